@@ -1,0 +1,250 @@
+"""The whole weight-sparse transformer in one file.
+
+A GPT-2-like decoder (Gao et al. 2025, arXiv 2511.13653, A.1). What is unusual:
+1. RMSNorm everywhere, so that a zero in the residual stream stays a zero.
+2. AbsTopK at up to eight places of a block: only the largest magnitudes of a row pass.
+3. Small heads, each with a learned sink: one more logit in the softmax denominator, with value zero.
+4. A dense bigram table: the row of the current token is added to the logits, so sparse weights need not learn bigrams.
+5. Untied embeddings; positions absent (default), added, or concatenated as channels that are read but never written.
+
+How each parameter starts:
+| parameter                    | start                                         |
+|------------------------------|-----------------------------------------------|
+| embed, positions             | N(0, init_std)                                |
+| W_q W_k W_v W_in             | N(0, 1/sqrt(fan_in))                          |
+| W_o W_out                    | N(0, 1/sqrt(fan_in) / sqrt(2 n_layer))        |
+| unembed                      | N(0, init_std)                                |
+| biases, sinks, bigram table  | 0 (the table may be set from counts afterwards) |
+| norm gains                   | 1                                             |
+"""
+
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from sparsetrain.hooks import NODE_KINDS, HookPoint, name_hook_points_
+from sparsetrain.kernels import abs_topk, sink_attention, sink_attention_reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Architecture (defaults: paper A.1 where not marked `ours`)."""
+
+    d_vocab: int = 2048
+    n_layer: int = 8
+    d_model: int = 2048
+    n_ctx: int = 256
+    d_head: int = 16
+    n_head: int | None = None
+    """None: d_model / d_head."""
+    d_mlp: int | None = None
+    """None: 4 d_model."""
+    positions: Literal["none", "learned", "concat"] = "none"
+    d_pos: int = 16
+    """Channels of concatenated positions (read by attention and MLP, never written). Only with positions=concat. ours"""
+    abs_topk: dict[str, float] = field(default_factory=lambda: dict.fromkeys(NODE_KINDS, 0.25))
+    """Kind of hook point -> fraction of its width that AbsTopK keeps. A kind that is absent or 1 has no AbsTopK."""
+    sink: bool = True
+    bigram: bool = True
+    biases: bool = True
+    norm_eps: float = 1e-5
+    init_std: float = 0.02  # ours
+    attention: Literal["fused", "reference"] = "fused"
+    """Two implementations of the same function; `reference` writes the attention matrix out."""
+
+    def __post_init__(self) -> None:
+        for name in ("d_vocab", "n_layer", "d_model", "n_ctx", "d_head"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name}={getattr(self, name)} must be at least 1")
+        if self.n_head is None and self.d_model % self.d_head:
+            raise ValueError(
+                f"model.d_head={self.d_head} does not divide model.d_model={self.d_model}; "
+                f"choose a divisor or set model.n_head"
+            )
+        if self.n_head is not None and self.n_head * self.d_head != self.d_model:
+            raise ValueError(
+                f"model.n_head={self.n_head} with model.d_head={self.d_head} does not divide "
+                f"model.d_model={self.d_model}: n_head * d_head must equal d_model"
+            )
+        unknown = sorted(set(self.abs_topk) - set(NODE_KINDS))
+        if unknown:
+            raise ValueError(f"model.abs_topk has unknown kinds {unknown}; allowed: {', '.join(NODE_KINDS)}")
+        for kind in self.abs_topk:
+            if not 0 < self.abs_topk[kind] <= 1 or self.k(kind) < 1:
+                raise ValueError(
+                    f"model.abs_topk.{kind}={self.abs_topk[kind]} keeps {self.k(kind)} of {self.width(kind)} channels; "
+                    f"it must lie in [1/{self.width(kind)}, 1]"
+                )
+
+    @property
+    def heads(self) -> int:
+        """Number of attention heads."""
+        return self.n_head if self.n_head is not None else self.d_model // self.d_head
+
+    @property
+    def mlp_width(self) -> int:
+        """Number of neurons of a block."""
+        return self.d_mlp if self.d_mlp is not None else 4 * self.d_model
+
+    def width(self, kind: str) -> int:
+        """Channels at hook points of a kind."""
+        if kind == "mlp_neuron":
+            return self.mlp_width
+        return self.heads * self.d_head if kind in ("attn_q", "attn_k", "attn_v") else self.d_model
+
+    def k(self, kind: str) -> int:
+        """How many channels AbsTopK keeps at a kind: int(fraction * width), the width where it is off."""
+        return int(self.abs_topk.get(kind, 1.0) * self.width(kind))
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * gain over the last axis, statistics in float32.
+
+    Hook points: `hook_resid` (before), `hook_scale` (`[batch, pos, 1]`, 1/rms), `hook_norm` (after, without the gain).
+    """
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.gain = nn.Parameter(torch.ones(width))
+        self.hook_resid = HookPoint("resid", width)
+        self.hook_scale = HookPoint("norm_scale", 1)
+        self.hook_norm = HookPoint("norm", width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.hook_resid(x)
+        scale = self.hook_scale(torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps))
+        return self.hook_norm(x * scale.to(x.dtype)) * self.gain
+
+
+class Attention(nn.Module):
+    """Causal attention with small heads and a sink. Reads the residual stream, returns what is added to it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d_read = config.d_model + (config.d_pos if config.positions == "concat" else 0)
+        width = config.heads * config.d_head
+        self.n_head = config.heads
+        self.k = {kind: config.k(kind) for kind in NODE_KINDS[:5]}
+        self.attend = sink_attention if config.attention == "fused" else sink_attention_reference
+        self.norm = RMSNorm(config.d_model, config.norm_eps)
+        self.hook_in = HookPoint("attn_in", config.d_model)
+        self.W_q = nn.Linear(d_read, width, bias=config.biases)
+        self.W_k = nn.Linear(d_read, width, bias=config.biases)
+        self.W_v = nn.Linear(d_read, width, bias=config.biases)
+        self.hook_q = HookPoint("attn_q", width)
+        self.hook_k = HookPoint("attn_k", width)
+        self.hook_v = HookPoint("attn_v", width)
+        self.sink = nn.Parameter(torch.zeros(config.heads)) if config.sink else None
+        self.W_o = nn.Linear(width, config.d_model, bias=config.biases)
+        self.hook_out = HookPoint("attn_out", config.d_model)
+
+    def forward(self, resid: Tensor, positions: Tensor | None) -> Tensor:
+        # [batch, pos, d_model], [pos, d_pos] -> [batch, pos, d_model]
+        x = read(self.hook_in(abs_topk(self.norm(resid), self.k["attn_in"])), positions)
+        q = self.hook_q(abs_topk(self.W_q(x), self.k["attn_q"]))
+        k = self.hook_k(abs_topk(self.W_k(x), self.k["attn_k"]))
+        v = self.hook_v(abs_topk(self.W_v(x), self.k["attn_v"]))
+        q, k, v = (rearrange(t, "batch pos (head d) -> batch head pos d", head=self.n_head) for t in (q, k, v))
+        z = rearrange(self.attend(q, k, v, self.sink), "batch head pos d -> batch pos (head d)")
+        return self.hook_out(abs_topk(self.W_o(z), self.k["attn_out"]))
+
+
+class MLP(nn.Module):
+    """Two layers with GELU. Reads the residual stream, returns what is added to it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d_read = config.d_model + (config.d_pos if config.positions == "concat" else 0)
+        self.k = {kind: config.k(kind) for kind in NODE_KINDS[5:]}
+        self.norm = RMSNorm(config.d_model, config.norm_eps)
+        self.hook_in = HookPoint("mlp_in", config.d_model)
+        self.W_in = nn.Linear(d_read, config.mlp_width, bias=config.biases)
+        self.hook_neuron = HookPoint("mlp_neuron", config.mlp_width)
+        self.W_out = nn.Linear(config.mlp_width, config.d_model, bias=config.biases)
+        self.hook_out = HookPoint("mlp_out", config.d_model)
+
+    def forward(self, resid: Tensor, positions: Tensor | None) -> Tensor:
+        # [batch, pos, d_model], [pos, d_pos] -> [batch, pos, d_model]
+        x = read(self.hook_in(abs_topk(self.norm(resid), self.k["mlp_in"])), positions)
+        neurons = self.hook_neuron(abs_topk(F.gelu(self.W_in(x)), self.k["mlp_neuron"]))
+        return self.hook_out(abs_topk(self.W_out(neurons), self.k["mlp_out"]))
+
+
+def read(x: Tensor, positions: Tensor | None) -> Tensor:
+    """Appends concatenated position channels to what a layer reads: `[batch, pos, d_model (+ d_pos)]`."""
+    if positions is None:
+        return x
+    return torch.cat([x, positions.to(x.dtype).expand(*x.shape[:-1], -1)], dim=-1)
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each added to the residual stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attn = Attention(config)
+        self.mlp = MLP(config)
+
+    def forward(self, resid: Tensor, positions: Tensor | None) -> Tensor:
+        resid = resid + self.attn(resid, positions)
+        return resid + self.mlp(resid, positions)
+
+
+class Transformer(nn.Module):
+    """Tokens `[batch, pos]` (int64) -> logits `[batch, pos, d_vocab]`.
+
+    Source: Gao et al. 2025, A.1.
+
+    Raises:
+        ValueError: more positions than n_ctx in a model with positions.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.d_vocab, config.d_model)
+        d_positions = {"none": 0, "learned": config.d_model, "concat": config.d_pos}[config.positions]
+        self.positions = nn.Parameter(torch.empty(config.n_ctx, d_positions)) if d_positions else None
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.final_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.unembed = nn.Linear(config.d_model, config.d_vocab, bias=config.biases)
+        self.bigram = nn.Embedding(config.d_vocab, config.d_vocab) if config.bigram else None
+        name_hook_points_(self)
+        self.init_weights_()
+
+    def init_weights_(self) -> None:
+        """Draws every parameter anew from torch's global generator; the module's docstring has the table."""
+        for name, p in self.named_parameters():
+            if name.endswith("gain"):
+                nn.init.ones_(p)
+            elif name.endswith(("bias", "sink")) or name == "bigram.weight":
+                nn.init.zeros_(p)
+            elif name in ("embed.weight", "positions", "unembed.weight"):
+                nn.init.normal_(p, std=self.config.init_std)
+            else:
+                residual_share = sqrt(2 * self.config.n_layer) if name.endswith(("W_o.weight", "W_out.weight")) else 1.0
+                nn.init.normal_(p, std=1 / sqrt(p.shape[1]) / residual_share)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        resid = self.embed(tokens)
+        concat = None
+        if self.positions is not None:
+            n_pos = tokens.shape[1]
+            if n_pos > self.config.n_ctx:
+                raise ValueError(f"{n_pos} positions, but model.n_ctx={self.config.n_ctx}; shorten the input")
+            if self.config.positions == "learned":
+                resid = resid + self.positions[:n_pos]
+            else:
+                concat = self.positions[:n_pos]
+        for block in self.blocks:
+            resid = block(resid, concat)
+        logits = self.unembed(self.final_norm(resid))
+        if self.bigram is not None:
+            logits = logits + self.bigram(tokens)
+        return logits.float()
