@@ -1,0 +1,46 @@
+# `make quickstart` and `make test` set everything up in .venv if it is not there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup quickstart test test-all lint format clean
+
+help:
+	@echo "make quickstart  install, train a small weight-sparse transformer, extract its circuits, write report.html"
+	@echo "make test        install, run the default tests"
+	@echo "make test-all    the same with the slow and the browser tests"
+	@echo "make lint        ruff check, ruff format --check, pyright"
+	@echo "make format      let ruff rewrite what it can"
+	@echo "make clean       remove .venv and caches (runs/ stays)"
+
+setup: $(STAMP)
+
+# The tested versions stand in constraints.txt. With `pip install torch==<version>` first, a machine without a GPU can be given
+# the CPU build; see README, Installation.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+quickstart: setup
+	$(BIN)/python train.py +experiment=quickstart
+
+test: setup
+	$(BIN)/python -m pytest -n 2 -m "not slow and not browser and not gpu"
+
+test-all: setup
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

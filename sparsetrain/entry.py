@@ -1,0 +1,101 @@
+"""The one file of the package that knows Hydra: from a command line to a typed config and a run folder.
+
+`entry(schema, config_name)` turns `main(config, run_dir)` into a command: Hydra composes `conf/<config_name>.yaml` over the
+dataclass defaults, the result is checked strictly and saved as `config.yaml`, and what a user got wrong ends as one
+line on stderr with exit code 1 (the whole traceback with HYDRA_FULL_ERROR=1).
+"""
+
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sparsetrain.checkpoint import write_atomic
+from sparsetrain.config import from_dict, key_paths, to_dict, unknown_key
+
+T = TypeVar("T")
+USER_ERRORS = (ValueError, KeyError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
+"""What a user's input or machine can cause. Anything else is a bug and keeps its traceback."""
+
+
+def conf_dir() -> Path:
+    """The folder of yaml files: inside the package in a wheel, beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    inside, beside = here / "conf", here.parent / "conf"
+    return inside if inside.is_dir() else beside
+
+
+def explain(error: BaseException, known: list[str]) -> str:
+    """One line for a user's mistake."""
+    if isinstance(error, KeyError):
+        return str(error.args[0])
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    text = str(error)
+    for part in re.findall(r"Could not override '([^']+)'", text):
+        if "No match in the defaults list" not in text:
+            return unknown_key(part.lstrip("+~"), known)
+    lines = [line.strip() for line in text.splitlines()]
+    kept = [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference_type="))]
+    return " ".join(kept) or type(error).__name__
+
+
+def entry(schema: type[T], config_name: str, *, new_run: bool = False) -> Callable[[Callable[[T, Path], Any]], Callable[[], None]]:
+    """Decorator: `main(config: schema, run_dir) -> float | None` becomes a Hydra command without arguments.
+
+    Args:
+        schema: frozen dataclass with a default for every field but those that yaml must choose.
+        config_name: file in `conf/` without its ending; its defaults list must begin with `base_<config_name>`.
+        new_run: whether the command makes a run folder; then what was composed is saved there as `config.yaml`, with
+            interpolations, hence secrets from the environment, left unresolved.
+    """
+    base = to_dict(schema())
+    ConfigStore.instance().store(name=f"base_{config_name}", node=base)
+
+    def decorate(main: Callable[[T, Path], Any]) -> Callable[[], None]:
+        def task(cfg: DictConfig) -> Any:
+            config = from_dict(schema, OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
+            run_dir = Path(HydraConfig.get().runtime.output_dir)
+            if new_run:
+                write_atomic(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=False).encode())
+            return main(config, run_dir)
+
+        task.__module__ = main.__module__
+
+        @wraps(main)
+        def command() -> None:
+            whole_traceback = "HYDRA_FULL_ERROR" in os.environ
+            # Hydra prints errors in its own several lines unless told to let them through.
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+            # A composed config file is this package's business; Lightning's and torch's advice to authors is not a user's.
+            warnings.filterwarnings("ignore", module="lightning")
+            logging.captureWarnings(True)
+            run = hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(task)
+            try:
+                run()
+            except USER_ERRORS as error:
+                if whole_traceback:
+                    raise
+                known = key_paths(base)
+                print(f"error: {explain(error, known)}", file=sys.stderr)
+                sys.exit(1)
+            except KeyboardInterrupt:
+                print("interrupted; continue with ckpt_path=last and the same hydra.run.dir", file=sys.stderr)
+                sys.exit(130)
+
+        return command
+
+    return decorate
+

@@ -1,0 +1,90 @@
+"""AdamW as the paper sets it, the learning rate of a step, and the RMS of the gradient.
+
+The paper divides by a large epsilon (0.1), which only makes sense for gradients of a known size: the global gradient RMS
+is therefore brought to 1 before each step. Clipping to 1 is offered too; with gradients far below epsilon it does nothing
+and AdamW turns into momentum SGD, so it warns.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import sqrt
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimiser settings. Source: Gao et al. 2025, A.2, where not marked `ours`."""
+
+    lr_peak: float = 1e-2
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.1
+    """On weight matrices and embeddings; gains, biases, sinks and the bigram table are left alone (ours)."""
+    eps: float = 0.1
+    warmup: float = 0.01
+    """Fraction of the steps."""
+    decay: Literal["linear", "constant"] = "linear"
+    density_factor: Literal["paper", "script", "off"] = "paper"
+    """The learning rate is also multiplied by 1/sqrt(density) (paper; ends at 1/sqrt(target)) or by
+    sqrt(target/density) (the authors' script; ends at 1)."""
+    grad_rms: Literal["normalise", "clip", "off"] = "normalise"
+
+    def __post_init__(self) -> None:
+        if self.lr_peak <= 0:
+            raise ValueError(f"optim.lr_peak={self.lr_peak} must be above 0")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"optim.warmup={self.warmup} must lie in [0, 1): a fraction of the steps")
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
+    """AdamW over all parameters, fused, decaying weight matrices and embeddings only."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in named if p.ndim >= 2 and not name.startswith("bigram")]
+    rest = [p for name, p in named if p.ndim < 2 or name.startswith("bigram")]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return AdamW(groups, lr=config.lr_peak, betas=config.betas, eps=config.eps, fused=True)
+
+
+def lr_factor(step: int, n_steps: int, config: OptimConfig, density: float = 1.0, target: float = 1.0) -> float:
+    """Learning rate of a step, as a multiple of lr_peak.
+
+    Args:
+        step: 0-based index of the optimizer step about to be taken.
+        n_steps: optimizer steps of the whole run.
+        config: shape and density factor.
+        density: density that the step starts from.
+        target: the run's final density.
+    """
+    n_warmup = config.warmup * n_steps
+    if step < n_warmup:
+        shape = (step + 1) / (n_warmup + 1)
+    elif config.decay == "linear":
+        shape = (n_steps - step) / (n_steps - n_warmup)
+    else:
+        shape = 1.0
+    factor = {"paper": 1 / sqrt(density), "script": sqrt(target / density), "off": 1.0}[config.density_factor]
+    return max(0.0, shape) * factor
+
+
+def grad_rms(params: Iterable[nn.Parameter]) -> Tensor:
+    """Root mean square over all entries of all gradients, float32 scalar (a tensor: no host sync)."""
+    grads = [p.grad for p in params if p.grad is not None]
+    norms = torch.stack(torch._foreach_norm(grads))
+    return norms.float().norm() / sqrt(sum(g.numel() for g in grads))
+
+
+def scale_gradients_(params: Iterable[nn.Parameter], config: OptimConfig) -> Tensor:
+    """Brings the global gradient RMS to 1 (`normalise`) or to at most 1 (`clip`), in place; returns the RMS before."""
+    params = [p for p in params if p.grad is not None]
+    rms = grad_rms(params)
+    if config.grad_rms != "off":
+        # A gradient of zeros stays one.
+        divisor = torch.where(rms > 0, rms, 1.0) if config.grad_rms == "normalise" else rms.clamp(min=1.0)
+        torch._foreach_div_([p.grad for p in params], divisor)  # pyright: ignore[reportArgumentType]
+    return rms

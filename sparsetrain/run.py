@@ -1,0 +1,297 @@
+"""One training run as stages: data, training, export, and what the report says of them.
+
+`train(config, run_dir)` is everything that train.py does before circuits: it prepares the corpus, trains with resume and
+watchers, exports the model and returns a `TrainedRun`, from which later stages (circuits, report) read.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+
+import sparsetrain
+from sparsetrain.callbacks import (
+    CallbacksConfig,
+    ChecksummedIO,
+    Export,
+    LoggerConfig,
+    MetricsCSV,
+    ProgressBar,
+    RandomState,
+    ResumeLogs,
+    Throughput,
+    Validation,
+    build_loggers,
+    read_metrics,
+)
+from sparsetrain.checkpoint import export_model, n_params, sha256
+from sparsetrain.data import BigramTable, Corpus, DataConfig, TokenStream, describe, fit_bigram, prepare_corpus
+from sparsetrain.data.datamodule import TokenDataModule
+from sparsetrain.data.shifts import ShiftsConfig, build_shifts
+from sparsetrain.lit import LitTransformer, TrainerConfig, fit, next_token_loss
+from sparsetrain.model import ModelConfig, Transformer
+from sparsetrain.optim import OptimConfig
+from sparsetrain.report import number
+from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig, curves_for_report
+from sparsetrain.sparsity import SparsityConfig, build_sparsity
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OodConfig:
+    """Which shifted splits are watched, and how. ours"""
+
+    enabled: bool = True
+    shifts: ShiftsConfig = field(default_factory=ShiftsConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One training run."""
+
+    name: str = "train"
+    """Name of the experiment: its runs go to runs/<name>/<stamp>/."""
+    seed: int = 0
+    debug: bool = False
+    """A smoke run: accuracy and loss gates are off, and the report says so."""
+    ckpt_path: str | None = None
+    """Resume: `last` (this run folder's last checkpoint, or from the beginning where there is none) or a path."""
+    stop_at_step: int | None = None
+    """Stop after this step as an interruption would, with a checkpoint; schedules keep their length."""
+    bigram_init: Literal["counts", "zeros"] = "counts"
+    """Where the model's bigram table starts: smoothed log counts of the training tokens (ours), or zeros."""
+    cache_dir: str = "~/.cache/sparsetrain"
+    """Tokenised corpora, named by content hash."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sparsity: SparsityConfig = field(default_factory=SparsityConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    ood: OodConfig = field(default_factory=OodConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+
+class Stages:
+    """Names and durations of a run's stages, in order."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        log.info("%s ...", name)
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+        log.info("%s took %.1f s", name, self.seconds[name])
+
+    def section(self) -> list[dict[str, Any]]:
+        """The report's list of stages."""
+        return [{"name": n, "seconds": number(s, "s", recomputable=False)} for n, s in self.seconds.items()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """What a finished training leaves for the stages after it."""
+
+    model: Transformer
+    corpus: Corpus
+    export: Path
+    report: dict[str, Any]
+    loggers: list[Any]
+    stages: Stages
+    complete: bool
+    """False where the run was stopped before its schedule ended: nothing was exported."""
+
+
+def resume_path(ckpt_path: str | None, run_dir: Path) -> Path | None:
+    """The checkpoint to resume from; None: from the beginning.
+
+    Raises:
+        FileNotFoundError: a path that does not exist.
+    """
+    if ckpt_path is None:
+        return None
+    last = run_dir / "checkpoints" / "last.ckpt"
+    path = last if ckpt_path == "last" else Path(ckpt_path)
+    if path.is_file():
+        log.info("resuming from %s", path)
+        return path
+    if ckpt_path == "last":
+        log.warning("ckpt_path=last, but %s does not exist: starting from the beginning", last)
+        return None
+    raise FileNotFoundError(2, "ckpt_path does not exist", str(path))
+
+
+def init_bigram_(model: Transformer, table: BigramTable) -> None:
+    """Starts the model's bigram table from smoothed log probabilities."""
+    assert model.bigram is not None
+    log_probs = torch.as_tensor(table.log_probs, dtype=torch.float32)
+    with torch.no_grad():
+        model.bigram.weight[: len(log_probs), : len(log_probs)] = log_probs
+
+
+def train(config: RunConfig, run_dir: Path, command: str) -> TrainedRun:
+    """Runs the stages data, training, export.
+
+    Args:
+        config: the whole run.
+        run_dir: where everything goes.
+        command: the command line, for the report.
+
+    Raises:
+        ValueError: an empty corpus, an infeasible budget, a checkpoint of other data.
+        OSError: the disk refused a file; the message names it.
+    """
+    resume = resume_path(config.ckpt_path, run_dir)
+    stages = Stages()
+    with stages("data"):
+        corpus = prepare_corpus(config.data, Path(config.cache_dir).expanduser(), progress=config.trainer.progress)
+        if corpus.tokenizer.d_vocab > config.model.d_vocab:
+            raise ValueError(
+                f"model.d_vocab={config.model.d_vocab} is smaller than the tokenizer's {corpus.tokenizer.d_vocab} "
+                f"tokens; set model.d_vocab to data.d_vocab or more"
+            )
+        micro_batch = config.trainer.batch_size // config.trainer.accumulate
+        stream = TokenStream(corpus, "train", config.model.n_ctx, micro_batch, config.seed)
+        val = TokenDataModule(corpus, config.model.n_ctx, micro_batch, config.seed).val_batches(config.callbacks.n_val_batches)
+        n_batches = config.trainer.n_steps * config.trainer.accumulate
+        bigram = fit_bigram((stream.batch(k) for k in range(n_batches)), corpus.tokenizer.d_vocab, val)
+        splits = build_shifts(config.ood.shifts, corpus, config.model.n_ctx, config.seed) if config.ood.enabled else []
+
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    model = Transformer(config.model)
+    if config.model.bigram and config.bigram_init == "counts":
+        init_bigram_(model, bigram)
+    sparsity = build_sparsity(config.sparsity, config.trainer.n_steps)
+    if sparsity is not None:
+        sparsity.prepare(model)
+    module = LitTransformer(model, next_token_loss, config.optim, sparsity, config.trainer.n_steps)
+
+    def export(step: int) -> Path:
+        meta = {
+            "step": step,
+            "seed": config.seed,
+            "version": sparsetrain.__version__,
+            "corpus_hash": corpus.content_hash,
+            "density": module.density(step),
+        }
+        return export_model(model, run_dir / "export" / f"step_{step}", corpus.tokenizer.to_json(), meta)
+
+    weights = {name: source.weight for name, source in config.data.sources.items()}
+    validation = Validation(val, weights, config.callbacks.val_every)
+    throughput = Throughput(config.callbacks.log_every)
+    watchers: list[L.Callback] = [ResumeLogs(), RandomState(), throughput, validation]
+    if config.ood.enabled:
+        watchers.append(SparsityTracker(config.ood.tracker, splits, run_dir / "ood_sparsity.csv"))
+    watchers.append(Export(export, config.callbacks.export_every))
+    if config.trainer.progress:
+        watchers.append(ProgressBar())
+    loggers = build_loggers(config.logger, run_dir, config.name)
+    with stages("training"):
+        fit(
+            module,
+            TokenDataModule(corpus, config.model.n_ctx, micro_batch, config.seed),
+            config.trainer,
+            checkpoint_io=ChecksummedIO(),
+            callbacks=watchers,
+            loggers=loggers,
+            checkpoints=run_dir / "checkpoints",
+            checkpoint_every=config.callbacks.checkpoint_every,
+            resume=resume,
+            stop_at_step=config.stop_at_step,
+            log_every=config.callbacks.log_every,
+        )
+    complete = module.global_step >= config.trainer.n_steps
+    folder = run_dir / "export" / f"step_{config.trainer.n_steps}"
+    report: dict[str, Any] = {}
+    if complete:
+        with stages("export"):
+            export(config.trainer.n_steps)
+        report = {
+            "schema_version": 1,
+            "run": describe_run(config, command),
+            "weights": {"step": config.trainer.n_steps, "sha256": sha256(folder / "model.safetensors")},
+            "training": describe_training(config, model, validation, bigram, val, throughput, run_dir),
+            "data": describe(corpus),
+            "sparsity": {"method": config.sparsity.method, "tensors": [] if sparsity is None else sparsity.audit()},
+        }
+        if config.ood.enabled:
+            report["representation"] = curves_for_report(run_dir / "ood_sparsity.csv", splits, config.ood.tracker)
+    return TrainedRun(
+        model=model, corpus=corpus, export=folder, report=report, loggers=loggers, stages=stages, complete=complete
+    )
+
+
+def describe_run(config: RunConfig, command: str) -> dict[str, Any]:
+    """The report's section on the run itself."""
+    return {
+        "name": config.name,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "version": sparsetrain.__version__,
+        "seed": config.seed,
+        "command": command,
+        "debug": config.debug,
+        "gates": "off" if config.debug else "on",
+        "device": config.trainer.device,
+        "n_threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def describe_training(
+    config: RunConfig,
+    model: Transformer,
+    validation: Validation,
+    bigram: BigramTable,
+    val: dict[str, list[torch.Tensor]],
+    throughput: Throughput,
+    run_dir: Path,
+) -> dict[str, Any]:
+    """The report's section on training: losses beside those of the bigram table, curves, speed."""
+    losses = validation.evaluate(model, next(model.parameters()).device)
+    by_table = {source: bigram.loss(torch.cat(batches)) for source, batches in val.items()}
+    total = sum(validation.weights[source] for source in val)
+    by_table = {"mixed": sum(by_table[s] * validation.weights[s] / total for s in val), **by_table}
+    counts = {source: sum(t.shape[0] * (t.shape[1] - 1) for t in batches) for source, batches in val.items()}
+    counts["mixed"] = sum(counts.values())
+
+    def nats(values: dict[str, float]) -> dict[str, Any]:
+        return {k: number(v, "nats/token", recomputable=True, n=counts[k], seed=config.seed) for k, v in values.items()}
+
+    curves: dict[str, dict[str, list[float]]] = {}
+    for step, name, value in read_metrics(run_dir / "metrics.csv"):
+        if name in ("train_loss", "val_loss", "density", "lr", "tokens_per_s") or name.startswith("val_loss/"):
+            curve = curves.setdefault(name, {"step": [], "value": []})
+            curve["step"].append(step)
+            curve["value"].append(value)
+    n_tokens = config.trainer.n_steps * config.trainer.batch_size * config.model.n_ctx
+    return {
+        "n_steps": number(config.trainer.n_steps, "steps", recomputable=False),
+        "n_tokens": number(n_tokens, "tokens", recomputable=False),
+        "tokens_per_s": number(
+            throughput.n_tokens / throughput.seconds if throughput.seconds else None,
+            "tokens/s",
+            recomputable=False,
+            n=throughput.n_steps_run,
+            note="training steps of the last process alone; validation, tracking and saving left out",
+        ),
+        "n_params": n_params(model),
+        "loss_convention": "mean cross-entropy of the next token, nats/token; mixed: per-source means weighted by the training mixture",
+        "val_loss": nats(losses),
+        "bigram_loss": {
+            **nats(by_table),
+            "smoothing": bigram.description,
+            "model_bigram_init": config.bigram_init if config.model.bigram else "the model has no bigram table",
+        },
+        "curves": curves,
+    }

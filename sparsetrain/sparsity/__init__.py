@@ -1,0 +1,15 @@
+"""Weight sparsity: the density schedule, the interface of a method, and one file per method."""
+
+from sparsetrain.sparsity.method import SparsityMethod
+from sparsetrain.sparsity.projection import SparsityConfig, TopKProjection, build_sparsity, require_attached
+from sparsetrain.sparsity.schedule import DensitySchedule, ScheduleConfig
+
+__all__ = [
+    "DensitySchedule",
+    "ScheduleConfig",
+    "SparsityConfig",
+    "SparsityMethod",
+    "TopKProjection",
+    "build_sparsity",
+    "require_attached",
+]

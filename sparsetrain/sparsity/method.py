@@ -1,0 +1,46 @@
+"""What a weight-sparsity method is: something attached to an optimizer.
+
+The constraint lives on the optimizer and not in the training loop: `attach` registers a step-post-hook, so the weights
+are sparse after every real step, whatever accumulates gradients, before the schedulers and checkpoints, and
+without Lightning too. The method's step counter rides in `param_groups`, hence in every optimizer state dict.
+"""
+
+from typing import Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+STEP_KEY = "sparsity_step"
+"""Key in `optimizer.param_groups[0]` that counts the steps the method has seen."""
+
+
+class SparsityMethod(Protocol):
+    """The interface every method has."""
+
+    def prepare(self, model: nn.Module) -> None:
+        """Checks the budget against the model's tensors; raises ValueError before anything is trained."""
+        ...
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Registers the step-post-hook and the counter."""
+        ...
+
+    def penalty(self) -> Tensor | None:
+        """A term of the loss (nats/token), or None where the method has none."""
+        ...
+
+    def after_step(self) -> None:
+        """Makes the weights satisfy the constraint of the step just taken, in place."""
+        ...
+
+    def finalize(self) -> None:
+        """Makes the weights exactly as sparse as the target says; called once before the last export."""
+        ...
+
+    def density(self, step: int) -> float:
+        """Density of the weight matrices after `step` optimizer steps."""
+        ...
+
+    def audit(self) -> list[dict[str, object]]:
+        """Per sparse tensor: name, shape, density_target, budget, nonzeros, entries, floor, exact."""
+        ...

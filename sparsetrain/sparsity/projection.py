@@ -1,0 +1,181 @@
+"""Top-k projection: after every optimizer step each tensor keeps its largest entries, exactly as many as its budget.
+
+1. `prepare` lists the model's sparse tensors with their target densities and floors, and refuses what cannot hold.
+2. `attach` registers a step-post-hook: after step s every tensor is projected to round(density(s) * entries) nonzeros,
+   each neuron or attention channel keeping at least `floor` of its own weights inside that budget.
+3. Gradients and Adam's moments stay dense, so a weight that was cut can come back.
+
+Floors stand on the rows ([out, in]) of the q, k, v and MLP-in matrices and on the columns of the two output projections:
+one line per attention channel or neuron either way.
+Source: Gao et al. 2025, A.2.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsetrain.kernels import ProjectionSpec, check_budget, project_each_topk_, warm_start_state
+from sparsetrain.sparsity.method import STEP_KEY, SparsityMethod
+from sparsetrain.sparsity.schedule import DensitySchedule, ScheduleConfig
+
+FLOOR_AXIS: dict[str, Literal["rows", "columns"]] = {
+    "attn.W_q": "rows", "attn.W_k": "rows", "attn.W_v": "rows", "mlp.W_in": "rows", "attn.W_o": "columns", "mlp.W_out": "columns",
+}  # fmt: skip
+"""Which lines of a matrix belong to one attention channel or neuron."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparsityConfig:
+    """Which weights are cut, how far, and how fast. Source: Gao et al. 2025, A.2, where not marked `ours`."""
+
+    method: Literal["topk", "none"] = "topk"
+    density: float = 1 / 64
+    """Nonzeros / entries of every weight matrix at the end. 1: a dense model."""
+    embed_density: float | None = None
+    """Embedding and unembedding. None: as `density` (paper; the authors' script: 1/16)."""
+    bias_density: float | None = None
+    """Biases. None: as `density` (paper); 1: never cut (the authors' script)."""
+    floor: int = 4
+    """Nonzeros that every neuron and attention channel keeps at least."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("density", "embed_density", "bias_density"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise ValueError(f"sparsity.{name}={value} must lie in (0, 1]; 1 means dense")
+        if self.floor < 0:
+            raise ValueError(f"sparsity.floor={self.floor} must not be negative; 0 means no floor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseTensor:
+    """One tensor under the constraint."""
+
+    name: str
+    param: nn.Parameter
+    target: float
+    floor: int
+    floor_axis: Literal["rows", "columns"] | None
+
+    def k(self, density: float) -> int:
+        """Entries kept at a density: the nearest integer, at least one."""
+        return max(1, round(density * self.param.numel()))
+
+    def spec(self, density: float) -> ProjectionSpec:
+        """What the projection keeps at a density."""
+        return ProjectionSpec(k=self.k(density), floor=self.floor, floor_axis=self.floor_axis)
+
+
+class TopKProjection:
+    """The paper's method; see the module's docstring.
+
+    Args:
+        config: densities and floor.
+        n_steps: optimizer steps of the whole run.
+    """
+
+    def __init__(self, config: SparsityConfig, n_steps: int) -> None:
+        self.config = config
+        self.schedule = DensitySchedule(target=config.density, n_steps=n_steps, config=config.schedule)
+        self.tensors: list[SparseTensor] = []
+        self._optimizer: Optimizer | None = None
+        self._thresholds = torch.empty(0)
+
+    def prepare(self, model: nn.Module) -> None:
+        """Lists the sparse tensors of `model`.
+
+        Raises:
+            ValueError: a budget smaller than its floor; names the tensor and the smallest feasible density.
+        """
+        config = self.config
+        self.tensors = []
+        for name, param in model.named_parameters():
+            path, _, part = name.rpartition(".")
+            if part == "bias":
+                target = config.bias_density
+            elif path in ("embed", "unembed"):
+                target = config.embed_density
+            elif re.fullmatch(r"blocks\.\d+\.(attn\.W_[qkvo]|mlp\.W_(in|out))", path):
+                target = config.density
+            else:  # gains, sinks, positions, bigram table: never cut
+                continue
+            target = config.density if target is None else target
+            axis = None if part == "bias" else FLOOR_AXIS.get(path.split(".", 2)[-1])
+            tensor = SparseTensor(
+                name=name, param=param, target=target, floor=config.floor if axis else 0, floor_axis=axis
+            )
+            if target < 1:
+                check_budget(name, param.shape, tensor.k(target), tensor.floor, axis)
+                self.tensors.append(tensor)
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Projects after every step of `optimizer`; its counter rides in the first parameter group."""
+        assert self._optimizer is None, "a method belongs to one optimizer"
+        self._optimizer = optimizer
+        optimizer.param_groups[0][STEP_KEY] = 0
+        optimizer.register_step_post_hook(self._step_post_hook)
+
+    def _step_post_hook(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        optimizer.param_groups[0][STEP_KEY] += 1
+        self.after_step()
+
+    def penalty(self) -> Tensor | None:
+        return None
+
+    def after_step(self) -> None:
+        assert self._optimizer is not None
+        self._project_(self._optimizer.param_groups[0][STEP_KEY])
+
+    def finalize(self) -> None:
+        self._project_(self.schedule.n_steps)
+
+    @torch.no_grad()
+    def _project_(self, step: int) -> None:
+        if self.schedule.progress(step) == 0 or not self.tensors:
+            return
+        params = [tensor.param for tensor in self.tensors]
+        specs = [tensor.spec(self.schedule.density(step, tensor.target)) for tensor in self.tensors]
+        if len(self._thresholds) != len(params):
+            self._thresholds = warm_start_state(len(params), params[0].device)
+        project_each_topk_(params, specs, self._thresholds)
+
+    def density(self, step: int) -> float:
+        return self.schedule.density(step)
+
+    def audit(self) -> list[dict[str, object]]:
+        rows: list[dict[str, object]] = []
+        for tensor in self.tensors:
+            nonzeros, budget = int(tensor.param.count_nonzero()), tensor.k(tensor.target)
+            rows.append(
+                {
+                    "name": tensor.name,
+                    "shape": list(tensor.param.shape),
+                    "density_target": tensor.target,
+                    "budget": budget,
+                    "nonzeros": nonzeros,
+                    "entries": tensor.param.numel(),
+                    "floor": tensor.floor,
+                    "exact": nonzeros == budget,
+                }
+            )
+        return rows
+
+
+def build_sparsity(config: SparsityConfig, n_steps: int) -> SparsityMethod | None:
+    """The configured method; None for a dense run."""
+    return None if config.method == "none" else TopKProjection(config, n_steps)
+
+
+def require_attached(optimizer: Optimizer) -> None:
+    """A run that asks for sparsity must have it on its optimizer.
+
+    Raises:
+        RuntimeError: no sparsity method is attached.
+    """
+    if STEP_KEY not in optimizer.param_groups[0]:
+        raise RuntimeError("sparsity was asked for, but no method is attached to the optimizer; call method.attach(optimizer)")

@@ -1,0 +1,27 @@
+"""Small models for every layer of tests; one thread, because two test workers share two cores."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from sparsetrain.model import ModelConfig, Transformer
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make_model() -> Callable[..., Transformer]:
+    """Builds a seeded small model with nothing left at zero, so that every part of it matters."""
+
+    def make(seed: int = 0, **overrides: Any) -> Transformer:
+        settings: dict[str, Any] = {"d_vocab": 61, "n_layer": 2, "d_model": 32, "d_head": 8, "n_ctx": 24, **overrides}
+        torch.manual_seed(seed)
+        model = Transformer(ModelConfig(**settings))
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+        return model
+
+    return make

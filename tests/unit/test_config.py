@@ -1,0 +1,63 @@
+"""Strict configs: every mistake is one line that names the key, the value and what was meant."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from sparsetrain.config import from_dict, to_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square:
+    kind: Literal["square"] = "square"
+    side: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circle:
+    kind: Literal["circle"] = "circle"
+    radius: float = 1.0
+
+    def __post_init__(self):
+        if self.radius < 0:
+            raise ValueError(f"radius={self.radius} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    density: float = 0.5
+    betas: tuple[float, float] = (0.9, 0.95)
+    mode: Literal["a", "b"] = "a"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    n: int | None = None
+    inner: Inner = field(default_factory=Inner)
+    shapes: dict[str, Annotated[Square | Circle, Field(discriminator="kind")]] = field(default_factory=dict)
+
+
+def test_round_trip():
+    config = Outer(inner=Inner(density=0.25), shapes={"x": Circle(radius=2.0)})
+    assert from_dict(Outer, to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"inner": {"densty": 0.1}}, r"unknown config key 'inner.densty'; did you mean inner.density\?"),
+        ({"inner": {"zzz": 0.1}}, r"unknown config key 'inner.zzz'; allowed under 'inner': density, betas, mode"),
+        ({"inner": {"density": "much"}}, r"inner.density='much': .*number"),
+        ({"inner": {"mode": "c"}}, r"inner.mode='c': .*'a' or 'b'"),
+        ({"n": 1.5}, r"n=1.5: .*integer"),
+        ({"shapes": {"x": {"kind": "blob"}}}, r"shapes.x=.*'square', 'circle'"),
+        ({"shapes": {"x": {"kind": "circle", "radius": -1}}}, r"shapes.x.circle: radius=-1.0 must not be negative"),
+        ({"shapes": {"x": {"kind": "circle", "rdius": 1}}}, r"unknown config key 'shapes.x.circle.rdius'"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(tree, message):
+    with pytest.raises(ValueError, match=message) as error:
+        from_dict(Outer, tree)
+    assert "\n" not in str(error.value)
