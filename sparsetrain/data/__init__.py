@@ -1,0 +1,26 @@
+"""From sources of text to batches of tokens.
+
+`prepare_corpus` gives a `Corpus` (tokenizer and token files), `TokenStream` gives batch k as a function of a seed and k,
+`fit_bigram` the baseline that every model has to beat, `shifts` the splits that lie ever farther from the corpus.
+"""
+
+from sparsetrain.data.corpus import SPLITS, Corpus, DataConfig, describe, prepare_corpus
+from sparsetrain.data.sources import FilesSource, HubSource, IdiomsSource, SourceConfig, StdlibSource
+from sparsetrain.data.stream import TokenStream
+from sparsetrain.data.tokenizer import Tokenizer, train_tokenizer
+
+__all__ = [
+    "SPLITS",
+    "Corpus",
+    "DataConfig",
+    "FilesSource",
+    "HubSource",
+    "IdiomsSource",
+    "SourceConfig",
+    "StdlibSource",
+    "TokenStream",
+    "Tokenizer",
+    "describe",
+    "prepare_corpus",
+    "train_tokenizer",
+]

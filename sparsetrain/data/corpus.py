@@ -1,0 +1,358 @@
+"""From sources to token files: read, group, split, train the tokenizer, encode, and never do it twice.
+
+1. Every source yields documents and skips; skips are counted and named.
+2. Near-duplicates are grouped over all sources together, and a group is put into one split by the hash of its content
+   and the seed: heldout and val get their fractions, train the rest.
+3. The tokenizer is trained on the train split of the mix.
+4. Per source and split one array of token ids: each document behind its separator, in the order of content hashes.
+5. The arrays and the tokenizer lie in a folder named by their content hash; a small file named by the hash of the
+   config, the sources' fingerprints and this code points to it. It is written last, and the content is checked on use.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from sparsetrain.data.duplicates import group_near_duplicates, normalise
+from sparsetrain.data.sources import Document, IdiomsSource, Skip, Source, SourceConfig, StdlibSource
+from sparsetrain.data.sources.document import digest
+from sparsetrain.data.tokenizer import MIN_D_VOCAB, Tokenizer, train_tokenizer
+
+SPLITS = ("train", "val", "heldout")
+"""train: gradients and the tokenizer; val: validation loss and choices; heldout: shift splits, never chosen on."""
+
+ENCODE_BATCH = 256  # documents handed to the parallel encoder at a time
+
+
+def default_sources() -> dict[str, SourceConfig]:
+    """Real Python and simple idioms in equal parts of every batch."""
+    return {
+        "stdlib": StdlibSource(weight=0.5, max_chars=12_000_000),
+        "idioms": IdiomsSource(weight=0.5, n_chars=8_000_000),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What the model reads."""
+
+    sources: dict[str, SourceConfig] = field(default_factory=default_sources)  # by name; weights need not sum to 1
+    d_vocab: int = 1024  # tokens, separator included
+    val_fraction: float = 0.05  # of the documents of each source
+    heldout_fraction: float = 0.05  # of the documents of each source
+    seed: int = 0  # of the assignment of documents to splits; the order of batches has its own
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("sources={} is an empty corpus; name at least one source")
+        for name in self.sources:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "mixed":
+                raise ValueError(f"source name {name!r} must be letters, digits, _ or -, and not 'mixed'")
+        if self.d_vocab < MIN_D_VOCAB:
+            raise ValueError(f"d_vocab={self.d_vocab} must be at least {MIN_D_VOCAB} (256 bytes and the separator)")
+        for name, fraction in (("val_fraction", self.val_fraction), ("heldout_fraction", self.heldout_fraction)):
+            if not 0 < fraction < 0.5:
+                raise ValueError(f"{name}={fraction} must lie between 0 and 0.5, both excluded")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A prepared corpus on disk.
+
+    Attributes:
+        folder: holds `tokenizer.json` and one `<source>.<split>.npy` per source and split.
+        tokenizer: trained on the train split.
+        weights: share of each source in a batch; sums to 1.
+        manifest: counts, skips and hashes; see `prepare_corpus`.
+    """
+
+    folder: Path
+    tokenizer: Tokenizer
+    weights: Mapping[str, float]
+    manifest: Mapping[str, Any]
+
+    @property
+    def content_hash(self) -> str:
+        """BLAKE2b over tokenizer and tokens, in hex: equal hashes mean equal training data."""
+        return self.manifest["content_hash"]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources, in the order of the config."""
+        return tuple(self.weights)
+
+    def tokens(self, source: str, split: str) -> NDArray[np.integer[Any]]:
+        """The ids of one source and split, `[n_tokens]`, read-only and memory-mapped (uint16, or uint32 if needed).
+
+        Raises:
+            ValueError: unknown source or split.
+        """
+        if source not in self.weights:
+            raise ValueError(f"no source {source!r} in this corpus; sources: {', '.join(self.sources)}")
+        if split not in SPLITS:
+            raise ValueError(f"no split {split!r}; splits: {', '.join(SPLITS)}")
+        return np.load(self.folder / f"{source}.{split}.npy", mmap_mode="r")
+
+    def texts(self, source: str, split: str) -> Iterator[str]:
+        """The documents of one source and split, decoded exactly, in the order of the token file."""
+        tokens = self.tokens(source, split)
+        starts = np.flatnonzero(tokens == self.tokenizer.eot_id)
+        for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
+            yield self.tokenizer.decode(tokens[start + 1 : stop].tolist())
+
+
+def prepare_corpus(config: DataConfig, cache_dir: Path | str, progress: bool = True) -> Corpus:
+    """Reads, splits, tokenises and stores the corpus, or returns the stored one if nothing has changed.
+
+    Args:
+        config: sources, vocabulary and splits.
+        cache_dir: folder shared between runs; made if absent.
+        progress: whether to draw a progress bar on stderr.
+
+    Returns:
+        The corpus. Its manifest holds `content_hash`, `d_vocab`, `chars_per_token` (train) and per source `kind`,
+        `synthetic`, `n_docs`, `n_chars`, `n_tokens` (each by split), `chars_per_token`, `n_near_duplicates` (documents
+        that share a group with an earlier one), `n_skipped` and `skipped` (name and reason).
+
+    Raises:
+        ValueError: a source yields fewer than three distinct documents; too little text for `d_vocab`; a stored corpus
+            whose content does not match its hash.
+    """
+    cache_dir = Path(cache_dir)
+    pointer = cache_dir / "prepared" / f"{_key(config)}.json"
+    if pointer.is_file():
+        manifest = json.loads(pointer.read_text(encoding="utf-8"))
+    else:
+        with _bar(progress) as bar:
+            manifest = _prepare(config, cache_dir, bar)
+        _write_atomically(pointer, json.dumps(manifest, indent=1).encode())
+    folder = _folder(cache_dir, manifest["content_hash"])
+    found = _content_hash(folder, config.sources)
+    if found != manifest["content_hash"]:
+        raise ValueError(
+            f"stored corpus {folder} is damaged: content {found}, expected {manifest['content_hash']}; "
+            f"delete {folder} and {pointer} to prepare it again"
+        )
+    total = sum(source.weight for source in config.sources.values())
+    return Corpus(
+        folder=folder,
+        tokenizer=Tokenizer.load(folder / "tokenizer.json"),
+        weights={name: source.weight / total for name, source in config.sources.items()},
+        manifest=manifest,
+    )
+
+
+def describe(corpus: Corpus) -> dict[str, Any]:
+    """The `data` section of report.json: sources, sizes, skips, and the share of synthetic text in what is trained on."""
+    sources = corpus.manifest["sources"]
+    synthetic = sum(weight for name, weight in corpus.weights.items() if sources[name]["synthetic"])
+    kept = ("kind", "synthetic", "n_docs", "n_chars", "n_tokens", "n_near_duplicates", "n_skipped", "skipped")
+    return {
+        "content_hash": corpus.content_hash,
+        "synthetic_share": {
+            "value": synthetic,
+            "unit": "fraction of training tokens",
+            "status": "recomputable",
+            "note": "expected share: the weights of the synthetic sources",
+        },
+        "tokenizer": {"d_vocab": corpus.tokenizer.d_vocab, "chars_per_token": corpus.manifest["chars_per_token"]},
+        "sources": {
+            name: {"weight": corpus.weights[name]} | {key: sources[name][key] for key in kept} for name in corpus.sources
+        },
+    }
+
+
+@dataclass
+class _Read:
+    # One source as read: documents with unified newlines, and what was skipped.
+    documents: list[Document]
+    skips: list[Skip]
+
+
+def _prepare(config: DataConfig, cache_dir: Path, bar: Progress) -> dict[str, Any]:
+    read = {name: _read(name, source, bar) for name, source in config.sources.items()}
+    normal = [normalise(document.text) for each in read.values() for document in each.documents]
+    hashes = [digest(text) for text in normal]
+    origin = [name for name, each in read.items() for _ in each.documents]
+
+    task = bar.add_task("finding near-duplicates", total=None)
+    groups = group_near_duplicates(normal)
+    bar.update(task, total=len(normal), completed=len(normal))
+    splits = _split(config, origin, hashes, groups)
+
+    texts: dict[tuple[str, str], list[str]] = {(name, split): [] for name in read for split in SPLITS}
+    documents = [document for each in read.values() for document in each.documents]
+    for i in sorted(range(len(documents)), key=lambda i: (hashes[i], documents[i].name)):
+        texts[origin[i], splits[i]].append(documents[i].text)
+
+    task = bar.add_task("training the tokenizer", total=None)
+    train = [text for name in read for text in texts[name, "train"]]
+    tokenizer = train_tokenizer(train, config.d_vocab)
+    bar.update(task, total=len(train), completed=len(train))
+
+    task = bar.add_task("encoding", total=len(documents))
+    n_tokens: dict[tuple[str, str], int] = {}
+    tokens_dir = cache_dir / "tokens"
+    tokens_dir.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=tokens_dir))
+    try:
+        tokenizer.save(draft / "tokenizer.json")
+        for (name, split), parts in texts.items():
+            tokens = _encode(parts, tokenizer, bar, task)
+            np.save(draft / f"{name}.{split}.npy", tokens)
+            n_tokens[name, split] = len(tokens)
+        content_hash = _content_hash(draft, config.sources)
+        folder = _folder(cache_dir, content_hash)
+        if not folder.exists():
+            os.replace(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+    n_chars = {key: sum(map(len, parts)) for key, parts in texts.items()}
+    first_of_group = dict(reversed([(group, i) for i, group in enumerate(groups.tolist())]))
+    repeated = [name for i, name in enumerate(origin) if first_of_group[int(groups[i])] != i]
+    return {
+        "content_hash": content_hash,
+        "d_vocab": tokenizer.d_vocab,
+        "chars_per_token": _ratio(n_chars, n_tokens, list(read)),
+        "sources": {
+            name: {
+                "kind": config.sources[name].kind,
+                "synthetic": config.sources[name].synthetic,
+                "n_docs": {split: len(texts[name, split]) for split in SPLITS},
+                "n_chars": {split: n_chars[name, split] for split in SPLITS},
+                "n_tokens": {split: n_tokens[name, split] for split in SPLITS},
+                "chars_per_token": _ratio(n_chars, n_tokens, [name]),
+                "n_near_duplicates": repeated.count(name),
+                "n_skipped": len(each.skips),
+                "skipped": [{"name": skip.name, "reason": skip.reason} for skip in each.skips],
+            }
+            for name, each in read.items()
+        },
+    }
+
+
+def _read(name: str, source: Source, bar: Progress) -> _Read:
+    task = bar.add_task(f"reading {name}", total=None)
+    documents: list[Document] = []
+    skips: list[Skip] = []
+    for item in source.read():
+        if isinstance(item, Skip):
+            skips.append(item)
+        elif not item.text.strip():
+            skips.append(Skip(item.name, "empty"))
+        else:
+            documents.append(Document(item.name, item.text.replace("\r\n", "\n").replace("\r", "\n")))
+        bar.advance(task)
+    bar.update(task, total=len(documents) + len(skips))
+    if not documents:
+        first = f", the first: {skips[0].name} ({skips[0].reason})" if skips else ""
+        raise ValueError(f"source {name!r} is empty: no document, {len(skips)} skipped{first}")
+    return _Read(documents, skips)
+
+
+def _split(config: DataConfig, origin: list[str], hashes: list[str], groups: NDArray[np.int64]) -> list[str]:
+    # A group's place on [0, 1) is a hash of its smallest content hash: heldout below its fraction, val next, then train.
+    smallest: dict[int, str] = {}
+    for group, content in zip(groups.tolist(), hashes, strict=True):
+        smallest[group] = min(content, smallest.get(group, content))
+    place = {group: int(digest(f"{config.seed}:{content}")[:13], 16) / 16**13 for group, content in smallest.items()}
+    split_of = {}
+    for group, u in place.items():
+        above = u >= config.heldout_fraction
+        split_of[group] = "heldout" if not above else "train"
+        if above and u < config.heldout_fraction + config.val_fraction:
+            split_of[group] = "val"
+    # A source of few documents may leave a split empty: the train groups that come next on the line fill it.
+    for name in config.sources:
+        own = sorted({group for group, of in zip(groups.tolist(), origin, strict=True) if of == name}, key=place.__getitem__)
+        if len(own) < len(SPLITS):
+            raise ValueError(
+                f"source {name!r} has {len(own)} distinct document(s) once near-duplicates are grouped; "
+                f"it needs at least {len(SPLITS)}, one for each of {', '.join(SPLITS)}"
+            )
+        for split in ("heldout", "val"):
+            if not any(split_of[group] == split for group in own):
+                spare = [group for group in own if split_of[group] == "train"] or own
+                split_of[spare[0]] = split
+        if not any(split_of[group] == "train" for group in own):
+            counts = {split: [group for group in own if split_of[group] == split] for split in ("heldout", "val")}
+            split_of[max(counts.values(), key=len)[-1]] = "train"
+    return [split_of[group] for group in groups.tolist()]
+
+
+def _encode(texts: list[str], tokenizer: Tokenizer, bar: Progress, task: Any) -> NDArray[np.integer[Any]]:
+    dtype = np.uint16 if tokenizer.d_vocab <= 2**16 else np.uint32
+    separator = np.array([tokenizer.eot_id], dtype)
+    parts: list[NDArray[np.integer[Any]]] = [np.empty(0, dtype)]
+    for start in range(0, len(texts), ENCODE_BATCH):
+        batch = texts[start : start + ENCODE_BATCH]
+        for ids in tokenizer.encode_batch(batch):
+            parts += [separator, np.array(ids, dtype)]
+        bar.advance(task, len(batch))
+    return np.concatenate(parts)
+
+
+def _ratio(n_chars: Mapping[tuple[str, str], int], n_tokens: Mapping[tuple[str, str], int], names: list[str]) -> float:
+    return sum(n_chars[name, "train"] for name in names) / sum(n_tokens[name, "train"] for name in names)
+
+
+def _folder(cache_dir: Path, content_hash: str) -> Path:
+    return cache_dir / "tokens" / content_hash
+
+
+def _content_hash(folder: Path, sources: Mapping[str, SourceConfig]) -> str:
+    content = hashlib.blake2b(digest_size=16)
+    names = ["tokenizer.json", *(f"{name}.{split}.npy" for name in sources for split in SPLITS)]
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"stored corpus {folder} is damaged: no {name}; delete the folder to prepare it again")
+        with path.open("rb") as file:
+            content.update(name.encode())
+            content.update(hashlib.file_digest(file, "blake2b").digest())
+    return content.hexdigest()
+
+
+def _key(config: DataConfig) -> str:
+    # The code that makes the corpus is part of the key, so that a change of it is never answered from the cache.
+    here = Path(__file__).parent
+    code = [here / "corpus.py", here / "duplicates.py", here / "tokenizer.py", *sorted((here / "sources").glob("*.py"))]
+    parts = {
+        "code": [digest(path.read_text(encoding="utf-8")) for path in code],
+        "tokenizers": tokenizers.__version__,
+        "sources": {name: [source.synthetic, source.fingerprint()] for name, source in config.sources.items()},
+        "d_vocab": config.d_vocab,
+        "splits": [config.val_fraction, config.heldout_fraction, config.seed],
+    }
+    return digest(json.dumps(parts))
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, path)
+
+
+@contextmanager
+def _bar(enabled: bool) -> Iterator[Progress]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not enabled) as bar:
+        yield bar

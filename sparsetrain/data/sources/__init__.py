@@ -1,0 +1,24 @@
+"""Where documents come from: one file per source, and `SourceConfig`, the union that a config chooses from by `kind`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from sparsetrain.data.sources.document import Document, Skip, Source
+from sparsetrain.data.sources.files import FilesSource
+from sparsetrain.data.sources.hub import HubSource
+from sparsetrain.data.sources.idioms import IdiomsSource
+from sparsetrain.data.sources.stdlib import StdlibSource
+
+SourceConfig = Annotated[StdlibSource | IdiomsSource | FilesSource | HubSource, Field(discriminator="kind")]
+
+__all__ = [
+    "Document",
+    "FilesSource",
+    "HubSource",
+    "IdiomsSource",
+    "Skip",
+    "Source",
+    "SourceConfig",
+    "StdlibSource",
+]

@@ -1,0 +1,73 @@
+"""What a source yields: documents, and the names of what it had to skip.
+
+A source is a frozen config dataclass with a `kind`, a `weight`, `synthetic`, and two methods:
+`read()` yields `Document | Skip` in a fixed order; `fingerprint()` returns a cheap JSON value that changes when `read()`
+would yield something else, so that a prepared corpus can be reused without reading the source again.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text with a name that a person can find it by."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Something that looked like a document and was left out, and why."""
+
+    name: str
+    reason: str
+
+
+class Source(Protocol):
+    """The few things that the corpus asks of every source config."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def weight(self) -> float: ...
+    @property
+    def synthetic(self) -> bool: ...
+    def read(self) -> Iterator[Document | Skip]: ...
+    def fingerprint(self) -> Any: ...
+
+
+def read_document(path: Path, name: str) -> Document | Skip:
+    """The UTF-8 text of a file, or why it was skipped."""
+    try:
+        return Document(name, path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return Skip(name, f"not UTF-8 (byte {error.start})")
+
+
+def stat_fingerprint(path: Path) -> list[Any]:
+    """Path, size and modification time: what tells an edited file from the same file."""
+    stat = path.stat()
+    return [str(path), stat.st_size, stat.st_mtime_ns]
+
+
+def digest(text: str) -> str:
+    """BLAKE2b of the text, 16 bytes in hex."""
+    return hashlib.blake2b(text.encode("utf-8", errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def check_weight(weight: float) -> None:
+    """Raises ValueError unless the weight is a finite number above zero."""
+    if not (weight > 0 and math.isfinite(weight)):
+        raise ValueError(f"weight={weight} of a source must be above 0 and finite; remove the source to leave it out")
+
+
+def check_limit(name: str, value: int | None) -> None:
+    """Raises ValueError unless the limit is absent or at least 1."""
+    if value is not None and value < 1:
+        raise ValueError(f"{name}={value} must be at least 1, or null for no limit")

@@ -1,0 +1,52 @@
+"""The standard library of the running interpreter, tests included: real Python on any machine, offline.
+
+Modules are taken in the order of a hash of their path, so that `max_chars` gives a spread over packages and not the
+first letters of the alphabet; the same interpreter always gives the same documents.
+"""
+
+import platform
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from sparsetrain.data.sources.document import Document, Skip, check_limit, check_weight, digest, read_document
+
+NOT_STDLIB = ("site-packages", "dist-packages", "__pycache__")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StdlibSource:
+    """The interpreter's own `.py` files."""
+
+    kind: Literal["stdlib"] = "stdlib"
+    weight: float = 1.0  # share of the rows of a batch, relative to the other sources
+    max_chars: int | None = None  # stop before the document that would go beyond; null: everything (about 31 MB)
+    synthetic: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_weight(self.weight)
+        check_limit("max_chars", self.max_chars)
+
+    def read(self) -> Iterator[Document | Skip]:
+        """Yields modules in the order of a hash of their path, until `max_chars` characters."""
+        root = Path(sysconfig.get_paths()["stdlib"])
+        n_chars = 0
+        for path in _modules(root):
+            document = read_document(path, path.relative_to(root).as_posix())
+            if isinstance(document, Document):
+                n_chars += len(document.text)
+                if self.max_chars is not None and n_chars > self.max_chars:
+                    return
+            yield document
+
+    def fingerprint(self) -> Any:
+        root = Path(sysconfig.get_paths()["stdlib"])
+        files = sorted([path.relative_to(root).as_posix(), path.stat().st_size] for path in _modules(root))
+        return [self.kind, self.max_chars, platform.python_version(), files]
+
+
+def _modules(root: Path) -> list[Path]:
+    paths = [path for path in root.rglob("*.py") if not any(part in NOT_STDLIB for part in path.parts)]
+    return sorted(paths, key=lambda path: digest(path.relative_to(root).as_posix()))

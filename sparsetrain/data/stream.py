@@ -1,0 +1,80 @@
+"""The order of the data is a function: batch k is computed from (seed, k) over the token files.
+
+1. A counter-based generator (Philox) is keyed by the seed and k: no state to save, no order to replay.
+2. Each row draws a source by weight, then the start of a window uniformly among all windows of that source.
+3. Ranks take slices of the same batch, so that the global order does not depend on how many of them there are.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsetrain.data.corpus import Corpus
+
+
+class TokenStream:
+    """Windows of one split of a corpus, mixed over its sources.
+
+    Args:
+        corpus: a prepared corpus.
+        split: "train", "val" or "heldout".
+        n_ctx: predicted tokens per row; a row holds one more.
+        batch_size: rows of the global batch.
+        seed: of the order, 0 or more.
+        weights: share of each source, at least one above zero; the corpus's own if absent.
+
+    Raises:
+        ValueError: a source has fewer than `n_ctx + 1` tokens in this split; unknown source or split; bad sizes.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: str,
+        n_ctx: int,
+        batch_size: int,
+        seed: int,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        if n_ctx < 1 or batch_size < 1 or seed < 0:
+            raise ValueError(f"n_ctx={n_ctx} and batch_size={batch_size} must be at least 1, seed={seed} at least 0")
+        weights = corpus.weights if weights is None else weights
+        shares = np.array(list(weights.values()), dtype=np.float64)
+        if not (len(shares) and (shares >= 0).all() and shares.sum() > 0):
+            raise ValueError(f"weights={dict(weights)} must be 0 or more, with one above 0")
+        self.n_ctx = n_ctx
+        self.batch_size = batch_size
+        self.seed = seed
+        self._tokens = [corpus.tokens(name, split) for name in weights]
+        for name, tokens in zip(weights, self._tokens, strict=True):
+            if len(tokens) <= n_ctx:
+                raise ValueError(
+                    f"split {split!r} of source {name!r} has {len(tokens)} tokens, a row needs {n_ctx + 1}; "
+                    f"enlarge the source or its {split} fraction, or lower n_ctx"
+                )
+        self._edges = np.cumsum(shares / shares.sum())
+        self._n_windows = np.array([len(tokens) - n_ctx for tokens in self._tokens])
+
+    def batch(self, k: int) -> NDArray[np.int64]:
+        """Batch number `k`, `[batch_size, n_ctx + 1]` int64."""
+        return self.rows(k, rank=0, n_ranks=1)
+
+    def rows(self, k: int, rank: int, n_ranks: int) -> NDArray[np.int64]:
+        """One rank's rows of batch `k`: `[batch_size / n_ranks, n_ctx + 1]` int64, a contiguous slice of the batch.
+
+        Raises:
+            ValueError: the batch cannot be divided among the ranks.
+        """
+        if self.batch_size % n_ranks:
+            raise ValueError(f"batch_size={self.batch_size} cannot be divided among {n_ranks} ranks")
+        assert 0 <= rank < n_ranks, (rank, n_ranks)
+        generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, k], dtype=np.uint64)))
+        # The last edge can fall a rounding error short of 1.
+        sources = np.minimum(np.searchsorted(self._edges, generator.random(self.batch_size), side="right"), len(self._edges) - 1)
+        starts = generator.integers(0, self._n_windows[sources])
+        n_rows = self.batch_size // n_ranks
+        rows = np.empty((n_rows, self.n_ctx + 1), dtype=np.int64)
+        for row, i in enumerate(range(rank * n_rows, (rank + 1) * n_rows)):
+            rows[row] = self._tokens[sources[i]][starts[i] : starts[i] + self.n_ctx + 1]
+        return rows

@@ -1,0 +1,136 @@
+r"""Byte-level BPE that cuts Python where its grammar cuts it.
+
+1. The text is split into pieces; a token never crosses a piece, so the same prompt has the same ids whatever follows.
+2. A newline is a piece of its own; so is the whole run of blanks that indents a line.
+3. `[letters and _]+`, a single digit, and a run of punctuation are pieces, each with at most one leading space.
+4. Merges are learned inside the pieces, over bytes: any text can be encoded and decoded back exactly.
+
+The separator `<|endoftext|>` is id 0 and can never be produced by encoding text: a document that spells it out is
+encoded as ordinary bytes.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+
+EOT = "<|endoftext|>"
+
+PIECES = "|".join(
+    (
+        r"\n",
+        r"(?<=\n)[^\S\n]+",  # indentation
+        r"\A[^\S\n]+",  # indentation of the first line
+        r" ?[\p{L}_]+",
+        r" ?\p{N}",
+        r" ?[^\s\p{L}\p{N}_]+",
+        r"[^\S\n]+(?!\S)",  # trailing blanks, and all but the last of several blanks inside a line
+        r"[^\S\n]+",
+    )
+)
+"""The pre-tokenisation, as an Oniguruma pattern; every character belongs to exactly one alternative."""
+
+MIN_D_VOCAB = 257
+"""256 bytes and the separator."""
+
+
+class Tokenizer:
+    """Text to ids and back, exactly.
+
+    Args:
+        backend: a `tokenizers.Tokenizer` trained by `train_tokenizer`, or loaded from its file.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        eot_id = backend.token_to_id(EOT)
+        if eot_id is None:
+            raise ValueError(f"the tokenizer has no {EOT!r} token; train one with sparsetrain.data.train_tokenizer")
+        # Not part of the saved file, hence set here: text that spells the separator must not become the separator.
+        backend.encode_special_tokens = True
+        self._backend = backend
+        self.eot_id: int = eot_id
+        self.d_vocab: int = backend.get_vocab_size()
+        self._bytes_of_char = {char: byte for byte, char in _byte_alphabet().items()}
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`; nothing is added in front or behind."""
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, computed in parallel."""
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; bytes that are not UTF-8 by themselves become U+FFFD, the separator its name."""
+        return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def token(self, id: int) -> str:
+        r"""One token as a person reads it: newlines and tabs escaped (`\n`), stray bytes as `\xNN`, blanks kept."""
+        surface = self._backend.id_to_token(int(id))
+        if surface is None:
+            raise ValueError(f"no token with id {id}; ids go from 0 to {self.d_vocab - 1}")
+        if id == self.eot_id:
+            return surface
+        text = bytes(self._bytes_of_char[char] for char in surface).decode("utf-8", errors="backslashreplace")
+        return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+    def to_json(self) -> str:
+        """The tokenizer as the text of a `tokenizer.json`."""
+        return self._backend.to_str(pretty=True)
+
+    def save(self, path: Path | str) -> None:
+        """Writes `tokenizer.json`, readable by the `tokenizers` library."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Tokenizer":
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: no such file.
+        """
+        if not Path(path).is_file():
+            raise ValueError(f"no tokenizer at {path}; expected a tokenizer.json")
+        return cls(tokenizers.Tokenizer.from_file(str(path)))
+
+
+def train_tokenizer(texts: Iterable[str], d_vocab: int) -> Tokenizer:
+    """Learns a byte-level BPE of exactly `d_vocab` tokens, the separator included. Deterministic.
+
+    Args:
+        texts: the training split of the corpus.
+        d_vocab: number of tokens, at least 257.
+
+    Raises:
+        ValueError: `d_vocab` is below 257, or the text is too small to give that many tokens.
+    """
+    if d_vocab < MIN_D_VOCAB:
+        raise ValueError(f"d_vocab={d_vocab} is too small; byte-level BPE needs at least {MIN_D_VOCAB}")
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=d_vocab,
+        special_tokens=[EOT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    n_found = backend.get_vocab_size()
+    if n_found != d_vocab:
+        raise ValueError(f"d_vocab={d_vocab} asked, but the text gives only {n_found} tokens; lower it or add text")
+    return Tokenizer(backend)
+
+
+def _byte_alphabet() -> dict[int, str]:
+    # GPT-2's printable stand-in for each byte, as used by the ByteLevel pre-tokeniser.
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    alphabet = {byte: chr(byte) for byte in printable}
+    others = [byte for byte in range(256) if byte not in alphabet]
+    return alphabet | {byte: chr(256 + i) for i, byte in enumerate(others)}
