@@ -1,0 +1,275 @@
+"""Edges: the nonzero weights that join two kept nodes.
+
+1. A `Join` is a weight matrix between two hook points: attn_in -> q, k, v; v -> attn_out; mlp_in -> neuron;
+   neuron -> mlp_out. Between v and attn_out lies the attention pattern: v channel j of a head reaches attn_out through
+   column j of W_o. Residual links (a write channel to a later read of it) are identities and no edges; neither are
+   embedding, unembedding, bigram table, concatenated positions and biases.
+2. Node circuit (Gao et al. 2025): deleted nodes emit their mean; weights stay. Edge circuit (ours): besides, a deleted
+   edge carries weight x mean of its source, into deleted nodes too, so AbsTopK sees no other influence.
+3. The edge circuit runs through the model's own forward pass: for its length W becomes W * M and the bias gets
+   (W * (1 - M)) mean. The deleted edges out of v carry their mean through the attention pattern, as a deleted v node
+   does: each head gets one more value channel that is 1 everywhere, and W_o a column for it. (Values are then wider
+   than queries, which fused attention may refuse, so such a pass runs the reference attention: the same function.)
+4. Reachability: a kept node does something only on a path from the tokens to the logits.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from einops import einsum, rearrange, repeat
+from torch import Tensor, nn
+
+from circuits.masks import NodeSpace
+from sparsetrain.hooks import HookFn, HookPoint
+from sparsetrain.kernels import sink_attention_reference
+from sparsetrain.model import Attention, Transformer
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One nonzero weight between two kept nodes, named by their ids."""
+
+    source: str
+    target: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class Join:
+    """A weight matrix between two hook points.
+
+    Args:
+        source: hook point that is read.
+        target: hook point that the product (plus bias, activation, AbsTopK) becomes.
+        linear: path of the `nn.Linear` between them, `weight [target width, source width (+ d_pos)]`.
+    """
+
+    source: str
+    target: str
+    linear: str
+
+
+def joins(model: Transformer) -> list[Join]:
+    """All weight matrices between node hook points, in forward order."""
+    found = []
+    for i in range(model.config.n_layer):
+        attn, mlp = f"blocks.{i}.attn", f"blocks.{i}.mlp"
+        found += [Join(f"{attn}.hook_in", f"{attn}.hook_{x}", f"{attn}.W_{x}") for x in "qkv"]
+        found.append(Join(f"{attn}.hook_v", f"{attn}.hook_out", f"{attn}.W_o"))
+        found.append(Join(f"{mlp}.hook_in", f"{mlp}.hook_neuron", f"{mlp}.W_in"))
+        found.append(Join(f"{mlp}.hook_neuron", f"{mlp}.hook_out", f"{mlp}.W_out"))
+    return found
+
+
+def join_weight(model: Transformer, space: NodeSpace, join: Join) -> Tensor:
+    """The matrix of a join over node channels, `[target width, source width]`: columns of positions are left out."""
+    weight = model.get_submodule(join.linear).weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()[:, : space.widths[space.names.index(join.source)]]
+
+
+def find_edges(model: Transformer, space: NodeSpace, keep: Tensor) -> list[Edge]:
+    """The edges of a node circuit: every nonzero weight from a kept node to a kept node, sorted by join and channel.
+
+    Args:
+        keep: bool `[n_nodes]`.
+    """
+    kept = space.split(keep)
+    edges = []
+    for join in joins(model):
+        sources, targets = (kept[name].nonzero().flatten().tolist() for name in (join.source, join.target))
+        weight = join_weight(model, space, join)[targets][:, sources]
+        for t, s in weight.nonzero().tolist():
+            source, target = f"{join.source}:{sources[s]}", f"{join.target}:{targets[t]}"
+            edges.append(Edge(source, target, float(weight[t, s])))
+    return edges
+
+
+def count_edges(model: Transformer, space: NodeSpace, keep: Tensor) -> int:
+    """Number of edges of a node circuit (`keep`: bool `[n_nodes]`)."""
+    kept = space.split(keep.to(next(model.parameters()).device))
+    total = 0
+    for join in joins(model):
+        weight = join_weight(model, space, join)
+        total += int(weight[kept[join.target]][:, kept[join.source]].count_nonzero())
+    return total
+
+
+def count_biases(model: Transformer, space: NodeSpace, keep: Tensor) -> int:
+    """Nonzero biases of kept nodes; counted apart from edges."""
+    kept = space.split(keep)
+    biases = {join.target: model.get_submodule(join.linear).bias for join in joins(model)}
+    return sum(int(bias.detach()[kept[name]].count_nonzero()) for name, bias in biases.items() if bias is not None)
+
+
+def edge_masks(model: Transformer, space: NodeSpace, edges: list[Edge]) -> dict[str, Tensor]:
+    """Which entries of each join's matrix are edges: linear's path -> bool `[target width, source width]`.
+
+    Raises:
+        ValueError: an edge between hook points that no weight joins, or with another weight than the model's.
+    """
+    by_ends = {(join.source, join.target): join for join in joins(model)}
+    masks = {
+        join.linear: torch.zeros_like(join_weight(model, space, join), dtype=torch.bool) for join in by_ends.values()
+    }
+    for edge in edges:
+        (source, s), (target, t) = (end.rsplit(":", 1) for end in (edge.source, edge.target))
+        join = by_ends.get((source, target))
+        if join is None:
+            raise ValueError(
+                f"no weight joins {edge.source} to {edge.target}; an edge joins the hook points of one matrix"
+            )
+        space.number(edge.source), space.number(edge.target)
+        weight = float(join_weight(model, space, join)[int(t), int(s)])
+        if weight != edge.weight:
+            raise ValueError(
+                f"edge {edge.source} -> {edge.target} has weight {edge.weight}, the model has {weight}; is it another model?"
+            )
+        masks[join.linear][int(t), int(s)] = True
+    return masks
+
+
+@contextmanager
+def edge_weights(
+    model: Transformer, space: NodeSpace, masks: Mapping[str, Tensor], means: Tensor
+) -> Iterator[dict[str, HookFn]]:
+    """For the length of the block, deleted edges carry weight x mean of their source; weights are always put back.
+
+    Args:
+        space: the model's nodes.
+        masks: linear's path -> bool `[target width, source width]`, True for kept edges (see `edge_masks`).
+        means: float `[n_nodes]`.
+
+    Yields:
+        Hooks that must be attached after any node hooks for the passes inside the block.
+    """
+    values = space.split(means)
+    hooks: dict[str, HookFn] = {}
+    swapped: list[tuple[nn.Module, nn.Parameter, nn.Parameter | None]] = []
+    attends = []
+    try:
+        for join in joins(model):
+            linear = model.get_submodule(join.linear)
+            weight, bias, keep = linear.weight, linear.bias, masks[join.linear]
+            assert isinstance(weight, nn.Parameter) and (bias is None or isinstance(bias, nn.Parameter))
+            part = weight.detach()[:, : keep.shape[1]]
+            if bool((keep | (part == 0)).all()):
+                continue
+            swapped.append((linear, weight, bias))
+            kept, deleted = part * keep, part * ~keep
+            if join.source.endswith("hook_v"):
+                attn = model.get_submodule(join.linear.rpartition(".")[0])
+                assert isinstance(attn, Attention)
+                attends.append((attn, attn.attend))
+                attn.attend = sink_attention_reference
+                n_head = attn.n_head
+                kept = rearrange(kept, "out (head d) -> out head d", head=n_head)
+                deleted = rearrange(deleted.double(), "out (head d) -> out head d", head=n_head)
+                mean = rearrange(values[join.source].double(), "(head d) -> head d", head=n_head)
+                constant = einsum(deleted, mean, "out head d, head d -> out head").to(kept.dtype)
+                kept = rearrange(torch.cat([kept, constant[..., None]], -1), "out head d -> out (head d)")
+                hooks[join.source] = _append_ones(n_head)
+            else:
+                shift = (deleted.double() @ values[join.source].double()).to(part.dtype)
+                kept = torch.cat([kept, weight.detach()[:, keep.shape[1] :]], dim=1)
+                shift = shift if bias is None else bias.detach() + shift
+                linear.bias = nn.Parameter(shift, requires_grad=False)
+            linear.weight = nn.Parameter(kept, requires_grad=False)
+        yield hooks
+    finally:
+        for linear, weight, bias in swapped:
+            linear.weight, linear.bias = weight, bias
+        for attn, attend in attends:
+            attn.attend = attend
+
+
+def _append_ones(n_head: int) -> HookFn:
+    def append(x: Tensor, point: HookPoint) -> Tensor:
+        x = rearrange(x, "row pos (head d) -> row pos head d", head=n_head)
+        ones = torch.ones_like(x[..., :1])
+        return rearrange(torch.cat([x, ones], -1), "row pos head d -> row pos (head d)")
+
+    return append
+
+
+def on_path(model: Transformer, space: NodeSpace, keep: Tensor) -> Tensor:
+    """Kept nodes that lie on a path from the tokens to the logits.
+
+    Paths run along nonzero weights between kept nodes, residual channels, and from q and k to the writes of their head.
+    The scale of a norm and the competition in AbsTopK are influences too, but no paths: whoever drops the other nodes
+    checks the loss.
+
+    Args:
+        keep: bool `[n_nodes]`.
+
+    Returns:
+        bool `[n_nodes]`, a subset of `keep`.
+    """
+    kept = space.split(keep.to(next(model.parameters()).device))
+    weights = {(join.source, join.target): join_weight(model, space, join) != 0 for join in joins(model)}
+    n_head = model.config.heads
+
+    def heads(channels: Tensor) -> Tensor:
+        return rearrange(channels, "(head d) -> head d", head=n_head).any(-1)
+
+    def spread(per_head: Tensor) -> Tensor:
+        return repeat(per_head, "head -> (head d)", d=model.config.d_head)
+
+    reached: dict[str, Tensor] = {}
+    embed = model.embed.weight.detach()
+    moving = (embed != embed[:1]).any(0)
+    placed = None
+    if model.positions is not None and model.config.positions == "learned":
+        moving = moving | (model.positions.detach() != 0).any(0)
+    elif model.positions is not None:
+        placed = (model.positions.detach() != 0).any(0)
+
+    def step(source: str, target: str) -> Tensor:
+        hit = (weights[source, target] & reached[source]).any(1)
+        if placed is not None and source.endswith("hook_in"):
+            linear = model.get_submodule(
+                next(j.linear for j in joins(model) if (j.source, j.target) == (source, target))
+            )
+            assert isinstance(linear.weight, Tensor)
+            hit = hit | ((linear.weight.detach()[:, model.config.d_model :] != 0) & placed).any(1)
+        return hit & kept[target]
+
+    for i in range(model.config.n_layer):
+        attn, mlp = f"blocks.{i}.attn.hook_", f"blocks.{i}.mlp.hook_"
+        reached[attn + "in"] = moving & kept[attn + "in"]
+        for x in "qkv":
+            reached[attn + x] = step(attn + "in", attn + x)
+        pattern = spread(heads(reached[attn + "q"]) | heads(reached[attn + "k"]))
+        out = (weights[attn + "v", attn + "out"] & (reached[attn + "v"] | pattern)).any(1)
+        reached[attn + "out"] = out & kept[attn + "out"]
+        moving = moving | reached[attn + "out"]
+        reached[mlp + "in"] = moving & kept[mlp + "in"]
+        reached[mlp + "neuron"] = step(mlp + "in", mlp + "neuron")
+        reached[mlp + "out"] = step(mlp + "neuron", mlp + "out")
+        moving = moving | reached[mlp + "out"]
+
+    useful: dict[str, Tensor] = {}
+    read = (model.unembed.weight.detach() != 0).any(0) & (model.final_norm.gain.detach() != 0)
+
+    def back(source: str, target: str) -> Tensor:
+        return (weights[source, target] & useful[target][:, None]).any(0) & kept[source]
+
+    for i in reversed(range(model.config.n_layer)):
+        attn, mlp = f"blocks.{i}.attn.hook_", f"blocks.{i}.mlp.hook_"
+        useful[mlp + "out"] = read & kept[mlp + "out"]
+        useful[mlp + "neuron"] = back(mlp + "neuron", mlp + "out")
+        useful[mlp + "in"] = back(mlp + "in", mlp + "neuron")
+        read = read | useful[mlp + "in"]
+        useful[attn + "out"] = read & kept[attn + "out"]
+        useful[attn + "v"] = back(attn + "v", attn + "out")
+        # A deleted v still emits its mean through the pattern, which the sink makes depend on q and k.
+        writes = spread(heads((weights[attn + "v", attn + "out"] & useful[attn + "out"][:, None]).any(0)))
+        for x in "qk":
+            useful[attn + x] = writes & kept[attn + x]
+        useful[attn + "in"] = (
+            back(attn + "in", attn + "q") | back(attn + "in", attn + "k") | back(attn + "in", attn + "v")
+        )
+        read = read | useful[attn + "in"]
+    return (space.join(reached) & space.join(useful)).to(keep.device)

@@ -1,0 +1,209 @@
+"""Node masks: which channels of a model stay, for many runs at once.
+
+1. A `NodeSpace` numbers the nodes of a model (the channels of its eight kinds of hook point) in forward order.
+2. A mask holds one entry per node and run, for all prompts and positions. Runs are folded into the batch axis, run by
+   run ("(run row) pos width"), so that one pass serves many seeds, tasks or candidates that never see each other.
+3. A deleted node emits its ablation value (its mean, for a mean ablation): m x + (1 - m) value.
+4. Learned masks are m = step(tau) forwards and the derivative of sigmoid(tau / T) backwards.
+
+The blend is a selection, not arithmetic: an all-ones mask is bitwise the plain model.
+Source: Gao et al. 2025, arXiv 2511.13653, section A.5.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+from sparsetrain.hooks import HookFn, HookPoint, node_points
+
+
+@dataclass(frozen=True)
+class NodeSpace:
+    """The nodes of a model, numbered point by point in forward order.
+
+    Args:
+        names: hook point names.
+        widths: channels of each.
+    """
+
+    names: tuple[str, ...]
+    widths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "NodeSpace":
+        """The space of a model's node hook points."""
+        points = node_points(model)
+        return cls(tuple(points), tuple(point.width for point in points.values()))
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """Number of the first node of each hook point."""
+        starts = [0]
+        for width in self.widths[:-1]:
+            starts.append(starts[-1] + width)
+        return tuple(starts)
+
+    @property
+    def n_nodes(self) -> int:
+        """All nodes."""
+        return sum(self.widths)
+
+    def slice(self, name: str) -> slice:
+        """Where the channels of a hook point stand among the nodes."""
+        point = self.names.index(name)
+        return slice(self.starts[point], self.starts[point] + self.widths[point])
+
+    def split(self, values: Tensor) -> dict[str, Tensor]:
+        """`[..., n_nodes]` -> hook point name -> `[..., width]` (views)."""
+        return dict(zip(self.names, values.split(self.widths, dim=-1), strict=True))
+
+    def join(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Inverse of `split`."""
+        return torch.cat([values[name] for name in self.names], dim=-1)
+
+    def id(self, number: int) -> str:
+        """Number -> id, `blocks.0.mlp.hook_neuron:17`."""
+        point = bisect_right(self.starts, number) - 1
+        return f"{self.names[point]}:{number - self.starts[point]}"
+
+    def number(self, node_id: str) -> int:
+        """Id -> number.
+
+        Raises:
+            ValueError: no such hook point (the near names are listed) or channel (the range is).
+        """
+        name, _, channel = node_id.rpartition(":")
+        if name not in self.names:
+            near = get_close_matches(name or node_id, self.names, n=3, cutoff=0.3) or list(self.names[:3])
+            raise ValueError(
+                f"no node {node_id!r}: unknown hook point; near names: {', '.join(near)} (then ':channel')"
+            )
+        width = self.widths[self.names.index(name)]
+        if not channel.isdigit() or int(channel) >= width:
+            raise ValueError(f"no node {node_id!r}: channels of {name} are 0 to {width - 1}")
+        return self.starts[self.names.index(name)] + int(channel)
+
+    def nodes(self, keep: Tensor) -> dict[str, tuple[int, ...]]:
+        """A mask `[n_nodes]` bool as hook point name -> sorted channels; points without nodes are left out."""
+        parts = {name: part.nonzero().flatten().tolist() for name, part in self.split(keep.cpu()).items()}
+        return {name: tuple(channels) for name, channels in parts.items() if channels}
+
+    def mask(self, nodes: Mapping[str, Sequence[int]]) -> Tensor:
+        """Inverse of `nodes`: bool `[n_nodes]`."""
+        keep = torch.zeros(self.n_nodes, dtype=torch.bool)
+        for name, channels in nodes.items():
+            for channel in channels:
+                keep[self.number(f"{name}:{channel}")] = True
+        return keep
+
+
+def ablation_hooks(space: NodeSpace, keep: Tensor, values: Tensor) -> dict[str, HookFn]:
+    """Hooks that let kept nodes pass and put `values` in place of the others.
+
+    Args:
+        space: the model's nodes.
+        keep: bool `[n_nodes]`, or `[n_runs, n_nodes]` with runs folded into the batch axis.
+        values: `[n_nodes]` (one value per node) or `[n_runs, n_nodes]`.
+
+    Returns:
+        Hook point name -> function, for the points where any node is deleted.
+    """
+    keep = keep[None] if keep.dim() == 1 else keep
+    values = values[None] if values.dim() == 1 else values
+    parts = space.split(values)
+    hooks = {}
+    for name, mask in space.split(keep).items():
+        if not mask.all():
+            hooks[name] = _select_hook(mask[:, None, None], parts[name][:, None, None])
+    return hooks
+
+
+def _select_hook(keep: Tensor, value: Tensor) -> HookFn:
+    def select(x: Tensor, point: HookPoint) -> Tensor:
+        x = rearrange(x, "(run row) pos width -> run row pos width", run=keep.shape[0])
+        x = torch.where(keep, x, value.to(x.dtype))
+        return rearrange(x, "run row pos width -> (run row) pos width")
+
+    return select
+
+
+class _StepMask(torch.autograd.Function):
+    """where(tau > 0, x, mean), with d mask / d tau = derivative of sigmoid(tau / T)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tau: Tensor, mean: Tensor, temperature: float) -> Tensor:
+        # x: [run, row, pos, width]; tau: [run, width]; mean: [width]
+        ctx.save_for_backward(x, tau, mean)
+        ctx.temperature = temperature
+        return torch.where((tau > 0)[:, None, None], x, mean)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (grad,) = grads
+        x, tau, mean = ctx.saved_tensors
+        grad_x = grad * (tau > 0).to(grad.dtype)[:, None, None] if ctx.needs_input_grad[0] else None
+        grad_tau = None
+        if ctx.needs_input_grad[1]:
+            product = reduce(grad * x, "run row pos width -> run width", "sum")
+            product = product - reduce(grad, "run row pos width -> run width", "sum") * mean
+            grad_tau = product * step_derivative(tau, ctx.temperature)
+        return grad_x, grad_tau, None, None
+
+
+def step_derivative(tau: Tensor, temperature: float) -> Tensor:
+    """The derivative that stands for that of step(tau): sigmoid'(tau / T) / T."""
+    s = torch.sigmoid(tau / temperature)
+    return s * (1 - s) / temperature
+
+
+class NodeMasks:
+    """Learned masks, one row per run.
+
+    Args:
+        space: the model's nodes.
+        tau: float `[n_runs, n_nodes]` in [-1, 1]; a node is kept where tau > 0.
+        temperature: T of the backward sigmoid.
+    """
+
+    def __init__(self, space: NodeSpace, tau: Tensor, temperature: float) -> None:
+        assert tau.shape[1:] == (space.n_nodes,), tau.shape
+        self.space = space
+        self.tau = tau.clone().requires_grad_()
+        self.temperature = temperature
+
+    @staticmethod
+    def init_tau(n_nodes: int, seed: int, *, mean: float = 0.1, std: float = 0.01) -> Tensor:
+        """Start of one run: `[n_nodes]` from N(mean, std), clamped to [-1, 1] (paper A.5)."""
+        generator = torch.Generator().manual_seed(seed)
+        return (mean + std * torch.randn(n_nodes, generator=generator)).clamp(-1, 1)
+
+    @property
+    def keep(self) -> Tensor:
+        """The masks as they act: bool `[n_runs, n_nodes]`."""
+        return self.tau.detach() > 0
+
+    def hooks(self, means: Tensor) -> dict[str, HookFn]:
+        """Hooks for a pass over `[(run row), pos]` tokens in which deleted nodes emit `means` (`[n_nodes]`)."""
+        taus, values = self.space.split(self.tau), self.space.split(means)
+        return {name: self._hook(taus[name], values[name]) for name in self.space.names}
+
+    def _hook(self, tau: Tensor, mean: Tensor) -> HookFn:
+        def blend(x: Tensor, point: HookPoint) -> Tensor:
+            x = rearrange(x, "(run row) pos width -> run row pos width", run=tau.shape[0])
+            out = _StepMask.apply(x, tau, mean.to(x.dtype), self.temperature)
+            assert isinstance(out, Tensor)
+            return rearrange(out, "run row pos width -> (run row) pos width")
+
+        return blend
+
+    def clamp_(self) -> None:
+        """Puts tau back into [-1, 1]; to be called after every optimizer step."""
+        with torch.no_grad():
+            self.tau.clamp_(-1, 1)

@@ -1,0 +1,116 @@
+"""What a deleted node emits: its mean activation over pretraining text.
+
+Means are taken after AbsTopK (where hooks see an activation), over all positions of token windows that are used for
+nothing else, and accumulated in float64. They remember where they come from.
+Source: Gao et al. 2025, arXiv 2511.13653, section A.5.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from einops import reduce
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from circuits.masks import NodeSpace
+from sparsetrain.checkpoint import write_atomic
+from sparsetrain.hooks import HookPoint, hooked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """Statistics of every node.
+
+    Args:
+        space: the nodes.
+        values: float32 `[n_nodes]`, mean activation.
+        active: float32 `[n_nodes]`, fraction of positions where the node is not exactly zero.
+        n_tokens: positions measured.
+        source: what text it was, in words.
+        weights_sha256: the model measured.
+    """
+
+    space: NodeSpace
+    values: Tensor
+    active: Tensor
+    n_tokens: int
+    source: str
+    weights_sha256: str
+
+    @property
+    def alive(self) -> Tensor:
+        """Nodes that were ever active on the text measured: bool `[n_nodes]`."""
+        return self.active > 0
+
+    def save(self, path: Path) -> None:
+        """Writes one safetensors file."""
+        meta = {"names": self.space.names, "widths": self.space.widths, "n_tokens": self.n_tokens}
+        meta |= {"source": self.source, "weights_sha256": self.weights_sha256}
+        tensors = {"values": self.values.cpu().contiguous(), "active": self.active.cpu().contiguous()}
+        write_atomic(path, save(tensors, metadata={"means": json.dumps(meta)}))
+
+    @classmethod
+    def load(cls, path: Path) -> "Means":
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: another kind of safetensors file.
+        """
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "means" not in metadata or set(file.keys()) != {"values", "active"}:
+                raise ValueError(f"{path} holds no mean activations; measure them with circuits.means.measure_means")
+            meta = json.loads(metadata["means"])
+            space = NodeSpace(tuple(meta.pop("names")), tuple(meta.pop("widths")))
+            return cls(space=space, values=file.get_tensor("values"), active=file.get_tensor("active"), **meta)
+
+
+@torch.no_grad()
+def measure_means(
+    model: nn.Module, windows: Tensor, *, source: str, weights_sha256: str, batch_size: int = 16
+) -> Means:
+    """Mean activation of every node over token windows.
+
+    mean_c = 1/n sum over windows and positions of a_c, accumulated in float64.
+
+    Args:
+        model: maps `[batch, pos]` to logits; it is run in eval mode.
+        windows: int64 `[n_windows, pos]`, pretraining text that is used for nothing else.
+        source: what text that is, in words; kept as provenance.
+        weights_sha256: hash of the model's weights; kept as provenance.
+        batch_size: windows per pass.
+
+    Raises:
+        ValueError: no windows.
+    """
+    if windows.numel() == 0:
+        raise ValueError(f"means need at least one token window; got shape {tuple(windows.shape)}")
+    space = NodeSpace.of(model)
+    device = next(model.parameters()).device
+    totals = {name: torch.zeros(width, dtype=torch.float64, device=device) for name, width in _widths(space)}
+    counts = {name: torch.zeros(width, dtype=torch.int64, device=device) for name, width in _widths(space)}
+
+    def add(x: Tensor, point: HookPoint) -> Tensor:
+        totals[point.name] += reduce(x.double(), "row pos width -> width", "sum")
+        counts[point.name] += reduce((x != 0).long(), "row pos width -> width", "sum")
+        return x
+
+    with hooked(model, dict.fromkeys(space.names, add)):
+        for batch in windows.split(batch_size):
+            model(batch.to(device), torch.zeros(len(batch), dtype=torch.int64, device=device))
+    n_tokens = windows.numel()
+    return Means(
+        space=space,
+        values=(space.join(totals) / n_tokens).float(),
+        active=(space.join(counts) / n_tokens).float(),
+        n_tokens=n_tokens,
+        source=source,
+        weights_sha256=weights_sha256,
+    )
+
+
+def _widths(space: NodeSpace) -> list[tuple[str, int]]:
+    return list(zip(space.names, space.widths, strict=True))

@@ -1,0 +1,381 @@
+"""Learned pruning: the smallest set of nodes that still does the task.
+
+1. Attribution: gradient x (activation - mean) of the logit difference ranks the nodes; only the best candidates get masks
+   (ours; it saves steps, and is skipped where those candidates alone miss the target).
+2. Learning: AdamW on tau, loss = task loss + k_coef x kept nodes. Many runs (seeds, the nonsense twin) share each pass;
+   their losses are summed, clipped and stepped separately, so no run influences another.
+3. Bisection: nodes ranked by tau; the smallest k whose calibrated loss on fixed validation pairs meets the target.
+4. Clean-up: nodes that lie on no path from tokens to logits go if the loss allows; then, round by round, all single
+   removals are tried at once and the harmless ones dropped, until every node left is needed.
+
+Source: Gao et al. 2025, arXiv 2511.13653, section A.5. Steps 1 and 4 are ours.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from circuits.edges import on_path
+from circuits.masks import NodeMasks, NodeSpace, ablation_hooks, step_derivative
+from circuits.calibrate import fit_calibrations
+from circuits.tasks.loss import Calibration, answer_logits, logit_diff, task_loss
+from circuits.tasks.pairs import PairSet
+from sparsetrain.hooks import HookPoint, hooked
+from sparsetrain.model import Transformer
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneConfig:
+    """Settings of the search (paper A.5 where not marked `ours`)."""
+
+    n_steps: int = 100  # ours: the paper takes some thousand steps, without a warm start
+    n_pairs: int = 16
+    """Pairs per step and run; the paper takes 64. ours"""
+    lr: float = 1e-2  # ours: larger than the paper's 3e-3, for fewer steps
+    weight_decay: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.95
+    grad_clip: float = 1.0
+    """Largest norm of one run's gradient of tau."""
+    k_coef: float = 1e-3  # ours: larger than the paper's 1e-4, for fewer steps
+    temperature: float = 0.5
+    """T of the sigmoid whose derivative stands for that of the step. ours"""
+    tau_mean: float = 0.1
+    tau_std: float = 0.01
+    candidate_share: float = 0.25
+    """Share of all nodes that attribution lets into the search; 1 switches attribution off. ours"""
+    max_rows: int = 256
+    """Prompts per pass in evaluations. ours"""
+
+    def __post_init__(self) -> None:
+        for name in ("n_steps", "n_pairs", "max_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"prune.{name}={getattr(self, name)} must be at least 1")
+        for name in ("lr", "grad_clip", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"prune.{name}={getattr(self, name)} must be above 0")
+        if not 0 < self.candidate_share <= 1:
+            raise ValueError(f"prune.candidate_share={self.candidate_share} must lie in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One search: a seed, pairs to learn from, fixed pairs to bisect and calibrate on."""
+
+    seed: int
+    train: PairSet
+    val: PairSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """What one search found.
+
+    Args:
+        keep: bool `[n_nodes]`.
+        loss: calibrated task loss on the validation pairs, nats.
+        reached: whether that is at most the target.
+        calibration: fitted on the validation pairs.
+        n_ranked: nodes that the bisection kept, before the clean-up.
+        removal_loss: float `[n_nodes]`, increase of the loss when one kept node is removed (same calibration); 0 elsewhere.
+    """
+
+    keep: Tensor
+    loss: float
+    reached: bool
+    calibration: Calibration
+    n_ranked: int
+    removal_loss: Tensor
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Inside the block no parameter of `model` takes a gradient."""
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    for p in wanted:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in wanted:
+            p.requires_grad_(True)
+
+
+def _fold(sets: Sequence[PairSet], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tokens `[(run pair side), pos]` without useless columns, and last positions `[(run pair side)]`."""
+    n_pos = max(int(pairs.last.max()) + 1 for pairs in sets)
+    parts = []
+    for pairs in sets:
+        tokens = pairs.tokens[..., :n_pos]
+        # Padding is behind every prompt's last token, where causal attention cannot see it.
+        parts.append(nn.functional.pad(tokens, (0, n_pos - tokens.shape[-1])).flatten(0, 1))
+    return torch.cat(parts).to(device), torch.cat([pairs.last.flatten() for pairs in sets]).to(device)
+
+
+def run_answers(model: Transformer, sets: Sequence[PairSet]) -> Tensor:
+    """Answer logits of runs folded into the batch axis: one pass, `[run, n, side, answer]` (all sets of equal size).
+
+    Masks of as many runs must be attached. Runs that share their pairs may be given as the same set many times.
+    """
+    device = next(model.parameters()).device
+    tokens, last = _fold(sets, device)
+    logits = model(tokens, last).unflatten(0, (len(sets), -1, 2))
+    if all(pairs.answers is sets[0].answers for pairs in sets):
+        return answer_logits(logits, sets[0].answers.to(device))
+    return torch.stack([answer_logits(x, p.answers.to(device)) for x, p in zip(logits, sets, strict=True)])
+
+
+@torch.no_grad()
+def masked_answers(
+    model: Transformer,
+    space: NodeSpace,
+    keep: Tensor,
+    values: Tensor,
+    sets: Sequence[PairSet],
+    max_rows: int,
+) -> Tensor:
+    """Answer logits of many node circuits, `[n_runs, n, side, answer]` on the CPU.
+
+    Args:
+        keep: bool `[n_runs, n_nodes]`.
+        values: `[n_nodes]`, what deleted nodes emit.
+        sets: one pair set per run, all of one size.
+        max_rows: prompts per pass (at least one run is always taken whole).
+    """
+    device = next(model.parameters()).device
+    values, step = values.to(device), max(1, max_rows // (2 * len(sets[0])))
+    parts = []
+    for start in range(0, len(keep), step):
+        with hooked(model, ablation_hooks(space, keep[start : start + step].to(device), values)):
+            parts.append(run_answers(model, sets[start : start + step]).cpu())
+    return torch.cat(parts)
+
+
+def calibrated_loss(answers: Tensor) -> tuple[Tensor, Calibration]:
+    """Task loss of each run after a calibration on the same pairs; `answers` is `[n_runs, n, side, answer]`."""
+    calibration = fit_calibrations(answers)
+    return task_loss(calibration.apply(answers.double())), calibration
+
+
+def attribution(model: Transformer, space: NodeSpace, means: Tensor, pairs: PairSet, max_rows: int) -> Tensor:
+    """First-order effect of deleting each node on the logit difference of the full model.
+
+    score = mean over prompts of | sum over positions of d(right - wrong logit)/da x (a - mean) |. The absolute value is
+    taken per prompt, so that a node which pushes the two sides in opposite directions does not cancel out.
+
+    Returns:
+        float `[n_nodes]`.
+    """
+    device = next(model.parameters()).device
+    total = torch.zeros(space.n_nodes, device=device)
+    step = max(1, max_rows // 2)
+    means_at = space.split(means.to(device))
+    for start in range(0, len(pairs), step):
+        batch = pairs.batch(slice(start, start + step))
+        seen: dict[str, Tensor] = {}
+
+        def keep(x: Tensor, point: HookPoint, seen: dict[str, Tensor] = seen) -> Tensor:
+            seen[point.name] = x if x.requires_grad else x.requires_grad_()
+            return x
+
+        with frozen(model), torch.enable_grad(), hooked(model, dict.fromkeys(space.names, keep)):
+            answers = run_answers(model, [batch])[0]
+            grads = torch.autograd.grad(logit_diff(answers) * 2 * len(batch), [seen[name] for name in space.names])
+        products = {
+            name: (grad * (seen[name].detach() - means_at[name])).sum(1).abs().sum(0)
+            for name, grad in zip(space.names, grads, strict=True)
+        }
+        total += space.join(products)
+    return (total / (2 * len(pairs))).cpu()
+
+
+def learn_masks(
+    model: Transformer,
+    space: NodeSpace,
+    means: Tensor,
+    runs: Sequence[Run],
+    start: Sequence[Calibration],
+    candidates: Tensor,
+    config: PruneConfig,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Learns the masks of all runs at once.
+
+    Args:
+        means: `[n_nodes]`, what deleted nodes emit.
+        start: per run, the calibration of the full model, under which the masks learn.
+        candidates: bool `[n_runs, n_nodes]`; the other nodes stay deleted.
+
+    Returns:
+        tau, float `[n_runs, n_nodes]`, -1 outside the candidates.
+    """
+    device = next(model.parameters()).device
+    init = [NodeMasks.init_tau(space.n_nodes, run.seed, mean=config.tau_mean, std=config.tau_std) for run in runs]
+    active = candidates.to(device)
+    masks = NodeMasks(space, torch.where(active, torch.stack(init).to(device), -1.0), config.temperature)
+    optimizer = torch.optim.AdamW(
+        [masks.tau], lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
+    )
+    batches = [_batches(run, config.n_pairs) for run in runs]
+    hooks = masks.hooks(means.to(device))
+    with frozen(model), torch.enable_grad():
+        for step in range(config.n_steps):
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * (1 - step / config.n_steps)
+            with hooked(model, hooks):
+                answers = run_answers(model, [next(batch) for batch in batches])
+            losses = [task_loss(fit.apply(x)) for fit, x in zip(start, answers, strict=True)]
+            (grad,) = torch.autograd.grad(torch.stack(losses).sum(), [masks.tau])
+            grad = (grad + config.k_coef * step_derivative(masks.tau.detach(), config.temperature)) * active
+            norm = grad.norm(dim=1, keepdim=True)
+            masks.tau.grad = grad * (config.grad_clip / norm.clamp(min=config.grad_clip))
+            optimizer.step()
+            masks.clamp_()
+            if progress is not None:
+                progress("masks", step + 1, config.n_steps)
+    return torch.where(active, masks.tau.detach(), -1.0).cpu()
+
+
+def _batches(run: Run, n_pairs: int) -> Iterator[PairSet]:
+    """Endless batches of a run's training pairs, a function of its seed alone."""
+    generator = torch.Generator().manual_seed(run.seed)
+    n = len(run.train)
+    while True:
+        order = torch.randperm(n, generator=generator)
+        for rows in order.split(min(n_pairs, n)):
+            if len(rows) == min(n_pairs, n):
+                yield run.train.batch(rows)
+
+
+class Search:
+    """Bisection and clean-up of several runs on their validation pairs.
+
+    Args:
+        target: calibrated task loss to meet, nats.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        space: NodeSpace,
+        means: Tensor,
+        runs: Sequence[Run],
+        target: float,
+        config: PruneConfig,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model, self.space, self.means, self.runs = model, space, means, runs
+        self.target, self.config, self.progress = target, config, progress
+
+    def answers(self, keep: Tensor, which: Sequence[int]) -> Tensor:
+        """Answer logits of circuits `keep [n, n_nodes]`, the i-th on the validation pairs of run `which[i]`."""
+        sets = [self.runs[run].val for run in which]
+        return masked_answers(self.model, self.space, keep, self.means, sets, self.config.max_rows)
+
+    def loss(self, keep: Tensor, which: Sequence[int]) -> tuple[Tensor, Calibration]:
+        """Calibrated losses `[n]` of circuits."""
+        return calibrated_loss(self.answers(keep, which))
+
+    def bisect(self, orders: Sequence[Tensor]) -> list[Tensor]:
+        """Smallest prefix of each run's node order that meets the target; the whole order if none does.
+
+        Bisection takes the loss to fall with the length; where it does not, the prefix found still meets the target.
+
+        Args:
+            orders: per run, node numbers from most to least important.
+
+        Returns:
+            Per run bool `[n_nodes]`.
+        """
+        low = [-1] * len(orders)  # this length misses the target (or is below the shortest)
+        high = [len(order) for order in orders]
+        total = max(high, default=1).bit_length()
+        done = 0
+        while open_runs := [run for run in range(len(orders)) if high[run] - low[run] > 1]:
+            middle = {run: (low[run] + high[run]) // 2 for run in open_runs}
+            keep = torch.stack([self._prefix(orders[run], middle[run]) for run in open_runs])
+            losses, _ = self.loss(keep, open_runs)
+            for run, loss in zip(open_runs, losses.tolist(), strict=True):
+                if loss <= self.target:
+                    high[run] = middle[run]
+                else:
+                    low[run] = middle[run]
+            done += 1
+            self._report("bisection", min(done, total), total)
+        return [self._prefix(order, n) for order, n in zip(orders, high, strict=True)]
+
+    def clean(self, run: int, keep: Tensor) -> tuple[Tensor, Tensor]:
+        """Drops nodes of a circuit that meets the target until each one left is needed.
+
+        Args:
+            keep: bool `[n_nodes]`, meets the target.
+
+        Returns:
+            The smaller mask, and the increase of the loss when one kept node is removed (same calibration), `[n_nodes]`.
+        """
+        suspects = keep
+        while True:
+            keep = self._drop_loose(run, keep)
+            nodes = (keep & suspects).nonzero().flatten()
+            everyone = len(nodes) == int(keep.sum())
+            losses, increase = self._without(run, keep, nodes)
+            # Harmless nodes, the least harmful first, and as many of them as may go together.
+            harmless = nodes[losses.argsort()][: int((losses <= self.target).sum())]
+            n_dropped = self._longest(run, keep, harmless)
+            if n_dropped == 0 and everyone:
+                return keep, increase
+            keep = keep.clone()
+            keep[harmless[:n_dropped]] = False
+            self._report("clean-up", n_dropped, len(nodes))
+            # Who was needed mostly stays needed: look at all again only when no suspect is left to drop.
+            suspects = self._prefix(harmless, len(harmless)) if n_dropped else keep
+
+    def _drop_loose(self, run: int, keep: Tensor) -> Tensor:
+        """`keep` without the nodes on no path from tokens to logits, if the loss allows."""
+        path = on_path(self.model, self.space, keep)
+        return path if int(path.sum()) < int(keep.sum()) and self._meets(run, path) else keep
+
+    def _without(self, run: int, keep: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Calibrated losses without each of `nodes`, and the increase at the circuit's own calibration `[n_nodes]`."""
+        without = keep.repeat(len(nodes) + 1, 1)
+        without[torch.arange(len(nodes)), nodes] = False
+        answers = self.answers(without, [run] * len(without))
+        base, calibration = calibrated_loss(answers[-1])
+        losses = task_loss(calibration.apply(answers[:-1].double()))
+        increase = torch.zeros(self.space.n_nodes)
+        increase[nodes] = (losses - base).float()
+        # The circuit's calibration can only overstate a loss: who meets the target under it needs no fit.
+        if not bool((losses <= self.target).any()):
+            losses = calibrated_loss(answers[:-1])[0]
+        return losses, increase
+
+    def _longest(self, run: int, keep: Tensor, harmless: Tensor) -> int:
+        """How many of `harmless` (each harmless alone, in this order) may be dropped together."""
+        low, high = min(1, len(harmless)), len(harmless)
+        while low < high:
+            middle = (low + high + 1) // 2
+            smaller = keep.clone()
+            smaller[harmless[:middle]] = False
+            if self._meets(run, smaller):
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _prefix(self, order: Tensor, n: int) -> Tensor:
+        keep = torch.zeros(self.space.n_nodes, dtype=torch.bool)
+        keep[order[:n]] = True
+        return keep
+
+    def _meets(self, run: int, keep: Tensor) -> bool:
+        return float(self.loss(keep[None], [run])[0]) <= self.target
+
+    def _report(self, stage: str, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(stage, done, total)
