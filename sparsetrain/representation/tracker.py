@@ -1,0 +1,138 @@
+"""Watches representation sparsity while a model trains.
+
+1. Every n steps, at initialisation and at the end, every split is measured (`watch.py`); watching leaves the trained
+   weights bit-identical: no random number is drawn, no gradient or mode is touched.
+2. Each evaluation is appended whole to `ood_sparsity.csv`.
+3. A run that starts or resumes at step s drops the rows of step s and later and, where s is due, measures s again.
+4. A few curves go to the loggers: the headline per split and kind of hook point, averaged over layers; and the losses.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import lightning as L
+from torch import nn
+
+from sparsetrain.representation.measures import HEADLINE
+from sparsetrain.representation.record import append_rows, curves_for_report, drop_from
+from sparsetrain.representation.watch import (
+    LOGITS,
+    Evaluation,
+    Split,
+    WatchConfig,
+    check_splits,
+    measure_splits,
+    watched_points,
+)
+
+__all__ = ["SparsityTracker", "TrackerConfig", "curves_for_report"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerConfig(WatchConfig):
+    """When the splits are measured, and what of it is sent to the loggers. ours"""
+
+    every_n_steps: int = 100
+    """Optimizer steps between two evaluations; the last step is always one."""
+    at_start: bool = True
+    """Also before the first step: the model at initialisation is a control."""
+    at_steps: tuple[int, ...] = ()
+    """Further steps, for instance log-spaced ones."""
+    logged_kinds: tuple[str, ...] = ("resid", "attn_out", "mlp_neuron", "mlp_out")
+    logged_measures: tuple[str, ...] = (HEADLINE,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.every_n_steps < 1:
+            raise ValueError(f"every_n_steps={self.every_n_steps} must be at least 1")
+        if any(step < 0 for step in self.at_steps):
+            raise ValueError(f"at_steps={self.at_steps} must not be negative")
+
+    def is_due(self, step: int) -> bool:
+        """Whether the weights after `step` optimizer steps are measured."""
+        return step in self.at_steps or (step % self.every_n_steps == 0 and (step > 0 or self.at_start))
+
+
+class SparsityTracker(L.Callback):
+    """Appends an evaluation of `pl_module.model` on every split to a csv file every n steps.
+
+    Args:
+        config: when and what.
+        splits: fixed windows of tokens, each a distance from the training distribution.
+        path: the csv file, usually `<run>/ood_sparsity.csv`.
+
+    `seconds` is the time spent in evaluations so far, `n_evaluations` their number.
+    """
+
+    def __init__(self, config: TrackerConfig, splits: Sequence[Split], path: Path) -> None:
+        check_splits(splits)
+        self.config = config
+        self.splits = list(splits)
+        self.path = path
+        self.seconds = 0.0
+        self.n_evaluations = 0
+        self.last: Evaluation | None = None
+        """The most recent evaluation, with its values per window."""
+        self._last_step: int | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuses hook points that do not exist before the first step."""
+        watched_points(_model(pl_module), self.config)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        step = trainer.global_step
+        if trainer.is_global_zero:
+            drop_from(self.path, step)
+        if self.config.is_due(step):
+            # Where a run resumes, the loggers have this step already.
+            self._evaluate(trainer, pl_module, log=step == 0)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # With accumulated gradients several batches share a step.
+        if trainer.global_step != self._last_step and self.config.is_due(trainer.global_step):
+            self._evaluate(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step != self._last_step:
+            self._evaluate(trainer, pl_module)
+
+    def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule, log: bool = True) -> None:
+        started = time.perf_counter()
+        step = trainer.global_step
+        evaluation = measure_splits(
+            _model(pl_module), self.splits, self.config, rank=trainer.global_rank, world_size=trainer.world_size
+        )
+        if trainer.is_global_zero:
+            append_rows(self.path, step, evaluation.rows)
+        if log:
+            scalars = headline_scalars(evaluation, _model(pl_module), self.config)
+            for logger in trainer.loggers:
+                logger.log_metrics(scalars, step=step)
+        self.last = evaluation
+        self._last_step = step
+        self.seconds += time.perf_counter() - started
+        self.n_evaluations += 1
+
+
+def headline_scalars(evaluation: Evaluation, model: nn.Module, config: TrackerConfig) -> dict[str, float]:
+    """What goes to the loggers: `ood/<split>/loss`, and `ood/<split>/<measure>/<kind>` averaged over hook points."""
+    kinds = {name: point.kind for name, point in watched_points(model, config).items()}
+    series: dict[str, list[float]] = {}
+    for row in evaluation.rows:
+        if row.hook_point == LOGITS and row.measure == "loss":
+            series[f"ood/{row.split}/loss"] = [row.value]
+        elif row.measure in config.logged_measures and kinds.get(row.hook_point) in config.logged_kinds:
+            series.setdefault(f"ood/{row.split}/{row.measure}/{kinds[row.hook_point]}", []).append(row.value)
+    return {name: fmean(values) for name, values in series.items()}
+
+
+def _model(pl_module: L.LightningModule) -> nn.Module:
+    model = pl_module.model
+    assert isinstance(model, nn.Module), "the tracked LightningModule must hold its model as `.model`"
+    return model

@@ -1,0 +1,320 @@
+"""One evaluation: how sparse are the activations of a model on each of several fixed splits?
+
+1. The same windows and the same positions at every evaluation and in every split (matched positions): nothing is drawn.
+2. Only positions that have a next token are read; at a last token nothing is being predicted.
+3. Measures are taken inside the hooks and reduced at once: per token, then mean over a window's positions, then over
+   windows (`accumulate.py`). Activations are never kept.
+4. Loss, entropy and logit norm at the same positions stand beside them as covariates (hook point `logits`).
+5. Nothing is touched: no gradient, no random number, and every module's train/eval mode is put back.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparsetrain.hooks import NODE_KINDS, WATCH_KINDS, HookPoint, hook_points, hooked, select_points
+from sparsetrain.representation.accumulate import UnitSums, WindowMeans
+from sparsetrain.representation.measures import MEASURES, Magnitudes, jaccard
+
+LOGITS = "logits"
+"""Hook point name of the rows about the model's output."""
+
+LOGIT_MEASURES = ("loss", "entropy", "logit_norm")
+"""nats/token, nats, and the L2 norm of the logits minus their mean (which softmax does not see)."""
+
+
+class Split(Protocol):
+    """Windows of tokens at a distance from the training distribution."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def level(self) -> int:
+        """0 is the training distribution; farther is larger."""
+        ...
+
+    @property
+    def tokens(self) -> Any:
+        """`[n_windows, n_ctx]` integers, array or tensor."""
+        ...
+
+    @property
+    def description(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """What is measured, where and how precisely. ours"""
+
+    kinds: tuple[str, ...] = ("resid", "norm", *NODE_KINDS)
+    """All hook points of these kinds are watched."""
+    points: tuple[str, ...] = ()
+    """Hook points watched besides, by name."""
+    measures: tuple[str, ...] = tuple(MEASURES)
+    lifetime_measures: tuple[str, ...] = ("treves_rolls", "kurtosis")
+    """Measures per unit over tokens; those that power sums suffice for."""
+    n_windows: int = 16
+    """Windows per split (all it has, where it has fewer)."""
+    batch_size: int = 16
+    """Windows per forward pass; even, because windows 2i and 2i + 1 are compared for the overlap of active sets."""
+    positions: Literal["strided", "last"] = "strided"
+    """`strided`: every position_stride-th position; `last`: the last one that has a next token."""
+    position_stride: int = 8
+    """1 reads all positions; neighbouring tokens of a window tell little more than each other, and cost as much."""
+    n_slots: int = 256
+    """Windows beyond this number share slots; see `accumulate.py`."""
+    n_groups: int = 8
+    """Groups of windows for the jackknife of lifetime measures."""
+    n_bootstrap: int = 400
+    confidence: float = 0.95
+    bootstrap_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("n_windows", "batch_size", "position_stride", "n_slots", "n_groups", "n_bootstrap"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.batch_size % 2:
+            raise ValueError(f"batch_size={self.batch_size} must be even: windows are compared in pairs")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence={self.confidence} must lie between 0 and 1")
+        allowed_kinds = [kind for kind in WATCH_KINDS + NODE_KINDS if kind != "norm_scale"]
+        from_sums = [name for name, measure in MEASURES.items() if measure.from_sums]
+        for name, chosen, allowed in (
+            ("kinds", self.kinds, allowed_kinds),
+            ("measures", self.measures, list(MEASURES)),
+            ("lifetime_measures", self.lifetime_measures, from_sums),
+        ):
+            unknown = [choice for choice in chosen if choice not in allowed]
+            if unknown:
+                raise ValueError(f"{name} has unknown entries {unknown}; allowed: {', '.join(allowed)}")
+
+    def describe_interval(self) -> str:
+        """How lo and hi of the population measures were made."""
+        return (
+            f"{self.confidence:.0%} percentile bootstrap over windows ({self.n_bootstrap} resamples, seed "
+            f"{self.bootstrap_seed}); lifetime measures, dead and always_on: {self.confidence:.0%} jackknife over "
+            f"{self.n_groups} groups of windows"
+        )
+
+    def read_positions(self, n_ctx: int) -> Tensor:
+        """Positions that are read of windows of n_ctx tokens, int64, ascending."""
+        n_predicting = n_ctx - 1
+        if self.positions == "last" or n_predicting < self.position_stride:
+            return torch.tensor([n_predicting - 1])
+        return torch.arange(self.position_stride - 1, n_predicting, self.position_stride)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One number of an evaluation."""
+
+    split: str
+    shift_level: int
+    hook_point: str
+    measure: str
+    value: float
+    lo: float
+    hi: float
+    n: int
+    """Windows behind the value (pairs of windows for `jaccard`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Rows, and beside them the values per window for statistics over items."""
+
+    rows: list[Row]
+    series: dict[tuple[str, str], int]
+    """(hook point, measure) -> column of `windows`."""
+    windows: dict[str, np.ndarray] = field(repr=False)
+    """Split -> `[n_slots, n_series]` float64: the mean over positions of each window (see `accumulate.py`)."""
+
+    def per_window(self, split: str, hook_point: str, measure: str) -> np.ndarray:
+        """Values per window, `[n_windows]` float64."""
+        return self.windows[split][:, self.series[hook_point, measure]]
+
+    def value(self, split: str, hook_point: str, measure: str) -> float:
+        """Mean over windows."""
+        wanted = (split, hook_point, measure)
+        return next(row.value for row in self.rows if (row.split, row.hook_point, row.measure) == wanted)
+
+
+def watched_points(model: nn.Module, config: WatchConfig) -> dict[str, HookPoint]:
+    """The hook points that `config` selects, in forward order.
+
+    Raises:
+        KeyError: a name in `points` that does not exist (near names listed).
+        ValueError: nothing selected, or a point of width 1.
+    """
+    named = select_points(model, config.points)
+    points = {name: p for name, p in hook_points(model).items() if p.kind in config.kinds or name in named}
+    if not points:
+        raise ValueError(
+            f"no hook point of kinds {', '.join(config.kinds)} in this model; choose other kinds or name points"
+        )
+    narrow = [name for name, point in points.items() if point.width < 2]
+    if narrow:
+        raise ValueError(f"hook points {', '.join(narrow)} have one channel, which has no sparsity; leave them out")
+    return points
+
+
+def split_tokens(split: Split) -> Tensor:
+    """Tokens of a split, `[n_windows, n_ctx]` int64.
+
+    Raises:
+        ValueError: no windows, or windows of fewer than two tokens.
+    """
+    tokens = torch.as_tensor(split.tokens).long()
+    if tokens.ndim != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
+        raise ValueError(
+            f"split {split.name!r} has tokens of shape {tuple(tokens.shape)}; it needs [windows, tokens] with at "
+            f"least one window of two tokens. Give it more text, or leave it out"
+        )
+    return tokens
+
+
+def check_splits(splits: Sequence[Split]) -> None:
+    """Raises ValueError where there is no split, one that is empty, or two of one name."""
+    if not splits:
+        raise ValueError("no split to evaluate; give at least one")
+    names = [split.name for split in splits]
+    if len(set(names)) < len(names):
+        raise ValueError(f"split names must differ, got {', '.join(names)}")
+    for split in splits:
+        split_tokens(split)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients inside the block; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def measure_splits(
+    model: nn.Module, splits: Sequence[Split], config: WatchConfig, *, rank: int = 0, world_size: int = 1
+) -> Evaluation:
+    """Measures every watched hook point of a model on every split.
+
+    Args:
+        model: tokens `[batch, pos]` int64 -> logits `[batch, pos, d_vocab]`, with hook points.
+        splits: each with at least one window.
+        config: what to measure.
+        rank, world_size: with several ranks each takes its share of the windows; all must call, all get all results.
+
+    Returns:
+        The same numbers on every rank.
+
+    Raises:
+        ValueError: an empty split, or nothing to watch.
+        KeyError: a hook point that does not exist.
+    """
+    check_splits(splits)
+    points = watched_points(model, config)
+    per_point = (*config.measures, "jaccard")
+    names = [(name, measure) for name in points for measure in per_point]
+    series = {key: i for i, key in enumerate([*names, *((LOGITS, measure) for measure in LOGIT_MEASURES)])}
+    rows: list[Row] = []
+    windows: dict[str, np.ndarray] = {}
+    with evaluating(model):
+        for split in splits:
+            means, units = _measure_split(model, split_tokens(split), points, series, config, rank, world_size)
+            population = means.summary(config.n_bootstrap, config.confidence, config.bootstrap_seed)
+            lifetime = units.summary(config.lifetime_measures, config.confidence)
+            slots = means.slot_means()
+            windows[split.name] = slots[: min(len(slots), int(population.n.max()))]
+            numbers = {
+                key: (population.value[i], population.lo[i], population.hi[i], population.n[i])
+                for key, i in series.items()
+            }
+            n_windows = population.n[series[LOGITS, "loss"]]
+            for point, readings in zip(points, lifetime, strict=True):
+                numbers |= {(point, measure): (*reading, n_windows) for measure, reading in readings.items()}
+            rows += [
+                Row(
+                    split=split.name,
+                    shift_level=split.level,
+                    hook_point=point,
+                    measure=measure,
+                    value=float(value),
+                    lo=float(lo),
+                    hi=float(hi),
+                    n=int(n),
+                )
+                for (point, measure), (value, lo, hi, n) in numbers.items()
+            ]
+    return Evaluation(rows=rows, series=series, windows=windows)
+
+
+def _measure_split(
+    model: nn.Module,
+    tokens: Tensor,
+    points: Mapping[str, HookPoint],
+    series: Mapping[tuple[str, str], int],
+    config: WatchConfig,
+    rank: int,
+    world_size: int,
+) -> tuple[WindowMeans, UnitSums]:
+    """Runs one split through the model with accumulators in the hooks; `model` is in eval mode already."""
+    device = next(model.parameters()).device
+    n_windows = min(config.n_windows, len(tokens))
+    means = WindowMeans(len(series), min(config.n_slots, n_windows)).to(device)
+    units = UnitSums([point.width for point in points.values()], min(config.n_groups, n_windows)).to(device)
+    positions = config.read_positions(tokens.shape[1]).to(device)
+    order = {name: i for i, name in enumerate(points)}
+    for first in range(rank * config.batch_size, n_windows, world_size * config.batch_size):
+        batch = tokens[first : min(first + config.batch_size, n_windows)].to(device)
+        numbers = torch.arange(first, first + len(batch), device=device)
+        values = torch.zeros(len(batch), len(series), device=device)
+        defined = torch.zeros_like(values, dtype=torch.bool)
+
+        def watch(
+            x: Tensor,
+            point: HookPoint,
+            values: Tensor = values,
+            defined: Tensor = defined,
+            numbers: Tensor = numbers,
+        ) -> Tensor:
+            h = Magnitudes(x[:, positions])
+            readings = torch.stack([MEASURES[name].fn(h) for name in config.measures], -1)  # [n, pos, measure]
+            # A zero vector has no distribution and is left out; a NaN from elsewhere must stay visible.
+            known = ~(readings.isnan() & (h.peak == 0)[..., None])
+            start = order[point.name] * (len(config.measures) + 1)
+            stop = start + len(config.measures)
+            values[:, start:stop] = torch.where(known, readings, 0.0).sum(1) / known.sum(1)
+            defined[:, start:stop] = known.any(1)
+            active = h.raw.sign()
+            n_pairs = len(active) // 2
+            overlap = jaccard(active[0 : 2 * n_pairs : 2], active[1::2])  # [pair, pos]
+            values[0 : 2 * n_pairs : 2, stop] = overlap.nanmean(1)
+            defined[0 : 2 * n_pairs : 2, stop] = ~overlap.isnan().all(1)
+            units.update(h.raw, order[point.name], numbers)
+            return x
+
+        with hooked(model, dict.fromkeys(points, watch)):
+            logits = model(batch[:, :-1])[:, positions].float()  # [n, pos, d_vocab]
+        log_p = F.log_softmax(logits, dim=-1)
+        targets = batch[:, positions + 1]
+        readings = (
+            -log_p.gather(-1, targets[..., None])[..., 0],
+            -torch.linalg.vecdot(log_p.exp(), log_p),
+            (logits - logits.mean(-1, keepdim=True)).norm(dim=-1),
+        )
+        for measure, reading in zip(LOGIT_MEASURES, readings, strict=True):
+            values[:, series[LOGITS, measure]] = reading.mean(1)
+            defined[:, series[LOGITS, measure]] = True
+        means.update(values, defined, numbers)
+    return means, units
