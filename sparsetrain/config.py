@@ -50,11 +50,13 @@ def key_paths(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def unknown_key(path: str, known: list[str]) -> str:
     """One line that names an unknown key and what was probably meant, or else what its section allows."""
-    near = get_close_matches(path, known, n=3, cutoff=0.7)
+    parent, _, leaf = path.rpartition(".")
+    siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
+    near = [f"{parent}.{key}" if parent else key for key in get_close_matches(leaf, siblings, n=3, cutoff=0.6)]
+    # The right key may stand in another section.
+    near = near or [k for k in known if k.rpartition(".")[2] == leaf]
     if near:
         return f"unknown config key {path!r}; did you mean {' or '.join(near)}?"
-    parent = path.rpartition(".")[0]
-    siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
     where = f"under {parent!r}" if parent else "at the top"
     return f"unknown config key {path!r}; allowed {where}: {', '.join(siblings) or 'nothing'}"
 

@@ -197,8 +197,9 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Tokens `[batch, pos]` (int64) -> logits `[batch, pos, d_vocab]`.
+    """Tokens `[batch, pos]` (int64) -> logits `[batch, pos, d_vocab]` (float32).
 
+    With `at` (`[batch]`, int64) only the logits at that position of each row are computed: `[batch, d_vocab]`.
     Source: Gao et al. 2025, A.1.
 
     Raises:
@@ -231,7 +232,7 @@ class Transformer(nn.Module):
                 residual_share = sqrt(2 * self.config.n_layer) if name.endswith(("W_o.weight", "W_out.weight")) else 1.0
                 nn.init.normal_(p, std=1 / sqrt(p.shape[1]) / residual_share)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, at: Tensor | None = None) -> Tensor:
         resid = self.embed(tokens)
         concat = None
         if self.positions is not None:
@@ -244,7 +245,10 @@ class Transformer(nn.Module):
                 concat = self.positions[:n_pos]
         for block in self.blocks:
             resid = block(resid, concat)
+        if at is not None:
+            rows = torch.arange(tokens.shape[0], device=tokens.device)
+            resid, tokens = resid[rows, at, None], tokens[rows, at, None]
         logits = self.unembed(self.final_norm(resid))
         if self.bigram is not None:
             logits = logits + self.bigram(tokens)
-        return logits.float()
+        return logits.float() if at is None else logits[:, 0].float()
