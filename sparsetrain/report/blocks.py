@@ -1,0 +1,336 @@
+"""What a view may say: a small vocabulary of blocks that every renderer understands.
+
+A view is a function `section data -> list[Block]`. Blocks hold plain data, no markup: each renderer (markdown, HTML,
+W&B) escapes for itself. `Widget` is the way in for drawings that only their owner understands: it carries its script
+and style for HTML, and other blocks that say the same for renderers that cannot run it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sparsetrain.report import value_of
+
+Tone = Literal["pass", "fail", "warn", "none"]
+MISSING = "–"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heading:
+    """A heading inside a section; `level` 3 or 4 (1 is the report, 2 the section)."""
+
+    text: str
+    level: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """A paragraph. `tone` "note" is set smaller, "warning" stands out."""
+
+    text: str
+    tone: Literal["plain", "note", "warning"] = "plain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """Preformatted lines: a prompt, a program, a command."""
+
+    text: str
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyNumber:
+    """One labelled value; `value` is a `number(...)`, a plain number or a string."""
+
+    label: str
+    value: Any
+    unit: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyNumbers:
+    """A row of labelled values."""
+
+    items: tuple[KeyNumber, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A claim the report judges; the document gathers them from all sections into the tiles at its head."""
+
+    label: str
+    value: Any
+    tone: Tone
+    unit: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A table cell with a second, quieter line."""
+
+    value: Any
+    sub: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A table column.
+
+    Args:
+        label: the heading.
+        form: "text"; "code" (a token, a name); "number" (a `number(...)` or a bare one); "bar" (a number with a bar
+            whose length is its share of the column's maximum); "status" (a word coloured by `tones`).
+        unit: of bare numbers; a `number(...)` brings its own.
+        help: what the column means, in plain words; collected in a legend under the table.
+        tones: tone of each word of a "status" column; words not named have none.
+    """
+
+    label: str
+    form: Literal["text", "code", "number", "bar", "status"] = "text"
+    unit: str = ""
+    help: str = ""
+    tones: Mapping[str, Tone] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of values under columns. Markdown and HTML show `limit` rows and say how many they hide; W&B gets all."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    title: str = ""
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            assert len(row) == len(self.columns), (self.title, row)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Points of one line, with an interval [lo, hi] at each point or without; None is a gap."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float | None, ...]
+    lo: tuple[float | None, ...] = ()
+    hi: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A horizontal line that gives a curve its meaning."""
+
+    label: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lines:
+    """Curves over one x axis. `note` says where the points come from (sample size, kind of interval)."""
+
+    title: str
+    x_label: str
+    y_label: str
+    curves: tuple[Curve, ...]
+    references: tuple[Reference, ...] = ()
+    log_y: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heatmap:
+    """A table of numbers shaded by distance from `center` (or from the smallest value if there is none)."""
+
+    title: str
+    x_labels: tuple[str, ...]
+    y_labels: tuple[str, ...]
+    values: tuple[tuple[float | None, ...], ...]  # [y, x]
+    corner: str = ""
+    center: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """Many values on one axis as dots, with named marks: a circuit among random ones."""
+
+    title: str
+    unit: str
+    values: tuple[float, ...]
+    values_label: str
+    marks: tuple[Reference, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widget:
+    """A drawing that its owner brings along.
+
+    Args:
+        name: key under which `script` registers its function in `window.sparsetrain.widgets`; called as
+            `draw(element, data)` once the element is seen.
+        title: caption and accessible name.
+        data: JSON values for the function.
+        script: JavaScript of ours (trusted), inlined once per page.
+        style: CSS of ours, inlined once per page.
+        fallback: blocks with the same content, for markdown, W&B and readers without scripts.
+    """
+
+    name: str
+    title: str
+    data: Any
+    script: str
+    style: str
+    fallback: tuple["Block", ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Blocks side by side where there is room."""
+
+    blocks: tuple["Block", ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """Blocks behind a summary line that opens on request."""
+
+    summary: str
+    blocks: tuple["Block", ...]
+    open: bool = False
+    status: str = ""
+    tone: Tone = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """The blocks of one choice; `keys` has one entry per label of the `Choice`."""
+
+    keys: tuple[str, ...]
+    blocks: tuple["Block", ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One of several panels, picked with one menu per label; markdown shows all of them."""
+
+    labels: tuple[str, ...]
+    panels: tuple[Panel, ...]
+
+
+Block = (
+    Heading
+    | Text
+    | Code
+    | KeyNumbers
+    | Verdict
+    | Table
+    | Lines
+    | Heatmap
+    | Strip
+    | Widget
+    | Grid
+    | Details
+    | Choice
+)
+View = Callable[[Mapping[str, Any]], list[Block]]
+
+
+def format_number(value: Any, unit: str = "") -> str:
+    """A number for reading: about four digits, thousands separated, fractions in percent, times in words.
+
+    Args:
+        value: a `number(...)`, which brings unit and interval; a plain number; a string, kept; None.
+        unit: of a plain number.
+
+    Returns:
+        `2.413`, `12,345`, `98.4%`, `3 min 12 s`, with an interval `2.41 (2.38 to 2.44)`, for None a dash. The unit is
+        left to `format_unit` unless it is part of the number.
+    """
+    if isinstance(value, dict):
+        unit = value.get("unit", unit)
+        text = format_number(value["value"], unit)
+        if value.get("lo") is not None and value.get("hi") is not None:
+            text += f" ({format_number(value['lo'], unit)} to {format_number(value['hi'], unit)})"
+        return text
+    if value is None:
+        return MISSING
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if unit == "s":
+        return _duration(value)
+    if unit == "fraction":
+        return f"{100 * value:.3g}%" if abs(value) < 0.9995 or value == 1 else f"{100 * value:.4g}%"
+    if isinstance(value, int) or (float(value).is_integer() and 1000 <= abs(value) < 1e15):
+        return f"{int(value):,}"
+    size = abs(value)
+    if size >= 1000:
+        return f"{value:,.0f}"
+    if size >= 100:
+        return f"{value:.1f}"
+    if size >= 0.01 or size == 0:
+        return f"{value:.{3 if size >= 1 or size == 0 else 4}f}"
+    return f"{value:.2e}"
+
+
+def format_unit(value: Any, unit: str = "") -> str:
+    """The unit to print behind `format_number`; empty where the number already says it."""
+    if isinstance(value, dict):
+        unit = value.get("unit", unit)
+        value = value["value"]
+    return "" if unit in ("s", "fraction", "") or value is None else unit
+
+
+def note_of(value: Any) -> str:
+    """Sample size, seed, note and status of a `number(...)` in one line; empty for a plain value."""
+    if not isinstance(value, dict):
+        return ""
+    parts = [f"n = {value['n']:,}"] if value.get("n") is not None else []
+    parts += [f"seed {value['seed']}"] if value.get("seed") is not None else []
+    parts += [value["note"]] if value.get("note") else []
+    return "; ".join(parts + [value.get("status", "")])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def shares(column: Column, rows: tuple[tuple[Any, ...], ...], index: int) -> list[float]:
+    """Length of the bar of each row, 0 to 1: its value as a share of the column's largest."""
+    values = [value_of(row[index]) for row in rows]
+    sizes = [abs(value) if isinstance(value, int | float) else 0.0 for value in values]
+    top = max(sizes, default=0.0)
+    return [size / top if column.form == "bar" and top > 0 else 0.0 for size in sizes]
+
+
+def sample_lines(lines: Lines, n_points: int = 6) -> Table:
+    """The curves as a table: a row per curve, columns at `n_points` evenly chosen recorded x positions.
+
+    A curve without a point at a chosen position shows its last point before it.
+    """
+    longest = max((curve.x for curve in lines.curves), key=len, default=())
+    n_points = min(n_points, len(longest))
+    picks = [longest[round(i * (len(longest) - 1) / max(n_points - 1, 1))] for i in range(n_points)]
+    picks = list(dict.fromkeys(picks))
+    rows: list[tuple[Any, ...]] = []
+    for curve in lines.curves:
+        cells = []
+        for pick in picks:
+            known = [y for x, y in zip(curve.x, curve.y, strict=True) if x <= pick and y is not None]
+            cells.append(known[-1] if known else None)
+        rows.append((curve.name, *cells))
+    rows += [(reference.label, *[reference.value] * len(picks)) for reference in lines.references]
+    columns = [Column(label=f"{lines.y_label} at {lines.x_label}")]
+    columns += [Column(label=format_number(int(x) if float(x).is_integer() else x), form="number") for x in picks]
+    return Table(columns=tuple(columns), rows=tuple(rows), title=lines.title)

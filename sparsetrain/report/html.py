@@ -1,0 +1,149 @@
+"""The document as one HTML file that works from `file://` and asks nobody for anything.
+
+1. Markup comes from a Jinja2 template with autoescape: what a run named cannot become markup.
+2. Data for drawings are inlined as JSON with < > & and the two line separators escaped.
+3. A content security policy forbids everything but the scripts inlined here, each named by its hash, so that even a
+   mistake in 1 or 2 would run nothing.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from sparsetrain.report.blocks import (
+    Block,
+    Choice,
+    Details,
+    Grid,
+    Heatmap,
+    Lines,
+    Strip,
+    Widget,
+    format_number,
+    format_unit,
+    note_of,
+    sample_lines,
+    shares,
+)
+from sparsetrain.report.document import Document
+from sparsetrain.report.figures import figure
+
+TEMPLATES = Path(__file__).with_name("templates")
+ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+def to_html(document: Document) -> str:
+    """The whole page."""
+    blocks = list(walk(block for section in document.sections for block in section.blocks))
+    widgets = [block for block in blocks if isinstance(block, Widget)]
+    scripts = [_asset("report.js"), *dict.fromkeys(widget.script for widget in widgets)]
+    if any(isinstance(block, Lines) for block in blocks):
+        scripts.append(get_plotlyjs())
+    styles = [_asset("report.css"), *dict.fromkeys(widget.style for widget in widgets)]
+    for source in scripts:
+        assert "</script" not in source.lower() and "<!--" not in source, source[:80]
+    for source in styles:
+        assert "</style" not in source.lower(), source[:80]
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        document=document,
+        policy=policy(scripts),
+        scripts=[Markup(source) for source in scripts],
+        styles=[Markup(source) for source in styles],
+    )
+
+
+def policy(scripts: list[str]) -> str:
+    """The content security policy: these scripts, inline styles (plotly sets them), images from the page itself."""
+    digests = (base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() for source in scripts)
+    sources = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def inline_json(data: Any) -> Markup:
+    """`data` as JSON that may stand inside a `<script type="application/json">`."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    for char, escaped in ESCAPES.items():
+        text = text.replace(char, escaped)
+    return Markup(text)
+
+
+def walk(blocks: Iterable[Block]) -> Iterator[Block]:
+    """All blocks, those inside others included (a widget's fallback is not: it says the same again)."""
+    for block in blocks:
+        yield block
+        if isinstance(block, Grid | Details):
+            yield from walk(block.blocks)
+        elif isinstance(block, Choice):
+            for panel in block.panels:
+                yield from walk(panel.blocks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dot:
+    """A value of a `Strip` at `x` percent of its axis, stacked `row` dots high."""
+
+    x: float
+    row: int
+
+
+def strip_dots(strip: Strip) -> list[Dot]:
+    """Places of a strip's values, stacked where they would overlap."""
+    low, high = strip_range(strip)
+    heights: dict[int, int] = {}
+    dots = []
+    for value in sorted(strip.values):
+        x = 100 * (value - low) / (high - low)
+        row = heights.get(round(x), 0)
+        heights[round(x)] = row + 1
+        dots.append(Dot(x=round(x), row=row))
+    return dots
+
+
+def strip_range(strip: Strip) -> tuple[float, float]:
+    """Limits of a strip's axis: 0 and a little more than the largest value or mark."""
+    values = [*strip.values, *(mark.value for mark in strip.marks)]
+    low, high = min(0.0, *values), max(values)
+    return low, high + 0.04 * (high - low or 1.0)
+
+
+def heat(heatmap: Heatmap, value: float | None) -> float:
+    """Strength of a cell's shade in [-1, 1]: distance from the center as a share of the largest one."""
+    known = [cell for row in heatmap.values for cell in row if cell is not None]
+    if value is None or not known:
+        return 0.0
+    center = heatmap.center if heatmap.center is not None else min(known)
+    top = max(abs(cell - center) for cell in known)
+    return (value - center) / top if top else 0.0
+
+
+def _asset(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": format_number, "unit": format_unit, "note": note_of, "json": inline_json}
+    environment.globals |= {
+        "figure": figure,
+        "sample_lines": sample_lines,
+        "shares": shares,
+        "strip_dots": strip_dots,
+        "strip_range": strip_range,
+        "heat": heat,
+    }
+    environment.tests["block"] = lambda block, name: type(block).__name__ == name
+    return environment

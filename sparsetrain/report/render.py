@@ -1,0 +1,32 @@
+"""report.json -> report.md and report.html, through the views that the entry point hands in."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from sparsetrain.report import Report, write_text
+from sparsetrain.report.blocks import View
+from sparsetrain.report.document import assemble
+from sparsetrain.report.html import to_html
+from sparsetrain.report.markdown import to_markdown
+
+
+def render(report: Report, views: Mapping[str, View], out_dir: Path | str) -> dict[str, Path]:
+    """Writes `report.md` and `report.html` into `out_dir`, each atomically.
+
+    Args:
+        report: as loaded from `report.json`.
+        views: section name -> view, in reading order, e.g. `sparsetrain.report.sections.VIEWS | circuits.sections.VIEWS`.
+        out_dir: folder, made if it is not there.
+
+    Returns:
+        {"md": path, "html": path}.
+
+    Raises:
+        ValueError: the report has a section that no view shows.
+    """
+    out_dir = Path(out_dir)
+    document = assemble(report, views)
+    return {
+        "md": write_text(out_dir / "report.md", to_markdown(document)),
+        "html": write_text(out_dir / "report.html", to_html(document)),
+    }

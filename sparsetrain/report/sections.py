@@ -1,0 +1,298 @@
+"""Views of what sparsetrain itself reports: training, data, sparsity, representation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sparsetrain.report import value_of
+from sparsetrain.report.blocks import (
+    Block,
+    Cell,
+    Choice,
+    Column,
+    Curve,
+    Details,
+    Grid,
+    Heatmap,
+    KeyNumber,
+    KeyNumbers,
+    Lines,
+    Panel,
+    Reference,
+    Table,
+    Text,
+    Verdict,
+    View,
+    format_number,
+    note_of,
+)
+
+BIGRAM_MARGIN = 0.2  # nats/token; ours: less than this below a bigram table and the weights have learned little
+
+MEASURE_WORDS = {
+    "gini": "Gini coefficient of |h|: 0 if all channels are equally strong, 1 if one holds everything",
+    "top1_energy": "share of the energy in the strongest 1% of channels",
+    "top5_energy": "share of the energy in the strongest 5% of channels",
+    "top10_energy": "share of the energy in the strongest 10% of channels",
+    "hoyer": "Hoyer sparsity: 0 if all channels are equally strong, 1 if one holds everything",
+    "energy_rank": "effective share of channels that carry the energy",
+    "participation_ratio": "participation ratio as a share of the width",
+    "kurtosis": "kurtosis",
+}
+
+
+def training(data: Mapping[str, Any]) -> list[Block]:
+    """Loss against a bigram table, and the curves of the run."""
+    loss, bigram = data["val_loss"], data.get("bigram_loss", {})
+    mixed, table = value_of(loss.get("mixed")), value_of(bigram.get("mixed"))
+    blocks: list[Block] = []
+    if mixed is not None and table is not None:
+        blocks.append(
+            Verdict(
+                label="Validation loss",
+                value=loss["mixed"],
+                tone="pass" if mixed <= table - BIGRAM_MARGIN else "fail",
+                note=f"a smoothed bigram table reaches {format_number(table)}; "
+                f"to pass, the model must be {BIGRAM_MARGIN} below",
+            )
+        )
+    names = {"val_loss": "validation loss", "n_steps": "steps", "n_tokens": "training tokens"}
+    names |= {"n_params": "parameters", "tokens_per_s": "tokens/s"}
+    items = [_key("validation loss", loss["mixed"])] if "mixed" in loss else []
+    items += [_key("bigram table", bigram["mixed"])] if "mixed" in bigram else []
+    # the label already says the unit of a count
+    items += [
+        KeyNumber(label=names[name], value=value_of(data[name]), note=note_of(data[name]))
+        for name in ("n_tokens", "n_steps", "n_params", "tokens_per_s")
+        if name in data
+    ]
+    blocks.append(KeyNumbers(items=tuple(items)))
+    sources = [name for name in loss if name != "mixed"]
+    if sources:
+        columns = (
+            Column(label="Source"),
+            Column(label="Validation loss", form="number"),
+            Column(label="Bigram table", form="number"),
+        )
+        rows = tuple((name, loss[name], bigram.get(name)) for name in ["mixed", *sources] if name in loss)
+        blocks.append(Table(title="Loss by source, nats/token", columns=columns, rows=rows))
+    blocks += _training_curves(data.get("curves", {}), table)
+    notes = [f"Loss: {data['loss_convention']}." if data.get("loss_convention") else ""]
+    notes += [f"Bigram table for comparison: {bigram['smoothing']}." if bigram.get("smoothing") else ""]
+    notes += [f"The model's own bigram table: {bigram['model_bigram_init']}." if bigram.get("model_bigram_init") else ""]
+    note = " ".join(text.replace("..", ".") for text in notes if text)
+    return blocks + ([Text(text=note, tone="note")] if note else [])
+
+
+def _training_curves(curves: Mapping[str, Any], bigram: float | None) -> list[Block]:
+    blocks: list[Block] = []
+    losses = [_curve(name.replace("_loss", ""), curves[name]) for name in ("train_loss", "val_loss") if name in curves]
+    if losses:
+        references = (Reference(label="bigram table", value=bigram),) if bigram is not None else ()
+        blocks.append(
+            Lines(title="Loss", x_label="step", y_label="nats/token", curves=tuple(losses), references=references)
+        )
+    small = {
+        "density": Lines(title="Density", x_label="step", y_label="nonzeros / entries", curves=(), log_y=True),
+        "tokens_per_s": Lines(title="Speed", x_label="step", y_label="tokens/s", curves=()),
+        "lr": Lines(title="Learning rate", x_label="step", y_label="learning rate", curves=()),
+    }
+    grid = [
+        Lines(
+            title=lines.title,
+            x_label=lines.x_label,
+            y_label=lines.y_label,
+            log_y=lines.log_y,
+            curves=(_curve(name.replace("_per_s", "/s"), curves[name]),),
+        )
+        for name, lines in small.items()
+        if name in curves
+    ]
+    known = {"train_loss", "val_loss", *small}
+    grid += [
+        Lines(title=name, x_label="step", y_label=name, curves=(_curve(name, curves[name]),))
+        for name in curves
+        if name not in known
+    ]
+    return blocks + ([Grid(blocks=tuple(grid))] if grid else [])
+
+
+def _curve(name: str, data: Mapping[str, Any]) -> Curve:
+    return Curve(
+        name=name,
+        x=tuple(data["step"]),
+        y=tuple(data["value"]),
+        lo=tuple(data.get("lo") or ()),
+        hi=tuple(data.get("hi") or ()),
+    )
+
+
+def _key(label: str, value: Any) -> KeyNumber:
+    return KeyNumber(label=label, value=value, note=note_of(value))
+
+
+def data(section: Mapping[str, Any]) -> list[Block]:
+    """What the model was trained on."""
+    tokenizer = section.get("tokenizer", {})
+    items = [_key("synthetic share of the text", section["synthetic_share"])] if "synthetic_share" in section else []
+    items += [_key("tokens in the vocabulary", tokenizer["d_vocab"])] if "d_vocab" in tokenizer else []
+    items += [_key("characters per token", tokenizer["chars_per_token"])] if "chars_per_token" in tokenizer else []
+    blocks: list[Block] = [KeyNumbers(items=tuple(items))] if items else []
+    columns = (
+        Column(label="Source"),
+        Column(label="Kind", form="status"),
+        Column(label="Weight", form="bar", help="share of the training batches drawn from this source"),
+        Column(label="Documents", form="number"),
+        Column(label="Tokens: train", form="number"),
+        Column(label="val", form="number"),
+        Column(label="heldout", form="number"),
+        Column(label="Skipped", form="number", help="files left out, with the reason, listed below"),
+    )
+    sources = section.get("sources", {})
+    rows = []
+    for name, source in sources.items():
+        tokens = source.get("n_tokens", {})
+        kind = "synthetic" if source.get("synthetic") else "real"
+        counts = (tokens.get("train"), tokens.get("val"), tokens.get("heldout"))
+        rows.append((name, kind, source.get("weight"), source.get("n_docs"), *counts, source.get("n_skipped", 0)))
+    if rows:
+        blocks.append(Table(title="Sources", columns=columns, rows=tuple(rows)))
+    skipped = [
+        (name, entry["name"], entry["reason"]) for name, source in sources.items() for entry in source.get("skipped", [])
+    ]
+    if skipped:
+        columns = (Column(label="Source"), Column(label="File", form="code"), Column(label="Reason"))
+        table = Table(columns=columns, rows=tuple(skipped), limit=50)
+        blocks.append(Details(summary=f"{len(skipped):,} skipped files", blocks=(table,)))
+    if section.get("content_hash"):
+        blocks.append(Text(text=f"Content hash of the token files: {section['content_hash']}", tone="note"))
+    return blocks
+
+
+def sparsity(section: Mapping[str, Any]) -> list[Block]:
+    """Whether every sparse tensor has exactly the nonzeros it may have."""
+    tensors = section.get("tensors", [])
+    method = section.get("method")
+    words = method if isinstance(method, str) else ", ".join(f"{key} {word}" for key, word in (method or {}).items())
+    if not tensors:
+        return [Text(text=f"No tensor of this model is sparse (method: {words or 'none'}).")]
+    exact = sum(bool(tensor["exact"]) for tensor in tensors)
+    columns = (
+        Column(label="Tensor", form="code"),
+        Column(label="Shape"),
+        Column(label="Target density", form="number", help="nonzeros / entries asked for"),
+        Column(label="Nonzeros", form="number"),
+        Column(label="Budget", form="number", help="nonzeros allowed: target density x entries, rounded down"),
+        Column(label="Entries", form="number"),
+        Column(label="Floor", form="number", help="nonzeros that each unit keeps at least"),
+        Column(label="Exact", form="status", tones={"yes": "pass", "no": "fail"}),
+    )
+    rows = tuple(
+        (
+            tensor["name"],
+            " × ".join(map(str, tensor["shape"])),
+            tensor.get("density_target"),
+            tensor["nonzeros"],
+            tensor.get("budget"),
+            tensor.get("entries"),
+            tensor.get("floor"),
+            "yes" if tensor["exact"] else "no",
+        )
+        for tensor in tensors
+    )
+    return [
+        Verdict(
+            label="Tensors exactly at their density",
+            value=f"{exact} of {len(tensors)}",
+            tone="pass" if exact == len(tensors) else "fail",
+            note="nonzeros counted in the exported weights",
+        ),
+        Text(text=f"Method: {words}. Density is nonzeros / entries; each tensor below was counted after export."),
+        Table(columns=columns, rows=rows),
+    ]
+
+
+def representation(section: Mapping[str, Any]) -> list[Block]:
+    """How sparse the activations are, split by split, during training."""
+    curves, gaussian = section.get("curves", []), section.get("gaussian", {})
+    headline = section.get("headline", "")
+    intro = (
+        "How concentrated activations are, on text like the training text and on text further and further from it "
+        "(higher level, farther shift). The dotted line is what a vector of independent Gaussian numbers would give: "
+        "above it for a sparsity measure means sparser than noise."
+    )
+    blocks: list[Block] = [Text(text=intro)]
+    measures = list(dict.fromkeys(curve["measure"] for curve in curves))
+    measures.sort(key=lambda measure: measure != headline)
+    points = list(dict.fromkeys(curve["hook_point"] for curve in curves))
+    panels = []
+    for measure in measures:
+        for point in points:
+            chosen = [curve for curve in curves if curve["measure"] == measure and curve["hook_point"] == point]
+            if chosen:
+                panels.append(Panel(keys=(measure, point), blocks=(_sparsity_lines(section, measure, point, chosen),)))
+    if panels:
+        blocks.append(Choice(labels=("Measure", "Hook point"), panels=tuple(panels)))
+    last = _last_values(curves, headline, points)
+    if last is not None:
+        at = gaussian.get(headline)
+        words = "at the last evaluation" + (f", shaded by distance from the Gaussian {format_number(at)}" if at else "")
+        blocks.append(
+            Heatmap(
+                title=f"{headline} {words}",
+                corner="split",
+                x_labels=tuple(points),
+                y_labels=tuple(name for name, _ in last),
+                values=tuple(values for _, values in last),
+                center=at,
+            )
+        )
+    splits = section.get("splits", [])
+    if splits:
+        columns = (
+            Column(label="Split"),
+            Column(label="Level", form="number", help="distance from the training text; 0 is like it"),
+            Column(label="Tokens", form="number"),
+        )
+        rows = tuple(
+            (Cell(value=split["name"], sub=split.get("description", "")), split.get("level"), split.get("n_tokens"))
+            for split in splits
+        )
+        blocks.append(Table(title="Splits", columns=columns, rows=rows))
+    notes = [f"Interval: {section['interval']}." if section.get("interval") else ""]
+    notes.append("All hook points and measures stand in ood_sparsity.csv.")
+    return [*blocks, Text(text=" ".join(note for note in notes if note), tone="note")]
+
+
+def _sparsity_lines(section: Mapping[str, Any], measure: str, point: str, curves: list[dict[str, Any]]) -> Lines:
+    reference = section.get("gaussian", {}).get(measure)
+    ordered = sorted(curves, key=lambda curve: (curve.get("level", 0), curve["split"]))
+    n = max((curve.get("n") or 0 for curve in ordered), default=0)
+    words = MEASURE_WORDS.get(measure, measure)
+    return Lines(
+        title=f"{measure} at {point}",
+        x_label="step",
+        y_label=measure,
+        curves=tuple(_curve(f"{curve['level']} {curve['split']}", curve) for curve in ordered),
+        references=(Reference(label="Gaussian", value=value_of(reference)),) if reference is not None else (),
+        note=words + (f". n = {n:,} per split" if n else ""),
+    )
+
+
+def _last_values(
+    curves: list[dict[str, Any]], measure: str, points: list[str]
+) -> list[tuple[str, tuple[float | None, ...]]] | None:
+    """The last recorded value of `measure` per split (by level) and hook point; None if there is no such curve."""
+    known = {
+        (curve["split"], curve["hook_point"]): curve["value"][-1]
+        for curve in curves
+        if curve["measure"] == measure and curve["value"]
+    }
+    levels = {curve["split"]: curve.get("level", 0) for curve in curves}
+    splits = sorted(levels, key=lambda split: (levels[split], split))
+    if not known:
+        return None
+    return [(f"{levels[split]} {split}", tuple(known.get((split, point)) for point in points)) for split in splits]
+
+
+VIEWS: dict[str, View] = {"training": training, "sparsity": sparsity, "representation": representation, "data": data}
+"""The views of sparsetrain in reading order; the entry point adds those of others."""

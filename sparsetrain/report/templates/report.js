@@ -1,0 +1,85 @@
+"use strict";
+// Starts what the page holds: menus, plotly figures and widgets, each drawn when it first comes into view.
+window.sparsetrain = { widgets: {} };
+
+(function () {
+  const plots = [];
+  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  function dataOf(element) {
+    for (const child of element.children) {
+      if (child.tagName === "SCRIPT" && child.type === "application/json") return JSON.parse(child.textContent);
+    }
+    throw new Error("no data");
+  }
+
+  function themed(layout) {
+    const axis = { gridcolor: color("--rule"), linecolor: color("--rule"), zerolinecolor: color("--rule") };
+    return Object.assign({}, layout, {
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: color("--muted") },
+      hoverlabel: { bgcolor: color("--raised"), bordercolor: color("--rule"), font: { color: color("--ink") } },
+      xaxis: Object.assign({}, layout.xaxis, axis),
+      yaxis: Object.assign({}, layout.yaxis, axis),
+      shapes: layout.shapes.map((shape) => Object.assign({}, shape, { line: Object.assign({}, shape.line, { color: color("--ink") }) })),
+      annotations: layout.annotations.map((note) => Object.assign({}, note, { font: { color: color("--ink"), size: 12 } })),
+    });
+  }
+
+  function drawLines(element) {
+    const figure = dataOf(element);
+    const place = element.querySelector(".plot");
+    const options = { displayModeBar: false, responsive: true, showLink: false, displaylogo: false };
+    window.Plotly.newPlot(place, figure.data, themed(figure.layout), options);
+    plots.push([place, figure.layout]);
+  }
+
+  function draw(element) {
+    if (element.dataset.drawn) return;
+    element.dataset.drawn = "yes";
+    if ("lines" in element.dataset) return drawLines(element);
+    window.sparsetrain.widgets[element.dataset.widget](element.querySelector(".stage"), dataOf(element));
+  }
+
+  function rethemed() {
+    for (const [place, layout] of plots) window.Plotly.react(place, place.data, themed(layout));
+  }
+
+  // A menu per label; a combination that does not exist falls back to one that keeps the menu just changed.
+  function choose(choice) {
+    const menus = Array.from(choice.querySelectorAll(":scope > .menus select"));
+    const panels = Array.from(choice.querySelectorAll(":scope > .panel"));
+    const keys = panels.map((panel) => JSON.parse(panel.dataset.keys));
+    function show(changed) {
+      const want = menus.map((menu) => menu.value);
+      let pick = keys.findIndex((key) => key.every((value, i) => value === want[i]));
+      if (pick < 0) pick = Math.max(0, keys.findIndex((key) => key[changed] === want[changed]));
+      panels.forEach((panel, i) => { panel.hidden = i !== pick; });
+      menus.forEach((menu, i) => { menu.value = keys[pick][i]; });
+    }
+    menus.forEach((menu, i) => menu.addEventListener("change", () => show(i)));
+    choice.querySelector(":scope > .menus").hidden = panels.length < 2;
+    show(0);
+  }
+
+  document.addEventListener("DOMContentLoaded", function () {
+    document.querySelectorAll("[data-choice]").forEach(choose);
+    const drawings = document.querySelectorAll("[data-lines], [data-widget]");
+    const seen = new IntersectionObserver((entries) => {
+      for (const entry of entries) {
+        if (!entry.isIntersecting) continue;
+        seen.unobserve(entry.target);
+        draw(entry.target);
+      }
+    }, { rootMargin: "600px 0px" });
+    drawings.forEach((element) => seen.observe(element));
+    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", rethemed);
+    window.addEventListener("beforeprint", function () {
+      document.querySelectorAll("details.card").forEach((card) => { card.open = true; });
+      drawings.forEach((element) => { if (element.offsetParent !== null) draw(element); });
+      rethemed();
+    });
+    window.addEventListener("afterprint", rethemed);
+  });
+})();

@@ -1,0 +1,303 @@
+"""A report as a run would leave it, made up: two circuits and tasks of every status, curves, seven splits.
+
+`hostile=True` puts payloads that would run in a careless page into every name a run can choose.
+"""
+
+import math
+import random
+from typing import Any
+
+from sparsetrain.report import number
+
+KINDS = {
+    "attn_in": "attn.hook_in",
+    "attn_q": "attn.hook_q",
+    "attn_k": "attn.hook_k",
+    "attn_v": "attn.hook_v",
+    "attn_out": "attn.hook_out",
+    "mlp_in": "mlp.hook_in",
+    "mlp_neuron": "mlp.hook_neuron",
+    "mlp_out": "mlp.hook_out",
+}
+JOINS = [("attn_in", "attn_q"), ("attn_in", "attn_k"), ("attn_in", "attn_v"), ("attn_v", "attn_out")]
+JOINS += [("mlp_in", "mlp_neuron"), ("mlp_neuron", "mlp_out")]
+
+PAYLOADS = [
+    template.format(n)
+    for n in range(5)
+    for template in (
+        "<script>window.pwned={}</script>",
+        "</script><script>window.pwned={}</script>",
+        '"><img src=x onerror="window.pwned={}">',
+        "'><svg onload='window.pwned={}'>",
+        "</title><body onload=window.pwned={}>",
+        "<a href='javascript:window.pwned={}'>x</a>",
+        "<!--<script>window.pwned={}//-->",
+        "\u2028window.pwned={}\u2029",
+        "{{{{ ''.__class__ }}}}<iframe srcdoc='<script>parent.pwned={}</script>'>",
+        "|x|\n\n<details open ontoggle=window.pwned={}>`",
+    )
+]
+
+
+def node(layer: int, kind: str, channel: int, **others: Any) -> dict[str, Any]:
+    return {
+        "id": f"blocks.{layer}.{KINDS[kind]}:{channel}",
+        "layer": layer,
+        "kind": kind,
+        "channel": channel,
+        "mean": others.get("mean", 0.02),
+        "reads": [{"what": what, "weight": weight} for what, weight in others.get("reads", [])],
+        "writes": [{"what": what, "weight": weight} for what, weight in others.get("writes", [])],
+        "ablation_delta": others.get("delta"),
+    }
+
+
+def string_closing_graph() -> dict[str, Any]:
+    """The paper's string-closing circuit: 12 nodes, 9 edges."""
+    nodes = [
+        node(0, "mlp_in", 20, reads=[('("', 0.81), ("('", 0.77), ('"', 0.4)], delta=0.41, mean=0.11),
+        node(0, "mlp_in", 44, reads=[("('", 0.92), ('("', -0.88)], delta=0.52, mean=-0.03),
+        node(0, "mlp_neuron", 985, delta=0.47, mean=0.19),
+        node(0, "mlp_neuron", 460, delta=0.61, mean=0.08),
+        node(0, "mlp_out", 1249, delta=0.44, mean=0.05),
+        node(0, "mlp_out", 863, delta=0.58, mean=0.01),
+        node(1, "attn_in", 1249, delta=0.43, mean=0.2),
+        node(1, "attn_in", 863, delta=0.55, mean=0.04),
+        node(1, "attn_q", 83, delta=0.12, mean=3.1),
+        node(1, "attn_k", 83, delta=0.39, mean=0.33),
+        node(1, "attn_v", 82, delta=0.57, mean=0.02),
+        node(1, "attn_out", 1079, writes=[("')", 0.94), ('")', -0.9), ("'", 0.31)], delta=0.63, mean=0.03),
+    ]
+    pairs = [(0, 2, 0.83), (0, 3, 0.12), (1, 3, 1.27), (2, 4, 0.91), (3, 5, -1.44), (6, 9, 1.62), (7, 10, 1.18)]
+    pairs += [(6, 8, -0.08), (10, 11, -2.31)]
+    return _graph(nodes, pairs)
+
+
+def _graph(nodes: list[dict[str, Any]], pairs: list[tuple[int, int, float]]) -> dict[str, Any]:
+    edges = [{"source": nodes[s]["id"], "target": nodes[t]["id"], "weight": w} for s, t, w in pairs]
+    return {"d_head": 16, "nodes": nodes, "edges": edges}
+
+
+def random_graph(n_nodes: int, n_edges: int, n_layer: int = 4, width: int = 256, seed: int = 0) -> dict[str, Any]:
+    """`n_nodes` nodes in random places and up to `n_edges` edges between places that a weight joins."""
+    draw = random.Random(seed)
+    places = [(layer, kind) for layer in range(n_layer) for kind in KINDS]
+    chosen: dict[str, dict[str, Any]] = {}
+    while len(chosen) < n_nodes:
+        layer, kind = draw.choice(places)
+        made = node(layer, kind, draw.randrange(width), mean=draw.gauss(0, 0.3), delta=abs(draw.gauss(0, 0.1)))
+        words = [("def", draw.gauss(0, 1)), (" return", draw.gauss(0, 1)), ("\n    ", draw.gauss(0, 1))]
+        made["reads" if kind.endswith("in") else "writes"] = [{"what": what, "weight": w} for what, w in words]
+        chosen[made["id"]] = made
+    nodes = list(chosen.values())
+    groups: dict[tuple[int, str], list[int]] = {}
+    for index, entry in enumerate(nodes):
+        groups.setdefault((entry["layer"], entry["kind"]), []).append(index)
+    candidates = [
+        (s, t)
+        for layer in range(n_layer)
+        for source, target in JOINS
+        for s in groups.get((layer, source), [])
+        for t in groups.get((layer, target), [])
+    ]
+    draw.shuffle(candidates)
+    return _graph(nodes, [(s, t, draw.gauss(0, 1)) for s, t in candidates[:n_edges]])
+
+
+def circuit(task: str, graph: dict[str, Any], seed: int, loss: float) -> dict[str, Any]:
+    draw = random.Random(seed)
+    return {
+        "seed": seed,
+        "path": f"circuits/{task}/seed_{seed}",
+        "n_nodes": number(len(graph["nodes"]), "nodes"),
+        "n_edges": number(len(graph["edges"]), "edges"),
+        "task_loss": number(loss, "nats", n=128, lo=loss - 0.02, hi=loss + 0.02, seed=seed),
+        "accuracy": number(0.984, "fraction", n=128),
+        "edge_task_loss": number(loss + 0.03, "nats", n=128),
+        "calibration": {"scale": 1.31, "shift": [0.12, -0.12]},
+        "necessity": number(0.93, "fraction", n=128, lo=0.9, hi=0.96),
+        "necessity_random": {"mean": number(0.04, "fraction"), "hi": number(0.11, "fraction"), "n": 100},
+        "random": {
+            "n": 100,
+            "n_beaten": number(100, "circuits", n=100),
+            "losses": [0.69 + abs(draw.gauss(0, 0.09)) for _ in range(100)],
+        },
+        "biases": number(9, "biases"),
+        "graph": graph,
+        "ablations": [
+            {"name": "full model", "loss": number(0.041, "nats"), "logit_diff": number(5.2, "logits")},
+            {"name": "circuit only", "loss": number(loss, "nats"), "logit_diff": number(3.9, "logits")},
+            {"name": "circuit ablated", "loss": number(0.671, "nats"), "logit_diff": number(0.3, "logits")},
+            {"name": "one random set ablated", "loss": number(0.052, "nats"), "logit_diff": number(5.0, "logits")},
+        ],
+    }
+
+
+def task(name: str, status: str, circuits: list[dict[str, Any]], description: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "task": name,
+        "description": description,
+        "status": status,
+        "gate": {
+            "passed": status != "failed_by_model",
+            "accuracy": number(0.55 if status == "failed_by_model" else 0.992, "fraction", n=128, lo=0.5, hi=1.0),
+            "loss": number(0.688 if status == "failed_by_model" else 0.041, "nats", n=128),
+            "loss_uncalibrated": number(0.052, "nats", n=128),
+            "scale": number(1.21, "factor"),
+        },
+        "empty": {"loss": number(0.08 if status == "bigram" else 0.693, "nats", n=128)},
+        "rejected": {"prefix changes": 3},
+        "example": {
+            "positive": "acc = [1, 2]\nprint('red fox",
+            "negative": 'acc = [1, 2]\nprint("red fox',
+            "answer_positive": "')",
+            "answer_negative": '")',
+        },
+        "circuits": circuits,
+        "seconds": number(41.3, "s", "measured"),
+    }
+    if circuits:
+        twin = {"reached": True, "n_nodes": number(61, "nodes"), "n_edges": number(144, "edges")}
+        entry["nonsense_twin"] = {**twin, "task_loss": number(0.149, "nats", n=128), "note": "same search budget"}
+        core = [entry["id"] for entry in circuits[0]["graph"]["nodes"][:3]]
+        entry["seeds"] = {"jaccard_nodes": number(0.62, "fraction"), "core_nodes": core}
+    return entry
+
+
+def example_report(hostile: bool = False, gates: str = "on") -> dict[str, Any]:
+    """A whole report; see the module's docstring."""
+    steps = list(range(0, 1501, 10))
+    marks = list(range(0, 1501, 125))
+    train = [3.1 + 3.6 * math.exp(-step / 190) + 0.05 * math.sin(step * 1.7) for step in steps]
+    val = [3.12 + 3.6 * math.exp(-step / 190) for step in marks]
+    density = [1.0 if step < 100 else max(0.0625, 0.0625 ** ((step - 100) / 800)) for step in steps]
+    names = ["heldout", "packages", "renamed", "languages", "prose", "shuffled", "random"]
+    payloads = iter(PAYLOADS * 3)
+
+    def hostile_or(text: str) -> str:
+        return next(payloads) if hostile else text
+
+    splits = [
+        {"name": hostile_or(name), "level": level, "n_tokens": 8192, "description": f"{name} text"}
+        for level, name in enumerate(names)
+    ]
+    points = ["blocks.0.mlp.norm.hook_resid", "blocks.2.attn.hook_out", "final_norm.hook_norm"]
+    curves = []
+    for depth, point in enumerate(points):
+        for measure, base in (("gini", 0.414), ("top5_energy", 0.28)):
+            for split in splits:
+                value = [
+                    base + 0.02 * depth + (0.06 + 0.018 * split["level"]) * (1 - math.exp(-step / 300)) for step in marks
+                ]
+                curve = {"split": split["name"], "level": split["level"], "hook_point": point, "measure": measure}
+                band = {"lo": [v - 0.006 for v in value], "hi": [v + 0.006 for v in value], "n": 512}
+                curves.append({**curve, "step": marks, "value": value, **band})
+    quotes = string_closing_graph()
+    if hostile:
+        for entry in quotes["nodes"]:
+            for side in ("reads", "writes"):
+                entry[side] = [{"what": next(payloads), "weight": 0.5} for _ in range(2)]
+    tasks = [
+        task(
+            hostile_or("single_double_quote"),
+            "circuit",
+            [circuit("single_double_quote", quotes, 1, 0.112), circuit("single_double_quote", random_graph(34, 58), 2, 0.131)],
+            hostile_or("close a string with the quote that opened it"),
+        ),
+        task("bracket_counting", "circuit", [circuit("b", random_graph(64, 120, seed=3), 1, 0.144)], "close one or two"),
+        task("else_elif", "bigram", [], "else needs a colon, elif a condition"),
+        task("class_init", "failed_by_model", [], "assign the attribute its own argument"),
+        task("set_or_string", "no_circuit", [circuit("s", random_graph(25, 30, seed=5), 1, 0.31)], "add to a set or a string"),
+    ]
+    if hostile:
+        tasks[0]["example"] = {key: next(payloads) for key in tasks[0]["example"]}
+    tensors = [
+        {
+            "name": f"blocks.{layer}.{name}.weight",
+            "shape": [256, 256],
+            "density_target": 0.0625,
+            "nonzeros": 4096,
+            "budget": 4096,
+            "entries": 65536,
+            "floor": 4,
+            "exact": True,
+        }
+        for layer in range(4)
+        for name in ("attn.W_q", "attn.W_k", "attn.W_v", "attn.W_o", "mlp.W_in", "mlp.W_out")
+    ]
+    skipped = [{"name": hostile_or("lib/bad_latin1.py"), "reason": "not UTF-8"}]
+    tokens = {"train": 4_812_001, "val": 190_233, "heldout": 187_120}
+    return {
+        "schema_version": 1,
+        "run": {
+            "name": hostile_or("quickstart"),
+            "created": "2026-11-20T09:14:03Z",
+            "version": "0.1.0",
+            "seed": 1,
+            "command": hostile_or("python train.py +experiment=quickstart"),
+            "debug": gates == "off",
+            "gates": gates,
+            "device": "cpu",
+            "n_threads": 2,
+            "torch": "2.13.0",
+        },
+        "weights": {"step": 1500, "sha256": "4f1c" * 16},
+        "stages": [
+            {"name": name, "seconds": number(seconds, "s", "measured")}
+            for name, seconds in {"data": 41.2, "training": 512.9, "circuits": 203.0, "report": 1.4}.items()
+        ],
+        "training": {
+            "n_steps": number(1500, "steps"),
+            "n_tokens": number(6_144_000, "tokens"),
+            "tokens_per_s": number(11_840.3, "tokens/s", "measured"),
+            "n_params": 2_361_344,
+            "loss_convention": "mean over positions of -log p(next token), natural logarithm",
+            "val_loss": {
+                "mixed": number(3.123, "nats/token", n=131072, lo=3.09, hi=3.16),
+                "idioms": number(1.21, "nats/token", n=65536),
+                "stdlib": number(3.91, "nats/token", n=65536),
+            },
+            "bigram_loss": {
+                "mixed": number(3.611, "nats/token", n=131072),
+                "idioms": number(2.05, "nats/token", n=65536),
+                "stdlib": number(4.02, "nats/token", n=65536),
+                "smoothing": "interpolated with the unigram, strength 3.2 chosen on validation",
+                "model_bigram_init": "smoothed log counts of the training tokens",
+            },
+            "curves": {
+                "train_loss": {"step": steps, "value": train},
+                "val_loss": {"step": marks, "value": val},
+                "density": {"step": steps, "value": density},
+                "lr": {"step": steps, "value": [0.0128 * min(1, step / 15) * (1 - step / 1500) for step in steps]},
+                "tokens_per_s": {"step": marks, "value": [11_500 + 40 * (step % 7) for step in marks]},
+            },
+        },
+        "data": {
+            "content_hash": "9b" * 32,
+            "synthetic_share": number(0.42, "fraction"),
+            "tokenizer": {"d_vocab": 1024, "chars_per_token": number(2.61, "characters/token")},
+            "sources": {
+                "idioms": {"synthetic": True, "weight": 0.4, "n_docs": 20_000, "n_tokens": tokens, "n_skipped": 0, "skipped": []},
+                "stdlib": {"synthetic": False, "weight": 0.6, "n_docs": 1_790, "n_tokens": tokens, "n_skipped": 1, "skipped": skipped},
+            },
+        },
+        "sparsity": {"method": "projection: exact top-k per tensor after every step", "tensors": tensors},
+        "representation": {
+            "headline": "gini",
+            "interval": "95%, bootstrap over sequences",
+            "splits": splits,
+            "gaussian": {"gini": 0.414, "top5_energy": 0.279},
+            "curves": curves,
+        },
+        "circuits": {
+            "definitions": {
+                "task_loss": "-log p(right answer) over the two answers, averaged over both sides, in nats",
+                "ablation": "mean",
+                "kind": "node circuit",
+                "means": {"n_tokens": 65536, "source": "training text used for nothing else"},
+            },
+            "target_loss": 0.15,
+            "tasks": tasks,
+        },
+    }
