@@ -157,10 +157,11 @@ def prepare_corpus(config: DataConfig, cache_dir: Path | str, progress: bool = T
 
 
 def describe(corpus: Corpus) -> dict[str, Any]:
-    """The `data` section of report.json: sources, sizes, skips, and the share of synthetic text in what is trained on."""
+    """The `data` section of report.json: sources, sizes, skips, and the share of synthetic text in training."""
     sources = corpus.manifest["sources"]
     synthetic = sum(weight for name, weight in corpus.weights.items() if sources[name]["synthetic"])
     kept = ("kind", "synthetic", "n_docs", "n_chars", "n_tokens", "n_near_duplicates", "n_skipped", "skipped")
+    shown = {name: {"weight": corpus.weights[name]} | {key: sources[name][key] for key in kept} for name in sources}
     return {
         "content_hash": corpus.content_hash,
         "synthetic_share": {
@@ -170,9 +171,7 @@ def describe(corpus: Corpus) -> dict[str, Any]:
             "note": "expected share: the weights of the synthetic sources",
         },
         "tokenizer": {"d_vocab": corpus.tokenizer.d_vocab, "chars_per_token": corpus.manifest["chars_per_token"]},
-        "sources": {
-            name: {"weight": corpus.weights[name]} | {key: sources[name][key] for key in kept} for name in corpus.sources
-        },
+        "sources": shown,
     }
 
 
@@ -266,32 +265,31 @@ def _read(name: str, source: Source, bar: Progress) -> _Read:
 
 
 def _split(config: DataConfig, origin: list[str], hashes: list[str], groups: NDArray[np.int64]) -> list[str]:
-    # A group's place on [0, 1) is a hash of its smallest content hash: heldout below its fraction, val next, then train.
+    # A group's place on [0, 1) is a hash of its smallest content hash: first heldout, then val, then train.
     smallest: dict[int, str] = {}
-    for group, content in zip(groups.tolist(), hashes, strict=True):
+    groups_of: dict[str, set[int]] = {name: set() for name in config.sources}
+    for name, content, group in zip(origin, hashes, groups.tolist(), strict=True):
         smallest[group] = min(content, smallest.get(group, content))
+        groups_of[name].add(group)
     place = {group: int(digest(f"{config.seed}:{content}")[:13], 16) / 16**13 for group, content in smallest.items()}
-    split_of = {}
-    for group, u in place.items():
-        above = u >= config.heldout_fraction
-        split_of[group] = "heldout" if not above else "train"
-        if above and u < config.heldout_fraction + config.val_fraction:
-            split_of[group] = "val"
-    # A source of few documents may leave a split empty: the train groups that come next on the line fill it.
-    for name in config.sources:
-        own = sorted({group for group, of in zip(groups.tolist(), origin, strict=True) if of == name}, key=place.__getitem__)
-        if len(own) < len(SPLITS):
+    val_end = config.heldout_fraction + config.val_fraction
+    split_of = {
+        group: "heldout" if u < config.heldout_fraction else "val" if u < val_end else "train"
+        for group, u in place.items()
+    }
+    # A source of few documents may leave a split empty: it takes a group from the fullest split, the next on the line.
+    for name, own in groups_of.items():
+        ordered = sorted(own, key=place.__getitem__)
+        if len(ordered) < len(SPLITS):
             raise ValueError(
-                f"source {name!r} has {len(own)} distinct document(s) once near-duplicates are grouped; "
+                f"source {name!r} has {len(ordered)} distinct document(s) once near-duplicates are grouped; "
                 f"it needs at least {len(SPLITS)}, one for each of {', '.join(SPLITS)}"
             )
-        for split in ("heldout", "val"):
-            if not any(split_of[group] == split for group in own):
-                spare = [group for group in own if split_of[group] == "train"] or own
-                split_of[spare[0]] = split
-        if not any(split_of[group] == "train" for group in own):
-            counts = {split: [group for group in own if split_of[group] == split] for split in ("heldout", "val")}
-            split_of[max(counts.values(), key=len)[-1]] = "train"
+        for split in SPLITS:
+            members = {split: [group for group in ordered if split_of[group] == split] for split in SPLITS}
+            if not members[split]:
+                fullest = max(members.values(), key=len)
+                split_of[fullest[-1] if split == "train" else fullest[0]] = split
     return [split_of[group] for group in groups.tolist()]
 
 
@@ -353,6 +351,12 @@ def _write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def _bar(enabled: bool) -> Iterator[Progress]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), disable=not enabled) as bar:
         yield bar

@@ -13,9 +13,7 @@ line ends and blank lines, are always together.
 Source: Broder 1997 (MinHash); Shrivastava & Li 2014, arXiv 1406.4784 (one permutation, densification).
 """
 
-import re
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +25,15 @@ N_BINS = 64  # ours
 N_BANDS = 16  # ours
 THRESHOLD = 0.6  # estimated Jaccard similarity from which two documents count as near-duplicates  # ours
 MAX_LAG = 8  # candidates of one bucket are compared with so many of their neighbours in it  # ours
+CHUNK = 2**22  # bytes hashed at a time, to bound memory
 
-_WORD = re.compile(r"\w+|[^\w\s]")
 _EMPTY = np.uint64(2**64 - 1)
-_BASE = np.uint64(0x9E3779B97F4A7C15)
+_BASE = 0x9E3779B97F4A7C15
+
+_BLANK, _WORD, _SIGN = 0, 1, 2
+_CLASS = np.full(256, _SIGN, np.uint8)  # of each byte
+_CLASS[[*range(33), 127]] = _BLANK
+_CLASS[[*range(128, 256), *b"_0123456789", *range(65, 91), *range(97, 123)]] = _WORD
 
 
 def normalise(text: str) -> str:
@@ -49,8 +52,7 @@ def group_near_duplicates(texts: Sequence[str]) -> NDArray[np.int64]:
     """
     first_of: dict[str, int] = {}
     copy_of = np.array([first_of.setdefault(text, i) for i, text in enumerate(texts)], dtype=np.int64)
-    crc_of: dict[str, int] = {}
-    sketches = np.stack([_sketch(text, crc_of) for text in texts]) if texts else np.empty((0, N_BINS), np.uint64)
+    sketches = np.concatenate([np.empty((0, N_BINS), np.uint64), *(_sketches(chunk) for chunk in _chunks(texts))])
     left, right = _candidates(sketches)
     agree = (sketches[left] == sketches[right]).mean(axis=1) >= THRESHOLD
     rows = np.concatenate([np.arange(len(texts)), left[agree]])
@@ -59,25 +61,49 @@ def group_near_duplicates(texts: Sequence[str]) -> NDArray[np.int64]:
     return connected_components(links, directed=False)[1].astype(np.int64)
 
 
-def _sketch(text: str, crc_of: dict[str, int]) -> NDArray[np.uint64]:
-    # [N_BINS]: the smallest permuted shingle hash of each bin.
-    words = _WORD.findall(text)
-    crcs = np.empty(max(len(words), 1), np.uint64)
-    crcs[:] = [crc if (crc := crc_of.get(word)) is not None else _crc(word, crc_of) for word in words] or 0
-    width = min(SHINGLE, len(crcs))
-    hashes = np.zeros(len(crcs) - width + 1, np.uint64)
-    for offset in range(width):
-        hashes = hashes * _BASE + crcs[offset : offset + len(hashes)]
-    hashes = _mix(hashes)
-    bins = (hashes >> np.uint64(58)).astype(np.int64)
-    sketch = np.full(N_BINS, _EMPTY)
-    np.minimum.at(sketch, bins, hashes)
-    return _densify(sketch)
+def _chunks(texts: Sequence[str]) -> Iterator[list[bytes]]:
+    chunk: list[bytes] = []
+    n_bytes = 0
+    for text in texts:
+        chunk.append(text.encode("utf-8", errors="surrogatepass"))
+        n_bytes += len(chunk[-1])
+        if n_bytes >= CHUNK:
+            yield chunk
+            chunk, n_bytes = [], 0
+    if chunk:
+        yield chunk
 
 
-def _crc(word: str, crc_of: dict[str, int]) -> int:
-    crc_of[word] = crc = zlib.crc32(word.encode("utf-8", errors="surrogatepass"))
-    return crc
+def _sketches(documents: list[bytes]) -> NDArray[np.uint64]:
+    # [n, N_BINS]: the smallest permuted shingle hash of each bin of each document.
+    words, document = _words(documents)
+    n_words = np.bincount(document, minlength=len(documents))
+    hashes = np.zeros(max(len(words) - SHINGLE + 1, 0), np.uint64)
+    for offset in range(SHINGLE):
+        hashes = hashes * np.uint64(_BASE) + words[offset : offset + len(hashes)]
+    inside = document[: len(hashes)] == document[SHINGLE - 1 :][: len(hashes)]
+    # A document too short for one shingle is the set of its words.
+    short = n_words[document] < SHINGLE
+    hashes = _mix(np.concatenate([hashes[inside], words[short]]))
+    document = np.concatenate([document[: len(inside)][inside], document[short]])
+    sketches = np.full(len(documents) * N_BINS, _EMPTY)
+    np.minimum.at(sketches, document * N_BINS + (hashes >> np.uint64(58)).astype(np.int64), hashes)
+    return _densify(sketches.reshape(len(documents), N_BINS))
+
+
+def _words(documents: list[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    # Hashes of the words and signs of all documents, and the document that each belongs to. A word's hash is the
+    # polynomial sum of byte * base^(place in the word), from prefix sums: (prefix[end] - prefix[start]) / base^start.
+    data = np.frombuffer(b"\n".join([*documents, b""]), np.uint8)
+    kind = _CLASS[data]
+    word, sign = kind == _WORD, kind == _SIGN
+    starts = np.flatnonzero(sign | (word & ~np.append(False, word[:-1])))
+    ends = np.flatnonzero(sign | (word & ~np.append(word[1:], False))) + 1
+    powers = np.cumprod(np.append(np.uint64(1), np.full(len(data), _BASE, np.uint64)))
+    inverse = np.cumprod(np.append(np.uint64(1), np.full(len(data), pow(_BASE, -1, 2**64), np.uint64)))
+    prefix = np.append(np.uint64(0), np.cumsum((data + np.uint64(1)) * powers[:-1]))
+    bounds = np.cumsum([len(document) + 1 for document in documents])
+    return (prefix[ends] - prefix[starts]) * inverse[starts], np.searchsorted(bounds, starts, side="right")
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -87,14 +113,16 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def _densify(sketch: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    full = np.flatnonzero(sketch != _EMPTY)
-    if len(full) == N_BINS:
-        return sketch
-    source = full[np.searchsorted(full, np.arange(N_BINS)) % len(full)]
-    distance = ((source - np.arange(N_BINS)) % N_BINS).astype(np.uint64)
-    # The distance is added so that two different empty bins do not agree merely by borrowing from the same full one.
-    return sketch[source] + distance
+def _densify(sketches: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    # The distance is added so that two empty bins do not agree merely by borrowing from the same full one.
+    dense = sketches.copy()
+    for distance in range(1, N_BINS):
+        empty = dense == _EMPTY
+        if not empty.any():
+            break
+        borrowed = np.roll(sketches, -distance, axis=1)
+        dense = np.where(empty & (borrowed != _EMPTY), borrowed + np.uint64(distance), dense)
+    return dense
 
 
 def _candidates(sketches: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -102,7 +130,7 @@ def _candidates(sketches: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArra
     for band in np.split(sketches, N_BANDS, axis=1):
         key = np.zeros(len(band), np.uint64)
         for column in band.T:
-            key = _mix(key * _BASE + column)
+            key = _mix(key * np.uint64(_BASE) + column)
         order = np.argsort(key, kind="stable")
         for lag in range(1, min(MAX_LAG, len(order) - 1) + 1):
             same = key[order[lag:]] == key[order[:-lag]]

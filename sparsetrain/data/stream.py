@@ -71,7 +71,9 @@ class TokenStream:
         assert 0 <= rank < n_ranks, (rank, n_ranks)
         generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, k], dtype=np.uint64)))
         # The last edge can fall a rounding error short of 1.
-        sources = np.minimum(np.searchsorted(self._edges, generator.random(self.batch_size), side="right"), len(self._edges) - 1)
+        sources = np.minimum(
+            np.searchsorted(self._edges, generator.random(self.batch_size), side="right"), len(self._edges) - 1
+        )
         starts = generator.integers(0, self._n_windows[sources])
         n_rows = self.batch_size // n_ranks
         rows = np.empty((n_rows, self.n_ctx + 1), dtype=np.int64)

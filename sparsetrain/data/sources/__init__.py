@@ -1,4 +1,4 @@
-"""Where documents come from: one file per source, and `SourceConfig`, the union that a config chooses from by `kind`."""
+"""Where documents come from: one file per source; `SourceConfig` is their union, chosen from by `kind`."""
 
 from typing import Annotated
 

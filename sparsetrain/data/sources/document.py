@@ -1,8 +1,8 @@
 """What a source yields: documents, and the names of what it had to skip.
 
 A source is a frozen config dataclass with a `kind`, a `weight`, `synthetic`, and two methods:
-`read()` yields `Document | Skip` in a fixed order; `fingerprint()` returns a cheap JSON value that changes when `read()`
-would yield something else, so that a prepared corpus can be reused without reading the source again.
+`read()` yields `Document | Skip` in a fixed order; `fingerprint()` returns a cheap JSON value that changes when
+`read()` would yield something else, so that a prepared corpus can be reused without reading the source again.
 """
 
 import hashlib

@@ -18,46 +18,67 @@ from typing import Any, Literal
 
 from sparsetrain.data.sources.document import Document, Skip, check_weight
 
-NOUNS = """account action address agent album alert animal answer apple area arrow article asset author badge bag ball bank
-barrel basket battery beacon bean bird block board boat body bonus book bottle box branch bread brick bridge brush bucket budget
-bug building bus button cabin cable cake camera camp candle car card cargo carpet cart case castle cat cell chain chair
-channel chapter chart cherry child circle city claim clock cloud coach coat code coin color column comet comment contact corner
-cost country course cow crate crystal cup customer cycle day deer dentist desk device dish dog door dragon drawer dream
-drink driver drone drum duck eagle ear edge egg engine entry error event exam face factor farm feature fence field
-figure film finger fish flag flight flower forest fork fox frame friend frog fruit game garden gate gear ghost gift
-glass goal grade grape graph group guest guide hammer hat hill hobby horse hotel house hour image island issue jacket job
-judge key king kite knife label lake lamp leader leaf lesson letter level library light limit lion list_item lock loop machine map
-market match meal member menu message meter minute mirror model moment money monkey month moon motor mountain mouse movie
-name nest net node note number nurse object ocean offer office option orange orbit order owner package page paint pair panel
-paper parent parcel part party patient peach pen pencil phone photo piano picture piece pilot pipe place plan planet plant
-plate player plot point policy pond port post potato price printer prize product profile project queen question queue rabbit
-rack radio rain rate reader recipe record region report request rider ring river road robot rocket role roof room root
-rope route row rule sailor salad sample school score screen seat section seed sensor server session shape sheep shelf
-ship shirt shoe shop signal singer site size skill slot snake song sound spoon stage star station step stone store storm
-story street student sugar survey switch table tag target task teacher team tent test ticket tiger token tool topic tower
-town toy track train tree trip truck turtle unit user valley value vector vehicle video village visitor voice wagon walk wall
-watch wave week wheel whale window wing winter wolf word worker writer year zebra zone""".split()
-ADJECTIVES = """active big black blue brave bright brown busy calm cheap clean clear cold common cool dark deep dirty dry early easy
-empty fair fast final fine first flat free fresh full good gray great green happy hard heavy high hot huge kind large last
-late lazy light little long loud low lucky main narrow new nice old open orange pale pink plain poor proud purple quick
-quiet rare ready red rich rough round sad safe sharp short shy silent silver simple slow small smart smooth soft sour
-strong sweet tall thick thin tiny total valid warm weak wet white whole wide wild wise wrong yellow young""".split()
-VERBS = """add adjust apply archive assign book build buy call cancel check clean clear close collect combine compare compute
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+NOUNS = _words("""
+account action address agent album alert animal answer apple area arrow article asset author badge bag ball bank
+barrel basket battery beacon bean bird block board boat body bonus book bottle box branch bread brick bridge brush
+bucket budget bug building bus button cabin cable cake camera camp candle car card cargo carpet cart case castle cat
+cell chain chair channel chapter chart cherry child circle city claim clock cloud coach coat code coin color column
+comet comment contact corner cost country course cow crate crystal cup customer cycle day deer dentist desk device
+dish dog door dragon drawer dream drink driver drone drum duck eagle ear edge egg engine entry error event exam face
+factor farm feature fence field figure film finger fish flag flight flower forest fork fox frame friend frog fruit
+game garden gate gear ghost gift glass goal grade grape graph group guest guide hammer hat hill hobby horse hotel
+house hour image island issue jacket job judge key king kite knife label lake lamp leader leaf lesson letter level
+library light limit lion list_item lock loop machine map market match meal member menu message meter minute mirror
+model moment money monkey month moon motor mountain mouse movie name nest net node note number nurse object ocean
+offer office option orange orbit order owner package page paint pair panel paper parent parcel part party patient
+peach pen pencil phone photo piano picture piece pilot pipe place plan planet plant plate player plot point policy
+pond port post potato price printer prize product profile project queen question queue rabbit rack radio rain rate
+reader recipe record region report request rider ring river road robot rocket role roof room root rope route row
+rule sailor salad sample school score screen seat section seed sensor server session shape sheep shelf ship shirt
+shoe shop signal singer site size skill slot snake song sound spoon stage star station step stone store storm story
+street student sugar survey switch table tag target task teacher team tent test ticket tiger token tool topic tower
+town toy track train tree trip truck turtle unit user valley value vector vehicle video village visitor voice wagon
+walk wall watch wave week wheel whale window wing winter wolf word worker writer year zebra zone
+""")
+ADJECTIVES = _words("""
+active big black blue brave bright brown busy calm cheap clean clear cold common cool dark deep dirty dry early easy
+empty fair fast final fine first flat free fresh full good gray great green happy hard heavy high hot huge kind
+large last late lazy light little long loud low lucky main narrow new nice old open orange pale pink plain poor
+proud purple quick quiet rare ready red rich rough round sad safe sharp short shy silent silver simple slow small
+smart smooth soft sour strong sweet tall thick thin tiny total valid warm weak wet white whole wide wild wise wrong
+yellow young
+""")
+VERBS = _words("""
+add adjust apply archive assign book build buy call cancel check clean clear close collect combine compare compute
 convert copy count create delete describe draw drop export fetch fill filter find fix format gather get group handle
-hide join keep label link list load lock log make mark measure merge move open order pack paint parse pick plan
-play prepare print process pull push rank read record reduce register remove rename repair report reset resize
-save scan search select sell send set share show skip sort split start stop store submit swap test track trim update
-validate visit wait walk wash watch wrap write""".split()
-HOLDERS = "result output current acc found total merged values data collected out buffer temp state final line res text".split()
-LETTERS = "a b c d e g h k m n p q r s t u v w x y z".split()
-INPUTS = "input inputs source config settings raw original existing saved template train incoming stored".split()
-OUTPUTS = "output outputs result results report summary export backup log copy new_file generated cleaned".split()
-EXTENSIONS = "txt csv json log md dat tsv ini".split()
-GREETINGS = "Hello Hi Welcome Total Found Name Value Result Count Score Loading Saved Error Item Step Size Done Got User".split()
-MODULES = "os sys json math random time re csv logging string itertools collections datetime pathlib functools".split()
+hide join keep label link list load lock log make mark measure merge move open order pack paint parse pick plan play
+prepare print process pull push rank read record reduce register remove rename repair report reset resize save scan
+search select sell send set share show skip sort split start stop store submit swap test track trim update validate
+visit wait walk wash watch wrap write
+""")
+HOLDERS = _words(
+    """
+result output current acc found total merged values data collected out buffer temp state final line res text
+"""
+)
+LETTERS = _words("a b c d e g h k m n p q r s t u v w x y z")
+INPUTS = _words("input inputs source config settings raw original existing saved template train incoming stored")
+OUTPUTS = _words("output outputs result results report summary export backup log copy new_file generated cleaned")
+EXTENSIONS = _words("txt csv json log md dat tsv ini")
+GREETINGS = _words(
+    """
+Hello Hi Welcome Total Found Name Value Result Count Score Loading Saved Error Item Step Size Done Got User
+"""
+)
+MODULES = _words("os sys json math random time re csv logging string itertools collections datetime pathlib functools")
 SIGNS = "+*-"
 ORDERS = "<>"
-ERRORS = "ValueError TypeError KeyError IndexError RuntimeError OSError FileNotFoundError".split()
+ERRORS = _words("ValueError TypeError KeyError IndexError RuntimeError OSError FileNotFoundError")
 
 Lines = list[str]
 
@@ -189,7 +210,9 @@ class Writer:
 
     def phrase(self, low: int, high: int) -> str:
         """A few lower-case words."""
-        words = [self.pick(ADJECTIVES) if self.chance(0.4) else self.pick(NOUNS) for _ in range(self.integer(low, high))]
+        words = [
+            self.pick(ADJECTIVES) if self.chance(0.4) else self.pick(NOUNS) for _ in range(self.integer(low, high))
+        ]
         if len(words) > 2 and self.chance(0.3):
             words[0] = self.pick(VERBS)
             words[1] = self.pick(("the", "all", "a", "each", "this", "no"))
@@ -297,7 +320,8 @@ class Writer:
         if u < 0.22:
             return f"{name} {self.pick(('>', '<', '>=', '<=', '!='))} {self.number()}"
         if u < 0.5:
-            return f"{name} == {self.number() if self.chance(0.4) else self.string(1, 2) if self.chance(0.6) else self.var()}"
+            other = self.number() if self.chance(0.4) else self.string(1, 2) if self.chance(0.6) else self.var()
+            return f"{name} == {other}"
         if u < 0.58:
             return f"{name} {self.pick(('in', 'not in'))} {self.many()}"
         if u < 0.64:
@@ -335,7 +359,8 @@ class Writer:
         if u < 0.57:
             return self.call()
         if u < 0.7:
-            return f"{self.var()} {self.pick(('+=', '+=', '-=', '*='))} {self.number() if self.chance(0.6) else self.var()}"
+            step = self.number() if self.chance(0.6) else self.var()
+            return f"{self.var()} {self.pick(('+=', '+=', '-=', '*='))} {step}"
         if u < 0.8:
             return f"{self.many()}.append({self.var()})"
         if u < 0.9:
@@ -514,7 +539,12 @@ def find_best(g: Writer) -> Lines:
     many = g.many()
     one = g.one(many)
     name = g.pick(("best", "largest", "smallest", "highest", "lowest", "longest"))
-    return [f"{name} = {many}[0]", f"for {one} in {many}:", f"    if {one} {g.pick(ORDERS)} {name}:", f"        {name} = {one}"]
+    return [
+        f"{name} = {many}[0]",
+        f"for {one} in {many}:",
+        f"    if {one} {g.pick(ORDERS)} {name}:",
+        f"        {name} = {one}",
+    ]
 
 
 def loop_range(g: Writer) -> Lines:
@@ -542,7 +572,10 @@ def loop_enumerate(g: Writer) -> Lines:
 
 def loop_items(g: Writer) -> Lines:
     key, value = g.pick((("key", "value"), ("k", "v"), ("name", "score"), ("name", "value")))
-    return [f"for {key}, {value} in {g.holder()}.items():", f"    print({key}, {value})" if g.chance(0.5) else g.block()[0]]
+    return [
+        f"for {key}, {value} in {g.holder()}.items():",
+        f"    print({key}, {value})" if g.chance(0.5) else g.block()[0],
+    ]
 
 
 def loop_zip(g: Writer) -> Lines:
@@ -591,7 +624,9 @@ def if_else(g: Writer) -> Lines:
 
 def if_chain(g: Writer) -> Lines:
     name = g.var()
-    compare: Callable[[], str] = g.pick((lambda: f"== {g.string(1, 1)}", lambda: f"== {g.number()}", lambda: f"> {g.number()}"))
+    compare: Callable[[], str] = g.pick(
+        (lambda: f"== {g.string(1, 1)}", lambda: f"== {g.number()}", lambda: f"> {g.number()}")
+    )
     lines = [f"if {name} {compare()}:", *g.block(1, 1)]
     for _ in range(g.integer(1, 2)):
         lines += [f"elif {name} {compare()}:", *g.block(1, 1)]
@@ -646,7 +681,16 @@ def unpack(g: Writer) -> Lines:
 def comprehension(g: Writer) -> Lines:
     many = g.many()
     one = g.one(many)
-    value = g.pick((one, f"{one} * {g.number()}", f"{one}.{g.pick(NOUNS)}", f"str({one})", f"{one}.lower()", f"{one} + {g.number()}"))
+    value = g.pick(
+        (
+            one,
+            f"{one} * {g.number()}",
+            f"{one}.{g.pick(NOUNS)}",
+            f"str({one})",
+            f"{one}.lower()",
+            f"{one} + {g.number()}",
+        )
+    )
     tail = f" if {one} {g.pick(('>', '<', '!=', '=='))} {g.number()}" if g.chance(0.35) else ""
     return [f"{g.holder()} = [{value} for {one} in {many}{tail}]"]
 
@@ -674,7 +718,16 @@ def make_set(g: Writer) -> Lines:
 
 def lambda_assign(g: Writer) -> Lines:
     name = g.pick(NOUNS) if g.chance(0.4) else g.pick(LETTERS) if g.chance(0.5) else g.pick(VERBS)
-    body = g.pick((f"{name} * {g.number()}", f"{name} + {g.number()}", f"{name}.{g.pick(NOUNS)}", f"len({name})", f"not {name}", f"{name}[{g.integer(0, 3)}]"))
+    body = g.pick(
+        (
+            f"{name} * {g.number()}",
+            f"{name} + {g.number()}",
+            f"{name}.{g.pick(NOUNS)}",
+            f"len({name})",
+            f"not {name}",
+            f"{name}[{g.integer(0, 3)}]",
+        )
+    )
     return [f"{g.function() if g.chance(0.6) else g.pick(VERBS)} = lambda {name}: {body}"]
 
 
@@ -689,7 +742,9 @@ def lambda_key(g: Writer) -> Lines:
 
 def lambda_map(g: Writer) -> Lines:
     one = g.pick(LETTERS)
-    verb, body = g.pick((("map", f"{one} * {g.number()}"), ("filter", f"{one} > {g.number()}"), ("map", f"{one}.strip()")))
+    verb, body = g.pick(
+        (("map", f"{one} * {g.number()}"), ("filter", f"{one} > {g.number()}"), ("map", f"{one}.strip()"))
+    )
     return [f"{g.holder()} = list({verb}(lambda {one}: {body}, {g.many()}))"]
 
 
@@ -698,7 +753,9 @@ def open_read(g: Writer) -> Lines:
     u = g.random()
     name = g.path(INPUTS) if u < 0.75 else g.pick(("path", "filename", "name", "file_name"))
     mode = f", {g.quoted('r')}" if g.chance(0.75) else ""
-    use = g.pick((f"{g.holder()} = {handle}.read()", f"{g.many()} = {handle}.readlines()", f"{g.holder()} = json.load({handle})"))
+    use = g.pick(
+        (f"{g.holder()} = {handle}.read()", f"{g.many()} = {handle}.readlines()", f"{g.holder()} = json.load({handle})")
+    )
     if g.chance(0.2):
         return [f"with open({name}{mode}) as {handle}:", f"    for line in {handle}:", f"        {g.line()}"]
     return [f"with open({name}{mode}) as {handle}:", f"    {use}"]
@@ -723,7 +780,11 @@ def open_plain(g: Writer) -> Lines:
         name = g.pick(("path", "filename", "name", "file_name", g.var()))
         return [f"{handle} = open({name})", f"{g.holder()} = {handle}.read()", f"{handle}.close()"]
     if u < 0.75:
-        return [f"{handle} = open({g.path(INPUTS)}, {g.quoted('r')})", f"{g.holder()} = {handle}.read()", f"{handle}.close()"]
+        return [
+            f"{handle} = open({g.path(INPUTS)}, {g.quoted('r')})",
+            f"{g.holder()} = {handle}.read()",
+            f"{handle}.close()",
+        ]
     return [f"{handle} = open({g.path(OUTPUTS)}, {g.quoted('w')})", f"{handle}.write({g.var()})", f"{handle}.close()"]
 
 
@@ -742,12 +803,25 @@ def try_except(g: Writer) -> Lines:
 
 
 def check_assert(g: Writer) -> Lines:
-    return [f"assert {g.call()} == {g.literal()}" if g.chance(0.6) else f"assert {g.condition()}" for _ in range(g.integer(1, 3))]
+    return [
+        f"assert {g.call()} == {g.literal()}" if g.chance(0.6) else f"assert {g.condition()}"
+        for _ in range(g.integer(1, 3))
+    ]
 
 
 def text_methods(g: Writer) -> Lines:
     name = g.var()
-    method = g.pick(("strip()", "lower()", "upper()", "title()", f"split({g.quoted(',')})", f"replace({g.word()}, {g.word()})", f"startswith({g.word()})"))
+    method = g.pick(
+        (
+            "strip()",
+            "lower()",
+            "upper()",
+            "title()",
+            f"split({g.quoted(',')})",
+            f"replace({g.word()}, {g.word()})",
+            f"startswith({g.word()})",
+        )
+    )
     return [f"{g.holder()} = {name}.{method}"]
 
 
@@ -767,7 +841,9 @@ def aggregate(g: Writer) -> Lines:
 def any_all(g: Writer) -> Lines:
     many = g.many()
     one = g.one(many)
-    return [f"{g.holder()} = {g.pick(('any', 'all'))}({one} {g.pick(('>', '==', '<'))} {g.number()} for {one} in {many})"]
+    return [
+        f"{g.holder()} = {g.pick(('any', 'all'))}({one} {g.pick(('>', '==', '<'))} {g.number()} for {one} in {many})"
+    ]
 
 
 def call_keywords(g: Writer) -> Lines:
@@ -777,7 +853,10 @@ def call_keywords(g: Writer) -> Lines:
 
 
 def call_tall(g: Writer) -> Lines:
-    arguments = [g.string(1, 3) if g.chance(0.5) else g.number(), *(f"{name}={g.literal()}" for name in g.some(NOUNS, 2))]
+    arguments = [
+        g.string(1, 3) if g.chance(0.5) else g.number(),
+        *(f"{name}={g.literal()}" for name in g.some(NOUNS, 2)),
+    ]
     return [f"{g.holder()} = {g.function()}(", *(f"    {argument}," for argument in arguments), ")"]
 
 
@@ -793,7 +872,9 @@ def stack(g: Writer) -> Lines:
 
 def list_methods(g: Writer) -> Lines:
     name = g.many()
-    return [f"{name}.{g.pick((f'append({g.literal()})', f'remove({g.var()})', 'sort()', 'reverse()', f'insert(0, {g.var()})', f'extend({g.many()})'))}"]
+    value = g.var()
+    calls = (f"append({g.literal()})", f"remove({value})", "sort()", f"insert(0, {value})", f"extend({g.many()})")
+    return [f"{name}.{g.pick(calls)}"]
 
 
 def update_fields(g: Writer) -> Lines:
@@ -857,7 +938,10 @@ def define(g: Writer) -> Lines:
 
 def define_short(g: Writer) -> Lines:
     arguments = g.arguments(1, 4)
-    return [f"def {g.function() if g.chance(0.7) else g.pick(VERBS)}({_defaults(g, arguments)}):", _result(g, arguments)]
+    return [
+        f"def {g.function() if g.chance(0.7) else g.pick(VERBS)}({_defaults(g, arguments)}):",
+        _result(g, arguments),
+    ]
 
 
 def define_no_arguments(g: Writer) -> Lines:
@@ -869,13 +953,27 @@ def define_none_default(g: Writer) -> Lines:
     name = arguments[-1]
     given = ", ".join([*arguments[:1], *(f"{argument}=None" for argument in arguments[1:])])
     start = g.pick(("[]", "{}", g.number(), g.string(1, 2), "set()"))
-    return [f"def {g.function()}({given}):", f"    if {name} is None:", f"        {name} = {start}", *g.body(0, 1), _result(g, arguments)]
+    return [
+        f"def {g.function()}({given}):",
+        f"    if {name} is None:",
+        f"        {name} = {start}",
+        *g.body(0, 1),
+        _result(g, arguments),
+    ]
 
 
 def define_predicate(g: Writer) -> Lines:
     arguments = g.arguments(1, 2)
     name = arguments[0]
-    test = g.pick((f"{name} > {g.number()}", f"{name} == {g.literal()}", f"{name} in {g.many()}", f"{name} % 2 == 0", f"not {name}"))
+    test = g.pick(
+        (
+            f"{name} > {g.number()}",
+            f"{name} == {g.literal()}",
+            f"{name} in {g.many()}",
+            f"{name} % 2 == 0",
+            f"not {name}",
+        )
+    )
     lines = [f"def is_{g.pick(ADJECTIVES)}({', '.join(arguments)}):"]
     if g.chance(0.4):
         return [*lines, f"    return {test}"]
@@ -887,7 +985,12 @@ def define_loop(g: Writer) -> Lines:
     one = g.one(many)
     lines = [f"def {g.function()}({many}):", f"    for {one} in {many}:"]
     if g.chance(0.5):
-        return [*lines, f"        if {one} {g.pick(('>', '==', '<'))} {g.literal()}:", f"            return {one}", f"    return {g.pick(('None', 'False'))}"]
+        return [
+            *lines,
+            f"        if {one} {g.pick(('>', '==', '<'))} {g.literal()}:",
+            f"            return {one}",
+            f"    return {g.pick(('None', 'False'))}",
+        ]
     return [*lines, *_indent(g.block()), f"    return {g.pick(('True', many, g.var()))}"]
 
 
@@ -902,39 +1005,76 @@ def define_while(g: Writer) -> Lines:
     u = g.random()
     lines = [f"def {g.function()}({', '.join(g.arguments(1, 2)) if g.chance(0.5) else ''}):"]
     if u < 0.5:
-        return [*lines, "    while True:", *_indent(g.block()), f"        if {g.condition()}:", f"            {g.pick(('break', 'return True', 'return ' + g.var()))}"]
-    return [*lines, *_indent(while_count(g) if u < 0.75 else while_name(g)), "    return " + g.pick(("True", "False", "None"))]
+        return [
+            *lines,
+            "    while True:",
+            *_indent(g.block()),
+            f"        if {g.condition()}:",
+            f"            {g.pick(('break', 'return True', 'return ' + g.var()))}",
+        ]
+    return [
+        *lines,
+        *_indent(while_count(g) if u < 0.75 else while_name(g)),
+        "    return " + g.pick(("True", "False", "None")),
+    ]
 
 
 def define_guard(g: Writer) -> Lines:
     arguments = g.arguments(1, 3)
     name = g.pick(arguments)
     test = g.pick((f"not {name}", f"{name} is None", f"{name} < 0", f"{name} == {g.literal()}"))
-    return [f"def {g.function()}({_defaults(g, arguments)}):", f"    if {test}:", f"        return {g.pick(('None', 'False', '0', '[]'))}", *g.body(0, 1), _result(g, arguments)]
+    return [
+        f"def {g.function()}({_defaults(g, arguments)}):",
+        f"    if {test}:",
+        f"        return {g.pick(('None', 'False', '0', '[]'))}",
+        *g.body(0, 1),
+        _result(g, arguments),
+    ]
 
 
 def define_recursive(g: Writer) -> Lines:
     name, n = g.function(), g.pick(("n", "depth", "number", "k", "level", "size"))
-    return [f"def {name}({n}):", f"    if {n} {g.pick(('<=', '==', '<'))} {g.integer(0, 2)}:", f"        return {g.integer(0, 1)}", f"    return {n} {g.pick(SIGNS)} {name}({n} - 1)"]
+    return [
+        f"def {name}({n}):",
+        f"    if {n} {g.pick(('<=', '==', '<'))} {g.integer(0, 2)}:",
+        f"        return {g.integer(0, 1)}",
+        f"    return {n} {g.pick(SIGNS)} {name}({n} - 1)",
+    ]
 
 
 def define_generator(g: Writer) -> Lines:
     many = g.many()
     one = g.one(many)
-    return [f"def {g.function()}({many}):", f"    for {one} in {many}:", *([f"        if {g.condition()}:", f"            yield {one}"] if g.chance(0.5) else [f"        yield {one}"])]
+    return [
+        f"def {g.function()}({many}):",
+        f"    for {one} in {many}:",
+        *([f"        if {g.condition()}:", f"            yield {one}"] if g.chance(0.5) else [f"        yield {one}"]),
+    ]
 
 
 def define_typed(g: Writer) -> Lines:
     types = ("int", "str", "float", "bool", "list", "dict")
     arguments = g.arguments(1, 3)
     given = ", ".join(f"{name}: {g.pick(types)}" for name in arguments)
-    return [f"def {g.function()}({given}) -> {g.pick(types)}:", *_indent(g.docstring()), *g.body(0, 1), _result(g, arguments)]
+    return [
+        f"def {g.function()}({given}) -> {g.pick(types)}:",
+        *_indent(g.docstring()),
+        *g.body(0, 1),
+        _result(g, arguments),
+    ]
 
 
 def define_nested(g: Writer) -> Lines:
     outer, inner = g.function(), g.pick(VERBS)
     arguments = g.arguments(1, 2)
-    return [f"def {outer}({arguments[0]}):", f"    def {inner}({arguments[-1]}):", *_indent(g.block(0, 1)), f"    {_result(g, arguments)}", "", f"    return {inner}"]
+    return [
+        f"def {outer}({arguments[0]}):",
+        f"    def {inner}({arguments[-1]}):",
+        *_indent(g.block(0, 1)),
+        f"    {_result(g, arguments)}",
+        "",
+        f"    return {inner}",
+    ]
 
 
 def define_test(g: Writer) -> Lines:
@@ -942,7 +1082,14 @@ def define_test(g: Writer) -> Lines:
 
 
 def define_main(g: Writer) -> Lines:
-    return ["def main():", *g.body(1, 3), "", "", 'if __name__ == "__main__":' if g.chance(0.5) else "if __name__ == '__main__':", "    main()"]
+    return [
+        "def main():",
+        *g.body(1, 3),
+        "",
+        "",
+        'if __name__ == "__main__":' if g.chance(0.5) else "if __name__ == '__main__':",
+        "    main()",
+    ]
 
 
 def define_decorated(g: Writer) -> Lines:
@@ -956,7 +1103,10 @@ def _init(g: Writer, arguments: list[str]) -> Lines:
     mark = "_" if g.chance(0.07) else ""
     lines += [f"        self.{mark}{name} = {name}" for name in order]
     if g.chance(0.3):
-        lines.insert(g.integer(1, len(lines)), f"        self.{g.pick(NOUNS)} = {g.pick(('[]', '{}', '0', 'None', 'set()', 'False'))}")
+        lines.insert(
+            g.integer(1, len(lines)),
+            f"        self.{g.pick(NOUNS)} = {g.pick(('[]', '{}', '0', 'None', 'set()', 'False'))}",
+        )
     return lines
 
 
@@ -978,7 +1128,10 @@ def _method(g: Writer, kind: str, arguments: list[str]) -> Lines:
         return ["def __str__(self):", f"    return f{g.quoted(text)}"]
     if kind == "update":
         return [f"def set_{name}(self, {name}):", f"    self.{name} = {name}"]
-    return [f"def {g.pick(VERBS)}(self):", f"    print({g.string(1, 4)})" if g.chance(0.5) else f"    print(self.{name})"]
+    return [
+        f"def {g.pick(VERBS)}(self):",
+        f"    print({g.string(1, 4)})" if g.chance(0.5) else f"    print(self.{name})",
+    ]
 
 
 def class_only_init(g: Writer) -> Lines:
@@ -1033,7 +1186,12 @@ def class_dataclass(g: Writer) -> Lines:
 
 def class_static(g: Writer) -> Lines:
     arguments = g.arguments(1, 2)
-    return [f"class {g.class_name()}:", "    @staticmethod", f"    def {g.function()}({', '.join(arguments)}):", f"    {_result(g, arguments)}"]
+    return [
+        f"class {g.class_name()}:",
+        "    @staticmethod",
+        f"    def {g.function()}({', '.join(arguments)}):",
+        f"    {_result(g, arguments)}",
+    ]
 
 
 Family = Callable[[Writer], Lines]

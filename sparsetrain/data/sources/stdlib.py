@@ -9,7 +9,7 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from sparsetrain.data.sources.document import Document, Skip, check_limit, check_weight, digest, read_document
 
@@ -23,7 +23,7 @@ class StdlibSource:
     kind: Literal["stdlib"] = "stdlib"
     weight: float = 1.0  # share of the rows of a batch, relative to the other sources
     max_chars: int | None = None  # stop before the document that would go beyond; null: everything (about 31 MB)
-    synthetic: ClassVar[bool] = False
+    synthetic: Literal[False] = False
 
     def __post_init__(self) -> None:
         check_weight(self.weight)
