@@ -1,0 +1,28 @@
+"""Paired prompts with two answers: the behaviours whose circuits are looked for.
+
+`TASKS` and `get_task` name them, `build_pairs` tokenises pairs for any tokenizer and split, `circuits.tasks.loss`
+scores a model's answers. To add a task: write a generator in a family's file and add it to that file's `TASKS`.
+"""
+
+from circuits.tasks.catalogue import ENGLISH_TASKS, PYTHON_TASKS, TASKS, get_task
+from circuits.tasks.pairs import PairSet, PairTokenizer, Twin, build_pairs
+from circuits.tasks.pools import SPLITS, Pool, Split, pool
+from circuits.tasks.task import PairText, Side, Task
+
+__all__ = [
+    "ENGLISH_TASKS",
+    "PYTHON_TASKS",
+    "SPLITS",
+    "TASKS",
+    "PairSet",
+    "PairText",
+    "PairTokenizer",
+    "Pool",
+    "Side",
+    "Split",
+    "Task",
+    "Twin",
+    "build_pairs",
+    "get_task",
+    "pool",
+]

@@ -1,0 +1,67 @@
+"""Tasks about variables: the type a variable was given, swapping two of them, and a constructor's parameters."""
+
+from functools import partial
+from random import Random
+
+from circuits.tasks.pools import Pool
+from circuits.tasks.task import PairText, Side, Task, flip
+
+
+def set_or_string(rng: Random, pool: Pool, *, fixed_name: str | None = None) -> PairText:
+    name, item, spare = rng.sample(pool.variables, 3)
+    name = name if fixed_name is None else fixed_name
+    loop = f"for {item} in {rng.choice(pool.collections)}:\n    {name}"
+    if pool.shifted:  # a second variable of either type, the same on both sides
+        start = rng.choice(("set()", '""'))
+        loop = f"{spare} = {start}\n{loop}"
+    return PairText(
+        positive=Side(prompt=f"{name} = set()\n{loop}", answer=".add", continuation=f"({item})\n"),
+        negative=Side(prompt=f'{name} = ""\n{loop}', answer=" +=", continuation=f" {item}\n"),
+    )
+
+
+def var_swap(rng: Random, pool: Pool) -> PairText:
+    a, b = rng.sample(pool.variables, 2)
+    context = ""
+    if pool.shifted:  # both names are defined before, in either order
+        first, second = flip(rng, a, b)
+        context = f"{first} = {rng.randrange(10)}\n{second} = {rng.randrange(10)}\n"
+    return PairText(
+        positive=Side(prompt=f"{context}{a}, {b} = {b},", answer=f" {a}", continuation="\n"),
+        negative=Side(prompt=f"{context}{b}, {a} = {a},", answer=f" {b}", continuation="\n"),
+    )
+
+
+def class_init(rng: Random, pool: Pool) -> PairText:
+    a, b, spare = rng.sample(pool.variables, 3)
+    names = [a, b]
+    body = ""
+    if pool.shifted:  # a third parameter, already stored
+        names.append(spare)
+        body = f"self.{spare} = {spare}\n    "
+    rng.shuffle(names)
+    header = f"def __init__(self, {', '.join(names)}):\n    {body}"
+    return PairText(
+        positive=Side(prompt=f"{header}self.{a} =", answer=f" {a}", continuation="\n"),
+        negative=Side(prompt=f"{header}self.{b} =", answer=f" {b}", continuation="\n"),
+    )
+
+
+TASKS = (
+    Task(
+        name="set_or_string",
+        description="a variable that started as set() grows with .add, one that started as a string with +=",
+        generate=set_or_string,
+    ),
+    Task(
+        name="set_or_string_fixedvarname",
+        description="set_or_string with a variable that is always called current",
+        generate=partial(set_or_string, fixed_name="current"),
+    ),
+    Task(name="var_swap", description="x, y = y, goes on with x", generate=var_swap),
+    Task(
+        name="class_init",
+        description="self.<name> = is followed by the parameter of that name",
+        generate=class_init,
+    ),
+)

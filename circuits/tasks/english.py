@@ -1,0 +1,59 @@
+"""Tasks in English, for models that have read stories: pronouns, indirect objects, question marks."""
+
+from random import Random
+
+from circuits.tasks.pools import Pool
+from circuits.tasks.task import PairText, Side, Task, flip
+
+
+def pronoun(rng: Random, pool: Pool) -> PairText:
+    action = rng.choice(pool.actions)
+    tail = f"when {{}} {action}," if not pool.shifted else f"when {{}} and the {rng.choice(pool.nouns)} {action},"
+    start = f"At the {rng.choice(pool.places)}, " if pool.shifted or rng.random() < 0.5 else ""
+    return PairText(
+        positive=Side(prompt=start + tail.format(rng.choice(pool.boys)), answer=" he", continuation=" was"),
+        negative=Side(prompt=start + tail.format(rng.choice(pool.girls)), answer=" she", continuation=" was"),
+    )
+
+
+def indirect_object(rng: Random, pool: Pool) -> PairText:
+    a, b = rng.sample(pool.boys + pool.girls, 2)
+    first, second = flip(rng, a, b)
+    place, thing = rng.choice(pool.places), rng.choice(pool.nouns)
+    adverb = f" {rng.choice(pool.adjectives)}" if pool.shifted else ""
+
+    def side(giver: str, receiver: str) -> Side:
+        return Side(
+            prompt=f"When {first} and {second} went to the{adverb} {place}, {giver} gave a {thing} to",
+            answer=f" {receiver}",
+            continuation=".",
+        )
+
+    return PairText(positive=side(b, a), negative=side(a, b))
+
+
+def question_mark(rng: Random, pool: Pool) -> PairText:
+    noun, adjective = rng.choice(pool.nouns), rng.choice(pool.adjectives)
+    if pool.shifted:  # a longer subject
+        noun = f"{noun} of {rng.choice(pool.boys)}"
+    return PairText(
+        positive=Side(prompt=f"Is the {noun} {adjective}", answer="?", continuation="\n"),
+        negative=Side(prompt=f"The {noun} is {adjective}", answer=".", continuation="\n"),
+    )
+
+
+TASKS = (
+    Task(name="pronoun", description="a boy is he, a girl is she", generate=pronoun, language="english"),
+    Task(
+        name="indirect_object",
+        description="the one of two people who does not give is the one who receives",
+        generate=indirect_object,
+        language="english",
+    ),
+    Task(
+        name="question_mark",
+        description="a question ends in ?, a statement in .",
+        generate=question_mark,
+        language="english",
+    ),
+)

@@ -1,0 +1,40 @@
+"""Tasks about function headers: keyword parameters, and a name after `lambda` against a name after `def`."""
+
+from random import Random
+
+from circuits.tasks.pools import Pool
+from circuits.tasks.task import PairText, Side, Task
+
+
+def final_kwarg(rng: Random, pool: Pool) -> PairText:
+    function = rng.choice(pool.functions)
+    *names, last = rng.sample(pool.variables, 4 if pool.shifted else 3)
+    n_plain = rng.choice((1, 2)) if pool.shifted else 1
+    positive = names[:n_plain] + [f"{name}=None" for name in names[n_plain:]]
+    return PairText(
+        positive=Side(prompt=f"def {function}({', '.join([*positive, last])}", answer="=None", continuation="):\n"),
+        negative=Side(prompt=f"def {function}({', '.join([*names, last])}", answer="):", continuation="\n"),
+    )
+
+
+def lambda_func(rng: Random, pool: Pool) -> PairText:
+    name, target, spare = rng.sample(pool.variables, 3)
+    context = f"def {rng.choice(pool.functions)}({spare}):\n    " if pool.shifted else ""
+    return PairText(
+        positive=Side(prompt=f"{context}{target} = lambda {name}", answer=":", continuation=f" {name} + 1\n"),
+        negative=Side(prompt=f"{context}def {name}", answer="(", continuation=f"{target}):\n"),
+    )
+
+
+TASKS = (
+    Task(
+        name="final_kwarg",
+        description="after a parameter with a default the last one needs =None, otherwise ): closes the header",
+        generate=final_kwarg,
+    ),
+    Task(
+        name="lambda_func",
+        description="a name after lambda is followed by :, a name after def by (",
+        generate=lambda_func,
+    ),
+)

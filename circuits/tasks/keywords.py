@@ -1,0 +1,83 @@
+"""Tasks about compound statements: what a keyword at the start of a line makes of the end of that line."""
+
+from random import Random
+
+from circuits.tasks.pools import Pool
+from circuits.tasks.task import PairText, Side, Task
+
+
+def for_while(rng: Random, pool: Pool) -> PairText:
+    name, spare = rng.sample(pool.variables, 2)
+    context = f"def {rng.choice(pool.functions)}({spare}):\n    " if pool.shifted else ""
+    return PairText(
+        positive=Side(prompt=f"{context}for {name}", answer=" in", continuation=f" {rng.choice(pool.collections)}:\n"),
+        negative=Side(prompt=f"{context}while {name}", answer=":", continuation="\n"),
+    )
+
+
+def else_elif(rng: Random, pool: Pool) -> PairText:
+    a, b, spare = rng.sample(pool.variables, 3)
+    body = f"    {rng.choice(pool.functions)}({spare if pool.shifted else ''})\n"
+    if pool.shifted:  # a longer body
+        body += f"    {spare} = {rng.randrange(10)}\n"
+    return PairText(
+        positive=Side(prompt=f"if {a}:\n{body}else", answer=":", continuation="\n"),
+        negative=Side(prompt=f"if {a}:\n{body}elif", answer=f" {b}", continuation=":\n"),
+        rest=True,
+    )
+
+
+def if_ternary(rng: Random, pool: Pool) -> PairText:
+    name, target, spare = rng.sample(pool.variables, 3)
+    condition = f"{name} {rng.choice(('>', '<'))} {rng.randrange(10)}"
+    if pool.shifted:  # a longer condition
+        condition = f"{spare} and {condition}"
+    value, other = rng.sample("0123456789", 2)
+    return PairText(
+        positive=Side(prompt=f"if {condition}", answer=":", continuation="\n"),
+        negative=Side(prompt=f"{target} = {value} if {condition}", answer=" else", continuation=f" {other}\n"),
+    )
+
+
+def var_if(rng: Random, pool: Pool) -> PairText:
+    name, spare = rng.sample(pool.variables, 2)
+    value = rng.choice(("True", "False"))
+    context = f"def {rng.choice(pool.functions)}({spare}):\n    " if pool.shifted else ""
+    return PairText(
+        positive=Side(prompt=f"{context}if {name} == {value}", answer=":", continuation="\n"),
+        negative=Side(
+            prompt=f"{context}{name} = {value}", answer="\n", continuation=f"{context and '    '}print({name})\n"
+        ),
+    )
+
+
+def if_equals(rng: Random, pool: Pool) -> PairText:
+    # an attribute, so that both prompts end in the same token (a bare name has a space before it only after `if`)
+    name, attribute, spare = rng.sample(pool.variables, 3)
+    indent = "    "
+    context = f"def {rng.choice(pool.functions)}({name}):\n"
+    if pool.shifted:  # a line in between and one level deeper
+        context += f"{indent}for {spare} in {name}:\n"
+        indent, name = indent * 2, spare
+    value = rng.randrange(10)
+    return PairText(
+        positive=Side(prompt=f"{context}{indent}if {name}.{attribute}", answer=" ==", continuation=f" {value}:\n"),
+        negative=Side(prompt=f"{context}{indent}{name}.{attribute}", answer=" =", continuation=f" {value}\n"),
+    )
+
+
+TASKS = (
+    Task(name="for_while", description="for <name> goes on with in, while <name> with :", generate=for_while),
+    Task(name="else_elif", description="else is followed by :, elif by something else", generate=else_elif),
+    Task(
+        name="if_ternary",
+        description="a condition after if at the start of a line ends in :, inside an expression in else",
+        generate=if_ternary,
+    ),
+    Task(
+        name="var_if",
+        description="a comparison after if ends in :, an assignment of the same value in a newline",
+        generate=var_if,
+    ),
+    Task(name="if_equals", description="a name after if is compared, a name alone is assigned", generate=if_equals),
+)

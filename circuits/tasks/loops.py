@@ -1,0 +1,64 @@
+"""Tasks about loops and blocks: what is looped over, and how far the next line is indented."""
+
+from random import Random
+
+from circuits.tasks.pools import Pool
+from circuits.tasks.task import PairText, Side, Task
+
+
+def enumerate_range(rng: Random, pool: Pool) -> PairText:
+    counter = rng.choice(pool.counters)
+    item, spare = rng.sample(pool.variables, 2)
+    items = rng.choice(pool.collections)
+    context = f"def {rng.choice(pool.functions)}({spare}):\n    " if pool.shifted else ""
+    return PairText(
+        positive=Side(prompt=f"{context}for {counter}, {item} in", answer=" enumerate", continuation=f"({items}):\n"),
+        negative=Side(prompt=f"{context}for {counter} in", answer=" range", continuation=f"(len({items})):\n"),
+    )
+
+
+def indent_for(rng: Random, pool: Pool) -> PairText:
+    name, item, spare = rng.sample(pool.variables, 3)
+    header = f"def {rng.choice(pool.functions)}({name}):\n"
+    if pool.shifted:  # a finished line in the body before
+        header += f"    {spare} = {rng.randrange(10)}\n"
+    return PairText(
+        positive=Side(
+            prompt=f"{header}    for {item} in {name}:", hinge="\n", answer=" " * 8, continuation=f"print({item})\n"
+        ),
+        negative=Side(
+            prompt=f"{header}    {item} = {name}", hinge="\n", answer=" " * 4, continuation=f"print({item})\n"
+        ),
+    )
+
+
+def while_return_true(rng: Random, pool: Pool) -> PairText:
+    function, other = rng.sample(pool.functions, 2)
+    name, spare = rng.sample(pool.variables, 2)
+    header = f"def {function}({name if rng.random() < 0.5 or pool.shifted else ''}):\n"
+    if pool.shifted:  # a finished line in the body before
+        header += f"    {spare} = {name}\n"
+    return PairText(
+        positive=Side(prompt=f"{header}    while True:", hinge="\n", answer=" " * 8, continuation=f"{other}()\n"),
+        negative=Side(prompt=f"{header}    return True", hinge="\n", answer="\n", continuation=f"def {other}():\n"),
+        rest=True,
+    )
+
+
+TASKS = (
+    Task(
+        name="enumerate_range",
+        description="a loop over two names uses enumerate, over one counter range",
+        generate=enumerate_range,
+    ),
+    Task(
+        name="indent_for",
+        description="the line after a for header is one level deeper, the line after an assignment is not",
+        generate=indent_for,
+    ),
+    Task(
+        name="while_return_true",
+        description="the line after while True: is one level deeper, the line after return True is not",
+        generate=while_return_true,
+    ),
+)

@@ -1,0 +1,48 @@
+"""Tasks about string literals: which quote closes one, and whether a brace may open a replacement field."""
+
+from random import Random
+
+from circuits.tasks.pools import Pool
+from circuits.tasks.task import PairText, Side, Task, flip
+
+
+def single_double_quote(rng: Random, pool: Pool) -> PairText:
+    call = rng.choice(("print", rng.choice(pool.functions)))
+    words = " ".join((rng.choice(pool.adjectives), rng.choice(pool.nouns)))
+    context = ""
+    if pool.shifted:  # strings of both kinds stand before the open one
+        words = f"{rng.choice(pool.adjectives)} {words}"
+        first, second = flip(rng, "'", '"')
+        a, b = rng.sample(pool.variables, 2)
+        noun, other = rng.sample(pool.nouns, 2)
+        context = f"{a} = {first}{noun}{first}\n{b} = {second}{other}{second}\n"
+
+    def side(quote: str) -> Side:
+        return Side(prompt=f"{context}{call}({quote}{words}", answer=f"{quote})", continuation="\n")
+
+    return PairText(positive=side("'"), negative=side('"'))
+
+
+def fstring_brace(rng: Random, pool: Pool) -> PairText:
+    names = rng.sample(pool.variables, 2 if pool.shifted else 1)
+    lines = "".join(f"{name} = {rng.choice(pool.functions)}()\n" for name in names)
+    words = rng.choice(pool.nouns) if not pool.shifted else f"{rng.choice(pool.adjectives)} {rng.choice(pool.nouns)}"
+    return PairText(
+        positive=Side(prompt=f'{lines}print(f"{words}', answer=" {", continuation=f'{rng.choice(names)}}}")\n'),
+        negative=Side(prompt=f'{lines}print("{words}', answer=f" {rng.choice(pool.adjectives)}", continuation='")\n'),
+        rest=True,
+    )
+
+
+TASKS = (
+    Task(
+        name="single_double_quote",
+        description="a string that was opened with ' is closed with ', one opened with \" with \"",
+        generate=single_double_quote,
+    ),
+    Task(
+        name="fstring_brace",
+        description="{ may follow inside an f-string, not inside a plain string",
+        generate=fstring_brace,
+    ),
+)

@@ -1,0 +1,70 @@
+"""What a task is: a generator of paired texts that differ in one respect and therefore in their next token.
+
+1. A `Side` is a prompt, the answer that follows it and a natural continuation after the answer.
+2. A `PairText` holds the positive side (answer A) and the negative side (answer B, or "anything but A").
+3. A `Task` names a generator `generate(rng, pool) -> PairText`; it knows text only, never token ids.
+
+`circuits.tasks.pairs.build_pairs` turns texts into token ids for whatever tokenizer the model has.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from circuits.tasks.pools import Pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One prompt with the text that follows it.
+
+    The hinge is the last piece of the prompt where some tokenizers join prompt and answer into one token (`"` before
+    `:` in `{"key":`). It stays in the prompt if the tokenizer allows, and moves to the answer, on both sides of the
+    pair, if it does not.
+    """
+
+    prompt: str  # the text the model reads, before the hinge
+    answer: str  # what follows; its first token is the answer id
+    continuation: str  # natural text after the answer, so that the answer is tokenised as it is in real text
+    hinge: str = ""  # end of the prompt that may have to move to the answer
+
+    def __post_init__(self) -> None:
+        for text in (self.prompt, self.prompt + self.hinge):
+            if not text or text.endswith(" "):
+                raise ValueError(
+                    f"a prompt must be non-empty and not end in a space, got {text!r}: move it to the answer"
+                )
+        if not self.answer:
+            raise ValueError(f"the answer to {self.prompt!r} is empty: give the text that follows the prompt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairText:
+    """Two prompts that ask for different answers."""
+
+    positive: Side  # right answer: A
+    negative: Side  # right answer: B
+    rest: bool = False  # True: B is every token but A, and `negative.answer` is only one example of it
+
+    def __post_init__(self) -> None:
+        if self.positive.hinge != self.negative.hinge:
+            raise ValueError(
+                f"the sides of a pair have different hinges, {self.positive.hinge!r} and {self.negative.hinge!r}: "
+                "it moves to the answer on both sides or on neither, so it must be the same"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A behaviour to look for in a model."""
+
+    name: str  # key in TASKS
+    description: str  # one line, in words
+    generate: Callable[[Random, Pool], PairText]  # a pair drawn with the identifiers of one split
+    language: Literal["python", "english"] = "python"  # what the model must have read; also the kind of neutral line
+
+
+def flip(rng: Random, first: str, second: str) -> tuple[str, str]:
+    """The two strings in random order."""
+    return (first, second) if rng.random() < 0.5 else (second, first)

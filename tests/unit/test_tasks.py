@@ -1,0 +1,356 @@
+"""Pairs keep the rules of the task table for every task, split, twin and kind of tokenizer."""
+
+import ast
+import re
+import sysconfig
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from random import Random
+
+import pytest
+import tokenizers
+import torch
+from tokenizers import Regex, models, pre_tokenizers, trainers
+
+from circuits.tasks import (
+    ENGLISH_TASKS,
+    PYTHON_TASKS,
+    SPLITS,
+    TASKS,
+    PairSet,
+    PairText,
+    Side,
+    Task,
+    build_pairs,
+    get_task,
+    pool,
+)
+
+N = 64
+BIGRAM = {"else_elif"}  # its two prompts end in different tokens, as in the paper's table
+
+# The project's cut of Python (newline and indentation alone, words, single digits, runs of punctuation) and GPT-2's.
+PIECES = r"\n|(?<=\n)[^\S\n]+|\A[^\S\n]+| ?[\p{L}_]+| ?\p{N}| ?[^\s\p{L}\p{N}_]+|[^\S\n]+(?!\S)|[^\S\n]+"
+GPT2_PIECES = r"'s|'t|'re| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+class SmallTokenizer:
+    """Byte-level BPE over a given cut, with the separator as id 0."""
+
+    eot_id = 0
+
+    def __init__(self, pieces: str, d_vocab: int) -> None:
+        self.bpe = tokenizers.Tokenizer(models.BPE())
+        cut = pre_tokenizers.Split(Regex(pieces), behavior="isolated")
+        self.bpe.pre_tokenizer = pre_tokenizers.Sequence(
+            [cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+        trainer = trainers.BpeTrainer(
+            vocab_size=d_vocab,
+            special_tokens=["<|endoftext|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:60]
+        self.bpe.train_from_iterator((file.read_text("utf-8") for file in files), trainer)
+
+    def encode(self, text: str) -> list[int]:
+        return self.bpe.encode(text).ids
+
+
+class Characters:
+    """One token per character: no token ever joins prompt and answer, and answers often begin alike."""
+
+    eot_id = 0
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(char) for char in text]
+
+
+class Words:
+    """One new id per piece that a pattern cuts: a vocabulary without merges, built as it reads."""
+
+    eot_id = 0
+
+    def __init__(self, pieces: str = r" ?\w+| ?[^\w\s]+|\n| +") -> None:
+        self.pieces = pieces
+        self.ids: dict[str, int] = {}
+
+    def encode(self, text: str) -> list[int]:
+        return [self.ids.setdefault(piece, len(self.ids) + 1) for piece in re.findall(self.pieces, text)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> SmallTokenizer:
+    return SmallTokenizer(PIECES, 1024)
+
+
+@pytest.fixture(scope="module")
+def gpt2_like() -> SmallTokenizer:
+    return SmallTokenizer(GPT2_PIECES, 1500)
+
+
+@pytest.fixture(scope="module")
+def pairs_of(tokenizer) -> Callable[..., PairSet]:
+    """The pairs of a task, split and twin, built once for all tests of this file."""
+    return cache(lambda name, split, twin=None: build_pairs(name, tokenizer, split, N, seed=0, twin=twin))
+
+
+def check_rules(pairs: PairSet, tokenizer) -> None:
+    """The table's rules, recomputed from the texts."""
+    task = TASKS[pairs.task]
+    for i, text in enumerate(pairs.texts):
+        next_tokens = []
+        for s, side in enumerate((text.positive, text.negative)):
+            assert not side.prompt.endswith(" ") and side.hinge == ""
+            prompt = [tokenizer.eot_id, *tokenizer.encode(side.prompt)]
+            full = [tokenizer.eot_id, *tokenizer.encode(side.prompt + side.answer + side.continuation)]
+            last = int(pairs.last[i, s])
+            assert full[: len(prompt)] == prompt and len(prompt) == last + 1
+            assert pairs.tokens[i, s].tolist() == prompt + [tokenizer.eot_id] * (pairs.tokens.shape[2] - len(prompt))
+            next_tokens.append(full[len(prompt)])
+        assert next_tokens[0] != next_tokens[1]
+        expected = [next_tokens[0], -1 if text.rest else next_tokens[1]]
+        assert pairs.answers[i].tolist() == expected
+        assert text.rest == (pairs.task in {"else_elif", "fstring_brace", "while_return_true"})
+    prompts = [(text.positive.prompt, text.negative.prompt) for text in pairs.texts]
+    assert len(set(prompts)) == len(pairs) and task.name == pairs.task
+
+
+def parses(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except SyntaxError:
+        return False
+    return True
+
+
+def last_tokens(pairs: PairSet) -> torch.Tensor:
+    return pairs.tokens.gather(2, pairs.last[..., None])[..., 0]
+
+
+def test_the_table_is_complete():
+    assert len(PYTHON_TASKS) == 20 and len(ENGLISH_TASKS) == 3
+    assert all(task.name == name and task.description for name, task in TASKS.items())
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_split_follows_the_rules(name, tokenizer, pairs_of):
+    for split in SPLITS:
+        pairs = pairs_of(name, split)
+        assert pairs.tokens.shape[:2] == (N, 2) and pairs.tokens.shape[2] <= 48
+        assert pairs.tokens.dtype == pairs.last.dtype == pairs.answers.dtype == torch.int64
+        check_rules(pairs, tokenizer)
+        assert pairs.share_rejected < 0.35
+        assert set(pairs.rejected) <= {"duplicate", "same_answer_token", "too_long", "prompt_not_a_prefix"}
+        assert pairs.equal_length.float().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", PYTHON_TASKS)
+def test_short_prompts(name, tokenizer):
+    for split in ("train", "val", "heldout"):
+        assert build_pairs(name, tokenizer, split, 16, seed=0, max_tokens=28).tokens.shape[2] <= 28
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_last_token_says_nothing(name, pairs_of):
+    """A model that sees the last token alone gives both sides the same logits, so that its loss is at least ln 2."""
+    ends = last_tokens(pairs_of(name, "heldout"))
+    same = ends[:, 0] == ends[:, 1]
+    assert not same.any() if name in BIGRAM else same.all()
+
+
+@pytest.mark.parametrize("name", PYTHON_TASKS)
+def test_answers_are_names_in_two_tasks_only(name, pairs_of):
+    n_answers = [len(pairs_of(name, "train").answers[:, side].unique()) for side in (0, 1)]
+    assert min(n_answers) > 5 if name in {"var_swap", "class_init"} else n_answers == [1, 1]
+
+
+def test_class_init_answers_are_first_and_second_parameter_alike(tokenizer):
+    """Or else copying the first parameter would look like half of the task."""
+    texts = build_pairs("class_init", tokenizer, "train", 200, seed=0).texts
+    first = [text.positive.prompt.split("(self, ")[1].split(",")[0] == text.positive.answer.strip() for text in texts]
+    assert 70 < sum(first) < 130
+
+
+def test_gpt2_like_tokenizer(gpt2_like):
+    """A cut that joins blanks with what follows, several digits, and newlines with newlines."""
+    for name in PYTHON_TASKS:
+        check_rules(build_pairs(name, gpt2_like, "train", 16, seed=0), gpt2_like)
+
+
+def test_tokenizer_without_merges():
+    tokenizer = Words()
+    for name in TASKS:
+        check_rules(build_pairs(name, tokenizer, "val", 16, seed=0), tokenizer)
+
+
+def test_tokenizer_of_characters_rejects_what_it_cannot_ask():
+    """`" enumerate"` and `" range"` begin with the same character, as do all other answers with a space in front."""
+    tokenizer = Characters()
+    check_rules(build_pairs("bracket_counting", tokenizer, "val", 8, seed=0, max_tokens=100), tokenizer)
+    with pytest.raises(ValueError, match=r"enumerate_range.*200 of 200 pairs rejected \(same_answer_token: 200\)"):
+        build_pairs("enumerate_range", tokenizer, "val", 8, seed=0, max_tokens=100)
+
+
+def test_hinge_moves_to_the_answer_where_the_tokenizer_joins_them():
+    kept = build_pairs("bracket_brace", Words(r" ?\w+| ?[^\w\s]|\n| +"), "train", 4, seed=0).texts[0]
+    assert kept.positive.prompt.endswith('"') and (kept.positive.answer, kept.negative.answer) == (":", ",")
+    moved = build_pairs("bracket_brace", Words(), "train", 4, seed=0).texts[0]
+    assert not moved.positive.prompt.endswith('"') and (moved.positive.answer, moved.negative.answer) == ('":', '",')
+
+
+def test_splits_are_disjoint():
+    names = {split: pool(split).names for split in SPLITS}
+    everything = [name for split in SPLITS for name in names[split]]
+    assert max(Counter(everything).values()) == 1
+    assert pool("shifted").shifted and not pool("heldout").shifted
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_prompts_use_only_names_of_their_split(name, pairs_of):
+    """Across splits the texts share the words of the template and nothing else."""
+    words = {
+        split: {
+            word
+            for text in pairs_of(name, split).texts
+            for side in (text.positive, text.negative)
+            for word in re.findall(r"[A-Za-z_]+", side.prompt + side.answer + side.continuation)
+        }
+        for split in SPLITS
+    }
+    for split in SPLITS:
+        foreign = {name for other in SPLITS if other != split for name in pool(other).names}
+        # an f-string's prefix and the opening modes are names of some split as well
+        assert not words[split] & foreign - {"f", "r", "w"}
+
+
+def test_shifted_prompts_are_longer(tokenizer):
+    for name in TASKS:
+        train, shifted = (
+            sum(len(TASKS[name].generate(Random(0), pool(split)).positive.prompt) for _ in range(8))
+            for split in ("train", "shifted")
+        )
+        assert shifted > train
+
+
+def test_deterministic_by_task_split_and_seed(tokenizer):
+    again = [build_pairs("class_init", tokenizer, "train", 32, seed=3) for _ in range(2)]
+    assert again[0].texts == again[1].texts and torch.equal(again[0].tokens, again[1].tokens)
+    assert torch.equal(again[0].answers, again[1].answers) and again[0].rejected == again[1].rejected
+    assert build_pairs("class_init", tokenizer, "train", 32, seed=4).texts != again[0].texts
+    longer = build_pairs("class_init", tokenizer, "train", 48, seed=3)
+    assert longer.texts[:32] == again[0].texts
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_nonsense_twin(name, tokenizer, pairs_of):
+    twins = {split: build_pairs(name, tokenizer, split, 8, seed=0, twin="nonsense") for split in SPLITS}
+    answers = torch.cat([twin.answers for twin in twins.values()])
+    assert len(answers.unique(dim=0)) == 1  # the same two words everywhere
+    a, b = answers[0].tolist()
+    assert a != b and min(a, b) >= 0
+    for split in SPLITS:
+        real = pairs_of(name, split)
+        assert torch.equal(real.batch(slice(8)).last, twins[split].last)
+        for i, twin in enumerate(twins[split].texts):
+            assert twin.positive.prompt == real.texts[i].positive.prompt
+            assert twin.negative.prompt == real.texts[i].negative.prompt
+        assert not {a, b} & set(real.answers.flatten().tolist())
+        text = twins[split].texts[0]
+        start = len(tokenizer.encode("x"))
+        assert tokenizer.encode(f"x{text.positive.answer}")[start:] == [a]
+        assert tokenizer.encode(f"x{text.negative.answer}")[start:] == [b]
+        assert not text.rest
+
+
+def test_nonsense_words_depend_on_the_twin_seed_alone(tokenizer):
+    words = {
+        tuple(build_pairs("for_while", tokenizer, "val", 2, 0, "nonsense", twin_seed=seed).answers[0].tolist())
+        for seed in range(8)
+    }
+    assert len(words) > 1
+    a, b = (build_pairs("for_while", tokenizer, "val", 2, seed, "nonsense").answers[0] for seed in (0, 1))
+    assert torch.equal(a, b)
+
+
+def test_nonsense_twin_needs_words():
+    with pytest.raises(ValueError, match="no nonsense twin of task 'var_if'"):
+        build_pairs("var_if", Characters(), "val", 4, seed=0, max_tokens=100, twin="nonsense")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_label_twin_swaps_half_of_the_prompts(name, pairs_of):
+    real, twin = pairs_of(name, "train"), pairs_of(name, "train", "labels")
+    swapped = (real.tokens.flip(1) == twin.tokens).all(dim=(1, 2))
+    kept = (real.tokens == twin.tokens).all(dim=(1, 2))
+    assert (swapped ^ kept).all() and int(swapped.sum()) == N // 2
+    assert torch.equal(real.answers, twin.answers)
+    assert torch.equal(torch.where(swapped[:, None], real.last.flip(1), real.last), twin.last)
+    i = int(swapped.nonzero()[0])
+    assert twin.texts[i].positive.prompt == real.texts[i].negative.prompt
+    assert twin.texts[i].positive.answer == real.texts[i].positive.answer
+
+
+def test_batch_picks_pairs(tokenizer):
+    pairs = build_pairs("with_as", tokenizer, "train", 16, seed=0)
+    picked = pairs.batch(torch.tensor([5, 2]))
+    assert len(picked) == 2 and torch.equal(picked.tokens, pairs.tokens[[5, 2]])
+    assert picked.texts == (pairs.texts[5], pairs.texts[2]) and torch.equal(picked.last, pairs.last[[5, 2]])
+    assert torch.equal(pairs.batch(slice(4, 8)).answers, pairs.answers[4:8])
+    assert torch.equal(pairs.batch([1]).tokens, pairs.tokens[1:2])
+    assert torch.equal(pairs.to("cpu").tokens, pairs.tokens)
+
+
+@pytest.mark.parametrize("name", PYTHON_TASKS)
+def test_python_prompts_are_the_beginning_of_python(name):
+    """Prompt, answer and continuation parse, with a body after an open header and a condition before a lone elif."""
+    bodies = ["", *(" " * indent + "pass\n" for indent in (4, 8, 12))]
+    for split in SPLITS:
+        rng = Random(0)
+        for _ in range(8):
+            text = TASKS[name].generate(rng, pool(split))
+            for side in (text.positive, text.negative):
+                full = side.prompt + side.hinge + side.answer + side.continuation
+                assert any(parses(full + body) for body in bodies), full
+
+
+def test_bad_requests_name_the_value_and_what_is_allowed(tokenizer):
+    with pytest.raises(ValueError, match=r"unknown task 'for_whle': did you mean for_while.*tasks are .*class_init"):
+        get_task("for_whle")
+    with pytest.raises(ValueError, match="unknown split 'test': choose one of train, val, heldout, shifted"):
+        build_pairs("for_while", tokenizer, "test", 4, 0)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="unknown split 'test'"):
+        pool("test")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="unknown twin 'random': choose None or one of nonsense, labels"):
+        build_pairs("for_while", tokenizer, "val", 4, 0, "random")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="n=0"):
+        build_pairs("for_while", tokenizer, "val", 0, 0)
+    with pytest.raises(ValueError, match="max_tokens=1"):
+        build_pairs("for_while", tokenizer, "val", 4, 0, max_tokens=1)
+    with pytest.raises(ValueError, match=r"'indent_for' \(split 'val', max_tokens=6\): 200 of 200 .*too_long: 200"):
+        build_pairs("indent_for", tokenizer, "val", 4, 0, max_tokens=6)
+
+
+def test_a_task_with_few_pairs_runs_out_and_says_so(tokenizer):
+    def generate(rng, names):
+        side = Side(prompt="for x", answer=" in", continuation=" y")
+        return PairText(positive=side, negative=Side(prompt="while x", answer=":", continuation="\n"))
+
+    one = Task(name="one", description="always the same pair", generate=generate)
+    with pytest.raises(ValueError, match="duplicate: "):
+        build_pairs(one, tokenizer, "val", 10**6, 0, max_tokens=4)
+
+
+def test_texts_refuse_what_cannot_be_asked():
+    with pytest.raises(ValueError, match="not end in a space"):
+        Side(prompt="for x in ", answer="y", continuation="")
+    with pytest.raises(ValueError, match="answer to 'x' is empty"):
+        Side(prompt="x", answer="", continuation="")
+    with pytest.raises(ValueError, match="different hinges"):
+        PairText(
+            positive=Side(prompt="x", hinge='"', answer=":", continuation=""),
+            negative=Side(prompt="x", answer=",", continuation=""),
+        )
