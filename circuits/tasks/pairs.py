@@ -28,7 +28,7 @@ REST = -1  # answer id that means "every token but the other answer"
 _MAX_REJECTED = 0.9  # ours: share of tries above which a task does not suit a tokenizer
 _MIN_TRIES = 200  # ours: tries before that share is judged
 _N_MATCHES = 4  # ours: paddings to draw from, the shortest ones; more make prompts longer
-_N_PROBES = 16  # ours: pairs per split whose answers a nonsense twin must avoid
+_N_PROBES = 4  # ours: pairs per split whose answers a nonsense twin must avoid
 # Frequent words that answer no task. A nonsense twin takes two that are one token each.
 _TWIN_WORDS = (  # separated by blanks
     " is when not the and of to this that return import None raise from or it on at be are by can but you all has an "
