@@ -1,8 +1,8 @@
-"""The calibration of many circuits at once: the optimum of `circuits.tasks.loss.fit_calibration`, found by Newton steps.
+"""The calibration of many circuits at once: the optimum of `tasks.loss.fit_calibration`, found by Newton steps.
 
-With d = logit(A) - logit(B) and y = +1, -1 for the two sides, the calibrated loss mean softplus(-y (scale d + shift)) is
-a logistic regression in two parameters: convex, so its optimum within 1/4 <= scale <= 4 is a function of the logits and
-not of the optimiser. The source fits it with 16 LBFGS steps, one circuit at a time; a search needs thousands of fits.
+With d = logit(A) - logit(B) and y = +1, -1 for the two sides, the calibrated loss mean softplus(-y (scale d + shift))
+is a logistic regression in two parameters: convex, so its optimum within 1/4 <= scale <= 4 is a function of the logits
+and not of the optimiser. The source fits it with 16 LBFGS steps, one circuit at a time; a search needs thousands.
 
 1. For scale at each bound, the best shift; where the loss still falls beyond the bound, the optimum lies there.
 2. Otherwise damped Newton steps in both parameters, from scale 1.

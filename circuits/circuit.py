@@ -1,11 +1,11 @@
 """A circuit is a thing you can run: nodes, edges, the means of what was deleted, and how its logits are calibrated.
 
-1. `Circuit` names nodes (channels of hook points) and edges (nonzero weights between them); it carries the mean of every
-   node, so that it runs on the model alone, and its provenance.
+1. `Circuit` names nodes (channels of hook points) and edges (nonzero weights between them); it carries the mean of
+   every node, so that it runs on the model alone, and its provenance.
 2. `attached(model)` makes the model's own forward pass the circuit's: deleted nodes emit their mean (node circuit), or
    deleted edges carry weight x mean as well (edge circuit, see `circuits.edges`).
-3. `evaluate` gives the calibrated task loss. It is a function of saved files: the same number, to the last bit, in a fresh
-   process with the same batch size and number of threads.
+3. `evaluate` gives the calibrated task loss. It is a function of saved files: the same number, to the last bit, in a
+   fresh process with the same batch size and number of threads.
 
 On disk a circuit is `circuit.json` (names, numbers, provenance) and `circuit.safetensors` (means). Loading is strict.
 """
@@ -28,7 +28,7 @@ from circuits.masks import NodeSpace, ablation_hooks
 from circuits.tasks.loss import Calibration, answer_logits, task_loss
 from circuits.tasks.pairs import PairSet
 from sparsetrain.checkpoint import write_atomic
-from sparsetrain.hooks import HookFn, HookPoint, hooked
+from sparsetrain.hooks import HookFn, hooked
 from sparsetrain.model import Transformer
 
 FORMAT_VERSION = 1
@@ -107,8 +107,9 @@ class Circuit:
         space = NodeSpace.of(model)
         if space != self.space:
             raise ValueError(
-                f"the circuit of {self.task!r} belongs to a model with {self.space.n_nodes} nodes at {len(self.space.names)} "
-                f"hook points; this one has {space.n_nodes} at {len(space.names)}: load the model it was found in "
+                f"the circuit of {self.task!r} belongs to a model with {self.space.n_nodes} nodes at "
+                f"{len(self.space.names)} hook points; this one has {space.n_nodes} at {len(space.names)}: load the "
+                f"model it was found in "
                 f"(weights {self.provenance.weights_sha256[:16]}...)"
             )
         device = next(model.parameters()).device
@@ -124,9 +125,12 @@ class Circuit:
             return
         masks = edge_masks(model, self.space, list(self.edges))
         means = self.means.to(next(model.parameters()).device)
-        with edge_weights(model, self.space, masks, means) as edge_hooks, hooked(model, node_hooks):
-            with hooked(model, edge_hooks):
-                yield
+        with (
+            edge_weights(model, self.space, masks, means) as edge_hooks,
+            hooked(model, node_hooks),
+            hooked(model, edge_hooks),
+        ):
+            yield
 
     def answers(self, model: Transformer, pairs: PairSet, kind: Kind = "node", batch_size: int = 64) -> Tensor:
         """Calibrated answer logits, `[n, side, answer]` float32.

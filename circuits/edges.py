@@ -125,7 +125,8 @@ def edge_masks(model: Transformer, space: NodeSpace, edges: list[Edge]) -> dict[
         weight = float(join_weight(model, space, join)[int(t), int(s)])
         if weight != edge.weight:
             raise ValueError(
-                f"edge {edge.source} -> {edge.target} has weight {edge.weight}, the model has {weight}; is it another model?"
+                f"edge {edge.source} -> {edge.target} has weight {edge.weight}, the model has {weight}; is it another "
+                f"model?"
             )
         masks[join.linear][int(t), int(s)] = True
     return masks

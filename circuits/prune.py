@@ -1,7 +1,7 @@
 """Learned pruning: the smallest set of nodes that still does the task.
 
-1. Attribution: gradient x (activation - mean) of the logit difference ranks the nodes; only the best candidates get masks
-   (ours; it saves steps, and is skipped where those candidates alone miss the target).
+1. Attribution: gradient x (activation - mean) of the logit difference ranks the nodes; only the best candidates get
+   masks (it saves steps; where those candidates alone miss the target, more are let in).
 2. Learning: AdamW on tau, loss = task loss + k_coef x kept nodes. Many runs (seeds, the nonsense twin) share each pass;
    their losses are summed, clipped and stepped separately, so no run influences another.
 3. Bisection: nodes ranked by tau; the smallest k whose calibrated loss on fixed validation pairs meets the target.
@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from circuits.calibrate import fit_calibrations
 from circuits.edges import on_path
 from circuits.masks import NodeMasks, NodeSpace, ablation_hooks, step_derivative
-from circuits.calibrate import fit_calibrations
 from circuits.tasks.loss import Calibration, answer_logits, logit_diff, task_loss
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookPoint, hooked
@@ -83,7 +83,7 @@ class Pruned:
         reached: whether that is at most the target.
         calibration: fitted on the validation pairs.
         n_ranked: nodes that the bisection kept, before the clean-up.
-        removal_loss: float `[n_nodes]`, increase of the loss when one kept node is removed (same calibration); 0 elsewhere.
+        removal_loss: float `[n_nodes]`, rise of the loss when one kept node is removed (same calibration); 0 elsewhere.
     """
 
     keep: Tensor
@@ -223,12 +223,12 @@ def learn_masks(
         [masks.tau], lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
     )
     batches = [_batches(run, config.n_pairs) for run in runs]
-    hooks = masks.hooks(means.to(device))
+    values = means.to(device)
     with frozen(model), torch.enable_grad():
         for step in range(config.n_steps):
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * (1 - step / config.n_steps)
-            with hooked(model, hooks):
+            with hooked(model, masks.hooks(values)):
                 answers = run_answers(model, [next(batch) for batch in batches])
             losses = [task_loss(fit.apply(x)) for fit, x in zip(start, answers, strict=True)]
             (grad,) = torch.autograd.grad(torch.stack(losses).sum(), [masks.tau])
@@ -282,6 +282,31 @@ class Search:
         """Calibrated losses `[n]` of circuits."""
         return calibrated_loss(self.answers(keep, which))
 
+    def candidates(self) -> Tensor:
+        """Per run the nodes that attribution ranks highest, bool `[n_runs, n_nodes]`.
+
+        Their share is doubled until they meet the target by themselves (or are all nodes).
+        """
+        cfg, space = self.config, self.space
+        keep = torch.ones(len(self.runs), space.n_nodes, dtype=torch.bool)
+        if cfg.candidate_share == 1:
+            return keep
+        scores: dict[int, Tensor] = {}
+        for run in self.runs:  # seeds share their pairs, and so their scores
+            if id(run.val) not in scores:
+                scores[id(run.val)] = attribution(self.model, space, self.means, run.val, cfg.max_rows)
+        orders = [scores[id(run.val)].argsort(descending=True) for run in self.runs]
+        short = list(range(len(self.runs)))
+        share = cfg.candidate_share
+        while short and share < 1:
+            for run in short:
+                keep[run] = self._prefix(orders[run], round(share * space.n_nodes))
+            losses, _ = self.loss(keep[short], short)
+            short = [run for run, loss in zip(short, losses.tolist(), strict=True) if loss > self.target]
+            share *= 2
+        keep[short] = True
+        return keep
+
     def bisect(self, orders: Sequence[Tensor]) -> list[Tensor]:
         """Smallest prefix of each run's node order that meets the target; the whole order if none does.
 
@@ -317,7 +342,7 @@ class Search:
             keep: bool `[n_nodes]`, meets the target.
 
         Returns:
-            The smaller mask, and the increase of the loss when one kept node is removed (same calibration), `[n_nodes]`.
+            The smaller mask, and the rise of the loss when one kept node is removed (same calibration), `[n_nodes]`.
         """
         suspects = keep
         while True:
@@ -379,3 +404,51 @@ class Search:
     def _report(self, stage: str, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(stage, done, total)
+
+
+def search(
+    model: Transformer,
+    space: NodeSpace,
+    means: Tensor,
+    runs: Sequence[Run],
+    starts: Sequence[Calibration],
+    target: float,
+    config: PruneConfig,
+    progress: Progress | None = None,
+) -> list[Pruned]:
+    """Learns, bisects and cleans up all runs.
+
+    Args:
+        means: `[n_nodes]`, what deleted nodes emit.
+        runs: searches of equal numbers of training and of validation pairs.
+        starts: per run, the calibration under which its masks learn (the full model's).
+        target: calibrated task loss to meet on each run's validation pairs, nats.
+
+    Returns:
+        One result per run, in order.
+    """
+    looking = Search(model, space, means, runs, target, config, progress)
+    candidates = looking.candidates()
+    tau = learn_masks(model, space, means, runs, starts, candidates, config, progress)
+    orders = [row.argsort(descending=True)[: int(allowed.sum())] for row, allowed in zip(tau, candidates, strict=True)]
+    ranked = torch.stack(looking.bisect(orders))
+    losses, _ = looking.loss(ranked, range(len(runs)))
+    found = []
+    for run, (keep, loss) in enumerate(zip(ranked, losses.tolist(), strict=True)):
+        increase = torch.zeros(space.n_nodes)
+        if loss <= target:
+            cleaned, increase = looking.clean(run, keep)
+        else:
+            cleaned = keep
+        final, calibration = looking.loss(cleaned[None], [run])
+        found.append(
+            Pruned(
+                keep=cleaned,
+                loss=float(final[0]),
+                reached=float(final[0]) <= target,
+                calibration=Calibration(scale=calibration.scale[0], shift=calibration.shift[0]),
+                n_ranked=int(keep.sum()),
+                removal_loss=increase,
+            )
+        )
+    return found

@@ -1,0 +1,99 @@
+"""Extraction finds exactly the circuit that was set by hand, and the report's numbers are those worked out by hand."""
+
+from math import exp, log1p
+
+import pytest
+from string_closing import (
+    D_VOCAB,
+    EDGES,
+    MARGIN,
+    NODES,
+    NONSENSE_A,
+    NONSENSE_B,
+    string_closing_model,
+    string_pairs,
+    text_windows,
+)
+
+from circuits.circuit import Circuit
+from circuits.find import FindConfig, Pairs, find_in_pairs
+from circuits.masks import NodeSpace
+from circuits.means import Means, measure_means
+from circuits.prune import PruneConfig
+from sparsetrain.model import Transformer
+
+CONFIG = FindConfig(
+    margin=1.0,
+    n_random=100,
+    n_random_pairs=16,
+    n_heldout=32,
+    prune=PruneConfig(n_steps=60, n_pairs=16),
+)
+
+
+@pytest.fixture(scope="module")
+def planted() -> tuple[Transformer, Means]:
+    model = string_closing_model()
+    return model, measure_means(model, text_windows(256, seed=5), source="planted text", weights_sha256="0" * 64)
+
+
+def pairs(answers: tuple[int, int] | None = None) -> Pairs:
+    extra = {} if answers is None else {"answers": answers}
+    sizes = {"train": 128, "fit": 32, "val": 32, "heldout": 32}
+    return Pairs(**{name: string_pairs(n, seed=i, **extra) for i, (name, n) in enumerate(sizes.items())})
+
+
+@pytest.fixture(scope="module")
+def result(planted, tmp_path_factory) -> tuple[dict, Circuit]:
+    model, means = planted
+    folder = tmp_path_factory.mktemp("circuits")
+    twin = pairs((NONSENSE_A, NONSENSE_B))
+    entry = find_in_pairs(model, "strings", "closes strings", pairs(), twin, means, CONFIG, str, folder)
+    return entry, Circuit.load(folder / "strings")
+
+
+def test_extraction_recovers_the_planted_nodes_and_edges(result):
+    entry, circuit = result
+    assert entry["status"] == "circuit"
+    assert circuit.nodes == NODES
+    assert {(edge.source, edge.target) for edge in circuit.edges} == EDGES
+    assert entry["seeds"]["jaccard_nodes"]["value"] == 1.0
+    assert [c["n_edges"]["value"] for c in entry["circuits"]] == [9, 9]
+
+
+def test_numbers_are_those_worked_out_by_hand(result):
+    entry, _ = result
+    best = entry["circuits"][0]
+    by_hand = log1p(exp(-4 * MARGIN))
+    assert best["calibration"]["scale"] == 4.0
+    assert best["task_loss"]["value"] == pytest.approx(by_hand, abs=0.01)
+    assert entry["gate"]["loss"]["value"] == pytest.approx(by_hand, abs=0.01)
+    assert entry["gate"]["loss_uncalibrated"]["value"] == pytest.approx(log1p(exp(-MARGIN)), abs=0.01)
+    assert entry["gate"]["accuracy"]["value"] == 1.0
+    assert entry["empty"]["loss"]["value"] == pytest.approx(log1p(exp(0)), abs=1e-5)
+    assert best["necessity"]["value"] == pytest.approx(1.0, abs=1e-4)
+    # A random set hits some of the eleven nodes, seldom all of a path.
+    assert best["necessity_random"]["mean"]["value"] < 0.9
+    assert best["random"]["n_beaten"]["value"] == 100
+    # Without one of the two quote readers half the margin is left on average.
+    delta = {node["id"]: node["ablation_delta"] for node in best["graph"]["nodes"]}
+    assert delta["blocks.1.attn.hook_out:4"] == pytest.approx(log1p(exp(0)) - by_hand, abs=0.02)
+
+
+def test_edge_circuit_of_the_planted_circuit_is_as_good(result):
+    entry, _ = result
+    best = entry["circuits"][0]
+    assert best["edge_task_loss"]["value"] == pytest.approx(best["task_loss"]["value"], abs=0.01)
+
+
+def test_nonsense_twin_finds_nothing(result):
+    entry, _ = result
+    assert not entry["nonsense_twin"]["reached"]
+    assert entry["nonsense_twin"]["n_edges"]["value"] is None
+
+
+def test_means_name_their_source(planted):
+    model, means = planted
+    assert means.space == NodeSpace.of(model)
+    assert means.n_tokens == 256 * 16
+    assert model.config.d_vocab == D_VOCAB
