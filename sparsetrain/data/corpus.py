@@ -107,12 +107,15 @@ class Corpus:
             raise ValueError(f"no split {split!r}; splits: {', '.join(SPLITS)}")
         return np.load(self.folder / f"{source}.{split}.npy", mmap_mode="r")
 
-    def texts(self, source: str, split: str) -> Iterator[str]:
-        """The documents of one source and split, decoded exactly, in the order of the token file."""
-        tokens = self.tokens(source, split)
-        starts = np.flatnonzero(tokens == self.tokenizer.eot_id)
-        for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
-            yield self.tokenizer.decode(tokens[start + 1 : stop].tolist())
+    def starts(self, source: str, split: str) -> NDArray[np.int64]:
+        """Where each document's separator stands in the token file, `[n_docs]`."""
+        return np.flatnonzero(self.tokens(source, split) == self.tokenizer.eot_id)
+
+    def text(self, source: str, split: str, i: int) -> str:
+        """Document number i of the token file, decoded exactly."""
+        tokens, starts = self.tokens(source, split), self.starts(source, split)
+        stop = starts[i + 1] if i + 1 < len(starts) else len(tokens)
+        return self.tokenizer.decode(tokens[starts[i] + 1 : stop].tolist())
 
 
 def prepare_corpus(config: DataConfig, cache_dir: Path | str, progress: bool = True) -> Corpus:

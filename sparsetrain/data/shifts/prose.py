@@ -1,0 +1,56 @@
+"""Level 4: English prose, from the licences and descriptions of installed packages.
+
+Only paragraphs that read as prose are kept, each once: licences repeat one another word for word.
+"""
+
+import re
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsetrain.data.shifts.split import Request
+from sparsetrain.data.sources.document import Document, digest, read_document
+
+NAMES = ("METADATA", "LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")
+MIN_WORDS = 15  # of a paragraph  # ours
+MIN_LETTERS = 0.92  # share of letters, blanks and the punctuation of sentences  # ours
+
+_WORD = re.compile(r"[A-Za-z]+")
+_LETTER = re.compile(r"[A-Za-z ,.;:'\"()\n-]")
+
+
+def build(request: Request, level: int) -> tuple[NDArray[np.int64], str]:
+    root = Path(sysconfig.get_paths()["purelib"])
+    folders = sorted(root.glob("*.dist-info"), key=lambda path: digest(f"{request.seed}:{path.name}"))
+    tokens = request.windows(_texts(folders), level)
+    return tokens, f"English prose: licences and descriptions of installed packages ({len(folders)} packages)"
+
+
+def is_prose(paragraph: str) -> bool:
+    """Whether a paragraph reads as sentences: enough words, and hardly a sign that sentences do not use."""
+    return (
+        len(_WORD.findall(paragraph)) >= MIN_WORDS
+        and len(_LETTER.findall(paragraph)) >= MIN_LETTERS * len(paragraph)
+        and paragraph.rstrip().endswith((".", "!", "?", ":", ";"))
+    )
+
+
+def _texts(folders: list[Path]) -> Iterator[str]:
+    seen: set[str] = set()
+    for folder in folders:
+        for path in sorted(path for name in NAMES for path in folder.rglob(name) if path.is_file()):
+            document = read_document(path, path.name)
+            if not isinstance(document, Document):
+                continue
+            paragraphs = []
+            for paragraph in re.split(r"\n\s*\n", document.text):
+                lines = [line.strip() for line in paragraph.splitlines()]
+                key = " ".join(_WORD.findall(paragraph.lower()))
+                if is_prose("\n".join(lines)) and key not in seen:
+                    seen.add(key)
+                    paragraphs.append("\n".join(lines))
+            if paragraphs:
+                yield "\n\n".join(paragraphs) + "\n"
