@@ -1,8 +1,8 @@
 """Operators that make sparsity cheap: they know tensors and nothing else.
 
-`abs_topk` keeps the largest magnitudes of a row, `project_topk_` those of a weight tensor (with floors), `sink_attention`
-is causal attention with one more logit per head. Each has a torch reference that the fast forms must equal: a native CPU
-kernel compiled on first use, a Triton kernel for CUDA. Which one runs changes the time, never the result.
+`abs_topk` keeps the largest magnitudes of a row, `project_topk_` those of a weight tensor (with floors),
+`sink_attention` is causal attention with one more logit per head. Each has a torch reference that the fast forms equal:
+a native CPU kernel compiled on first use, a Triton kernel for CUDA. Which one runs changes the time, never the result.
 """
 
 from sparsetrain.kernels.attention import attention_pattern, sink_attention, sink_attention_reference

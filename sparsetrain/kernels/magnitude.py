@@ -1,9 +1,11 @@
-"""Magnitudes as integers, and the exact selection of the k largest: the definition that every fast kernel must equal.
+"""Magnitudes as integers, and the exact selection of the k largest: what every fast kernel must equal.
 
-The bits of an IEEE float without the sign, read as an integer, order like its magnitude. Selecting on these keys is exact
-(denormals stay apart even when the processor flushes them to zero, +0 ties with -0) and needs no arithmetic.
+The bits of an IEEE float without the sign, read as an integer, order like its magnitude. Selecting on these keys is
+exact (denormals stay apart even when the processor flushes them to zero, +0 ties with -0) and needs no arithmetic.
 Ties go to the lowest index. A NaN's key is above infinity's, so NaN is found by one comparison.
 """
+
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -17,9 +19,13 @@ SIGNED_BITS = {
 }
 
 
-def infinity_key(dtype: torch.dtype) -> int:
-    """The key of infinity; every greater key belongs to a NaN."""
-    return int(torch.tensor(float("inf"), dtype=dtype).view(SIGNED_BITS[dtype]))
+INFINITY_KEYS = {
+    torch.float32: 0x7F800000,
+    torch.bfloat16: 0x7F80,
+    torch.float16: 0x7C00,
+    torch.float64: 0x7FF0000000000000,
+}
+"""The key of infinity; every greater key belongs to a NaN."""
 
 
 def magnitude_keys(x: Tensor) -> Tensor:
@@ -52,3 +58,12 @@ def largest_mask(keys: Tensor, k: int) -> Tensor:
     tied = keys == threshold
     n_tied_kept = k - above.sum(-1, keepdim=True)
     return above | (tied & (tied.cumsum(-1) <= n_tied_kept))
+
+
+def refuse_nan(x: Tensor) -> NoReturn:
+    """Raises the ValueError of a NaN in `x`, naming the first row that has one."""
+    rows = x.isnan().reshape(-1, x.shape[-1]).any(-1)
+    raise ValueError(
+        f"abs_topk got NaN in {int(rows.sum())} of {rows.numel()} rows (first: row {int(rows.int().argmax())}), where "
+        f"magnitudes have no order; look for a diverged loss, or lower the learning rate"
+    )

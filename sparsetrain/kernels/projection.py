@@ -1,8 +1,8 @@
 """Weight projection: a tensor keeps exactly its k entries of largest magnitude, in place, with an optional floor.
 
-With a floor of j on the rows (or columns), first the j largest entries of every row are kept, then the largest of the rest
-until k entries are kept in all: the floor is inside the budget. Ties go to the lowest index (inside a row for the floor, in
-flat order for the rest). Projecting twice changes nothing.
+With a floor of j on the rows (or columns), first the j largest entries of every row are kept, then the largest of the
+rest until k entries are kept in all: the floor is inside the budget. Ties go to the lowest index (inside a row for the
+floor, in flat order for the rest). NaN counts as the largest magnitude. Projecting twice changes nothing.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sparsetrain.kernels import native
 from sparsetrain.kernels.magnitude import largest_mask, magnitude_keys
 
 FloorAxis = Literal["rows", "columns"]
@@ -66,7 +67,7 @@ def check_budget(name: str, shape: Sequence[int], k: int, floor: int = 0, axis: 
 
 
 def warm_start_state(n_tensors: int = 1, device: torch.device | str = "cpu") -> Tensor:
-    """Fresh (cold) warm-start state for `project_each_topk_`: int32 `[n_tensors, 2]`, zeros. Only speed depends on it."""
+    """Cold state for `project_each_topk_`: int32 zeros `[n_tensors, 2]`. Only the time taken depends on it."""
     return torch.zeros(n_tensors, STATE_SIZE, dtype=torch.int32, device=device)
 
 
@@ -104,8 +105,8 @@ def project_each_topk_(
     Args:
         weights: contiguous tensors on one device, `[rows, columns]` where there is a floor.
         specs: one for each tensor.
-        thresholds: int32 `[n_tensors, 2]` from `warm_start_state`, read and updated in place: the search starts at the last
-            step's threshold. It never changes the result. None starts cold.
+        thresholds: int32 `[n_tensors, 2]` from `warm_start_state`, read and updated in place: the search starts at
+            the last step's threshold. It never changes the result. None starts cold.
 
     Raises:
         ValueError: a budget that cannot hold (`check_budget`), or a tensor that is not contiguous.
@@ -145,6 +146,9 @@ def kept_mask(weight: Tensor, spec: ProjectionSpec) -> Tensor:
 def _project_topk_(
     weights: list[Tensor], ks: list[int], floors: list[int], by_column: list[int], thresholds: Tensor
 ) -> None:
-    for weight, k, floor, columns in zip(weights, ks, floors, by_column, strict=True):
+    for i, (weight, k, floor, columns) in enumerate(zip(weights, ks, floors, by_column, strict=True)):
+        if weight.device.type == "cpu" and weight.dtype == torch.float32 and native.library() is not None:
+            native.project_(weight, k, floor, bool(columns), thresholds[i])
+            continue
         spec = ProjectionSpec(k=k, floor=floor, floor_axis="columns" if columns else "rows")
         weight.masked_fill_(~kept_mask(weight, spec), 0)

@@ -1,15 +1,21 @@
 """AbsTopK: each row keeps its k entries of largest magnitude, the rest become zero.
 
-Exactly k entries of a row are kept, ties go to the lowest index, NaN is refused. Kept means selected, not nonzero: where a
-row has fewer than k nonzero entries, the first zeros are kept too, and the gradient passes through them like through every
-other kept entry (so a layer that starts at zero still learns). The operator therefore returns, beside the values, one bit
-for each entry; backward needs nothing else.
+Exactly k entries of a row are kept, ties go to the lowest index, NaN is refused. Kept means selected, not nonzero:
+where a row has fewer than k nonzero entries, the first zeros are kept too, and the gradient passes through them as
+through every other kept entry (so a layer that starts at zero still learns). The operator `sparsetrain::abs_topk`
+therefore returns, beside the values, one bit for each entry; its derivatives, `sparsetrain::keep`, need nothing else.
+Small models call it on small tensors: it is defined by schema, since `custom_op` costs 40 us more a call.
 """
+
+from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from sparsetrain.kernels.magnitude import SIGNED_BITS, infinity_key, largest_mask, magnitude_keys
+from sparsetrain.kernels import native
+from sparsetrain.kernels.magnitude import INFINITY_KEYS, SIGNED_BITS, largest_mask, magnitude_keys, refuse_nan
+from sparsetrain.kernels.triton_path import triton_module
 
 
 def abs_topk(x: Tensor, k: int) -> Tensor:
@@ -33,21 +39,14 @@ def abs_topk(x: Tensor, k: int) -> Tensor:
         raise ValueError(f"abs_topk got k={k} for rows of {width} entries; k must lie in 1..{width}")
     if k == width:
         return x
-    return torch.ops.sparsetrain.abs_topk(x, k)[0]
+    if not torch.compiler.is_compiling() and _is_transformed(x):
+        return _AbsTopK.apply(x, k)[0]
+    return torch.ops.sparsetrain.abs_topk.default(x, k)[0]
 
 
 def abs_topk_reference(x: Tensor, k: int) -> Tensor:
     """`abs_topk` in plain torch: the definition that the fast kernels equal bit for bit."""
     return torch.where(largest_mask(magnitude_keys(x), k), x, 0)
-
-
-def refuse_nan(x: Tensor) -> None:
-    """Raises the ValueError of a NaN in `x`, naming the first row that has one."""
-    rows = x.isnan().reshape(-1, x.shape[-1]).any(-1)
-    raise ValueError(
-        f"abs_topk got NaN in {int(rows.sum())} of {rows.numel()} rows (first: row {int(rows.int().argmax())}): magnitudes "
-        f"have no order there; look for a diverged loss, or lower the learning rate"
-    )
 
 
 def pack_bits(mask: Tensor) -> Tensor:
@@ -64,22 +63,44 @@ def unpack_bits(bits: Tensor, width: int) -> Tensor:
     return ((bits.unsqueeze(-1) >> shifts) & 1).flatten(-2)[..., :width].bool()
 
 
-@torch.library.custom_op("sparsetrain::abs_topk", mutates_args=())
-def _abs_topk(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _fast_form(x: Tensor) -> ModuleType | None:
+    """The module whose kernels run on `x`; None for plain torch."""
+    if x.device.type == "cpu" and x.dtype in native.ROW_DTYPES and native.library() is not None:
+        return native
+    if x.device.type == "cuda" and x.dtype in native.ROW_DTYPES:
+        return triton_module("triton_topk")
+    return None
+
+
+torch.library.define("sparsetrain::abs_topk", "(Tensor x, int k) -> (Tensor, Tensor)")
+torch.library.define("sparsetrain::keep", "(Tensor x, Tensor bits) -> Tensor")
+
+
+@torch.library.impl("sparsetrain::abs_topk", "default")
+def _(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Values and packed mask of AbsTopK."""
+    x = x.contiguous()
+    form = _fast_form(x)
+    if form is not None:
+        return form.abs_topk(x, k)
     keys = magnitude_keys(x)
-    if x.device.type == "cpu" and bool((keys > infinity_key(x.dtype)).any()):
+    if x.device.type == "cpu" and bool((keys > INFINITY_KEYS[x.dtype]).any()):
         refuse_nan(x)
     mask = largest_mask(keys, k)
-    return torch.where(mask, x.contiguous(), 0), pack_bits(mask)
+    return torch.where(mask, x, 0), pack_bits(mask)
 
 
-@torch.library.custom_op("sparsetrain::keep", mutates_args=())
-def _keep(x: Tensor, bits: Tensor) -> Tensor:
-    """`x` where the packed mask has a one, else zero: AbsTopK's backward and its forward derivative."""
-    return torch.where(unpack_bits(bits, x.shape[-1]), x.contiguous(), 0)
+@torch.library.impl("sparsetrain::keep", "default")
+def _(x: Tensor, bits: Tensor) -> Tensor:
+    """`x` where the packed mask has a one, else zero: the derivative of AbsTopK, in both directions."""
+    x = x.contiguous()
+    form = _fast_form(x)
+    if form is not None:
+        return form.keep(x, bits.contiguous())
+    return torch.where(unpack_bits(bits, x.shape[-1]), x, 0)
 
 
-@_abs_topk.register_fake
+@torch.library.register_fake("sparsetrain::abs_topk")
 def _(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if x.dtype not in SIGNED_BITS:
         raise ValueError(f"abs_topk got dtype {x.dtype}; allowed: {', '.join(map(str, SIGNED_BITS))}")
@@ -87,27 +108,81 @@ def _(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return y, x.new_empty((*x.shape[:-1], (x.shape[-1] + 7) // 8), dtype=torch.uint8)
 
 
-@_keep.register_fake
+@torch.library.register_fake("sparsetrain::keep")
 def _(x: Tensor, bits: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _save_bits(ctx, inputs, output) -> None:
-    ctx.save_for_backward(output[1])
+def _save_bits_of_output(ctx, inputs, output) -> None:
     ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1])
+    ctx.save_for_forward(output[1])
 
 
-def _abs_topk_backward(ctx, grad: Tensor, _grad_bits: Tensor | None) -> tuple[Tensor, None]:
-    return torch.ops.sparsetrain.keep(grad, ctx.saved_tensors[0]), None
-
-
-def _keep_setup(ctx, inputs, output) -> None:
+def _save_bits_of_input(ctx, inputs, output) -> None:
     ctx.save_for_backward(inputs[1])
+    ctx.save_for_forward(inputs[1])
 
 
-def _keep_backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-    return torch.ops.sparsetrain.keep(grad, ctx.saved_tensors[0]), None
+def _batch_first(x: Tensor, dim: int | None, size: int) -> Tensor:
+    return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
 
 
-_abs_topk.register_autograd(_abs_topk_backward, setup_context=_save_bits)
-_keep.register_autograd(_keep_backward, setup_context=_keep_setup)
+def _is_transformed(x: Tensor) -> bool:
+    """Whether torch.func or forward-mode differentiation is at work, which operators by schema cannot serve alone."""
+    return torch._C._are_functorch_transforms_active() or forward_ad.unpack_dual(x).tangent is not None
+
+
+class _AbsTopK(torch.autograd.Function):
+    """The operator with every derivative that torch.func asks for; `apply` costs 100 us, so plain passes go without."""
+
+    setup_context = staticmethod(_save_bits_of_output)
+
+    @staticmethod
+    def forward(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        return torch.ops.sparsetrain.abs_topk.default(x, k)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, _grad_bits: Tensor | None) -> tuple[Tensor, None]:
+        return _Keep.apply(grad, ctx.saved_tensors[0]), None
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, _k: None) -> tuple[Tensor, None]:
+        return _Keep.apply(tangent, ctx.saved_tensors[0]), None
+
+    @staticmethod
+    def vmap(info, in_dims: tuple, x: Tensor, k: int) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        return _AbsTopK.apply(_batch_first(x, in_dims[0], info.batch_size), k), (0, 0)
+
+
+class _Keep(torch.autograd.Function):
+    """Linear in its first argument, so it is its own derivative."""
+
+    setup_context = staticmethod(_save_bits_of_input)
+
+    @staticmethod
+    def forward(x: Tensor, bits: Tensor) -> Tensor:
+        return torch.ops.sparsetrain.keep.default(x, bits)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return _Keep.apply(grad, ctx.saved_tensors[0]), None
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, _bits: None) -> Tensor:
+        return _Keep.apply(tangent, ctx.saved_tensors[0])
+
+    @staticmethod
+    def vmap(info, in_dims: tuple, x: Tensor, bits: Tensor) -> tuple[Tensor, int]:
+        x, bits = (_batch_first(t, dim, info.batch_size) for t, dim in zip((x, bits), in_dims, strict=True))
+        return _Keep.apply(x, bits), 0
+
+
+def _op_backward(ctx, grad: Tensor, _grad_bits: Tensor | None = None) -> tuple[Tensor, None]:
+    return torch.ops.sparsetrain.keep.default(grad, ctx.saved_tensors[0]), None
+
+
+torch.library.register_autograd("sparsetrain::abs_topk", _op_backward, setup_context=_save_bits_of_output)
+torch.library.register_autograd("sparsetrain::keep", _op_backward, setup_context=_save_bits_of_input)
+torch.library.register_vmap("sparsetrain::abs_topk", _AbsTopK.vmap)
+torch.library.register_vmap("sparsetrain::keep", _Keep.vmap)
