@@ -65,9 +65,14 @@ class WindowMeans(Metric):
         """Sum and number of windows per slot, `[n_slots, n_series]` float64 each, over all ranks."""
         return self.total, self.count
 
+    def _slots(self) -> tuple[np.ndarray, np.ndarray]:
+        # torchmetrics turns results of one element into scalars.
+        total, count = (state.cpu().reshape(self.n_slots, -1).numpy() for state in self.compute())
+        return total, count
+
     def slot_means(self) -> np.ndarray:
         """Mean per slot, `[n_slots, n_series]`; NaN in a slot without windows."""
-        total, count = (state.cpu().numpy() for state in self.compute())
+        total, count = self._slots()
         with np.errstate(invalid="ignore"):
             return total / count
 
@@ -81,7 +86,7 @@ class WindowMeans(Metric):
             confidence: for instance 0.95.
             seed: of the resamples.
         """
-        total, count = (state.cpu().numpy() for state in self.compute())
+        total, count = self._slots()
         used = count.max(-1) > 0
         total, count = total[used], count[used]
         n = count.sum(0)
@@ -159,6 +164,8 @@ class UnitSums(Metric):
             (fractions of the units) -> (value, lo, hi). NaN where no unit is active, or no interval from one group.
         """
         powers, n_tokens = (state.cpu() for state in self.compute())
+        # torchmetrics turns results of one element into scalars.
+        n_tokens = n_tokens.reshape(self.n_groups, -1)
         used = n_tokens.amax(-1) > 0
         powers, n_tokens = powers[used], n_tokens[used]
         n_groups = len(powers)

@@ -52,9 +52,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
         reader = csv.reader(line for line in file if line.endswith("\n"))
         header = next(reader, COLUMNS)
         if tuple(header) != COLUMNS:
-            raise ValueError(
-                f"{path} has columns {header}, not {', '.join(COLUMNS)}; it is not a table of this tracker"
-            )
+            raise ValueError(f"{path} has columns {header}, not {', '.join(COLUMNS)}; it is no table of a tracker")
         for step, split, level, point, measure, value, lo, hi, n in reader:
             yield (
                 int(step),

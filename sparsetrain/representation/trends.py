@@ -1,0 +1,304 @@
+"""From numbers to a verdict: does sparsity go with distance from the training distribution?
+
+1. Estimates are over items (windows), never over level means: a correlation over five means is about .9 where the same
+   data give .1 per item.
+2. Every estimate carries a percentile bootstrap interval over items, with the seed given by the caller.
+3. Confounds (loss, entropy, logit norm, length, position) enter as covariates of a partial rank correlation.
+4. A criterion is written down before the data are seen; `decide` turns criterion and estimate into one of three words,
+   and "not supported" is as reachable as "supported": an interval that excludes every effect of interest says it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import binomtest, rankdata
+
+Word = Literal["supported", "not supported", "undecided"]
+MAX_CHUNK = 2**20  # entries of resampled data held at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A statistic with its interval; NaN where it is not defined."""
+
+    value: float
+    lo: float
+    hi: float
+    n: int
+    """Items behind it."""
+    method: str
+    """What was computed and how the interval was made."""
+
+
+def _columns(n_min: int, **arrays: ArrayLike) -> list[np.ndarray]:
+    """Equally long float64 vectors.
+
+    Raises:
+        ValueError: different lengths, too few items, or values that are not finite.
+    """
+    vectors = {name: np.asarray(array, dtype=np.float64) for name, array in arrays.items()}
+    lengths = {name: len(v) for name, v in vectors.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"items differ in number: {lengths}; give one value per item")
+    for name, v in vectors.items():
+        if len(v) < n_min:
+            raise ValueError(f"{name} has {len(v)} items; at least {n_min} are needed")
+        if not np.isfinite(v).all():
+            raise ValueError(f"{name} has {np.sum(~np.isfinite(v))} values that are not finite; leave those items out")
+    return list(vectors.values())
+
+
+def _interval(
+    statistic: Callable[[np.ndarray], np.ndarray], n: int, n_bootstrap: int, confidence: float, seed: int
+) -> tuple[float, float]:
+    """Percentile interval of `statistic(indices [b, n]) -> [b]` over resampled items."""
+    rng = np.random.default_rng(seed)
+    chunk = max(1, MAX_CHUNK // n)
+    values = [
+        statistic(rng.integers(n, size=(min(chunk, n_bootstrap - done), n))) for done in range(0, n_bootstrap, chunk)
+    ]
+    resampled = np.concatenate(values)
+    resampled = resampled[np.isfinite(resampled)]
+    if len(resampled) < n_bootstrap / 2:
+        return float("nan"), float("nan")
+    lo, hi = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(lo), float(hi)
+
+
+def _correlate(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Pearson correlation along the last axis, NaN where one side is constant: `[..., n]`, `[..., n]` -> `[...]`."""
+    x, y = (a - a.mean(-1, keepdims=True) for a in (x, y))
+    scale = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(scale > 0, (x * y).sum(-1) / scale, np.nan)
+
+
+def _residual(y: np.ndarray, covariates: np.ndarray) -> np.ndarray:
+    """What least squares on the covariates (and a constant) leaves of y: `[..., n]`, `[..., n, c]` -> `[..., n]`.
+
+    Exactly zero where the covariates determine y up to rounding, so that a correlation with it is undefined.
+    """
+    y = y - y.mean(-1, keepdims=True)
+    c = covariates - covariates.mean(-2, keepdims=True)
+    gram = np.swapaxes(c, -1, -2) @ c
+    weights = np.linalg.pinv(gram, hermitian=True) @ (np.swapaxes(c, -1, -2) @ y[..., None])
+    left = y - (c @ weights)[..., 0]
+    explained = (left * left).sum(-1, keepdims=True) <= 1e-12 * (y * y).sum(-1, keepdims=True)
+    return np.where(explained, 0.0, left)
+
+
+def spearman(x: ArrayLike, y: ArrayLike, *, n_bootstrap: int = 1000, confidence: float = 0.95, seed: int) -> Estimate:
+    """Rank correlation of two quantities over items, ties at their mean rank.
+
+    Args:
+        x, y: `[n]`, n >= 3, for instance shift level and a measure, one item per window.
+        n_bootstrap, confidence, seed: of the interval.
+
+    Returns:
+        Correlation in [-1, 1]; NaN where one side is constant.
+    """
+    a, b = _columns(3, x=x, y=y)
+
+    def statistic(i: np.ndarray) -> np.ndarray:
+        return _correlate(rankdata(a[i], axis=-1), rankdata(b[i], axis=-1))
+
+    lo, hi = _interval(statistic, len(a), n_bootstrap, confidence, seed)
+    value = float(statistic(np.arange(len(a))[None])[0])
+    method = f"Spearman over items, {confidence:.0%} percentile bootstrap ({n_bootstrap} resamples, seed {seed})"
+    return Estimate(value=value, lo=lo, hi=hi, n=len(a), method=method)
+
+
+def partial_spearman(
+    x: ArrayLike,
+    y: ArrayLike,
+    covariates: Sequence[ArrayLike],
+    *,
+    n_bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int,
+) -> Estimate:
+    """Rank correlation of x and y given covariates: the correlation of what the covariates' ranks leave of their ranks.
+
+    Args:
+        x, y: `[n]`.
+        covariates: each `[n]`; n >= 3 + their number. An indicator (0/1) works as one.
+        n_bootstrap, confidence, seed: of the interval.
+
+    Returns:
+        Correlation in [-1, 1]; NaN where the covariates determine one side, as no data can then tell.
+    """
+    named = {f"covariate_{i}": covariate for i, covariate in enumerate(covariates)}
+    a, b, *others = _columns(3 + len(covariates), x=x, y=y, **named)
+
+    def statistic(i: np.ndarray) -> np.ndarray:
+        rank_x, rank_y, *rank_c = (rankdata(v[i], axis=-1) for v in (a, b, *others))
+        c = np.stack(rank_c, -1) if rank_c else np.zeros((*i.shape, 0))
+        return _correlate(_residual(rank_x, c), _residual(rank_y, c))
+
+    lo, hi = _interval(statistic, len(a), n_bootstrap, confidence, seed)
+    value = float(statistic(np.arange(len(a))[None])[0])
+    method = (
+        f"partial Spearman over items given {len(others)} covariates, {confidence:.0%} percentile bootstrap "
+        f"({n_bootstrap} resamples, seed {seed})"
+    )
+    return Estimate(value=value, lo=lo, hi=hi, n=len(a), method=method)
+
+
+def difference(
+    shifted: ArrayLike,
+    reference: ArrayLike,
+    *,
+    paired: bool = False,
+    n_bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int,
+) -> Estimate:
+    """Mean of `shifted` minus mean of `reference`.
+
+    Args:
+        shifted: `[n]`, values per window.
+        reference: `[m]`; with `paired`, m = n and item i of both belong together (the same text before and after).
+        paired: resample pairs.
+        n_bootstrap, confidence, seed: of the interval.
+
+    Returns:
+        In the unit of the values; n is the smaller number of items.
+    """
+    method = f"difference of means, {confidence:.0%} percentile bootstrap ({n_bootstrap} resamples, seed {seed})"
+    if paired:
+        a, b = _columns(2, shifted=shifted, reference=reference)
+        d = a - b
+        lo, hi = _interval(lambda i: d[i].mean(-1), len(d), n_bootstrap, confidence, seed)
+        return Estimate(value=float(d.mean()), lo=lo, hi=hi, n=len(d), method=f"paired {method}")
+    (a,), (b,) = _columns(2, shifted=shifted), _columns(2, reference=reference)
+    rng = np.random.default_rng(seed)
+    resampled = [
+        a[rng.integers(len(a), size=len(a))].mean() - b[rng.integers(len(b), size=len(b))].mean()
+        for _ in range(n_bootstrap)
+    ]
+    lo, hi = (float(q) for q in np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2]))
+    return Estimate(value=float(a.mean() - b.mean()), lo=lo, hi=hi, n=min(len(a), len(b)), method=method)
+
+
+def permutation_p(x: ArrayLike, y: ArrayLike, *, n_permutations: int = 1000, seed: int) -> float:
+    """Share of shuffles of x over items whose rank correlation with y is at least as far from 0 as the real one.
+
+    The shuffled-difficulty null. (k + 1) / (n_permutations + 1), two-sided.
+    """
+    a, b = (rankdata(v) for v in _columns(3, x=x, y=y))
+    rng = np.random.default_rng(seed)
+    shuffled = np.array([_correlate(rng.permutation(a), b) for _ in range(n_permutations)])
+    # Rounding must not make the identity shuffle smaller than the real value.
+    n_as_far = int((np.abs(shuffled) >= abs(_correlate(a, b)) - 1e-12).sum())
+    return (n_as_far + 1) / (n_permutations + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignTest:
+    """How many of several independent runs (seeds) show an effect of one sign."""
+
+    n_positive: int
+    n_negative: int
+    n: int
+    p: float
+    """Two-sided exact binomial probability of so uneven a split of the runs that are not zero."""
+
+
+def sign_test(values: ArrayLike) -> SignTest:
+    """Sign test over seeds; values of exactly zero count for neither side. `[n_seeds] -> SignTest`."""
+    (v,) = _columns(1, values=values)
+    n_positive, n_negative = int((v > 0).sum()), int((v < 0).sum())
+    n_signed = n_positive + n_negative
+    p = float(binomtest(n_positive, n_signed).pvalue) if n_signed else 1.0
+    return SignTest(n_positive=n_positive, n_negative=n_negative, n=len(v), p=p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """What must be seen for a claim to hold; written down before the data.
+
+    Supported: the estimate has the expected sign, its interval excludes 0, it is at least `margin`, and at least
+    `n_agreeing` seeds have that sign. Not supported: the interval excludes every effect of `margin` or more in the
+    expected direction, or at least `n_agreeing` seeds have the other sign. Undecided: anything else.
+    """
+
+    claim: str
+    expected: Literal["positive", "negative"]
+    margin: float
+    """Smallest effect of interest, in the unit of the estimate, positive. Without one, no data could say no."""
+    n_agreeing: int | None = None
+    """Of the seeds; None: seeds are not asked for."""
+
+    def __post_init__(self) -> None:
+        if not self.margin > 0:
+            raise ValueError(f"margin={self.margin} of claim {self.claim!r} must be positive")
+        if self.n_agreeing is not None and self.n_agreeing < 1:
+            raise ValueError(f"n_agreeing={self.n_agreeing} of claim {self.claim!r} must be at least 1, or None")
+
+    def describe(self) -> str:
+        """The criterion in words."""
+        seeds = "" if self.n_agreeing is None else f", the same sign in at least {self.n_agreeing} seeds"
+        return f"{self.expected}, interval without 0, size at least {self.margin:g}{seeds}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One row of a verdict table: claim -> criterion -> number with interval -> word."""
+
+    claim: str
+    criterion: str
+    estimate: Estimate
+    seeds: SignTest | None
+    verdict: Word
+    reason: str
+
+
+def decide(criterion: Criterion, estimate: Estimate, per_seed: ArrayLike | None = None) -> Verdict:
+    """Applies a criterion.
+
+    Args:
+        criterion: fixed beforehand.
+        estimate: over items, or over seeds.
+        per_seed: `[n_seeds]`, the effect in each seed; needed where the criterion asks for seeds.
+
+    Raises:
+        ValueError: the criterion asks for seeds and none are given.
+    """
+    if criterion.n_agreeing is not None and per_seed is None:
+        raise ValueError(f"claim {criterion.claim!r} asks for {criterion.n_agreeing} agreeing seeds; give per_seed")
+    seeds = None if per_seed is None else sign_test(per_seed)
+    word, reason = _judge(criterion, estimate, seeds)
+    return Verdict(
+        claim=criterion.claim,
+        criterion=criterion.describe(),
+        estimate=estimate,
+        seeds=seeds,
+        verdict=word,
+        reason=reason,
+    )
+
+
+def _judge(criterion: Criterion, estimate: Estimate, seeds: SignTest | None) -> tuple[Word, str]:
+    sign = 1 if criterion.expected == "positive" else -1
+    value, lo, hi = sign * estimate.value, *sorted((sign * estimate.lo, sign * estimate.hi))
+    if not np.isfinite([value, lo, hi]).all():
+        return "undecided", "the estimate is not defined on these data"
+    if hi < criterion.margin:
+        return "not supported", f"the interval excludes a {criterion.expected} effect of {criterion.margin:g} or more"
+    seen = ""
+    if criterion.n_agreeing is not None:
+        assert seeds is not None
+        agree, against = (seeds.n_positive, seeds.n_negative)[::sign]
+        if against >= criterion.n_agreeing:
+            return "not supported", f"{against} of {seeds.n} seeds have the other sign"
+        if agree < criterion.n_agreeing:
+            return "undecided", f"{agree} of {seeds.n} seeds have the expected sign, {criterion.n_agreeing} are needed"
+        seen = f", the expected sign in {agree} of {seeds.n} seeds"
+    if lo <= 0:
+        return "undecided", "the interval includes 0"
+    if value < criterion.margin:
+        return "undecided", f"the effect is smaller than {criterion.margin:g}, but the interval reaches it"
+    return "supported", f"the interval excludes 0 and the size is at least {criterion.margin:g}{seen}"

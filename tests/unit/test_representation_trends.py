@@ -1,0 +1,191 @@
+"""Statistics against scipy and formulas by hand; verdicts; planted effects are found and planted confounds refused."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from sparsetrain.representation.measures import all_measures
+from sparsetrain.representation.trends import (
+    Criterion,
+    Estimate,
+    decide,
+    difference,
+    partial_spearman,
+    permutation_p,
+    sign_test,
+    spearman,
+)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_spearman_is_scipys():
+    x, y = rng().integers(5, size=60), rng(1).standard_normal(60)
+    got = spearman(x, x + y, seed=0)
+    assert got.value == pytest.approx(stats.spearmanr(x, x + y).statistic)
+    assert got.lo < got.value < got.hi and got.n == 60
+    assert spearman(x, x + y, seed=0) == got and spearman(x, x + y, seed=1).lo != got.lo
+    assert spearman(x, -3 * x, seed=0).value == pytest.approx(-1)
+    assert np.isnan(spearman(np.ones(10), np.arange(10), seed=0).value)
+
+
+def test_partial_spearman_of_one_covariate_is_the_textbook_formula():
+    z = rng().standard_normal(80)
+    x, y = z + rng(1).standard_normal(80), z + rng(2).standard_normal(80)
+    r_xy, r_xz, r_yz = (stats.spearmanr(*pair).statistic for pair in ((x, y), (x, z), (y, z)))
+    want = (r_xy - r_xz * r_yz) / np.sqrt((1 - r_xz**2) * (1 - r_yz**2))
+    got = partial_spearman(x, y, [z], seed=0)
+    assert got.value == pytest.approx(want)
+    assert partial_spearman(x, y, [z, np.ones(80), 2 * z], seed=0).value == pytest.approx(want)
+    assert partial_spearman(x, y, [], seed=0).value == pytest.approx(r_xy)
+
+
+def test_partial_spearman_is_undefined_where_the_covariate_is_the_answer():
+    x, y = rng().standard_normal(40), rng(1).standard_normal(40)
+    assert np.isnan(partial_spearman(x, y, [np.exp(x)], seed=0).value)
+
+
+def test_difference():
+    a, b = rng().standard_normal(50) + 1, rng(1).standard_normal(70)
+    got = difference(a, b, n_bootstrap=4000, seed=0)
+    assert got.value == pytest.approx(a.mean() - b.mean())
+    half = 1.96 * np.sqrt(a.var() / 50 + b.var() / 70)
+    assert (got.lo, got.hi) == pytest.approx((got.value - half, got.value + half), abs=0.05)
+    paired = difference(a, a - 0.5 + 0.01 * b[:50], paired=True, seed=0)
+    assert paired.hi - paired.lo < 0.02 and 0.4 < paired.value < 0.6
+
+
+def test_intervals_cover():
+    covered = 0
+    for seed in range(100):
+        x, y = rng(seed).standard_normal((2, 40))
+        estimate = spearman(x, y, n_bootstrap=200, seed=seed)
+        covered += estimate.lo <= 0 <= estimate.hi
+    assert covered >= 87
+
+
+def test_permutation_p():
+    x = np.arange(20)
+    assert permutation_p(x, x, n_permutations=200, seed=0) == pytest.approx(1 / 201)
+    assert permutation_p(x, rng().standard_normal(20), n_permutations=200, seed=0) > 0.05
+
+
+def test_sign_test():
+    got = sign_test([0.1, 0.2, 0.3, 0.4, -0.1, 0.0])
+    assert (got.n_positive, got.n_negative, got.n) == (4, 1, 6)
+    assert got.p == pytest.approx(2 * (5 + 1) / 32)
+    assert sign_test([0.0]).p == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: spearman([1, 2, 3], [1, 2], seed=0),
+        lambda: spearman([1, 2], [1, 2], seed=0),
+        lambda: spearman([1, 2, np.nan], [1, 2, 3], seed=0),
+        lambda: difference([], [1, 2], seed=0),
+        lambda: Criterion(claim="c", expected="positive", margin=0),
+        lambda: Criterion(claim="c", expected="positive", margin=1, n_agreeing=0),
+        lambda: decide(Criterion(claim="c", expected="positive", margin=1, n_agreeing=4), estimate(1, 0, 2)),
+    ],
+)
+def test_bad_input(call):
+    with pytest.raises(ValueError):
+        call()
+
+
+def estimate(value, lo, hi):
+    return Estimate(value=value, lo=lo, hi=hi, n=10, method="")
+
+
+@pytest.mark.parametrize(
+    ("value", "lo", "hi", "per_seed", "word"),
+    [
+        (0.3, 0.2, 0.4, None, "supported"),
+        (0.3, -0.1, 0.6, None, "undecided"),
+        (0.08, 0.02, 0.15, None, "undecided"),
+        (0.05, 0.01, 0.09, None, "not supported"),
+        (0.0, -0.05, 0.05, None, "not supported"),
+        (-0.3, -0.4, -0.2, None, "not supported"),
+        (float("nan"), float("nan"), float("nan"), None, "undecided"),
+        (0.3, 0.2, 0.4, [1, 1, 1, 1, -1], "supported"),
+        (0.3, 0.2, 0.4, [1, 1, 1, -1, -1], "undecided"),
+        (0.3, 0.2, 0.4, [1, -1, -1, -1, -1], "not supported"),
+    ],
+)
+def test_verdict(value, lo, hi, per_seed, word):
+    n_agreeing = None if per_seed is None else 4
+    up = Criterion(claim="c", expected="positive", margin=0.1, n_agreeing=n_agreeing)
+    down = Criterion(claim="c", expected="negative", margin=0.1, n_agreeing=n_agreeing)
+    assert decide(up, estimate(value, lo, hi), per_seed).verdict == word
+    mirrored = None if per_seed is None else [-s for s in per_seed]
+    verdict = decide(down, estimate(-value, -hi, -lo), mirrored)
+    assert verdict.verdict == word and verdict.reason and "at least 0.1" in verdict.criterion
+
+
+# Synthetic truth. Activations [window, pos, unit]; sparsity by a power on the magnitudes of a Gaussian.
+SPARSER = Criterion(claim="farther is sparser", expected="positive", margin=0.3)
+LEVELS = np.repeat(np.arange(5), 60)
+
+
+def activations(power, seed=0):
+    """`[n]` powers -> `[n, 8, 64]`; power 1 is Gaussian, larger is sparser."""
+    g = rng(seed).standard_normal((len(power), 8, 64))
+    return np.sign(g) * np.abs(g) ** np.asarray(power)[:, None, None]
+
+
+def gini_per_window(h):
+    return all_measures(torch.from_numpy(h), ("gini",))["gini"].mean(-1).numpy()
+
+
+def test_planted_trend_is_recovered_in_order_and_size():
+    gini = gini_per_window(activations(1 + 0.1 * LEVELS))
+    means = [gini[level == LEVELS].mean() for level in range(5)]
+    assert means == sorted(means)
+    assert decide(SPARSER, spearman(LEVELS, gini, seed=0)).verdict == "supported"
+    # Gini of |g|^p by a large sample of its own.
+    g = np.sort(np.abs(rng(9).standard_normal(400_000)) ** 1.4)
+    true_gini = (2 * np.arange(1, 400_001) - 400_001) @ g / (400_000 * g.sum())
+    got = difference(gini[LEVELS == 4], gini[LEVELS == 0], seed=0)
+    # A vector of 64 units reads (1 - 1/64) of it.
+    assert got.value == pytest.approx((true_gini - (np.sqrt(2) - 1)) * 63 / 64, abs=0.005)
+    assert decide(Criterion(claim="c", expected="positive", margin=0.05), got).verdict == "supported"
+
+
+def test_no_effect_is_said_to_be_none():
+    gini = gini_per_window(activations(np.ones(len(LEVELS))))
+    assert decide(SPARSER, spearman(LEVELS, gini, seed=0)).verdict == "not supported"
+
+
+def test_norm_alone_is_no_effect():
+    h = activations(np.ones(len(LEVELS))) * (1.0 + LEVELS)[:, None, None]
+    energy = (h**2).sum((1, 2))
+    assert decide(SPARSER, spearman(LEVELS, energy, seed=0)).verdict == "supported"
+    assert decide(SPARSER, spearman(LEVELS, gini_per_window(h), seed=0)).verdict == "not supported"
+
+
+def test_gain_alone_is_no_effect_before_the_gain():
+    before = activations(np.ones(len(LEVELS)))
+    gain = np.where(np.arange(64) < 3, 1.0 + LEVELS[:, None], 1.0)
+    assert decide(SPARSER, spearman(LEVELS, gini_per_window(before * gain[:, None]), seed=0)).verdict == "supported"
+    assert decide(SPARSER, spearman(LEVELS, gini_per_window(before), seed=0)).verdict == "not supported"
+
+
+@pytest.mark.parametrize("confound", ["length", "position"])
+def test_a_confound_misleads_the_naive_correlation_and_not_the_partial_one(confound):
+    # Shifted windows tend to be longer (read later), and sparsity follows length (position), not shift.
+    where = LEVELS + 2 * rng(3).standard_normal(len(LEVELS))
+    gini = gini_per_window(activations(1.5 + 0.1 * where, seed=4))
+    naive = spearman(LEVELS, gini, seed=0)
+    controlled = partial_spearman(LEVELS, gini, [where], seed=0)
+    assert decide(SPARSER, naive).verdict == "supported"
+    assert decide(SPARSER, controlled).verdict == "not supported"
+
+
+def test_level_means_overstate():
+    gini = LEVELS + 10 * rng(8).standard_normal(len(LEVELS))
+    means = [gini[level == LEVELS].mean() for level in range(5)]
+    assert abs(spearman(np.arange(5), means, seed=0).value) > 2 * abs(spearman(LEVELS, gini, seed=0).value)
