@@ -15,9 +15,11 @@ import os
 import re
 import shutil
 import tempfile
+from bisect import bisect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,9 @@ from sparsetrain.data.sources import Document, IdiomsSource, Skip, Source, Sourc
 from sparsetrain.data.sources.document import digest
 from sparsetrain.data.tokenizer import MIN_D_VOCAB, Tokenizer, train_tokenizer
 
-SPLITS = ("train", "val", "heldout")
-"""train: gradients and the tokenizer; val: validation loss and choices; heldout: shift splits, never chosen on."""
+SPLITS = ("train", "val", "heldout", "means")
+"""train: gradients and the tokenizer; val: validation loss and choices; heldout: shift splits, never chosen on;
+means: the mean activations of deleted nodes, and nothing else."""
 
 ENCODE_BATCH = 256  # documents handed to the parallel encoder at a time
 
@@ -54,6 +57,7 @@ class DataConfig:
     d_vocab: int = 1024  # tokens, separator included
     val_fraction: float = 0.05  # of the documents of each source
     heldout_fraction: float = 0.05  # of the documents of each source
+    means_fraction: float = 0.02  # of the documents of each source
     seed: int = 0  # of the assignment of documents to splits; the order of batches has its own
 
     def __post_init__(self) -> None:
@@ -64,9 +68,9 @@ class DataConfig:
                 raise ValueError(f"source name {name!r} must be letters, digits, _ or -, and not 'mixed'")
         if self.d_vocab < MIN_D_VOCAB:
             raise ValueError(f"d_vocab={self.d_vocab} must be at least {MIN_D_VOCAB} (256 bytes and the separator)")
-        for name, fraction in (("val_fraction", self.val_fraction), ("heldout_fraction", self.heldout_fraction)):
-            if not 0 < fraction < 0.5:
-                raise ValueError(f"{name}={fraction} must lie between 0 and 0.5, both excluded")
+        for name in ("val_fraction", "heldout_fraction", "means_fraction"):
+            if not 0 < getattr(self, name) < 0.3:
+                raise ValueError(f"data.{name}={getattr(self, name)} must lie between 0 and 0.3, both excluded")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,18 +272,17 @@ def _read(name: str, source: Source, bar: Progress) -> _Read:
 
 
 def _split(config: DataConfig, origin: list[str], hashes: list[str], groups: NDArray[np.int64]) -> list[str]:
-    # A group's place on [0, 1) is a hash of its smallest content hash: first heldout, then val, then train.
+    # A group's place on [0, 1) is a hash of its smallest content hash: first heldout, val and means, then train.
     smallest: dict[int, str] = {}
     groups_of: dict[str, set[int]] = {name: set() for name in config.sources}
     for name, content, group in zip(origin, hashes, groups.tolist(), strict=True):
         smallest[group] = min(content, smallest.get(group, content))
         groups_of[name].add(group)
     place = {group: int(digest(f"{config.seed}:{content}")[:13], 16) / 16**13 for group, content in smallest.items()}
-    val_end = config.heldout_fraction + config.val_fraction
-    split_of = {
-        group: "heldout" if u < config.heldout_fraction else "val" if u < val_end else "train"
-        for group, u in place.items()
-    }
+    fractions = {"heldout": config.heldout_fraction, "val": config.val_fraction, "means": config.means_fraction}
+    ends = list(accumulate(fractions.values()))
+    order = [*fractions, "train"]
+    split_of = {group: order[bisect(ends, u)] for group, u in place.items()}
     # A source of few documents may leave a split empty: it takes a group from the fullest split, the next on the line.
     for name, own in groups_of.items():
         ordered = sorted(own, key=place.__getitem__)
@@ -338,7 +341,7 @@ def _key(config: DataConfig) -> str:
         "tokenizers": tokenizers.__version__,
         "sources": {name: [source.synthetic, source.fingerprint()] for name, source in config.sources.items()},
         "d_vocab": config.d_vocab,
-        "splits": [config.val_fraction, config.heldout_fraction, config.seed],
+        "splits": [config.val_fraction, config.heldout_fraction, config.means_fraction, config.seed],
     }
     return digest(json.dumps(parts))
 

@@ -1,0 +1,110 @@
+"""Batches as a function of seed and number, and the bigram table against counts worked out by hand."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_example import small_corpus
+
+from sparsetrain.data import Corpus, TokenStream, fit_bigram
+from sparsetrain.data.bigram import count_bigrams
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return small_corpus(tmp_path_factory.mktemp("data"))
+
+
+def test_a_batch_is_a_function_of_seed_and_number(corpus: Corpus) -> None:
+    stream = TokenStream(corpus, "train", n_ctx=16, batch_size=8, seed=3)
+    forwards = [stream.batch(k) for k in range(4)]
+    backwards = [TokenStream(corpus, "train", 16, 8, 3).batch(k) for k in reversed(range(4))][::-1]
+    assert all((a == b).all() for a, b in zip(forwards, backwards, strict=True))
+    assert forwards[0].shape == (8, 17) and forwards[0].dtype == np.int64
+    assert not (forwards[0] == forwards[1]).all()
+    assert not (forwards[0] == TokenStream(corpus, "train", 16, 8, 4).batch(0)).all()
+
+
+def test_rows_are_windows_of_the_split(corpus: Corpus) -> None:
+    stream = TokenStream(corpus, "val", n_ctx=12, batch_size=16, seed=0)
+    haystacks = [np.asarray(corpus.tokens(source, "val"), np.int64) for source in corpus.sources]
+    windows = {tuple(tokens[i : i + 13]) for tokens in haystacks for i in range(len(tokens) - 12)}
+    for k in range(3):
+        assert all(tuple(row) in windows for row in stream.batch(k).tolist())
+
+
+def test_ranks_share_one_batch(corpus: Corpus) -> None:
+    stream = TokenStream(corpus, "train", n_ctx=8, batch_size=12, seed=0)
+    for n_ranks in (1, 2, 3, 4):
+        parts = [stream.rows(5, rank, n_ranks) for rank in range(n_ranks)]
+        assert (np.concatenate(parts) == stream.batch(5)).all()
+    with pytest.raises(ValueError, match="batch_size=12 cannot be divided among 5 ranks"):
+        stream.rows(0, 0, 5)
+
+
+def test_sources_are_mixed_by_weight_and_windows_evenly(corpus: Corpus) -> None:
+    tokens = {"code": np.zeros(1000, np.uint16), "idioms": np.arange(1, 101, dtype=np.uint16)}
+
+    class Fake(Corpus):
+        def tokens(self, source: str, split: str) -> np.ndarray:
+            return tokens[source]
+
+    fake = Fake(**{field.name: getattr(corpus, field.name) for field in dataclasses.fields(corpus)})
+    rows = np.concatenate([TokenStream(fake, "train", 1, 1000, 0).batch(k) for k in range(10)])
+    assert abs((rows[:, 0] > 0).mean() - 0.25) < 0.02
+    starts = np.bincount(rows[:, 0][rows[:, 0] > 0], minlength=101)[1:]
+    assert starts[-1] == 0 and (starts[:99] > 0).all()
+    only = TokenStream(fake, "train", 1, 100, 0, weights={"idioms": 1.0, "code": 0.0}).batch(0)
+    assert (only > 0).all()
+
+
+def test_bad_sizes_are_named(corpus: Corpus) -> None:
+    with pytest.raises(ValueError, match=r"split 'val' of source 'code' has \d+ tokens, a row needs 1000001"):
+        TokenStream(corpus, "val", 1_000_000, 1, 0)
+    with pytest.raises(ValueError, match="n_ctx=0"):
+        TokenStream(corpus, "val", 0, 1, 0)
+    with pytest.raises(ValueError, match="weights="):
+        TokenStream(corpus, "val", 8, 1, 0, weights={"code": 0.0})
+
+
+def test_bigram_table_by_hand() -> None:
+    # Rows 0 1 0 1 and 1 1 2: pairs 01 10 01 11 12, V = 4, tokens that follow: 1 0 1 1 2.
+    batches = [np.array([[0, 1, 0, 1]]), np.array([[1, 1, 2]])]
+    table = fit_bigram(batches, 4, {"x": [np.array([0, 1])]}, alphas=(2.0,))
+    unigram = np.array([1.5, 3.5, 1.5, 0.5]) / 7
+    assert np.allclose(np.exp(table.log_probs[0]), (np.array([0, 2, 0, 0]) + 2 * unigram) / 4)
+    assert np.allclose(np.exp(table.log_probs[1]), (np.array([1, 1, 1, 0]) + 2 * unigram) / 5)
+    assert np.allclose(np.exp(table.log_probs[3]), unigram)
+    assert np.allclose(np.exp(table.log_probs).sum(1), 1)
+    assert table.n_pairs == 5
+    expected = -(np.log((2 + 1) / 4) + np.log((1 + 2 * 1.5 / 7) / 5)) / 2
+    assert np.isclose(table.loss(np.array([[0, 1, 0]])), expected)
+
+
+def test_alpha_is_the_best_on_validation(corpus: Corpus) -> None:
+    train = TokenStream(corpus, "train", 32, 16, 0)
+    val = {"code": [TokenStream(corpus, "val", 32, 16, 0).batch(0)]}
+    batches = [train.batch(k) for k in range(10)]
+    best = fit_bigram(batches, 400, val)
+    for alpha in (0.1, 1.0, 10.0, 100.0, 1000.0):
+        fixed = fit_bigram(batches, 400, val, alphas=(alpha,))
+        assert best.loss(val["code"][0]) <= fixed.loss(val["code"][0]) + 1e-9
+    assert f"alpha = {best.alpha:g}" in best.description
+
+
+def test_counting_in_chunks_is_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [np.random.default_rng(k).integers(0, 9, (4, 11)) for k in range(20)]
+    expected = np.zeros((9, 9), int)
+    for batch in batches:
+        np.add.at(expected, (batch[:, :-1], batch[:, 1:]), 1)
+    assert (count_bigrams(batches, 9) == expected).all()
+    monkeypatch.setattr("sparsetrain.data.bigram._CHUNK", 100)
+    assert (count_bigrams(batches, 9) == expected).all()
+
+
+def test_nothing_to_fit_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to fit"):
+        fit_bigram([], 4, {"x": [np.array([0, 1])]})
+    with pytest.raises(ValueError, match="above 0"):
+        fit_bigram([np.array([0, 1])], 4, {"x": [np.array([0, 1])]}, alphas=(0.0,))
