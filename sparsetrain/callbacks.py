@@ -290,7 +290,7 @@ def build_loggers(config: LoggerConfig, run_dir: Path, name: str) -> list[Logger
                 project=config.project,
                 name=f"{name}/{run_dir.name}",
                 save_dir=run_dir,
-                offline=mode == "offline",
+                mode=mode,
                 settings=wandb_settings(),
             )
         )

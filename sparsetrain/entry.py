@@ -99,3 +99,38 @@ def entry(schema: type[T], config_name: str, *, new_run: bool = False) -> Callab
 
     return decorate
 
+
+def load_run(schema: type[T], run_dir: Path) -> T:
+    """The config that a run's `config.yaml` holds.
+
+    Raises:
+        FileNotFoundError: no config.yaml there.
+        ValueError: a config of another version of the schema.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(2, "no config.yaml in this run; was it made by train.py?", str(run_dir))
+    return from_dict(schema, OmegaConf.to_container(OmegaConf.load(path), resolve=True))  # pyright: ignore[reportArgumentType]
+
+
+def require(key: str, value: str) -> str:
+    """A value that has no default.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not value:
+        raise ValueError(f"{key}= is missing; give {key}=<value> (see --help)")
+    return value
+
+
+def prompt_text(prompt: str) -> str:
+    r"""The prompt a user typed: `@path` reads a file, otherwise \n and \t stand for line break and tab.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    require("prompt", prompt)
+    if prompt.startswith("@"):
+        return Path(prompt[1:]).read_text(encoding="utf-8")
+    return prompt.replace("\\n", "\n").replace("\\t", "\t")

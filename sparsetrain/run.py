@@ -6,7 +6,7 @@ watchers, exports the model and returns a `TrainedRun`, from which later stages 
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import WandbLogger
 
 import sparsetrain
 from sparsetrain.callbacks import (
@@ -38,10 +39,13 @@ from sparsetrain.lit import LitTransformer, TrainerConfig, fit, next_token_loss
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.report import number
+from sparsetrain.report.wandb_log import log_report
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig, curves_for_report
 from sparsetrain.sparsity import SparsityConfig, build_sparsity
 
 log = logging.getLogger(__name__)
+
+MEANS_SOURCE = "documents of the `means` split, which nothing else reads, in the training mixture"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +100,7 @@ class Stages:
 
     def section(self) -> list[dict[str, Any]]:
         """The report's list of stages."""
-        return [{"name": n, "seconds": number(s, "s", recomputable=False)} for n, s in self.seconds.items()]
+        return [{"name": n, "seconds": number(s, "s", "measured")} for n, s in self.seconds.items()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +136,11 @@ def resume_path(ckpt_path: str | None, run_dir: Path) -> Path | None:
     raise FileNotFoundError(2, "ckpt_path does not exist", str(path))
 
 
+def cache_dir(config: RunConfig) -> Path:
+    """Where tokenised corpora are kept."""
+    return Path(config.cache_dir).expanduser()
+
+
 def init_bigram_(model: Transformer, table: BigramTable) -> None:
     """Starts the model's bigram table from smoothed log probabilities."""
     assert model.bigram is not None
@@ -155,7 +164,7 @@ def train(config: RunConfig, run_dir: Path, command: str) -> TrainedRun:
     resume = resume_path(config.ckpt_path, run_dir)
     stages = Stages()
     with stages("data"):
-        corpus = prepare_corpus(config.data, Path(config.cache_dir).expanduser(), progress=config.trainer.progress)
+        corpus = prepare_corpus(config.data, cache_dir(config), progress=config.trainer.progress)
         if corpus.tokenizer.d_vocab > config.model.d_vocab:
             raise ValueError(
                 f"model.d_vocab={config.model.d_vocab} is smaller than the tokenizer's {corpus.tokenizer.d_vocab} "
@@ -226,7 +235,9 @@ def train(config: RunConfig, run_dir: Path, command: str) -> TrainedRun:
             "sparsity": {"method": config.sparsity.method, "tensors": [] if sparsity is None else sparsity.audit()},
         }
         if config.ood.enabled:
-            report["representation"] = curves_for_report(run_dir / "ood_sparsity.csv", splits, config.ood.tracker)
+            report["representation"] = curves_for_report(
+                run_dir / "ood_sparsity.csv", splits, config.ood.tracker, model=model
+            )
     return TrainedRun(
         model=model, corpus=corpus, export=folder, report=report, loggers=loggers, stages=stages, complete=complete
     )
@@ -266,7 +277,7 @@ def describe_training(
     counts["mixed"] = sum(counts.values())
 
     def nats(values: dict[str, float]) -> dict[str, Any]:
-        return {k: number(v, "nats/token", recomputable=True, n=counts[k], seed=config.seed) for k, v in values.items()}
+        return {k: number(v, "nats/token", n=counts[k], seed=config.seed) for k, v in values.items()}
 
     curves: dict[str, dict[str, list[float]]] = {}
     for step, name, value in read_metrics(run_dir / "metrics.csv"):
@@ -276,12 +287,12 @@ def describe_training(
             curve["value"].append(value)
     n_tokens = config.trainer.n_steps * config.trainer.batch_size * config.model.n_ctx
     return {
-        "n_steps": number(config.trainer.n_steps, "steps", recomputable=False),
-        "n_tokens": number(n_tokens, "tokens", recomputable=False),
+        "n_steps": number(config.trainer.n_steps, "steps", status="measured"),
+        "n_tokens": number(n_tokens, "tokens", status="measured"),
         "tokens_per_s": number(
             throughput.n_tokens / throughput.seconds if throughput.seconds else None,
             "tokens/s",
-            recomputable=False,
+            status="measured",
             n=throughput.n_steps_run,
             note="training steps of the last process alone; validation, tracking and saving left out",
         ),
@@ -295,3 +306,17 @@ def describe_training(
         },
         "curves": curves,
     }
+
+
+def means_windows(corpus: Corpus, config: RunConfig, n_windows: int) -> torch.Tensor:
+    """Token windows `[n_windows, n_ctx]` of the split that is kept for mean activations alone, in the training mixture."""
+    stream = TokenStream(corpus, "means", config.model.n_ctx, n_windows, seed=0)
+    return torch.from_numpy(stream.batch(0)[:, :-1])
+
+
+def log_to_wandb(loggers: list[Any], report: dict[str, Any], views: Mapping[str, Any], run_dir: Path) -> None:
+    """Sends the report to every W&B logger of the run and closes its run, so that the next one in a sweep is its own."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            log_report(logger.experiment, report, views, run_dir / "report.html")
+            logger.experiment.finish()

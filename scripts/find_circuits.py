@@ -1,0 +1,68 @@
+"""Extracts circuits from the model of a finished run and puts them into its report.
+
+    python scripts/find_circuits.py run=runs/quickstart/<stamp> task=all
+    python scripts/find_circuits.py run=... task=bracket_counting circuits.find.seeds='[0,1,2]'
+
+A task that this run's folder already holds, with the same settings, is not searched again.
+"""
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from circuits.sections import VIEWS as CIRCUIT_VIEWS
+from circuits.stage import CircuitsConfig, TrainRun, describe_task, merge_tasks, run_circuits
+from sparsetrain.checkpoint import latest_export
+from sparsetrain.data import prepare_corpus
+from sparsetrain.entry import entry, load_run, require
+from sparsetrain.report import load_report, number, save_report
+from sparsetrain.report.render import render
+from sparsetrain.report.sections import VIEWS
+from sparsetrain.run import MEANS_SOURCE, cache_dir, means_windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindCircuitsRun:
+    """A run, its tasks and how to search them."""
+
+    run: str = ""
+    """Folder of a finished run."""
+    task: str = ""
+    """A task's name, several with commas, or `all`; empty: those of circuits.tasks."""
+    circuits: CircuitsConfig = field(default_factory=CircuitsConfig)
+    progress: bool = True
+
+
+@entry(FindCircuitsRun, "find_circuits")
+def main(config: FindCircuitsRun, run_dir: Path) -> None:
+    """Searches, updates report.json, renders it anew."""
+    circuits = replace(config.circuits, tasks=tuple(config.task.split(","))) if config.task else config.circuits
+    run = Path(require("run", config.run))
+    export = latest_export(run)
+    report = load_report(run / "report.json")
+    trained = load_run(TrainRun, run)
+    started = time.perf_counter()
+
+    def windows():
+        corpus = prepare_corpus(trained.data, cache_dir(trained), progress=config.progress)
+        return means_windows(corpus, trained, circuits.n_means_windows)
+
+    section = run_circuits(
+        export,
+        run,
+        circuits,
+        windows,
+        windows_source=MEANS_SOURCE,
+        on_task=lambda name, result: print(describe_task(name, result)),
+        progress=config.progress,
+    )
+    report["circuits"] = merge_tasks(report.get("circuits"), section)
+    seconds = number(time.perf_counter() - started, "s", "measured")
+    report["stages"].append({"name": f"find_circuits {config.task}".strip(), "seconds": seconds})
+    save_report(report, run / "report.json")
+    paths = render(report, {**VIEWS, **CIRCUIT_VIEWS}, run)
+    print(f"report: {paths['html']}")
+
+
+if __name__ == "__main__":
+    main()
