@@ -24,26 +24,35 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 NOUNS = _words("""
-account action address agent album alert animal answer apple area arrow article asset author badge bag ball bank
-barrel basket battery beacon bean bird block board boat body bonus book bottle box branch bread brick bridge brush
-bucket budget bug building bus button cabin cable cake camera camp candle car card cargo carpet cart case castle cat
-cell chain chair channel chapter chart cherry child circle city claim clock cloud coach coat code coin color column
-comet comment contact corner cost country course cow crate crystal cup customer cycle day deer dentist desk device
-dish dog door dragon drawer dream drink driver drone drum duck eagle ear edge egg engine entry error event exam face
-factor farm feature fence field figure film finger fish flag flight flower forest fork fox frame friend frog fruit
-game garden gate gear ghost gift glass goal grade grape graph group guest guide hammer hat hill hobby horse hotel
-house hour image island issue jacket job judge key king kite knife label lake lamp leader leaf lesson letter level
-library light limit lion list_item lock loop machine map market match meal member menu message meter minute mirror
-model moment money monkey month moon motor mountain mouse movie name nest net node note number nurse object ocean
-offer office option orange orbit order owner package page paint pair panel paper parent parcel part party patient
-peach pen pencil phone photo piano picture piece pilot pipe place plan planet plant plate player plot point policy
-pond port post potato price printer prize product profile project queen question queue rabbit rack radio rain rate
-reader recipe record region report request rider ring river road robot rocket role roof room root rope route row
-rule sailor salad sample school score screen seat section seed sensor server session shape sheep shelf ship shirt
-shoe shop signal singer site size skill slot snake song sound spoon stage star station step stone store storm story
-street student sugar survey switch table tag target task teacher team tent test ticket tiger token tool topic tower
-town toy track train tree trip truck turtle unit user valley value vector vehicle video village visitor voice wagon
-walk wall watch wave week wheel whale window wing winter wolf word worker writer year zebra zone
+account action address agent album alert amount animal answer apple area arg argument array arrow article asset
+attribute author badge bag ball bank barrel basket battery beacon bean bird block board boat body bonus book bottle
+bound bounds box branch bread brick bridge brush bucket budget bug building bus button byte cabin cable cache cake
+camera camp candle car card cargo carpet cart case castle cat cell chain chair channel chapter char chart cherry
+child chunk circle city claim client clock cloud coach coat code coin color column comet comment condition contact
+content context corner cost counter country course cow crate crystal cup customer cycle data database day deer
+default delay dentist depth desk device difference digit direction dish distance document dog domain door dragon
+drawer dream drink driver drone drum duck duration eagle ear edge egg element email end engine entry error event
+exam face factor family farm feature fence field figure film finger fish flag flight flower folder forest fork
+format fox fraction frame friend frog fruit function game garden gate gear ghost gift glass goal grade grape graph
+group guest guide hammer handler hat head header height hill history hobby horse host hotel hour house icon
+identifier image index instance integer interval island issue jacket job judge key kind king kite knife label lake
+lamp layer leader leaf length lesson letter level library light limit line link lion list_item location lock loop
+machine map margin market match matrix max_value maximum meal member menu message meter method minute mirror mode
+model module moment money monkey month moon motor mountain mouse movie name nest net node node_id note number
+number_of_items nurse object ocean offer office offset operation operator option orange orbit order origin owner
+package page paint pair panel paper parameter parcel parent parent_id part party path patient pattern peach pen
+pencil percent period phone photo piano picture piece pilot pipe pixel place plan planet plant plate player plot
+point pointer policy pond port position post potato prefix price printer priority prize process product profile
+project property quantity queen question queue rabbit rack radio radius rain rate ratio reader recipe record region
+report request resource response rider ring river road robot rocket role roof room root rope rotation route row rule
+sailor salad sample scale school scope score screen seat section seed sensor sequence series server service session
+setting shape sheep shelf ship shirt shoe shop signal singer site size skill slot snake song sound source space
+speed spoon stage star start state station status step stone stop store storm story stream street student suffix
+sugar survey switch symbol system table tag tail target target_name task teacher team temperature tent test text
+thread threshold ticket tiger time timeout title token tool topic total_count tower town toy track train transaction
+tree trip truck turtle type_name unit url user username valley value value_map vector vehicle version video view
+village visitor voice volume wagon walk wall watch wave week weight whale wheel width window wing winter wolf word
+worker writer x_axis year zebra zip_code zone
 """)
 ADJECTIVES = _words("""
 active big black blue brave bright brown busy calm cheap clean clear cold common cool dark deep dirty dry early easy
@@ -67,8 +76,8 @@ result output current acc found total merged values data collected out buffer te
 """
 )
 LETTERS = _words("a b c d e g h k m n p q r s t u v w x y z")
-INPUTS = _words("input inputs source config settings raw original existing saved template train incoming stored")
-OUTPUTS = _words("output outputs result results report summary export backup log copy new_file generated cleaned")
+INPUTS = _words("input input input inputs source config settings raw original existing saved template incoming data")
+OUTPUTS = _words("output output output outputs result results report summary export backup log copy cleaned")
 EXTENSIONS = _words("txt csv json log md dat tsv ini")
 GREETINGS = _words(
     """
@@ -76,6 +85,7 @@ Hello Hi Welcome Total Found Name Value Result Count Score Loading Saved Error I
 """
 )
 MODULES = _words("os sys json math random time re csv logging string itertools collections datetime pathlib functools")
+INDICES = _words("i i i i i i j k n x y index index idx idx num pos position step number")
 SIGNS = "+*-"
 ORDERS = "<>"
 ERRORS = _words("ValueError TypeError KeyError IndexError RuntimeError OSError FileNotFoundError")
@@ -322,9 +332,11 @@ class Writer:
         if u < 0.5:
             other = self.number() if self.chance(0.4) else self.string(1, 2) if self.chance(0.6) else self.var()
             return f"{name} == {other}"
-        if u < 0.58:
+        if u < 0.54:
             return f"{name} {self.pick(('in', 'not in'))} {self.many()}"
-        if u < 0.64:
+        if u < 0.6:
+            return f"{self.pick(self.objects)}.{self.pick(NOUNS)} == {self.literal()}"
+        if u < 0.65:
             return f"{name} is {self.pick(('None', 'not None'))}"
         if u < 0.72:
             return f"{name} == {self.pick(('True', 'False'))}"
@@ -548,7 +560,7 @@ def find_best(g: Writer) -> Lines:
 
 
 def loop_range(g: Writer) -> Lines:
-    index = g.pick("ijkn")
+    index = g.pick(INDICES)
     u = g.random()
     bounds = g.number() if u < 0.5 else f"len({g.many()})" if u < 0.75 else f"{g.integer(0, 5)}, {g.number()}"
     return [f"for {index} in range({bounds}):", *(g.block() if g.chance(0.6) else [f"    print({index})"])]
@@ -562,7 +574,7 @@ def loop_list(g: Writer) -> Lines:
 
 def loop_enumerate(g: Writer) -> Lines:
     many = g.many()
-    index, one = g.pick(("i", "i", "i", "index", "idx", "n", "position")), g.one(many)
+    index, one = g.pick(INDICES), g.one(many)
     if one == index:
         one = g.pick(NOUNS)
     start = ", start=1" if g.chance(0.15) else ""
@@ -751,8 +763,8 @@ def lambda_map(g: Writer) -> Lines:
 def open_read(g: Writer) -> Lines:
     handle = g.pick(("f", "file", "handle", "fh", "source", "reader"))
     u = g.random()
-    name = g.path(INPUTS) if u < 0.75 else g.pick(("path", "filename", "name", "file_name"))
-    mode = f", {g.quoted('r')}" if g.chance(0.75) else ""
+    name = g.path(INPUTS) if u < 0.7 else g.pick(("path", "filename", "file_name", g.var(), g.pick(NOUNS)))
+    mode = f", {g.quoted('r')}" if g.chance(0.8 if u < 0.7 else 0.3) else ""
     use = g.pick(
         (f"{g.holder()} = {handle}.read()", f"{g.many()} = {handle}.readlines()", f"{g.holder()} = json.load({handle})")
     )
@@ -774,10 +786,10 @@ def open_write(g: Writer) -> Lines:
 
 
 def open_plain(g: Writer) -> Lines:
-    handle = g.pick(("f", "file", "handle", "fh", "stream"))
+    handle = g.pick(("f", "file", "handle", "fh", "stream", g.holder()))
     u = g.random()
     if u < 0.45:
-        name = g.pick(("path", "filename", "name", "file_name", g.var()))
+        name = g.pick(("path", "filename", "file_name", g.var(), g.pick(NOUNS)))
         return [f"{handle} = open({name})", f"{g.holder()} = {handle}.read()", f"{handle}.close()"]
     if u < 0.75:
         return [
@@ -1202,7 +1214,7 @@ STATEMENT_FAMILIES: dict[Family, int] = {
     assign_tall_dict: 2, assign_rows: 1, assign_constant: 1, index_dict: 1, collect_set: 5, collect_text: 5,
     collect_list: 3, collect_sum: 2, count_keys: 1, group_keys: 1, find_best: 1, loop_range: 3, loop_list: 3,
     loop_enumerate: 4, loop_items: 2, loop_zip: 1, loop_grid: 1, loop_skip: 1, while_count: 2, while_name: 3,
-    while_true: 2, if_only: 2, if_else: 3, if_chain: 2, if_nested: 1, if_and: 1, if_flag: 2, ternary: 4, swap: 4,
+    while_true: 2, if_only: 2, if_else: 3, if_chain: 2, if_nested: 1, if_and: 1, if_flag: 2, ternary: 4, swap: 5,
     unpack: 2, comprehension: 2, comprehension_range: 1, comprehension_dict: 1, comprehension_set: 1, make_set: 1,
     lambda_assign: 4, lambda_key: 2, lambda_map: 1, open_read: 4, open_write: 4, open_plain: 3, with_context: 2,
     try_except: 2, check_assert: 1, text_methods: 1, join_text: 1, slices: 1, aggregate: 1, any_all: 1,
