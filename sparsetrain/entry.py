@@ -30,6 +30,14 @@ USER_ERRORS = (ValueError, KeyError, OSError, FloatingPointError, HydraException
 """What a user's input or machine can cause. Anything else is a bug and keeps its traceback."""
 
 
+def quieten() -> None:
+    """Silences what libraries tell their own authors; warnings of this project still show."""
+    for module in ("lightning", "wandb", "torch", "pydantic", "datasets"):
+        warnings.filterwarnings("ignore", module=module)
+    for name in ("lightning.pytorch", "lightning.fabric", "wandb"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def conf_dir() -> Path:
     """The folder of yaml files: inside the package in a wheel, beside it in a checkout."""
     here = Path(__file__).resolve().parent
@@ -65,35 +73,46 @@ def entry(schema: type[T], config_name: str, *, new_run: bool = False) -> Callab
     ConfigStore.instance().store(name=f"base_{config_name}", node=base)
 
     def decorate(main: Callable[[T, Path], Any]) -> Callable[[], None]:
+        whole_traceback = "HYDRA_FULL_ERROR" in os.environ
+        failures: list[str] = []
+
+        def fail(error: Exception) -> None:
+            failures.append(explain(error, key_paths(base)))
+            print(f"error: {failures[-1]}", file=sys.stderr)
+
         def task(cfg: DictConfig) -> Any:
-            config = from_dict(schema, OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
-            run_dir = Path(HydraConfig.get().runtime.output_dir)
-            if new_run:
-                write_atomic(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=False).encode())
-            return main(config, run_dir)
+            try:
+                config = from_dict(schema, OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
+                run_dir = Path(HydraConfig.get().runtime.output_dir)
+                if new_run:
+                    write_atomic(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=False).encode())
+                return main(config, run_dir)
+            except USER_ERRORS as error:
+                # Jobs of a sweep in this process go on without the failed one. In another process the launcher has to know.
+                if whole_traceback or "BasicLauncher" not in HydraConfig.get().launcher._target_:
+                    raise
+                fail(error)
+                return None
 
         task.__module__ = main.__module__
 
         @wraps(main)
         def command() -> None:
-            whole_traceback = "HYDRA_FULL_ERROR" in os.environ
             # Hydra prints errors in its own several lines unless told to let them through.
             os.environ["HYDRA_FULL_ERROR"] = "1"
-            # A composed config file is this package's business; Lightning's and torch's advice to authors is not a user's.
-            warnings.filterwarnings("ignore", module="lightning")
-            logging.captureWarnings(True)
+            quieten()
             run = hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(task)
             try:
                 run()
             except USER_ERRORS as error:
                 if whole_traceback:
                     raise
-                known = key_paths(base)
-                print(f"error: {explain(error, known)}", file=sys.stderr)
-                sys.exit(1)
+                fail(error)
             except KeyboardInterrupt:
                 print("interrupted; continue with ckpt_path=last and the same hydra.run.dir", file=sys.stderr)
                 sys.exit(130)
+            if failures:
+                sys.exit(1)
 
         return command
 

@@ -191,5 +191,5 @@ def fit(
         default_root_dir=checkpoints.parent,
     )
     trainer.fit(module, data, ckpt_path=None if resume is None else str(resume), weights_only=True)
-    trainer.save_checkpoint(checkpoints / "last.ckpt")
+    trainer.save_checkpoint(checkpoints / "last.ckpt", weights_only=False)
     return trainer
