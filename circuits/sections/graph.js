@@ -3,7 +3,7 @@
 // Everything a run named enters through textContent or setAttribute of inert attributes, never as markup.
 window.sparsetrain.widgets["circuit-graph"] = (function () {
   const SVG = "http://www.w3.org/2000/svg";
-  const PLACES = ["attention reads", "query · key · value", "attention writes", "MLP reads", "neurons", "MLP writes"];
+  const PLACES = ["attention reads", "q · k · v", "attention writes", "MLP reads", "neurons", "MLP writes"];
   const LINKS = { residual: "same residual channel", score: "multiplied in the attention score", pattern: "decides where it attends" };
   const SHOWN = 300; // edges drawn at first; the slider shows the rest
   const LABELLED = 26; // up to this many visible edges carry their weight
@@ -33,20 +33,18 @@ window.sparsetrain.widgets["circuit-graph"] = (function () {
     const rows = keys.map((key) => ({ layer: Math.floor(key / 6), stage: key % 6, members: [] }));
     data.nodes.forEach((node, i) => rows[keys.indexOf(node.layer * 6 + node.stage)].members.push(i));
     const widest = Math.max(...rows.map((row) => row.members.length));
-    const small = widest > 26;
-    const gap = small ? 15 : 74;
-    const across = Math.max(width, widest * gap + 24);
+    const small = widest * 50 > 1.35 * Math.max(width, 560); // dots instead of labelled boxes
+    const across = Math.max(width, widest * (small ? 12 : 50) + 24);
+    const gap = Math.min(small ? 20 : 150, (across - 24) / widest);
     const near = data.nodes.map(() => []);
     data.edges.forEach(([s, t, w]) => { near[s].push([t, 1 + Math.abs(w)]); near[t].push([s, 1 + Math.abs(w)]); });
     data.links.forEach(([s, t, type]) => { const pull = type === "residual" ? 6 : 0.5; near[s].push([t, pull]); near[t].push([s, pull]); });
     const rank = { attn_q: 0, attn_k: 1, attn_v: 2 };
-    const x = new Array(data.nodes.length).fill(0);
-    rows.forEach((row) => {
-      row.members.sort((a, b) => (rank[data.nodes[a].kind] || 0) - (rank[data.nodes[b].kind] || 0) || data.nodes[a].channel - data.nodes[b].channel);
-      spread(row.members, row.members.map((_, i) => across * (i + 1) / (row.members.length + 1)));
-    });
+    const kind = (member) => rank[data.nodes[member].kind] || 0;
+    let x = new Array(data.nodes.length).fill(0);
+    const room = (n) => (small ? gap : Math.max(gap, Math.min(96, (across - 24) / n))); // a short row is set wider
     function spread(members, wish) {
-      const place = wish.slice();
+      const place = wish.slice(), gap = room(members.length);
       for (let i = 1; i < place.length; i++) place[i] = Math.max(place[i], place[i - 1] + gap);
       const over = place.reduce((sum, value, i) => sum + value - wish[i], 0) / place.length;
       for (let i = 0; i < place.length; i++) place[i] -= over;
@@ -56,23 +54,50 @@ window.sparsetrain.widgets["circuit-graph"] = (function () {
       if (place[last] > high) { place[last] = high; for (let i = last - 1; i >= 0; i--) place[i] = Math.min(place[i], place[i + 1] - gap); }
       members.forEach((member, i) => { x[member] = place[i]; });
     }
-    for (let sweep = 0; sweep < 12; sweep++) {
-      (sweep % 2 ? rows.slice().reverse() : rows).forEach((row) => {
+    function sweep(downward) {
+      (downward ? rows : rows.slice().reverse()).forEach((row) => {
         const wish = new Map(row.members.map((member) => {
           const total = near[member].reduce((sum, [, pull]) => sum + pull, 0);
           return [member, total ? near[member].reduce((sum, [other, pull]) => sum + pull * x[other], 0) / total : across / 2];
         }));
-        row.members.sort((a, b) => wish.get(a) - wish.get(b) || a - b);
+        row.members.sort((a, b) => kind(a) - kind(b) || wish.get(a) - wish.get(b) || a - b);
         spread(row.members, row.members.map((member) => wish.get(member)));
       });
     }
+    // Several starts; the one with the fewest crossings stays (for large graphs: one start).
+    const at = new Map();
+    rows.forEach((row, i) => row.members.forEach((member) => at.set(member, i)));
+    const lines = data.edges.concat(data.links).filter(([s, t]) => at.get(s) !== at.get(t));
+    function crossings() {
+      let crossed = 0;
+      for (let i = 0; i < lines.length; i++) {
+        for (let j = 0; j < i; j++) {
+          const [a, b] = lines[i], [c, d] = lines[j];
+          if (at.get(a) === at.get(c) && at.get(b) === at.get(d) && (x[a] - x[c]) * (x[b] - x[d]) < 0) crossed += 1;
+        }
+      }
+      return crossed + lines.reduce((sum, [s, t]) => sum + Math.abs(x[s] - x[t]), 0) / (1e-9 + lines.length * across);
+    }
+    let best = null, seed = 1;
+    for (let start = 0; start < (lines.length > 150 ? 1 : 12); start++) {
+      const order = data.nodes.map((node) => (start ? (seed = (seed * 48271) % 2147483647) : node.channel));
+      rows.forEach((row) => {
+        row.members.sort((a, b) => kind(a) - kind(b) || order[a] - order[b]);
+        spread(row.members, row.members.map((_, i) => across * (i + 1) / (row.members.length + 1)));
+      });
+      for (let i = 0; i < 12; i++) sweep((i + start) % 2 === 0);
+      const cost = lines.length > 150 ? 0 : crossings();
+      if (!best || cost < best.cost) best = { cost, x: x.slice(), members: rows.map((row) => row.members.slice()) };
+    }
+    x = best.x;
+    rows.forEach((row, i) => { row.members = best.members[i]; });
     let y = 0;
     rows.forEach((row, i) => {
-      const tokens = !small && row.stage !== 1 && row.stage !== 4;
+      const tokens = !small && room(row.members.length) >= 68 && row.stage !== 1 && row.stage !== 4;
       const reads = row.stage === 0 || row.stage === 3;
       row.above = (i && rows[i - 1].layer !== row.layer ? 14 : 0) + (tokens && reads ? 18 : 0);
       row.tokens = tokens;
-      y += (i ? (small ? 96 : 74) : 26) + row.above;
+      y += (i ? (small ? 96 : 74) : 38) + row.above;
       if (i && rows[i - 1].tokens && (rows[i - 1].stage === 2 || rows[i - 1].stage === 5)) y += 12;
       row.y = y;
     });
@@ -92,8 +117,8 @@ window.sparsetrain.widgets["circuit-graph"] = (function () {
     const panel = make(wrap, "div", { class: "cg-panel", "aria-live": "polite" });
     const plan = layout(data, Math.max(240, canvas.clientWidth || 600));
     const { rows, x, small } = plan;
-    const y = new Array(data.nodes.length);
-    rows.forEach((row) => row.members.forEach((member) => { y[member] = row.y; }));
+    const y = new Array(data.nodes.length), told = new Array(data.nodes.length);
+    rows.forEach((row) => row.members.forEach((member) => { y[member] = row.y; told[member] = row.tokens; }));
     const half = small ? 5 : 13;
 
     const svg = make(canvas, "svg", {
@@ -120,29 +145,35 @@ window.sparsetrain.widgets["circuit-graph"] = (function () {
 
     const linkLayer = make(svg, "g"), edgeLayer = make(svg, "g"), labelLayer = make(svg, "g"), nodeLayer = make(svg, "g");
     const touching = data.nodes.map(() => []);
+    // The four points of a Bezier curve from node s to node t.
     function curve(s, t) {
       if (y[s] === y[t]) {
         const side = x[t] > x[s] ? 1 : -1, wide = small ? 5 : 22;
-        const a = x[s] + side * wide, b = x[t] - side * (wide + 2), lift = y[s] + Math.min(30, 8 + Math.abs(b - a) / 6);
-        return "M" + a + "," + y[s] + " C" + a + "," + lift + " " + b + "," + lift + " " + b + "," + y[s];
+        const a = x[s] + side * wide, b = x[t] - side * (wide + 2), low = y[s] + Math.min(30, 8 + Math.abs(b - a) / 6);
+        return [[a, y[s]], [a, low], [b, low], [b, y[s]]];
       }
       const a = y[s] + half, b = y[t] - half - 1, bend = (b - a) * 0.5;
-      const far = b - a > (small ? 150 : 130) && Math.abs(x[s] - x[t]) < 30 ? 42 : 0;
-      return "M" + x[s] + "," + a + " C" + (x[s] + far) + "," + (a + bend) + " " + (x[t] + far) + "," + (b - bend) + " " + x[t] + "," + b;
+      const far = b - a > (small ? 150 : 130) && Math.abs(x[s] - x[t]) < 30 ? 42 : 0; // around the nodes in between
+      return [[x[s], a], [x[s] + far, a + bend], [x[t] + far, b - bend], [x[t], b]];
+    }
+    const path = (points) => "M" + points[0].map((v) => v.toFixed(1)) + " C" + points.slice(1).map((point) => point.map((v) => v.toFixed(1)).join()).join(" ");
+    function along(points, t) {
+      const u = 1 - t, mix = (k) => u * u * u * points[0][k] + 3 * u * u * t * points[1][k] + 3 * u * t * t * points[2][k] + t * t * t * points[3][k];
+      return { x: mix(0), y: mix(1) };
     }
     const links = data.links.map(([s, t, type]) => {
-      const path = make(linkLayer, "path", { class: "link " + type, d: curve(s, t) });
-      if (!small) path.setAttribute("marker-end", "url(#" + id + "link)");
-      touching[s].push(path); touching[t].push(path);
-      return path;
+      const line = make(linkLayer, "path", { class: "link " + type, d: path(curve(s, t)) });
+      if (!small) line.setAttribute("marker-end", "url(#" + id + "link)");
+      touching[s].push(line); touching[t].push(line);
+      return line;
     });
     const edges = [], labels = [];
     order.slice().reverse().forEach((i) => {
       const [s, t, w] = data.edges[i], side = w < 0 ? "neg" : "pos";
-      const path = make(edgeLayer, "path", { class: "edge " + side, d: curve(s, t), "stroke-width": (0.6 + (small ? 2.4 : 3.4) * Math.abs(w) / top).toFixed(2) });
-      if (data.edges.length <= 400) path.setAttribute("marker-end", "url(#" + id + side + ")");
-      edges[i] = path;
-      touching[s].push(path); touching[t].push(path);
+      const line = make(edgeLayer, "path", { class: "edge " + side, d: path(curve(s, t)), "stroke-width": (0.6 + (small ? 2.4 : 3.4) * Math.abs(w) / top).toFixed(2) });
+      if (data.edges.length <= 400) line.setAttribute("marker-end", "url(#" + id + side + ")");
+      edges[i] = line;
+      touching[s].push(line); touching[t].push(line);
     });
 
     // Weights on the edges: all of them in a small circuit, else those of the selected node. Places where labels
@@ -150,10 +181,10 @@ window.sparsetrain.widgets["circuit-graph"] = (function () {
     const taken = [];
     function label(i) {
       if (labels[i]) return labels[i];
-      const path = edges[i], length = path.getTotalLength();
+      const points = curve(data.edges[i][0], data.edges[i][1]);
       let best = null;
       for (const t of [0.5, 0.4, 0.6, 0.32, 0.68, 0.25, 0.75]) {
-        const point = path.getPointAtLength(length * t);
+        const point = along(points, t);
         const clear = Math.min(99, ...taken.map((other) => Math.max(Math.abs(other.x - point.x) / 2.6, Math.abs(other.y - point.y))));
         if (!best || clear > best.clear + 1) best = { x: point.x, y: point.y, clear };
         if (clear > 13) break;
@@ -175,9 +206,9 @@ window.sparsetrain.widgets["circuit-graph"] = (function () {
       } else {
         const wide = Math.max(38, 16 + 7.4 * node.label.length);
         make(group, "rect", { x: -wide / 2, y: -half, width: wide, height: 2 * half, rx: /attn_[qkv]/.test(node.kind) ? 2 : 13 });
-        make(group, "text", { class: "name", y: 4.3 }, node.label);
+        make(group, "text", { class: "cg-name", y: 4.3 }, node.label);
         const reads = node.stage === 0 || node.stage === 3, list = reads ? node.reads : node.stage === 2 || node.stage === 5 ? node.writes : [];
-        if (list.length) make(group, "text", { class: "tokens", y: reads ? -half - 6 : half + 13 }, clip((reads ? "" : "→ ") + list.slice(0, 2).map((entry) => entry[0]).join("  "), 11));
+        if (list.length && told[i]) make(group, "text", { class: "tokens", y: reads ? -half - 6 : half + 13 }, clip((reads ? "" : "→ ") + list.slice(0, 2).map((entry) => entry[0]).join("  "), 11));
       }
       return group;
     });
@@ -311,6 +342,7 @@ window.sparsetrain.widgets["circuit-graph"] = (function () {
       event.preventDefault();
     });
     rest();
+    canvas.scrollLeft = (plan.across - canvas.clientWidth) / 2;
     nodes[rows[0].members[0]].setAttribute("tabindex", "0");
   };
 })();

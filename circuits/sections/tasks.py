@@ -14,6 +14,7 @@ from sparsetrain.report.blocks import (
     Code,
     Column,
     Details,
+    Grid,
     KeyNumber,
     KeyNumbers,
     Panel,
@@ -53,8 +54,8 @@ def circuits(section: Mapping[str, Any]) -> list[Block]:
         return [Text(text="No task was searched in this run.")]
     intro = (
         "A circuit is a small set of channels that is enough for a behaviour: every other channel is held at its mean "
-        f"over ordinary text, and the task loss must stay at {target} or below on pairs the search never saw. Each task "
-        "is a pair of prompts with two different right answers."
+        f"over ordinary text, and the task loss must stay at {target} or below on pairs the search never saw. Each "
+        "task is a pair of prompts with two different right answers."
     )
     # a task that is solved without any node stays out of the verdicts
     blocks: list[Block] = [*_verdicts(tasks, target), Text(text=intro), _table(tasks, target)]
@@ -120,18 +121,30 @@ def _table(tasks: list[dict[str, Any]], target: float | None) -> Table:
         Column(label="Status", form="status", tones=STATUS_TONES, help=STATUS_HELP),
         Column(label="Model accuracy", form="number", help="full model on held-out pairs: right answer ahead of wrong"),
         Column(label="Model loss", form="number", help="full model's task loss after calibration; the gate"),
-        Column(label="Empty", form="number", help="task loss of the circuit without nodes, which sees the current token"),
+        Column(
+            label="Empty", form="number", help="task loss of the circuit without nodes, which sees the current token"
+        ),
         Column(label="Nodes", form="number"),
         Column(label="Edges", form="number", help="nonzero weights between kept nodes: the circuit's size"),
         Column(label="Task loss", form="number", help="of the smallest circuit found, on held-out pairs"),
-        Column(label="Random beaten", help="random circuits of the same size and place with a higher loss"),
+        Column(
+            label="Random beaten", form="number", help="random circuits of the same size and place with a higher loss"
+        ),
         Column(
             label="Necessity",
             form="number",
+            unit="fraction",
             help="share of the logit difference lost when only the circuit is ablated from the full model; 1 is all",
         ),
-        Column(label="Twin edges", help="size of a circuit for nonsense answers; much larger is reassuring"),
-        Column(label="Seed overlap", form="number", help="Jaccard overlap of the nodes found from different mask seeds"),
+        Column(
+            label="Twin edges", form="number", help="size of a circuit for nonsense answers; much larger is reassuring"
+        ),
+        Column(
+            label="Seed overlap",
+            form="number",
+            unit="fraction",
+            help="Jaccard overlap of the nodes found from different mask seeds",
+        ),
     )
     return Table(title="Tasks", columns=columns, rows=tuple(_row(task, target) for task in tasks))
 
@@ -181,8 +194,14 @@ def _task(task: Mapping[str, Any], target: float | None, is_open: bool) -> Detai
     blocks: list[Block] = [Text(text=task["description"])] if task.get("description") else []
     example = task.get("example")
     if example:
-        pairs = [(example[side], example[f"answer_{side}"]) for side in ("positive", "negative")]
-        blocks.append(Code(text="\n\n".join(f"{p}\n    → {visible(a)}" for p, a in pairs), caption="One pair of prompts"))
+        pair = (
+            Code(
+                text=example[side],
+                caption=f"{side.capitalize()} prompt, right answer {visible(example[f'answer_{side}'])}",
+            )
+            for side in ("positive", "negative")
+        )
+        blocks.append(Grid(blocks=tuple(pair)))
     gate = task.get("gate", {})
     blocks.append(KeyNumbers(items=tuple(_gate(task, gate))))
     found = task.get("circuits", [])
@@ -207,7 +226,11 @@ def _task(task: Mapping[str, Any], target: float | None, is_open: bool) -> Detai
 
 def _gate(task: Mapping[str, Any], gate: Mapping[str, Any]) -> list[KeyNumber]:
     names = {"accuracy": "model accuracy", "loss": "model loss", "loss_uncalibrated": "uncalibrated", "scale": "scale"}
-    items = [KeyNumber(label=words, value=gate[name], note=note_of(gate[name])) for name, words in names.items() if name in gate]
+    items = [
+        KeyNumber(label=words, value=gate[name], note=note_of(gate[name]))
+        for name, words in names.items()
+        if name in gate
+    ]
     empty = task.get("empty", {}).get("loss")
     return items + ([KeyNumber(label="empty circuit", value=empty, note=note_of(empty))] if empty else [])
 
@@ -233,7 +256,7 @@ def _circuit(task: Mapping[str, Any], circuit: Mapping[str, Any], target: float 
     ]
     random_necessity = circuit.get("necessity_random")
     if random_necessity:
-        items.append(KeyNumber(label="necessity, random sets", value=value_of(random_necessity.get("mean"))))
+        items.append(KeyNumber(label="necessity, random sets", value=random_necessity.get("mean")))
     blocks: list[Block] = [KeyNumbers(items=tuple(items))]
     graph = circuit.get("graph")
     if graph and graph["nodes"]:
@@ -267,7 +290,9 @@ def value_and_bounds(entry: Any) -> Any:
 def _controls(task: Mapping[str, Any], circuit: Mapping[str, Any], target: float | None) -> list[Block]:
     blocks: list[Block] = []
     losses = [loss for loss in (circuit.get("random") or {}).get("losses", []) if loss is not None]
-    marks = [("circuit", circuit.get("task_loss")), ("model", task.get("gate", {}).get("loss"))]
+    # random circuits are scored on fewer pairs, where the circuit has a loss of its own
+    own = (circuit.get("random") or {}).get("circuit_loss", circuit.get("task_loss"))
+    marks = [("circuit", own), ("model", task.get("gate", {}).get("loss"))]
     marks += [("empty", task.get("empty", {}).get("loss")), ("target", target)]
     if losses:
         known = tuple(
@@ -296,18 +321,20 @@ def _controls(task: Mapping[str, Any], circuit: Mapping[str, Any], target: float
 
 def _remarks(task: Mapping[str, Any]) -> list[Block]:
     """Twin, seeds, rejected pairs and search time, in sentences."""
-    sentences = []
+    sentences = [f"{task['note'].capitalize()}."] if task.get("note") else []
     twin = task.get("nonsense_twin")
     if twin:
         size = f"{format_number(value_of(twin.get('n_nodes')))} nodes and {_twin_words(twin)} edges"
         loss = format_number(value_of(twin.get("task_loss")))
-        reached = f"reached the target with {size}" if twin["reached"] else f"did not reach the target (task loss {loss})"
+        reached = (
+            f"reached the target with {size}" if twin["reached"] else f"did not reach the target (task loss {loss})"
+        )
         note = f" ({twin['note']})" if twin.get("note") else ""
         sentences.append(f"The nonsense twin, same prompts and unrelated answers, {reached}{note}.")
     seeds = task.get("seeds")
     if seeds and value_of(seeds.get("jaccard_nodes")) is not None:
         core = seeds.get("core_nodes", [])
-        overlap = format_number(value_of(seeds["jaccard_nodes"]))
+        overlap = format_number(value_of(seeds["jaccard_nodes"]), "fraction")
         sentences.append(f"Circuits from different seeds overlap by {overlap} (Jaccard); {len(core)} nodes are in all.")
     rejected = task.get("rejected") or {}
     if rejected:

@@ -12,6 +12,7 @@ from circuits.sections.graph import KIND_ORDER, READS, WRITES, depth, head_of, i
 
 MAX_EDGES = 40  # ours: beyond this a program is no longer something to read
 N_TOKENS = 3
+MAX_CODE = 72  # characters; notes stand behind this column
 PREAMBLE = "# biases and deleted nodes (held at their means) add constants; AbsTopK keeps the strongest channels"
 
 
@@ -24,13 +25,17 @@ def program(graph: Mapping[str, Any]) -> str | None:
     sources: dict[str, list[tuple[str, float]]] = {node["id"]: [] for node in nodes}
     for edge in sorted(graph["edges"], key=lambda edge: -abs(edge["weight"])):
         sources[edge["target"]].append((names[edge["source"]], edge["weight"]))
-    lines, place = [PREAMBLE], None
+    lines, notes, place = [PREAMBLE], {}, None
     for node in nodes:
         part = "MLP" if node["kind"].startswith("mlp") else "attention"
         if place != (node["layer"], part):
             place = (node["layer"], part)
             lines += ["", f"layer {node['layer']}, {part}"]
+        notes[len(lines)] = _note(node)
         lines.append(_line(node, nodes, sources[node["id"]], graph.get("d_head")))
+    column = max(len(lines[at]) for at in notes)
+    for at, note in notes.items():
+        lines[at] = f"{lines[at]:<{min(column, MAX_CODE)}}   # {note}" if note else lines[at]
     answers = [line for node in nodes if node["kind"] in WRITES and (line := _answer(node))]
     return "\n".join(lines + (["", "answer", *answers] if answers else []))
 
@@ -43,7 +48,7 @@ def _name(node: Mapping[str, Any]) -> str:
 def _line(
     node: Mapping[str, Any], nodes: list[dict[str, Any]], sources: list[tuple[str, float]], d_head: int | None
 ) -> str:
-    """`  neuron[120]   = act(+0.8 read[17])   # mean 0.02; without it the loss changes by +0.31`"""
+    """`  neuron[120]   = act(+0.8 read[17])`"""
     kind = node["kind"]
     if kind in READS:
         body = "= " + _read(node, nodes)
@@ -56,10 +61,13 @@ def _line(
             "attn_out": f"+= {terms}, averaged over where the head attends" if sources else "+= constant",
             "mlp_out": f"+= {terms}",
         }.get(kind, f"= {terms}   ({where})")
-    notes = [f"mean {node['mean']:.3g}"] if node.get("mean") is not None else []
-    if node.get("ablation_delta") is not None:
-        notes.append(f"without it the loss changes by {signed(node['ablation_delta'])}")
-    return f"  {_name(node):<13}{body}" + (f"   # {'; '.join(notes)}" if notes else "")
+    return f"  {_name(node):<13}{body}"
+
+
+def _note(node: Mapping[str, Any]) -> str:
+    notes = [f"mean {signed(node['mean'])}"] if node.get("mean") is not None else []
+    notes += [f"loss without it {signed(node['ablation_delta'])}"] if node.get("ablation_delta") is not None else []
+    return ", ".join(notes)
 
 
 def _read(node: Mapping[str, Any], nodes: list[dict[str, Any]]) -> str:

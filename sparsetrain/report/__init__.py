@@ -108,7 +108,9 @@ def canonical(data: Any, place: str = "report") -> Any:
         return float(data) if math.isfinite(data) else None
     if hasattr(data, "tolist"):
         return canonical(data.tolist(), place)
-    raise ValueError(f"{place}: {type(data).__name__} {data!r} cannot stand in a report; use str, int, float, list, dict")
+    raise ValueError(
+        f"{place}: {type(data).__name__} {data!r} cannot stand in a report; use str, int, float, list, dict"
+    )
 
 
 def _text(text: str) -> str:
@@ -163,5 +165,7 @@ def load_report(path: Path | str) -> Report:
     report = json.loads(Path(path).read_text(encoding="utf-8"))
     version = report.get("schema_version") if isinstance(report, dict) else None
     if version != SCHEMA_VERSION:
-        raise ValueError(f"{path}: schema_version={version!r}; this version reads {SCHEMA_VERSION}. Run the report again")
+        raise ValueError(
+            f"{path}: schema_version={version!r}; this version reads {SCHEMA_VERSION}. Run the report again"
+        )
     return report

@@ -222,40 +222,24 @@ class Choice:
 
 
 Block = (
-    Heading
-    | Text
-    | Code
-    | KeyNumbers
-    | Verdict
-    | Table
-    | Lines
-    | Heatmap
-    | Strip
-    | Widget
-    | Grid
-    | Details
-    | Choice
+    Heading | Text | Code | KeyNumbers | Verdict | Table | Lines | Heatmap | Strip | Widget | Grid | Details | Choice
 )
 View = Callable[[Mapping[str, Any]], list[Block]]
 
 
 def format_number(value: Any, unit: str = "") -> str:
-    """A number for reading: about four digits, thousands separated, fractions in percent, times in words.
+    """A number for reading: three or four digits, thousands separated, fractions in percent, times in words.
 
     Args:
-        value: a `number(...)`, which brings unit and interval; a plain number; a string, kept; None.
+        value: a `number(...)`, which brings its unit; a plain number; a string, kept; None.
         unit: of a plain number.
 
     Returns:
-        `2.413`, `12,345`, `98.4%`, `3 min 12 s`, with an interval `2.41 (2.38 to 2.44)`, for None a dash. The unit is
-        left to `format_unit` unless it is part of the number.
+        `2.413`, `12,345`, `98.4%`, `3 min 12 s`, for None a dash. The interval is left to `format_interval`, the unit
+        to `format_unit` unless it is part of the number.
     """
     if isinstance(value, dict):
-        unit = value.get("unit", unit)
-        text = format_number(value["value"], unit)
-        if value.get("lo") is not None and value.get("hi") is not None:
-            text += f" ({format_number(value['lo'], unit)} to {format_number(value['hi'], unit)})"
-        return text
+        return format_number(value["value"], value.get("unit", unit))
     if value is None:
         return MISSING
     if isinstance(value, str):
@@ -264,7 +248,7 @@ def format_number(value: Any, unit: str = "") -> str:
         return "yes" if value else "no"
     if unit == "s":
         return _duration(value)
-    if unit == "fraction":
+    if unit.split(" ")[0] == "fraction":
         return f"{100 * value:.3g}%" if abs(value) < 0.9995 or value == 1 else f"{100 * value:.4g}%"
     if isinstance(value, int) or (float(value).is_integer() and 1000 <= abs(value) < 1e15):
         return f"{int(value):,}"
@@ -273,9 +257,17 @@ def format_number(value: Any, unit: str = "") -> str:
         return f"{value:,.0f}"
     if size >= 100:
         return f"{value:.1f}"
-    if size >= 0.01 or size == 0:
-        return f"{value:.{3 if size >= 1 or size == 0 else 4}f}"
-    return f"{value:.2e}"
+    if size >= 0.1 or size == 0:
+        return f"{value:.3f}"
+    return f"{value:.4f}" if size >= 0.01 else f"{value:.2e}"
+
+
+def format_interval(value: Any) -> str:
+    """`2.38 to 2.44` for a `number(...)` with an interval, else empty."""
+    if not isinstance(value, dict) or value.get("lo") is None or value.get("hi") is None:
+        return ""
+    unit = value.get("unit", "")
+    return f"{format_number(value['lo'], unit)} to {format_number(value['hi'], unit)}"
 
 
 def format_unit(value: Any, unit: str = "") -> str:
@@ -283,14 +275,17 @@ def format_unit(value: Any, unit: str = "") -> str:
     if isinstance(value, dict):
         unit = value.get("unit", unit)
         value = value["value"]
-    return "" if unit in ("s", "fraction", "") or value is None else unit
+    if value is None or isinstance(value, str) or unit == "s":
+        return ""
+    return unit.removeprefix("fraction").strip()
 
 
 def note_of(value: Any) -> str:
-    """Sample size, seed, note and status of a `number(...)` in one line; empty for a plain value."""
+    """Interval, sample size, seed, note and status of a `number(...)` in one line; empty for a plain value."""
     if not isinstance(value, dict):
         return ""
-    parts = [f"n = {value['n']:,}"] if value.get("n") is not None else []
+    parts = [interval] if (interval := format_interval(value)) else []
+    parts += [f"n = {value['n']:,}"] if value.get("n") is not None else []
     parts += [f"seed {value['seed']}"] if value.get("seed") is not None else []
     parts += [value["note"]] if value.get("note") else []
     return "; ".join(parts + [value.get("status", "")])

@@ -19,8 +19,8 @@ from sparsetrain.report.blocks import (
 
 HEADER = ("schema_version", "run", "weights", "stages")
 GATES_OFF = (
-    "Gates are off: this is a run for trying out the machinery (debug). Every stage ran, but no accuracy or loss had to "
-    "be reached, so nothing below is judged and no circuit here says anything about a model."
+    "Gates are off: this is a run for trying out the machinery (debug). Every stage ran, but no accuracy or loss had "
+    "to be reached, so nothing below is judged and no circuit here says anything about a model."
 )
 
 
@@ -74,7 +74,9 @@ def assemble(report: Report, views: Mapping[str, View]) -> Document:
         sections.append(Section(name=name, title=name.capitalize(), blocks=shown))
     sections.append(Section(name="run", title="Run", blocks=tuple(_run_blocks(report))))
     if gates_off:
-        verdicts = [replace(verdict, tone="none", note=f"not judged. {verdict.note}".strip()) for verdict in verdicts]
+        verdicts = [
+            replace(verdict, tone="none", note=f"not judged; {verdict.note}".strip("; ")) for verdict in verdicts
+        ]
     return Document(
         title=str(report["run"].get("name", "report")),
         facts=_facts(report),

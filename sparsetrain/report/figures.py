@@ -26,7 +26,7 @@ def figure(lines: Lines) -> dict[str, Any]:
             {
                 "type": "scatter",
                 "mode": "lines+markers" if marked else "lines",
-                "name": html.escape(curve.name),
+                "name": html.escape(curve.name, quote=False),
                 "legendgroup": str(index),
                 "x": list(curve.x),
                 "y": list(curve.y),
@@ -41,9 +41,9 @@ def figure(lines: Lines) -> dict[str, Any]:
         "hovermode": "x unified",
         "showlegend": len(lines.curves) > 1,
         "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
-        "xaxis": {"title": {"text": html.escape(lines.x_label)}, "automargin": True},
+        "xaxis": {"title": {"text": html.escape(lines.x_label, quote=False)}, "automargin": True},
         "yaxis": {
-            "title": {"text": html.escape(lines.y_label)},
+            "title": {"text": html.escape(lines.y_label, quote=False)},
             "type": "log" if lines.log_y else "linear",
             "automargin": True,
         },
@@ -73,7 +73,7 @@ def figure(lines: Lines) -> dict[str, Any]:
                 "y": reference.value,
                 "yanchor": "bottom",
                 "showarrow": False,
-                "text": html.escape(f"{reference.label} {format_number(reference.value)}"),
+                "text": html.escape(f"{reference.label} {format_number(reference.value)}", quote=False),
             }
         )
     if lines.references and not lines.log_y:

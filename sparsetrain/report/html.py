@@ -27,6 +27,7 @@ from sparsetrain.report.blocks import (
     Lines,
     Strip,
     Widget,
+    format_interval,
     format_number,
     format_unit,
     note_of,
@@ -45,18 +46,18 @@ def to_html(document: Document) -> str:
     blocks = list(walk(block for section in document.sections for block in section.blocks))
     widgets = [block for block in blocks if isinstance(block, Widget)]
     scripts = [_asset("report.js"), *dict.fromkeys(widget.script for widget in widgets)]
-    if any(isinstance(block, Lines) for block in blocks):
-        scripts.append(get_plotlyjs())
+    plotly = get_plotlyjs() if any(isinstance(block, Lines) for block in blocks) else ""
     styles = [_asset("report.css"), *dict.fromkeys(widget.style for widget in widgets)]
-    for source in scripts:
+    for source in (*scripts, plotly):
         assert "</script" not in source.lower() and "<!--" not in source, source[:80]
     for source in styles:
         assert "</style" not in source.lower(), source[:80]
     template = _environment().get_template("report.html.j2")
     return template.render(
         document=document,
-        policy=policy(scripts),
+        policy=policy([*scripts, plotly]),
         scripts=[Markup(source) for source in scripts],
+        plotly=Markup(plotly),
         styles=[Markup(source) for source in styles],
     )
 
@@ -134,9 +135,14 @@ def _asset(name: str) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {"number": format_number, "unit": format_unit, "note": note_of, "json": inline_json}
+    environment.filters |= {"number": format_number, "unit": format_unit, "interval": format_interval}
+    environment.filters |= {"note": note_of, "json": inline_json}
     environment.globals |= {
         "figure": figure,
         "sample_lines": sample_lines,

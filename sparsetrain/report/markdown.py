@@ -25,6 +25,7 @@ from sparsetrain.report.blocks import (
     Text,
     Verdict,
     Widget,
+    format_interval,
     format_number,
     format_unit,
     sample_lines,
@@ -122,16 +123,19 @@ def fence(text: str) -> str:
 def _verdicts(verdicts: tuple[Verdict, ...]) -> str:
     rows = []
     for verdict in verdicts:
-        value = f"{format_number(verdict.value, verdict.unit)} {format_unit(verdict.value, verdict.unit)}".strip()
+        value = _amount(verdict.value, verdict.unit)
         rows.append((MARKS[verdict.tone], verdict.label, value, verdict.note))
     columns = tuple(Column(label=label) for label in ("", "Verdict", "Value", "Note"))
     return _table(Table(columns=columns, rows=tuple(rows)))
 
 
 def _key_number(item: KeyNumber) -> str:
-    value = f"{format_number(item.value, item.unit)} {format_unit(item.value, item.unit)}".strip()
     note = f" ({escape(item.note)})" if item.note else ""
-    return f"{escape(item.label)}: **{escape(value)}**{note}"
+    return f"{escape(item.label)}: **{escape(_amount(item.value, item.unit))}**{note}"
+
+
+def _amount(value: Any, unit: str) -> str:
+    return f"{format_number(value, unit)} {format_unit(value, unit)}".strip()
 
 
 def _table(table: Table) -> str:
@@ -159,4 +163,5 @@ def _cell(value: Any, column: Column) -> str:
     if column.form == "status":
         mark = MARKS[column.tones.get(str(value), "none")]
         return f"{mark} {escape(format_number(value_of(value)))}" if mark != "·" else escape(format_number(value))
-    return escape(format_number(value, column.unit))
+    interval = format_interval(value)
+    return escape(format_number(value, column.unit) + (f" ({interval})" if interval else ""))

@@ -29,10 +29,12 @@ from sparsetrain.report.blocks import (
 BIGRAM_MARGIN = 0.2  # nats/token; ours: less than this below a bigram table and the weights have learned little
 
 MEASURE_WORDS = {
+    "loss": "loss on the split, nats/token",
+    "entropy": "entropy of the predicted next token, nats",
     "gini": "Gini coefficient of |h|: 0 if all channels are equally strong, 1 if one holds everything",
-    "top1_energy": "share of the energy in the strongest 1% of channels",
-    "top5_energy": "share of the energy in the strongest 5% of channels",
-    "top10_energy": "share of the energy in the strongest 10% of channels",
+    "top1": "share of the energy in the strongest 1% of channels",
+    "top5": "share of the energy in the strongest 5% of channels",
+    "top10": "share of the energy in the strongest 10% of channels",
     "hoyer": "Hoyer sparsity: 0 if all channels are equally strong, 1 if one holds everything",
     "energy_rank": "effective share of channels that carry the energy",
     "participation_ratio": "participation ratio as a share of the width",
@@ -78,7 +80,9 @@ def training(data: Mapping[str, Any]) -> list[Block]:
     blocks += _training_curves(data.get("curves", {}), table)
     notes = [f"Loss: {data['loss_convention']}." if data.get("loss_convention") else ""]
     notes += [f"Bigram table for comparison: {bigram['smoothing']}." if bigram.get("smoothing") else ""]
-    notes += [f"The model's own bigram table: {bigram['model_bigram_init']}." if bigram.get("model_bigram_init") else ""]
+    notes += [
+        f"The model's own bigram table: {bigram['model_bigram_init']}." if bigram.get("model_bigram_init") else ""
+    ]
     note = " ".join(text.replace("..", ".") for text in notes if text)
     return blocks + ([Text(text=note, tone="note")] if note else [])
 
@@ -107,11 +111,15 @@ def _training_curves(curves: Mapping[str, Any], bigram: float | None) -> list[Bl
         for name, lines in small.items()
         if name in curves
     ]
+    by_source = [_curve(name.partition("/")[2], curves[name]) for name in curves if name.startswith("val_loss/")]
+    if len(by_source) > 1:
+        title = "Validation loss by source"
+        blocks.append(Lines(title=title, x_label="step", y_label="nats/token", curves=tuple(by_source)))
     known = {"train_loss", "val_loss", *small}
     grid += [
         Lines(title=name, x_label="step", y_label=name, curves=(_curve(name, curves[name]),))
         for name in curves
-        if name not in known
+        if name not in known and not name.startswith("val_loss/")
     ]
     return blocks + ([Grid(blocks=tuple(grid))] if grid else [])
 
@@ -140,7 +148,7 @@ def data(section: Mapping[str, Any]) -> list[Block]:
     columns = (
         Column(label="Source"),
         Column(label="Kind", form="status"),
-        Column(label="Weight", form="bar", help="share of the training batches drawn from this source"),
+        Column(label="Weight", form="number", unit="fraction", help="share of the training tokens from this source"),
         Column(label="Documents", form="number"),
         Column(label="Tokens: train", form="number"),
         Column(label="val", form="number"),
@@ -153,16 +161,21 @@ def data(section: Mapping[str, Any]) -> list[Block]:
         tokens = source.get("n_tokens", {})
         kind = "synthetic" if source.get("synthetic") else "real"
         counts = (tokens.get("train"), tokens.get("val"), tokens.get("heldout"))
-        rows.append((name, kind, source.get("weight"), source.get("n_docs"), *counts, source.get("n_skipped", 0)))
+        docs = source.get("n_docs")
+        n_docs = sum(docs.values()) if isinstance(docs, Mapping) else docs
+        rows.append((name, kind, source.get("weight"), n_docs, *counts, source.get("n_skipped", 0)))
     if rows:
         blocks.append(Table(title="Sources", columns=columns, rows=tuple(rows)))
     skipped = [
-        (name, entry["name"], entry["reason"]) for name, source in sources.items() for entry in source.get("skipped", [])
+        (name, entry["name"], entry["reason"])
+        for name, source in sources.items()
+        for entry in source.get("skipped", [])
     ]
     if skipped:
         columns = (Column(label="Source"), Column(label="File", form="code"), Column(label="Reason"))
         table = Table(columns=columns, rows=tuple(skipped), limit=50)
-        blocks.append(Details(summary=f"{len(skipped):,} skipped files", blocks=(table,)))
+        n = "1 skipped file" if len(skipped) == 1 else f"{len(skipped):,} skipped files"
+        blocks.append(Details(summary=n, blocks=(table,)))
     if section.get("content_hash"):
         blocks.append(Text(text=f"Content hash of the token files: {section['content_hash']}", tone="note"))
     return blocks
@@ -213,7 +226,7 @@ def sparsity(section: Mapping[str, Any]) -> list[Block]:
 
 def representation(section: Mapping[str, Any]) -> list[Block]:
     """How sparse the activations are, split by split, during training."""
-    curves, gaussian = section.get("curves", []), section.get("gaussian", {})
+    curves = section.get("curves", [])
     headline = section.get("headline", "")
     intro = (
         "How concentrated activations are, on text like the training text and on text further and further from it "
@@ -232,20 +245,7 @@ def representation(section: Mapping[str, Any]) -> list[Block]:
                 panels.append(Panel(keys=(measure, point), blocks=(_sparsity_lines(section, measure, point, chosen),)))
     if panels:
         blocks.append(Choice(labels=("Measure", "Hook point"), panels=tuple(panels)))
-    last = _last_values(curves, headline, points)
-    if last is not None:
-        at = gaussian.get(headline)
-        words = "at the last evaluation" + (f", shaded by distance from the Gaussian {format_number(at)}" if at else "")
-        blocks.append(
-            Heatmap(
-                title=f"{headline} {words}",
-                corner="split",
-                x_labels=tuple(points),
-                y_labels=tuple(name for name, _ in last),
-                values=tuple(values for _, values in last),
-                center=at,
-            )
-        )
+    blocks += _layers(section)
     splits = section.get("splits", [])
     if splits:
         columns = (
@@ -264,7 +264,9 @@ def representation(section: Mapping[str, Any]) -> list[Block]:
 
 
 def _sparsity_lines(section: Mapping[str, Any], measure: str, point: str, curves: list[dict[str, Any]]) -> Lines:
-    reference = section.get("gaussian", {}).get(measure)
+    # a hook point with AbsTopK has a Gaussian value of its own
+    own = next((curve["gaussian"] for curve in curves if curve.get("gaussian") is not None), None)
+    reference = own if own is not None else section.get("gaussian", {}).get(measure)
     ordered = sorted(curves, key=lambda curve: (curve.get("level", 0), curve["split"]))
     n = max((curve.get("n") or 0 for curve in ordered), default=0)
     words = MEASURE_WORDS.get(measure, measure)
@@ -278,20 +280,25 @@ def _sparsity_lines(section: Mapping[str, Any], measure: str, point: str, curves
     )
 
 
-def _last_values(
-    curves: list[dict[str, Any]], measure: str, points: list[str]
-) -> list[tuple[str, tuple[float | None, ...]]] | None:
-    """The last recorded value of `measure` per split (by level) and hook point; None if there is no such curve."""
-    known = {
-        (curve["split"], curve["hook_point"]): curve["value"][-1]
-        for curve in curves
-        if curve["measure"] == measure and curve["value"]
-    }
-    levels = {curve["split"]: curve.get("level", 0) for curve in curves}
-    splits = sorted(levels, key=lambda split: (levels[split], split))
-    if not known:
-        return None
-    return [(f"{levels[split]} {split}", tuple(known.get((split, point)) for point in points)) for split in splits]
+def _layers(section: Mapping[str, Any]) -> list[Block]:
+    """The headline measure at every hook point and split at the last evaluation, as a shaded table."""
+    layers = section.get("layers")
+    if not layers or not layers["hook_points"] or not layers["splits"]:
+        return []
+    center = value_of(section.get("gaussian", {}).get(layers["measure"]))
+    title = f"{layers['measure']} at every hook point, step {layers['step']:,}"
+    by_point = tuple(zip(*layers["value"], strict=True))  # [hook point, split]
+    heatmap = Heatmap(
+        title=title,
+        corner="hook point",
+        x_labels=tuple(layers["splits"]),
+        y_labels=tuple(layers["hook_points"]),
+        values=by_point,
+        center=center,
+        note="" if center is None else f"shaded by distance from the Gaussian value, {format_number(center)}",
+    )
+    n_points = len(layers["hook_points"])
+    return [Details(summary=f"All {n_points} hook points", blocks=(heatmap,), open=n_points <= 16)]
 
 
 VIEWS: dict[str, View] = {"training": training, "sparsity": sparsity, "representation": representation, "data": data}

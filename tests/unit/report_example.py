@@ -185,10 +185,11 @@ def example_report(hostile: bool = False, gates: str = "on") -> dict[str, Any]:
     points = ["blocks.0.mlp.norm.hook_resid", "blocks.2.attn.hook_out", "final_norm.hook_norm"]
     curves = []
     for depth, point in enumerate(points):
-        for measure, base in (("gini", 0.414), ("top5_energy", 0.28)):
+        for measure, base in (("gini", 0.414), ("top5", 0.28)):
             for split in splits:
                 value = [
-                    base + 0.02 * depth + (0.06 + 0.018 * split["level"]) * (1 - math.exp(-step / 300)) for step in marks
+                    base + 0.02 * depth + (0.06 + 0.018 * split["level"]) * (1 - math.exp(-step / 300))
+                    for step in marks
                 ]
                 curve = {"split": split["name"], "level": split["level"], "hook_point": point, "measure": measure}
                 band = {"lo": [v - 0.006 for v in value], "hi": [v + 0.006 for v in value], "n": 512}
@@ -202,13 +203,23 @@ def example_report(hostile: bool = False, gates: str = "on") -> dict[str, Any]:
         task(
             hostile_or("single_double_quote"),
             "circuit",
-            [circuit("single_double_quote", quotes, 1, 0.112), circuit("single_double_quote", random_graph(34, 58), 2, 0.131)],
+            [
+                circuit("single_double_quote", quotes, 1, 0.112),
+                circuit("single_double_quote", random_graph(34, 58), 2, 0.131),
+            ],
             hostile_or("close a string with the quote that opened it"),
         ),
-        task("bracket_counting", "circuit", [circuit("b", random_graph(64, 120, seed=3), 1, 0.144)], "close one or two"),
+        task(
+            "bracket_counting", "circuit", [circuit("b", random_graph(64, 120, seed=3), 1, 0.144)], "close one or two"
+        ),
         task("else_elif", "bigram", [], "else needs a colon, elif a condition"),
         task("class_init", "failed_by_model", [], "assign the attribute its own argument"),
-        task("set_or_string", "no_circuit", [circuit("s", random_graph(25, 30, seed=5), 1, 0.31)], "add to a set or a string"),
+        task(
+            "set_or_string",
+            "no_circuit",
+            [circuit("s", random_graph(25, 30, seed=5), 1, 0.31)],
+            "add to a set or a string",
+        ),
     ]
     if hostile:
         tasks[0]["example"] = {key: next(payloads) for key in tasks[0]["example"]}
@@ -227,7 +238,10 @@ def example_report(hostile: bool = False, gates: str = "on") -> dict[str, Any]:
         for name in ("attn.W_q", "attn.W_k", "attn.W_v", "attn.W_o", "mlp.W_in", "mlp.W_out")
     ]
     skipped = [{"name": hostile_or("lib/bad_latin1.py"), "reason": "not UTF-8"}]
-    tokens = {"train": 4_812_001, "val": 190_233, "heldout": 187_120}
+    source = {
+        "n_docs": {"train": 18_200, "val": 900, "heldout": 900},
+        "n_tokens": {"train": 4_812_001, "val": 190_233, "heldout": 187_120},
+    }
     return {
         "schema_version": 1,
         "run": {
@@ -278,8 +292,8 @@ def example_report(hostile: bool = False, gates: str = "on") -> dict[str, Any]:
             "synthetic_share": number(0.42, "fraction"),
             "tokenizer": {"d_vocab": 1024, "chars_per_token": number(2.61, "characters/token")},
             "sources": {
-                "idioms": {"synthetic": True, "weight": 0.4, "n_docs": 20_000, "n_tokens": tokens, "n_skipped": 0, "skipped": []},
-                "stdlib": {"synthetic": False, "weight": 0.6, "n_docs": 1_790, "n_tokens": tokens, "n_skipped": 1, "skipped": skipped},
+                "idioms": {**source, "synthetic": True, "weight": 0.4, "n_skipped": 0, "skipped": []},
+                "stdlib": {**source, "synthetic": False, "weight": 0.6, "n_skipped": 1, "skipped": skipped},
             },
         },
         "sparsity": {"method": "projection: exact top-k per tensor after every step", "tensors": tensors},
@@ -287,8 +301,15 @@ def example_report(hostile: bool = False, gates: str = "on") -> dict[str, Any]:
             "headline": "gini",
             "interval": "95%, bootstrap over sequences",
             "splits": splits,
-            "gaussian": {"gini": 0.414, "top5_energy": 0.279},
+            "gaussian": {"gini": 0.414, "top5": 0.279},
             "curves": curves,
+            "layers": {
+                "measure": "gini",
+                "step": 1500,
+                "hook_points": points,
+                "splits": [split["name"] for split in splits],
+                "value": [[0.5 + 0.02 * level + 0.01 * depth for depth in range(3)] for level in range(7)],
+            },
         },
         "circuits": {
             "definitions": {

@@ -14,17 +14,34 @@ window.sparsetrain = { widgets: {} };
   }
 
   function themed(layout) {
-    const axis = { gridcolor: color("--rule"), linecolor: color("--rule"), zerolinecolor: color("--rule") };
+    const axis = (own) => Object.assign({}, own, {
+      gridcolor: color("--rule"), linecolor: color("--rule"), zerolinecolor: color("--rule"),
+      title: Object.assign({}, own.title, { font: { size: 12.5 } }),
+    });
     return Object.assign({}, layout, {
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: color("--muted") },
       hoverlabel: { bgcolor: color("--raised"), bordercolor: color("--rule"), font: { color: color("--ink") } },
-      xaxis: Object.assign({}, layout.xaxis, axis),
-      yaxis: Object.assign({}, layout.yaxis, axis),
+      xaxis: axis(layout.xaxis),
+      yaxis: axis(layout.yaxis),
       shapes: layout.shapes.map((shape) => Object.assign({}, shape, { line: Object.assign({}, shape.line, { color: color("--ink") }) })),
       annotations: layout.annotations.map((note) => Object.assign({}, note, { font: { color: color("--ink"), size: 12 } })),
     });
+  }
+
+  // Plotly is large: it is compiled once the page stands and a figure comes near.
+  const waiting = [];
+  function withPlotly(then) {
+    if (window.Plotly) return then();
+    waiting.push(then);
+    if (waiting.length > 1) return;
+    setTimeout(function () {
+      const script = document.createElement("script");
+      script.textContent = document.getElementById("plotly").textContent;
+      document.head.appendChild(script);
+      waiting.splice(0).forEach((call) => call());
+    }, 30);
   }
 
   function drawLines(element) {
@@ -38,7 +55,7 @@ window.sparsetrain = { widgets: {} };
   function draw(element) {
     if (element.dataset.drawn) return;
     element.dataset.drawn = "yes";
-    if ("lines" in element.dataset) return drawLines(element);
+    if ("lines" in element.dataset) return withPlotly(() => drawLines(element));
     window.sparsetrain.widgets[element.dataset.widget](element.querySelector(".stage"), dataOf(element));
   }
 
