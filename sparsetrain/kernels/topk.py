@@ -11,10 +11,10 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from sparsetrain.kernels import native
 from sparsetrain.kernels.magnitude import INFINITY_KEYS, SIGNED_BITS, largest_mask, magnitude_keys, refuse_nan
+from sparsetrain.kernels.transforms import is_transformed
 from sparsetrain.kernels.triton_path import triton_module
 
 
@@ -39,7 +39,7 @@ def abs_topk(x: Tensor, k: int) -> Tensor:
         raise ValueError(f"abs_topk got k={k} for rows of {width} entries; k must lie in 1..{width}")
     if k == width:
         return x
-    if not torch.compiler.is_compiling() and _is_transformed(x):
+    if not torch.compiler.is_compiling() and is_transformed(x):
         return _AbsTopK.apply(x, k)[0]
     return torch.ops.sparsetrain.abs_topk.default(x, k)[0]
 
@@ -126,11 +126,6 @@ def _save_bits_of_input(ctx, inputs, output) -> None:
 
 def _batch_first(x: Tensor, dim: int | None, size: int) -> Tensor:
     return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-
-
-def _is_transformed(x: Tensor) -> bool:
-    """Whether torch.func or forward-mode differentiation is at work, which operators by schema cannot serve alone."""
-    return torch._C._are_functorch_transforms_active() or forward_ad.unpack_dual(x).tangent is not None
 
 
 class _AbsTopK(torch.autograd.Function):

@@ -1,0 +1,106 @@
+"""Timing for the `bench_*` scripts: ours and the alternative take turns in one process; ratios are medians over turns.
+
+A shared machine drifts by more than the differences of interest; taking turns cancels the drift. What a call consumes
+(weights that a projection overwrites, say) is made fresh before each timed call, outside the clock.
+Every script prints a table and, last, one JSON line; its schema is in `docs/performance.md`.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from statistics import median
+
+import torch
+
+Make = Callable[[], object]
+"""Makes the argument of one timed call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One line of a benchmark."""
+
+    name: str
+    """`<operation>:<size>:<forward|forward_backward|warm|cold|step>[:floor]`."""
+    ms: float
+    """Median milliseconds of ours."""
+    ms_min: float
+    versus: str
+    """What the alternative is."""
+    speedup: float
+    """Median over turns of alternative / ours."""
+    floor_ratio: float | None
+    """Median over turns of ours / one read-and-write pass."""
+
+
+def parse_arguments(description: str, argv: list[str] | None = None) -> argparse.Namespace:
+    """`--device`, `--runs`, `--threads`, the same for every benchmark; sets torch's threads."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--runs", type=int, default=7, help="turns; medians are taken over them")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    arguments = parser.parse_args(argv)
+    if arguments.runs < 1:
+        parser.error(f"--runs={arguments.runs} must be at least 1")
+    torch.set_num_threads(arguments.threads)
+    return arguments
+
+
+def seconds(call: Callable, argument: object, device: str) -> float:
+    """Wall time of `call(argument)`, the device's work included."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call(argument)
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measure(
+    ours: dict[str, Callable],
+    alternative: Callable,
+    versus: str,
+    *,
+    make: Make,
+    runs: int,
+    device: str,
+    one_pass: Callable | None = None,
+) -> list[Case]:
+    """Times each of `ours` (case name -> call) against `alternative` (and one read-and-write pass) in the same turns.
+
+    Every call gets a fresh `make()`.
+    """
+    calls = [*ours.values(), alternative, *([] if one_pass is None else [one_pass])]
+    for call in calls:
+        call(make())
+    turns = [[seconds(call, make(), device) for call in calls] for _ in range(runs)]
+    return [
+        Case(
+            name=name,
+            ms=1e3 * median(turn[i] for turn in turns),
+            ms_min=1e3 * min(turn[i] for turn in turns),
+            versus=versus,
+            speedup=median(turn[len(ours)] / turn[i] for turn in turns),
+            floor_ratio=None if one_pass is None else median(turn[i] / turn[-1] for turn in turns),
+        )
+        for i, name in enumerate(ours)
+    ]
+
+
+def print_report(bench: str, device: str, runs: int, cases: list[Case]) -> None:
+    """The table for people, then the JSON line for programs."""
+    print(f"{bench}: {device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, {runs} runs")
+    print(f"{'case':<52}{'ms':>10}{'min':>10}{'speedup':>10}{'of a pass':>11}  versus")
+    for case in cases:
+        of_a_pass = "" if case.floor_ratio is None else f"{case.floor_ratio:.2f}"
+        print(f"{case.name:<52}{case.ms:>10.3f}{case.ms_min:>10.3f}{case.speedup:>10.2f}{of_a_pass:>11}  {case.versus}")
+    print(json.dumps({"bench": bench, "device": device, "runs": runs, "cases": [asdict(case) for case in cases]}))
+
+
+def device_name(device: str) -> str:
+    """What runs, in words."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu ({platform.machine()})"
