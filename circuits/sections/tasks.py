@@ -183,9 +183,8 @@ def _definitions(definitions: Mapping[str, Any]) -> list[str]:
     means = definitions.get("means", {})
     parts = [f"Task loss: {definitions['task_loss']}." if definitions.get("task_loss") else ""]
     parts += [f"Ablation: {definitions['ablation']}, of a {definitions.get('kind', 'node circuit')}."]
-    if isinstance(means, Mapping) and means:
-        words = ", ".join(f"{name.replace('_', ' ')} {format_number(value)}" for name, value in means.items())
-        parts.append(f"Means: {words}.")
+    if isinstance(means, Mapping) and means.get("source"):
+        parts.append(f"Means: of {format_number(means.get('n_tokens'))} tokens, {means['source']}.")
     text = " ".join(part.replace("..", ".") for part in parts if part)
     return [text] if definitions else []
 
@@ -194,13 +193,10 @@ def _task(task: Mapping[str, Any], target: float | None, is_open: bool) -> Detai
     blocks: list[Block] = [Text(text=task["description"])] if task.get("description") else []
     example = task.get("example")
     if example:
-        pair = (
-            Code(
-                text=example[side],
-                caption=f"{side.capitalize()} prompt, right answer {visible(example[f'answer_{side}'])}",
-            )
-            for side in ("positive", "negative")
-        )
+        pair = []
+        for side in ("positive", "negative"):
+            answer = visible(example[f"answer_{side}"]).replace(" ", "␣")
+            pair.append(Code(text=example[side], caption=f"{side.capitalize()} prompt, right answer {answer}"))
         blocks.append(Grid(blocks=tuple(pair)))
     gate = task.get("gate", {})
     blocks.append(KeyNumbers(items=tuple(_gate(task, gate))))

@@ -145,24 +145,23 @@ def data(section: Mapping[str, Any]) -> list[Block]:
     items += [_key("tokens in the vocabulary", tokenizer["d_vocab"])] if "d_vocab" in tokenizer else []
     items += [_key("characters per token", tokenizer["chars_per_token"])] if "chars_per_token" in tokenizer else []
     blocks: list[Block] = [KeyNumbers(items=tuple(items))] if items else []
+    sources = section.get("sources", {})
+    splits = list(dict.fromkeys(split for source in sources.values() for split in source.get("n_tokens", {})))
+    splits.sort(key=lambda split: (split != "train", split))
     columns = (
         Column(label="Source"),
         Column(label="Kind", form="status"),
         Column(label="Weight", form="number", unit="fraction", help="share of the training tokens from this source"),
         Column(label="Documents", form="number"),
-        Column(label="Tokens: train", form="number"),
-        Column(label="val", form="number"),
-        Column(label="heldout", form="number"),
+        *(Column(label=f"Tokens, {split}", form="number") for split in splits),
         Column(label="Skipped", form="number", help="files left out, with the reason, listed below"),
     )
-    sources = section.get("sources", {})
     rows = []
     for name, source in sources.items():
-        tokens = source.get("n_tokens", {})
-        kind = "synthetic" if source.get("synthetic") else "real"
-        counts = (tokens.get("train"), tokens.get("val"), tokens.get("heldout"))
         docs = source.get("n_docs")
         n_docs = sum(docs.values()) if isinstance(docs, Mapping) else docs
+        counts = (source.get("n_tokens", {}).get(split) for split in splits)
+        kind = "synthetic" if source.get("synthetic") else "real"
         rows.append((name, kind, source.get("weight"), n_docs, *counts, source.get("n_skipped", 0)))
     if rows:
         blocks.append(Table(title="Sources", columns=columns, rows=tuple(rows)))

@@ -33,7 +33,7 @@ def wandb_mode() -> Mode:
         raise ValueError(f"WANDB_MODE={mode!r}; allowed: online, offline, disabled")
     if mode:
         return cast(Mode, mode)
-    return "online" if wandb.api.api_key else "offline"
+    return "online" if wandb.login(prompt=False) else "offline"
 
 
 def wandb_settings() -> wandb.Settings:
@@ -72,8 +72,9 @@ def log_report(run: Any, report: Report, views: Mapping[str, View], html_path: P
     for name in FILES:
         if (folder / name).is_file():
             artifact.add_file(str(folder / name))
-    if (folder / "circuits").is_dir():
-        artifact.add_dir(str(folder / "circuits"), name="circuits")
+    for path in sorted((folder / "circuits").rglob("*")):
+        if path.is_file():
+            artifact.add_file(str(path), name=str(path.relative_to(folder)))
     run.log_artifact(artifact)
 
 
