@@ -1,0 +1,195 @@
+"""Whole runs at smoke size: every experiment composes, the run folder is complete, resuming is exact, mistakes are one line."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import train
+from circuits.circuit import Circuit
+from circuits.find import heldout_pairs
+from circuits.stage import TrainRun
+from sparsetrain.checkpoint import load_model
+from sparsetrain.config import from_dict
+from sparsetrain.data.tokenizer import Tokenizer
+from sparsetrain.entry import conf_dir
+from sparsetrain.run import train as train_stage
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+SMOKE = ["+experiment=quickstart", "+debug=smoke", "trainer.progress=false"]
+
+
+def config_of(*overrides: str) -> TrainRun:
+    assert train.main  # importing train.py registers the base config
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", overrides=list(overrides))
+    return from_dict(TrainRun, OmegaConf.to_container(cfg, resolve=True))
+
+
+def command(*arguments: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    settings = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", **env}
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=settings, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(experiment):
+    config = config_of(f"+experiment={experiment}", "+debug=smoke")
+    assert config.name == experiment and config.debug and config.model.d_model >= 64
+
+
+def test_mistyped_key_in_an_experiment_file_is_an_error(tmp_path):
+    conf = tmp_path / "experiment"
+    conf.mkdir()
+    (conf / "broken.yaml").write_text("# @package _global_\nsparsity:\n  densty: 0.1\n")
+    done = command("train.py", "+experiment=broken", f"hydra.searchpath=[file://{tmp_path}]", f"hydra.run.dir={tmp_path}/run")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "error: unknown config key 'sparsity.densty'; did you mean sparsity.density or sparsity.bias_density or "
+        "sparsity.embed_density?"
+    )
+
+
+def short(tmp_path: Path, name: str, **settings: object) -> Path:
+    """A training without watchers, in this process; returns its run folder."""
+    run_dir = tmp_path / name
+    overrides = [f"{key}={value}" for key, value in settings.items()]
+    config = config_of(
+        *SMOKE, "logger=none", "circuits=none", "ood=none", f"cache_dir={tmp_path}/cache", "trainer.n_threads=1", *overrides
+    )
+    train_stage(config, run_dir, command="test")
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> tuple[Path, bytes]:
+    base = tmp_path_factory.mktemp("resume")
+    run_dir = short(base, "straight")
+    return base, (run_dir / "export" / "step_12" / "model.safetensors").read_bytes()
+
+
+def test_same_seed_same_bytes(straight):
+    base, weights = straight
+    again = short(base, "again") / "export" / "step_12" / "model.safetensors"
+    assert again.read_bytes() == weights
+
+
+@pytest.mark.parametrize("step", [1, 5, 11])
+def test_stopped_and_resumed_is_the_straight_run(straight, step):
+    base, weights = straight
+    name = f"stopped_{step}"
+    run_dir = short(base, name, stop_at_step=step)
+    assert not (run_dir / "export").exists()
+    short(base, name, ckpt_path="last")
+    assert (run_dir / "export" / "step_12" / "model.safetensors").read_bytes() == weights
+    with (run_dir / "metrics.csv").open() as a, (base / "straight" / "metrics.csv").open() as b:
+        rows = [[row for row in csv.reader(f) if "tokens_per_s" not in row] for f in (a, b)]
+    assert rows[0] == rows[1]
+
+
+def test_last_without_a_checkpoint_starts_from_the_beginning_and_says_so(straight, caplog):
+    base, weights = straight
+    run_dir = short(base, "fresh", ckpt_path="last")
+    assert "starting from the beginning" in caplog.text
+    assert (run_dir / "export" / "step_12" / "model.safetensors").read_bytes() == weights
+
+
+def test_damaged_checkpoint_is_refused(straight):
+    base, _ = straight
+    run_dir = short(base, "damaged", stop_at_step=4)
+    path = run_dir / "checkpoints" / "last.ckpt"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        short(base, "damaged", ckpt_path="last")
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> Path:
+    run_dir = tmp_path_factory.mktemp("smoke") / "run"
+    done = command("train.py", *SMOKE, f"hydra.run.dir={run_dir}", f"cache_dir={run_dir.parent}/cache")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == f"report: {run_dir}/report.html"
+    return run_dir
+
+
+def test_run_folder_is_complete(smoke):
+    for name in (
+        "config.yaml", "metrics.csv", "ood_sparsity.csv", "report.json", "report.md", "report.html",
+        "checkpoints/last.ckpt", "checkpoints/last.ckpt.sha256", "export/step_12/config.json",
+        "export/step_12/model.safetensors", "export/step_12/tokenizer.json", "export/step_12/meta.json",
+        "circuits/for_while/circuit.json", "circuits/for_while/circuit.safetensors",
+    ):  # fmt: skip
+        assert (smoke / name).is_file(), name
+    assert list((smoke / "wandb").glob("offline-run-*/*.wandb"))
+    report = json.loads((smoke / "report.json").read_text())
+    assert report["run"]["gates"] == "off" and report["run"]["debug"]
+    assert all(tensor["exact"] for tensor in report["sparsity"]["tensors"])
+    assert {"data", "training", "export", "circuits"} <= {stage["name"] for stage in report["stages"]}
+    assert report["training"]["n_tokens"]["value"] == 12 * 4 * 64
+    assert len({curve["split"] for curve in report["representation"]["curves"]}) >= 5
+
+
+def test_saved_circuit_evaluates_to_the_reported_loss_exactly(smoke):
+    report = json.loads((smoke / "report.json").read_text())
+    torch.set_num_threads(report["run"]["n_threads"])
+    torch.set_flush_denormal(True)
+    export = smoke / "export" / "step_12"
+    model, tokenizer = load_model(export), Tokenizer.load(export / "tokenizer.json")
+    entries = [entry for task in report["circuits"]["tasks"] for entry in task["circuits"]]
+    assert entries
+    for entry in entries:
+        circuit = Circuit.load(smoke / entry["path"])
+        loss = circuit.evaluate(model, heldout_pairs(circuit, tokenizer), batch_size=circuit.provenance.config["batch_size"])
+        assert loss == entry["task_loss"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train.py", *SMOKE, "sparsity.densty=0.1"], "unknown config key 'sparsity.densty'; did you mean"),
+        (["train.py", *SMOKE, "sparsity.density=0"], "must lie in (0, 1]"),
+        (["train.py", *SMOKE, "model.n_head=7"], "does not divide"),
+        (["scripts/find_circuits.py", "run=.", "task=nope"], "unknown task 'nope': tasks are single_double_quote"),
+        (["scripts/find_circuits.py", "run=."], "holds no export"),
+        (["scripts/report.py", "run=/nonexistent"], "no report.json"),
+        (["scripts/generate.py", "run=."], "holds no export"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, message, tmp_path):
+    if arguments[0] == "train.py":
+        arguments = [*arguments, f"hydra.run.dir={tmp_path}"]
+    done = command(str(ROOT / arguments[0]), *arguments[1:], cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and message in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name != "quickstart"])
+def test_every_experiment_runs_at_smoke_size(experiment, tmp_path):
+    done = command(
+        "train.py", f"+experiment={experiment}", "+debug=smoke", "trainer.progress=false", f"hydra.run.dir={tmp_path}"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "report.json").is_file()
+
+
+@pytest.mark.slow
+def test_sweep_gives_a_folder_and_a_wandb_run_each(tmp_path):
+    done = command(
+        "train.py", "-m", *SMOKE, "circuits=none", "ood=none", "sparsity.density=0.25,0.0625", "seed=1,2",
+        f"hydra.sweep.dir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list(tmp_path.glob("*/report.json"))) == 4
+    runs = [path.name.split("-")[-1] for path in tmp_path.glob("*/wandb/offline-run-*")]
+    assert len(runs) == len(set(runs)) == 4
