@@ -73,7 +73,8 @@ def entry(schema: type[T], config_name: str, *, new_run: bool = False) -> Callab
     ConfigStore.instance().store(name=f"base_{config_name}", node=base)
 
     def decorate(main: Callable[[T, Path], Any]) -> Callable[[], None]:
-        whole_traceback = "HYDRA_FULL_ERROR" in os.environ
+        # Read before Hydra is told to let errors through; jobs that another process runs have it set and raise.
+        whole_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
         failures: list[str] = []
 
         def fail(error: Exception) -> None:
@@ -98,10 +99,11 @@ def entry(schema: type[T], config_name: str, *, new_run: bool = False) -> Callab
 
         @wraps(main)
         def command() -> None:
-            # Hydra prints errors in its own several lines unless told to let them through.
-            os.environ["HYDRA_FULL_ERROR"] = "1"
+            failures.clear()
             quieten()
             run = hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(task)
+            # Hydra prints errors in its own several lines unless told to let them through.
+            os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
                 run()
             except USER_ERRORS as error:
@@ -111,6 +113,8 @@ def entry(schema: type[T], config_name: str, *, new_run: bool = False) -> Callab
             except KeyboardInterrupt:
                 print("interrupted; continue with ckpt_path=last and the same hydra.run.dir", file=sys.stderr)
                 sys.exit(130)
+            finally:
+                os.environ["HYDRA_FULL_ERROR"] = "1" if whole_traceback else "0"
             if failures:
                 sys.exit(1)
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -34,8 +36,6 @@ def config_of(*overrides: str) -> TrainRun:
 
 
 def command(*arguments: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     settings = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", **env}
     return subprocess.run([sys.executable, *arguments], cwd=cwd, env=settings, capture_output=True, text=True)
 
@@ -158,19 +158,25 @@ def test_saved_circuit_evaluates_to_the_reported_loss_exactly(smoke):
     [
         (["train.py", *SMOKE, "sparsity.densty=0.1"], "unknown config key 'sparsity.densty'; did you mean"),
         (["train.py", *SMOKE, "sparsity.density=0"], "must lie in (0, 1]"),
+        (["train.py", *SMOKE, "sparsity.density=0.01"], "smallest feasible density 0.0625"),
         (["train.py", *SMOKE, "model.n_head=7"], "does not divide"),
+        (["train.py", *SMOKE, "ckpt_path=nowhere.ckpt"], "ckpt_path does not exist: nowhere.ckpt"),
         (["scripts/find_circuits.py", "run=.", "task=nope"], "unknown task 'nope': tasks are single_double_quote"),
         (["scripts/find_circuits.py", "run=."], "holds no export"),
         (["scripts/report.py", "run=/nonexistent"], "no report.json"),
         (["scripts/generate.py", "run=."], "holds no export"),
     ],
 )
-def test_mistakes_end_in_one_line(arguments, message, tmp_path):
+def test_mistakes_end_in_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     if arguments[0] == "train.py":
-        arguments = [*arguments, f"hydra.run.dir={tmp_path}"]
-    done = command(str(ROOT / arguments[0]), *arguments[1:], cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1 and message in done.stderr, done.stderr
+        arguments = [*arguments, f"hydra.run.dir={tmp_path}", f"cache_dir={tmp_path}/cache"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error, error
 
 
 @pytest.mark.slow
