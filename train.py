@@ -1,7 +1,7 @@
 """One run: compose -> data -> train -> export -> circuits -> report.
 
-    python train.py +experiment=quickstart
-    python train.py --help
+python train.py +experiment=quickstart
+python train.py --help
 """
 
 import shlex

@@ -1,8 +1,8 @@
 r"""Try a hypothesis by hand: change named nodes on one prompt and see what happens to the next token.
 
-    python scripts/ablate.py run=runs/quickstart/<stamp> 'prompt="print(\"red fox"' 'nodes="blocks.1.attn.hook_v:17"' mode=mean
-    python scripts/ablate.py run=... prompt=... 'nodes=["blocks.0.mlp.hook_neuron:3-7", "blocks.1.attn.hook_out:all"]' mode=zero
-    python scripts/ablate.py run=... prompt=... nodes=... mode=patch 'patch="print(\"blue cat"'
+python scripts/ablate.py run=runs/quickstart/<stamp> 'prompt="print(\"red fox"' 'nodes="blocks.1.attn.hook_v:17"' mode=mean
+python scripts/ablate.py run=... prompt=... 'nodes=["blocks.0.mlp.hook_neuron:3-7", "blocks.1.attn.hook_out:all"]' mode=zero
+python scripts/ablate.py run=... prompt=... nodes=... mode=patch 'patch="print(\"blue cat"'
 """
 
 from dataclasses import dataclass
@@ -55,7 +55,9 @@ def main(config: AblateRun, run_dir: Path) -> None:
     if config.mode == "mean":
         path = run / "circuits" / "means.safetensors"
         if not path.is_file():
-            raise FileNotFoundError(2, "mode=mean needs mean activations; scripts/find_circuits.py makes them", str(path))
+            raise FileNotFoundError(
+                2, "mode=mean needs mean activations; scripts/find_circuits.py makes them", str(path)
+            )
         means = Means.load(path)
     elif config.mode == "resample":
         trained = load_run(TrainRun, run)

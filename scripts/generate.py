@@ -1,7 +1,7 @@
 """Continues a prompt with the model of a finished run.
 
-    python scripts/generate.py run=runs/quickstart/<stamp> 'prompt="def add(a, b):"'
-    python scripts/generate.py run=... prompt=@file.py generate.temperature=0.7
+python scripts/generate.py run=runs/quickstart/<stamp> 'prompt="def add(a, b):"'
+python scripts/generate.py run=... prompt=@file.py generate.temperature=0.7
 """
 
 from dataclasses import dataclass, field

@@ -1,6 +1,6 @@
 """Renders report.md and report.html of a run again, from its report.json alone.
 
-    python scripts/report.py run=runs/quickstart/<stamp>
+python scripts/report.py run=runs/quickstart/<stamp>
 """
 
 from dataclasses import dataclass

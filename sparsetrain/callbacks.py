@@ -113,7 +113,9 @@ class ChecksummedIO(TorchCheckpointIO):
         path = Path(path)
         sums = path.with_name(path.name + ".sha256")
         if not sums.is_file() or sha256(path) not in sums.read_text().split():
-            raise ValueError(f"checkpoint {path} does not match its checksum {sums.name}; it is damaged, use another one")
+            raise ValueError(
+                f"checkpoint {path} does not match its checksum {sums.name}; it is damaged, use another one"
+            )
         return super().load_checkpoint(path, *args, **kwargs)
 
 
@@ -157,7 +159,9 @@ class Throughput(L.Callback):
         self._pending_tokens = 0
         self._started = 0.0
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self._started = time.perf_counter()
 
     def on_train_batch_end(
@@ -238,7 +242,13 @@ class Export(L.Callback):
         step = trainer.global_step
         at_step_end = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         assert isinstance(pl_module, LitTransformer)
-        if self.every and at_step_end and step % self.every == 0 and step < pl_module.n_steps and trainer.is_global_zero:
+        if (
+            self.every
+            and at_step_end
+            and step % self.every == 0
+            and step < pl_module.n_steps
+            and trainer.is_global_zero
+        ):
             self.export(step)
 
 

@@ -38,7 +38,9 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
-        raise OSError(error.errno, f"cannot write {len(data)} bytes ({os.strerror(error.errno or 0)})", str(path)) from error
+        raise OSError(
+            error.errno, f"cannot write {len(data)} bytes ({os.strerror(error.errno or 0)})", str(path)
+        ) from error
 
 
 def sha256(path: Path) -> str:
@@ -88,7 +90,9 @@ def load_model(folder: str | Path, device: str = "cpu") -> Transformer:
     expected = read_meta(folder)["weights_sha256"]
     found = sha256(folder / "model.safetensors")
     if found != expected:
-        raise ValueError(f"{folder}/model.safetensors is damaged: sha256 {found[:16]}..., meta.json says {expected[:16]}...")
+        raise ValueError(
+            f"{folder}/model.safetensors is damaged: sha256 {found[:16]}..., meta.json says {expected[:16]}..."
+        )
     model = Transformer(ModelConfig(**config))
     state = load_file(folder / "model.safetensors", device=device)
     difference = sorted(set(state) ^ set(model.state_dict()))
@@ -111,7 +115,9 @@ def latest_export(run: str | Path) -> Path:
     """
     run = Path(run)
     if not run.is_dir():
-        raise FileNotFoundError(f"run={run}: no such folder; give the folder of a finished run (runs/<experiment>/<stamp>)")
+        raise FileNotFoundError(
+            f"run={run}: no such folder; give the folder of a finished run (runs/<experiment>/<stamp>)"
+        )
     if (run / "model.safetensors").is_file():
         return run
     exports = {

@@ -60,7 +60,9 @@ def explain(error: BaseException, known: list[str]) -> str:
     return " ".join(kept) or type(error).__name__
 
 
-def entry(schema: type[T], config_name: str, *, new_run: bool = False) -> Callable[[Callable[[T, Path], Any]], Callable[[], None]]:
+def entry(
+    schema: type[T], config_name: str, *, new_run: bool = False
+) -> Callable[[Callable[[T, Path], Any]], Callable[[], None]]:
     """Decorator: `main(config: schema, run_dir) -> float | None` becomes a Hydra command without arguments.
 
     Args:

@@ -50,7 +50,12 @@ class LitTransformer(L.LightningModule):
     """
 
     def __init__(
-        self, model: Transformer, objective: Objective, optim: OptimConfig, sparsity: SparsityMethod | None, n_steps: int
+        self,
+        model: Transformer,
+        objective: Objective,
+        optim: OptimConfig,
+        sparsity: SparsityMethod | None,
+        n_steps: int,
     ) -> None:
         super().__init__()
         self.model = model

@@ -75,7 +75,7 @@ def lr_factor(step: int, n_steps: int, config: OptimConfig, density: float = 1.0
 def grad_rms(params: Iterable[nn.Parameter]) -> Tensor:
     """Root mean square over all entries of all gradients, float32 scalar (a tensor: no host sync)."""
     grads = [p.grad for p in params if p.grad is not None]
-    norms = torch.stack(torch._foreach_norm(grads))
+    norms = torch.stack(torch._foreach_norm(grads))  # pyright: ignore[reportPrivateImportUsage]
     return norms.float().norm() / sqrt(sum(g.numel() for g in grads))
 
 
@@ -86,5 +86,5 @@ def scale_gradients_(params: Iterable[nn.Parameter], config: OptimConfig) -> Ten
     if config.grad_rms != "off":
         # A gradient of zeros stays one.
         divisor = torch.where(rms > 0, rms, 1.0) if config.grad_rms == "normalise" else rms.clamp(min=1.0)
-        torch._foreach_div_([p.grad for p in params], divisor)  # pyright: ignore[reportArgumentType]
+        torch._foreach_div_([p.grad for p in params], divisor)  # pyright: ignore
     return rms

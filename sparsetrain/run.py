@@ -22,7 +22,6 @@ from sparsetrain.callbacks import (
     ChecksummedIO,
     Export,
     LoggerConfig,
-    MetricsCSV,
     ProgressBar,
     RandomState,
     ResumeLogs,
@@ -172,7 +171,9 @@ def train(config: RunConfig, run_dir: Path, command: str) -> TrainedRun:
             )
         micro_batch = config.trainer.batch_size // config.trainer.accumulate
         stream = TokenStream(corpus, "train", config.model.n_ctx, micro_batch, config.seed)
-        val = TokenDataModule(corpus, config.model.n_ctx, micro_batch, config.seed).val_batches(config.callbacks.n_val_batches)
+        val = TokenDataModule(corpus, config.model.n_ctx, micro_batch, config.seed).val_batches(
+            config.callbacks.n_val_batches
+        )
         n_batches = config.trainer.n_steps * config.trainer.accumulate
         bigram = fit_bigram((stream.batch(k) for k in range(n_batches)), corpus.tokenizer.d_vocab, val)
         splits = build_shifts(config.ood.shifts, corpus, config.model.n_ctx, config.seed) if config.ood.enabled else []

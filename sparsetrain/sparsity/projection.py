@@ -178,4 +178,6 @@ def require_attached(optimizer: Optimizer) -> None:
         RuntimeError: no sparsity method is attached.
     """
     if STEP_KEY not in optimizer.param_groups[0]:
-        raise RuntimeError("sparsity was asked for, but no method is attached to the optimizer; call method.attach(optimizer)")
+        raise RuntimeError(
+            "sparsity was asked for, but no method is attached to the optimizer; call method.attach(optimizer)"
+        )

@@ -50,7 +50,9 @@ def test_mistyped_key_in_an_experiment_file_is_an_error(tmp_path):
     conf = tmp_path / "experiment"
     conf.mkdir()
     (conf / "broken.yaml").write_text("# @package _global_\nsparsity:\n  densty: 0.1\n")
-    done = command("train.py", "+experiment=broken", f"hydra.searchpath=[file://{tmp_path}]", f"hydra.run.dir={tmp_path}/run")
+    done = command(
+        "train.py", "+experiment=broken", f"hydra.searchpath=[file://{tmp_path}]", f"hydra.run.dir={tmp_path}/run"
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         "error: unknown config key 'sparsity.densty'; did you mean sparsity.density or sparsity.bias_density or "
@@ -63,7 +65,13 @@ def short(tmp_path: Path, name: str, **settings: object) -> Path:
     run_dir = tmp_path / name
     overrides = [f"{key}={value}" for key, value in settings.items()]
     config = config_of(
-        *SMOKE, "logger=none", "circuits=none", "ood=none", f"cache_dir={tmp_path}/cache", "trainer.n_threads=1", *overrides
+        *SMOKE,
+        "logger=none",
+        "circuits=none",
+        "ood=none",
+        f"cache_dir={tmp_path}/cache",
+        "trainer.n_threads=1",
+        *overrides,
     )
     train_stage(config, run_dir, command="test")
     return run_dir
@@ -149,7 +157,9 @@ def test_saved_circuit_evaluates_to_the_reported_loss_exactly(smoke):
     assert entries
     for entry in entries:
         circuit = Circuit.load(smoke / entry["path"])
-        loss = circuit.evaluate(model, heldout_pairs(circuit, tokenizer), batch_size=circuit.provenance.config["batch_size"])
+        loss = circuit.evaluate(
+            model, heldout_pairs(circuit, tokenizer), batch_size=circuit.provenance.config["batch_size"]
+        )
         assert loss == entry["task_loss"]["value"]
 
 

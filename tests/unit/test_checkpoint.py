@@ -18,7 +18,12 @@ def test_round_trip_is_exact(make_model, tmp_path):
     tokens = torch.randint(61, (2, 9))
     assert torch.equal(loaded(tokens), model(tokens))
     assert read_meta(folder)["step"] == 7
-    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "meta.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "config.json",
+        "meta.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
 
 
 def test_latest_export_is_the_highest_step(make_model, tmp_path):

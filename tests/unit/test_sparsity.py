@@ -24,9 +24,7 @@ def train(model, method, n_steps, start=0, optimizer=None):
 
 def budget_violations(method, step):
     return [
-        t.name
-        for t in method.tensors
-        if int(t.param.count_nonzero()) > t.k(method.schedule.density(step, t.target))
+        t.name for t in method.tensors if int(t.param.count_nonzero()) > t.k(method.schedule.density(step, t.target))
     ]
 
 
@@ -107,7 +105,7 @@ def test_bad_values_are_named(bad):
 
 def test_dense_runs_have_no_method_and_sparse_ones_must_be_attached(make_model):
     assert build_sparsity(SparsityConfig(method="none"), 10) is None
-    with pytest.raises(RuntimeError, match="not|no method"):
+    with pytest.raises(RuntimeError, match="no method is attached"):
         require_attached(build_optimizer(make_model(), OptimConfig()))
 
 
