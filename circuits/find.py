@@ -303,11 +303,9 @@ class _Finder:
             target = max(target, float(loss) + 0.01)
             result["note"] = "gate off: pruned to the loss that the model has on the search's pairs"
         runs = [Run(seed=seed, train=self.pairs.train, val=self.pairs.val) for seed in self.config.seeds]
-        starts = [full_fit] * len(runs)
         if self.twin is not None:
             runs.append(Run(seed=self.config.seeds[0], train=self.twin.train, val=self.twin.val))
-            starts.append(Calibration(scale=full_fit.scale, shift=torch.zeros_like(full_fit.shift)))
-        pruned = search(self.model, self.space, self.values, runs, starts, target, self.config.prune, self.progress)
+        pruned = search(self.model, self.space, self.values, runs, target, self.config.prune, self.progress)
         found = [
             (seed, p, self._circuit(seed, p))
             for seed, p in zip(self.config.seeds, pruned[: len(self.config.seeds)], strict=True)

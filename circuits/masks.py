@@ -104,29 +104,35 @@ class NodeSpace:
         return keep
 
 
-def ablation_hooks(space: NodeSpace, keep: Tensor, values: Tensor) -> dict[str, HookFn]:
+def ablation_hooks(
+    space: NodeSpace, keep: Tensor, values: Tensor, channels: Mapping[str, Tensor] | None = None
+) -> dict[str, HookFn]:
     """Hooks that let kept nodes pass and put `values` in place of the others.
 
     Args:
         space: the model's nodes.
         keep: bool `[n_nodes]`, or `[n_runs, n_nodes]` with runs folded into the batch axis.
-        values: `[n_nodes]` (one value per node) or `[n_runs, n_nodes]`.
+        values: `[n_nodes]`, one value per node.
+        channels: of a narrowed model (`circuits.edges.narrowed`), what it still reads at some hook points.
 
     Returns:
-        Hook point name -> function, for the points where any node is deleted.
+        Hook point name -> function, for the points where any node is deleted or that are narrowed.
     """
     keep = keep[None] if keep.dim() == 1 else keep
-    values = values[None] if values.dim() == 1 else values
-    parts = space.split(values)
+    parts, channels = space.split(values), channels or {}
     hooks = {}
     for name, mask in space.split(keep).items():
-        if not mask.all():
-            hooks[name] = _select_hook(mask[:, None, None], parts[name][:, None, None])
+        if name in channels:
+            read = channels[name]
+            hooks[name] = _select_hook(mask[:, None, None, read], parts[name][read], read)
+        elif not mask.all():
+            hooks[name] = _select_hook(mask[:, None, None], parts[name], None)
     return hooks
 
 
-def _select_hook(keep: Tensor, value: Tensor) -> HookFn:
+def _select_hook(keep: Tensor, value: Tensor, read: Tensor | None) -> HookFn:
     def select(x: Tensor, point: HookPoint) -> Tensor:
+        x = x if read is None else x.index_select(-1, read)
         x = rearrange(x, "(run row) pos width -> run row pos width", run=keep.shape[0])
         x = torch.where(keep, x, value.to(x.dtype))
         return rearrange(x, "run row pos width -> (run row) pos width")
@@ -189,13 +195,24 @@ class NodeMasks:
         """The masks as they act: bool `[n_runs, n_nodes]`."""
         return self.tau.detach() > 0
 
-    def hooks(self, means: Tensor) -> dict[str, HookFn]:
-        """Hooks for a pass over `[(run row), pos]` tokens in which deleted nodes emit `means` (`[n_nodes]`)."""
-        taus, values = self.space.split(self.tau), self.space.split(means)
-        return {name: self._hook(taus[name], values[name]) for name in self.space.names}
+    def hooks(self, means: Tensor, channels: Mapping[str, Tensor] | None = None) -> dict[str, HookFn]:
+        """Hooks for one pass over `[(run row), pos]` tokens, forward and backward.
 
-    def _hook(self, tau: Tensor, mean: Tensor) -> HookFn:
+        Args:
+            means: `[n_nodes]`, what deleted nodes emit.
+            channels: of a narrowed model (`circuits.edges.narrowed`), what it still reads at some hook points.
+        """
+        taus, values, channels = self.space.split(self.tau), self.space.split(means), channels or {}
+        hooks = {}
+        for name in self.space.names:
+            read = channels.get(name)
+            tau, value = taus[name], values[name]
+            hooks[name] = self._hook(*((tau, value) if read is None else (tau[:, read], value[read])), read)
+        return hooks
+
+    def _hook(self, tau: Tensor, mean: Tensor, read: Tensor | None) -> HookFn:
         def blend(x: Tensor, point: HookPoint) -> Tensor:
+            x = x if read is None else x.index_select(-1, read)
             x = rearrange(x, "(run row) pos width -> run row pos width", run=tau.shape[0])
             out = _StepMask.apply(x, tau, mean.to(x.dtype), self.temperature)
             assert isinstance(out, Tensor)

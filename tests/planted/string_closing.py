@@ -1,9 +1,9 @@
 """A two-layer model with a string-closing circuit set by hand, among random weights that do not matter.
 
-Layer 0's MLP turns the two kinds of quote into a detector channel (either quote) and a type channel (+ for one, - for the
-other). One head of layer 1 has a constant query (a bias), the detector as key and the type as value, so it copies the type
-of the quote to the last token; the unembedding reads it. The random weights use other residual channels, which the
-answers' logits do not read. Same shape as the circuit found in Gao et al. 2025, figure 1.
+Layer 0's MLP turns the two kinds of quote into a detector channel (either quote) and a type channel (+ for one, - for
+the other). One head of layer 1 has a constant query (a bias), the detector as key and the type as value, so it copies
+the type of the quote to the last token; the unembedding reads it. The random weights use other residual channels, which
+the answers' logits do not read. Same shape as the string-closing circuit found in Gao et al. 2025.
 
 The logit difference of a pair is MARGIN by construction. Calibration multiplies it by 4 at most, so
 - the whole circuit has loss log(1 + exp(-4 MARGIN)) = 0.049,

@@ -27,7 +27,7 @@ CONFIG = FindConfig(
     n_random=100,
     n_random_pairs=16,
     n_heldout=32,
-    prune=PruneConfig(n_steps=60, n_pairs=16),
+    prune=PruneConfig(n_steps=60, candidate_share=0.5),
 )
 
 
