@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sparsetrain.kernels import native
+from sparsetrain.kernels import native, triton_kernels
 from sparsetrain.kernels.magnitude import largest_mask, magnitude_keys
 
 FloorAxis = Literal["rows", "columns"]
@@ -142,10 +142,20 @@ def kept_mask(weight: Tensor, spec: ProjectionSpec) -> Tensor:
     return forced | largest_mask(rest, spec.k - n_forced).view(weight.shape)
 
 
+def _triton_can_run(weights: list[Tensor], floors: list[int]) -> bool:
+    if any(w.device.type != "cuda" or w.dtype != torch.float32 for w in weights):
+        return False
+    longest = max((max(w.shape) for w, floor in zip(weights, floors, strict=True) if floor), default=0)
+    return longest <= triton_kernels.MAX_WIDTH and triton_kernels.available()
+
+
 @torch.library.custom_op("sparsetrain::project_topk_", mutates_args=("weights", "thresholds"))
 def _project_topk_(
     weights: list[Tensor], ks: list[int], floors: list[int], by_column: list[int], thresholds: Tensor
 ) -> None:
+    if _triton_can_run(weights, floors):
+        triton_kernels.project_each_(weights, ks, floors, by_column, thresholds)
+        return
     for i, (weight, k, floor, columns) in enumerate(zip(weights, ks, floors, by_column, strict=True)):
         if weight.device.type == "cpu" and weight.dtype == torch.float32 and native.library() is not None:
             native.project_(weight, k, floor, bool(columns), thresholds[i])

@@ -12,10 +12,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from sparsetrain.kernels import native
+from sparsetrain.kernels import native, triton_kernels
 from sparsetrain.kernels.magnitude import INFINITY_KEYS, SIGNED_BITS, largest_mask, magnitude_keys, refuse_nan
 from sparsetrain.kernels.transforms import is_transformed
-from sparsetrain.kernels.triton_path import triton_module
 
 
 def abs_topk(x: Tensor, k: int) -> Tensor:
@@ -67,8 +66,8 @@ def _fast_form(x: Tensor) -> ModuleType | None:
     """The module whose kernels run on `x`; None for plain torch."""
     if x.device.type == "cpu" and x.dtype in native.ROW_DTYPES and native.library() is not None:
         return native
-    if x.device.type == "cuda" and x.dtype in native.ROW_DTYPES:
-        return triton_module("triton_topk")
+    if x.device.type == "cuda" and x.dtype in native.ROW_DTYPES and x.shape[-1] <= triton_kernels.MAX_WIDTH:
+        return triton_kernels if triton_kernels.available() else None
     return None
 
 
