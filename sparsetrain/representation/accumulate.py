@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from scipy.stats import t as student_t
 from torch import Tensor
 from torchmetrics import Metric
 
-from sparsetrain.representation.measures import MEASURES, PowerSums
+from sparsetrain.representation.measures import MEASURES, Magnitudes, PowerSums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,21 +133,23 @@ class UnitSums(Metric):
         self.add_state("powers", torch.zeros(n_groups, 5, sum(widths), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("n_tokens", torch.zeros(n_groups, len(widths), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, a: Tensor, point: int, windows: Tensor) -> None:
-        """Adds activations of one hook point.
+    def update(self, h: Magnitudes, first: int, windows: Tensor) -> None:
+        """Adds activations of neighbouring hook points of one width.
 
         Args:
-            a: `[n_windows, pos, width]` float, magnitudes |h|.
-            point: index of the hook point in `widths`.
+            h: magnitudes of `[n_points, n_windows, pos, width]`.
+            first: index of the first of these hook points in `widths`.
             windows: `[n_windows]` int64, number of each window within its split.
         """
-        start = sum(self.widths[:point])
+        n_points, _, n_pos, width = h.raw.shape
+        start = sum(self.widths[:first])
         groups = windows % self.n_groups
-        squared = a.square()
-        powers = (a.sqrt(), a, squared, squared.square(), a.sign())
-        per_window = torch.stack([power.sum(1) for power in powers], dim=1)
-        self.powers[..., start : start + self.widths[point]].index_add_(0, groups, per_window.double())
-        self.n_tokens[:, point].index_add_(0, groups, torch.full_like(groups, a.shape[1], dtype=torch.float64))
+        squared = h.raw.square()
+        powers = (h.roots, h.raw, squared, squared.square(), h.active)
+        per_window = rearrange([power.sum(2) for power in powers], "power point n d -> n power (point d)")
+        self.powers[..., start : start + n_points * width].index_add_(0, groups, per_window.double())
+        tokens = torch.full((len(groups), n_points), n_pos, dtype=torch.float64, device=h.raw.device)
+        self.n_tokens[:, first : first + n_points].index_add_(0, groups, tokens)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Power sums `[n_groups, 5, sum of widths]` and tokens `[n_groups, n_points]`, over all ranks."""

@@ -97,8 +97,18 @@ class Magnitudes:
         return self.sorted.clamp_min(torch.finfo(self.raw.dtype).tiny).log()
 
     @cached_property
+    def roots(self) -> Tensor:
+        """Square roots of the raw magnitudes, `[..., width]`."""
+        return self.raw.sqrt()
+
+    @cached_property
+    def active(self) -> Tensor:
+        """1 where an entry is not zero, else 0, `[..., width]`."""
+        return self.raw.sign()
+
+    @cached_property
     def half(self) -> Tensor:
-        return self.sorted.sqrt().sum(-1)
+        return self.roots.sum(-1) / self.peak.sqrt()
 
     @cached_property
     def one(self) -> Tensor:
@@ -115,7 +125,7 @@ class Magnitudes:
     @cached_property
     def n_active(self) -> Tensor:
         # 0 * peak turns NaN and infinity into NaN.
-        return self.raw.sign().sum(-1) + 0 * self.peak
+        return self.active.sum(-1) + 0 * self.peak
 
 
 Sums = Magnitudes | PowerSums

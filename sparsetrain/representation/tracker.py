@@ -36,7 +36,7 @@ __all__ = ["SparsityTracker", "TrackerConfig", "curves_for_report"]
 class TrackerConfig(WatchConfig):
     """When the splits are measured, and what of it is sent to the loggers. ours"""
 
-    every_n_steps: int = 100
+    every_n_steps: int = 150
     """Optimizer steps between two evaluations; the last step is always one."""
     at_start: bool = True
     """Also before the first step: the model at initialisation is a control."""
@@ -112,6 +112,7 @@ class SparsityTracker(L.Callback):
             append_rows(self.path, step, evaluation.rows)
         if log:
             scalars = headline_scalars(evaluation, _model(pl_module), self.config)
+            scalars["ood/seconds"] = time.perf_counter() - started
             for logger in trainer.loggers:
                 logger.log_metrics(scalars, step=step)
         self.last = evaluation
@@ -121,7 +122,10 @@ class SparsityTracker(L.Callback):
 
 
 def headline_scalars(evaluation: Evaluation, model: nn.Module, config: TrackerConfig) -> dict[str, float]:
-    """What goes to the loggers: `ood/<split>/loss`, and `ood/<split>/<measure>/<kind>` averaged over hook points."""
+    """What goes to the loggers: `ood/<split>/loss`, and `ood/<split>/<measure>/<kind>` averaged over hook points.
+
+    The callback adds `ood/seconds`, the time of the evaluation.
+    """
     kinds = {name: point.kind for name, point in watched_points(model, config).items()}
     series: dict[str, list[float]] = {}
     for row in evaluation.rows:

@@ -2,8 +2,8 @@
 
 1. The same windows and the same positions at every evaluation and in every split (matched positions): nothing is drawn.
 2. Only positions that have a next token are read; at a last token nothing is being predicted.
-3. Measures are taken inside the hooks and reduced at once: per token, then mean over a window's positions, then over
-   windows (`accumulate.py`). Activations are never kept.
+3. Measures are taken per token, then averaged over a window's positions, then over windows (`accumulate.py`), batch by
+   batch: memory does not depend on the number of windows.
 4. Loss, entropy and logit norm at the same positions stand beside them as covariates (hook point `logits`).
 5. Nothing is touched: no gradient, no random number, and every module's train/eval mode is put back.
 """
@@ -11,11 +11,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from sparsetrain.hooks import NODE_KINDS, WATCH_KINDS, HookPoint, hook_points, hooked, select_points
@@ -24,6 +25,9 @@ from sparsetrain.representation.measures import MEASURES, Magnitudes, jaccard
 
 LOGITS = "logits"
 """Hook point name of the rows about the model's output."""
+
+MAX_PENDING = 2**20
+"""Activations (entries) of one width that may wait to be measured together."""
 
 LOGIT_MEASURES = ("loss", "entropy", "logit_norm")
 """nats/token, nats, and the L2 norm of the logits minus their mean (which softmax does not see)."""
@@ -103,16 +107,15 @@ class WatchConfig:
             f"{self.n_groups} groups of windows"
         )
 
-    def read_positions(self, n_ctx: int) -> Tensor:
-        """Positions that are read of windows of n_ctx tokens, int64, ascending."""
+    def read_positions(self, n_ctx: int) -> slice:
+        """Positions that are read of windows of n_ctx tokens: those that have a next token, or every so manyth of them."""
         n_predicting = n_ctx - 1
         if self.positions == "last" or n_predicting < self.position_stride:
-            return torch.tensor([n_predicting - 1])
-        return torch.arange(self.position_stride - 1, n_predicting, self.position_stride)
+            return slice(n_predicting - 1, n_predicting)
+        return slice(self.position_stride - 1, n_predicting, self.position_stride)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """One number of an evaluation."""
 
     split: str
@@ -224,14 +227,14 @@ def measure_splits(
     """
     check_splits(splits)
     points = watched_points(model, config)
-    per_point = (*config.measures, "jaccard")
-    names = [(name, measure) for name in points for measure in per_point]
-    series = {key: i for i, key in enumerate([*names, *((LOGITS, measure) for measure in LOGIT_MEASURES)])}
+    layout = _layout(points)
+    per_point = [(name, measure) for name in points for measure in (*config.measures, "jaccard")]
+    series = {key: i for i, key in enumerate([*per_point, *((LOGITS, measure) for measure in LOGIT_MEASURES)])}
     rows: list[Row] = []
     windows: dict[str, np.ndarray] = {}
     with evaluating(model):
         for split in splits:
-            means, units = _measure_split(model, split_tokens(split), points, series, config, rank, world_size)
+            means, units = _measure_split(model, split_tokens(split), layout, config, rank, world_size)
             population = means.summary(config.n_bootstrap, config.confidence, config.bootstrap_seed)
             lifetime = units.summary(config.lifetime_measures, config.confidence)
             slots = means.slot_means()
@@ -241,8 +244,8 @@ def measure_splits(
                 for key, i in series.items()
             }
             n_windows = population.n[series[LOGITS, "loss"]]
-            for point, readings in zip(points, lifetime, strict=True):
-                numbers |= {(point, measure): (*reading, n_windows) for measure, reading in readings.items()}
+            for point, i in layout.units.items():
+                numbers |= {(point, measure): (*reading, n_windows) for measure, reading in lifetime[i].items()}
             rows += [
                 Row(
                     split=split.name,
@@ -259,62 +262,110 @@ def measure_splits(
     return Evaluation(rows=rows, series=series, windows=windows)
 
 
+class _Readings:
+    """What is read of one batch of windows: per point and window, all measures; flushed into the accumulators.
+
+    Activations of points of one width are measured together (the same numbers, far fewer calls), at most `MAX_PENDING`
+    entries at a time.
+    """
+
+    def __init__(
+        self, config: WatchConfig, layout: "_Layout", windows: Tensor, positions: slice, units: UnitSums
+    ) -> None:
+        self.config = config
+        self.layout = layout
+        self.windows = windows
+        self.positions = positions
+        self.units = units
+        shape = (len(windows), len(layout.points), len(config.measures) + 1)
+        self.values = torch.zeros(shape, device=windows.device)
+        self.defined = torch.zeros(shape, dtype=torch.bool, device=windows.device)
+        self.pending: dict[int, list[tuple[str, Tensor]]] = {}
+
+    def watch(self, x: Tensor, point: HookPoint) -> Tensor:
+        """The function at every watched hook point: `x` `[n, pos, width]` passes unchanged."""
+        waiting = self.pending.setdefault(point.width, [])
+        waiting.append((point.name, x[:, self.positions]))
+        if len(waiting) * waiting[0][1].numel() >= MAX_PENDING:
+            self.flush(point.width)
+        return x
+
+    def flush(self, width: int) -> None:
+        """Measures what waits at points of this width."""
+        names, activations = zip(*self.pending.pop(width), strict=True)
+        h = Magnitudes(torch.stack(activations))
+        readings = torch.stack([MEASURES[name].fn(h) for name in self.config.measures], -1)  # [point, n, pos, measure]
+        # A zero vector has no distribution and is left out; a NaN from elsewhere must stay visible.
+        known = ~(readings.isnan() & (h.peak == 0)[..., None])
+        n_pairs = h.active.shape[1] // 2
+        first = torch.arange(0, 2 * n_pairs, 2, device=h.active.device)
+        overlap = jaccard(h.active[:, first], h.active[:, first + 1])  # [point, pair, pos]
+        where = torch.tensor([self.layout.points[name] for name in names], device=h.active.device)
+        self.values[:, where, :-1] = rearrange(
+            torch.where(known, readings, 0.0).sum(2) / known.sum(2), "p n m -> n p m"
+        )
+        self.defined[:, where, :-1] = rearrange(known.any(2), "p n m -> n p m")
+        self.values[first[:, None], where, -1] = rearrange(overlap.nanmean(2), "p pair -> pair p")
+        self.defined[first[:, None], where, -1] = rearrange(~overlap.isnan().all(2), "p pair -> pair p")
+        self.units.update(h, self.layout.units[names[0]], self.windows)
+
+    def finish(self) -> None:
+        """Measures whatever still waits."""
+        for width in list(self.pending):
+            self.flush(width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """Where each hook point's numbers stand in the accumulators."""
+
+    points: dict[str, int]
+    """Hook point -> its number, in forward order."""
+    units: dict[str, int]
+    """Hook point -> its number in `UnitSums`, where points of one width stand together, in forward order."""
+    widths: list[int]
+    """Width of each point in the order of `units`."""
+
+
+def _layout(points: Mapping[str, HookPoint]) -> _Layout:
+    by_width = sorted(points, key=lambda name: points[name].width)
+    return _Layout(
+        points={name: i for i, name in enumerate(points)},
+        units={name: i for i, name in enumerate(by_width)},
+        widths=[points[name].width for name in by_width],
+    )
+
+
 def _measure_split(
-    model: nn.Module,
-    tokens: Tensor,
-    points: Mapping[str, HookPoint],
-    series: Mapping[tuple[str, str], int],
-    config: WatchConfig,
-    rank: int,
-    world_size: int,
+    model: nn.Module, tokens: Tensor, layout: _Layout, config: WatchConfig, rank: int, world_size: int
 ) -> tuple[WindowMeans, UnitSums]:
     """Runs one split through the model with accumulators in the hooks; `model` is in eval mode already."""
     device = next(model.parameters()).device
     n_windows = min(config.n_windows, len(tokens))
-    means = WindowMeans(len(series), min(config.n_slots, n_windows)).to(device)
-    units = UnitSums([point.width for point in points.values()], min(config.n_groups, n_windows)).to(device)
-    positions = config.read_positions(tokens.shape[1]).to(device)
-    order = {name: i for i, name in enumerate(points)}
+    n_series = len(layout.points) * (len(config.measures) + 1) + len(LOGIT_MEASURES)
+    means = WindowMeans(n_series, min(config.n_slots, n_windows)).to(device)
+    units = UnitSums(layout.widths, min(config.n_groups, n_windows)).to(device)
+    positions = config.read_positions(tokens.shape[1])
     for first in range(rank * config.batch_size, n_windows, world_size * config.batch_size):
         batch = tokens[first : min(first + config.batch_size, n_windows)].to(device)
-        numbers = torch.arange(first, first + len(batch), device=device)
-        values = torch.zeros(len(batch), len(series), device=device)
-        defined = torch.zeros_like(values, dtype=torch.bool)
-
-        def watch(
-            x: Tensor,
-            point: HookPoint,
-            values: Tensor = values,
-            defined: Tensor = defined,
-            numbers: Tensor = numbers,
-        ) -> Tensor:
-            h = Magnitudes(x[:, positions])
-            readings = torch.stack([MEASURES[name].fn(h) for name in config.measures], -1)  # [n, pos, measure]
-            # A zero vector has no distribution and is left out; a NaN from elsewhere must stay visible.
-            known = ~(readings.isnan() & (h.peak == 0)[..., None])
-            start = order[point.name] * (len(config.measures) + 1)
-            stop = start + len(config.measures)
-            values[:, start:stop] = torch.where(known, readings, 0.0).sum(1) / known.sum(1)
-            defined[:, start:stop] = known.any(1)
-            active = h.raw.sign()
-            n_pairs = len(active) // 2
-            overlap = jaccard(active[0 : 2 * n_pairs : 2], active[1::2])  # [pair, pos]
-            values[0 : 2 * n_pairs : 2, stop] = overlap.nanmean(1)
-            defined[0 : 2 * n_pairs : 2, stop] = ~overlap.isnan().all(1)
-            units.update(h.raw, order[point.name], numbers)
-            return x
-
-        with hooked(model, dict.fromkeys(points, watch)):
-            logits = model(batch[:, :-1])[:, positions].float()  # [n, pos, d_vocab]
-        log_p = F.log_softmax(logits, dim=-1)
-        targets = batch[:, positions + 1]
-        readings = (
-            -log_p.gather(-1, targets[..., None])[..., 0],
-            -torch.linalg.vecdot(log_p.exp(), log_p),
-            (logits - logits.mean(-1, keepdim=True)).norm(dim=-1),
+        windows = torch.arange(first, first + len(batch), device=device)
+        readings = _Readings(config, layout, windows, positions, units)
+        with hooked(model, dict.fromkeys(layout.points, readings.watch)):
+            logits = model(batch[:, :-1])[:, positions]
+        readings.finish()
+        of_logits = _measure_logits(logits.float(), batch[:, 1:][:, positions])
+        means.update(
+            torch.cat([readings.values.flatten(1), of_logits], 1),
+            torch.cat([readings.defined.flatten(1), torch.ones_like(of_logits, dtype=torch.bool)], 1),
+            windows,
         )
-        for measure, reading in zip(LOGIT_MEASURES, readings, strict=True):
-            values[:, series[LOGITS, measure]] = reading.mean(1)
-            defined[:, series[LOGITS, measure]] = True
-        means.update(values, defined, numbers)
     return means, units
+
+
+def _measure_logits(logits: Tensor, targets: Tensor) -> Tensor:
+    """`LOGIT_MEASURES` per window: `[n, pos, d_vocab]`, `[n, pos]` -> `[n, 3]`."""
+    log_p = F.log_softmax(logits, dim=-1)
+    loss = -log_p.gather(-1, targets[..., None])[..., 0]
+    entropy = -torch.linalg.vecdot(log_p.exp(), log_p)
+    norm = (logits - logits.mean(-1, keepdim=True)).norm(dim=-1)
+    return torch.stack([loss, entropy, norm], -1).mean(1)

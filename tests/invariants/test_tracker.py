@@ -195,7 +195,7 @@ def test_first_and_last_step_and_no_duplicates(make_model, tmp_path):
 
 @pytest.mark.parametrize("stop", [4, 5])
 def test_resumed_table_is_the_straight_one(make_model, tmp_path, stop):
-    config = TrackerConfig(every_n_steps=2, **SMALL)
+    config = TrackerConfig(every_n_steps=2, kinds=("mlp_neuron",), **SMALL)
 
     def run(folder, max_steps, ckpt_path=None):
         save = ModelCheckpoint(dirpath=folder, save_last=True, every_n_train_steps=1)

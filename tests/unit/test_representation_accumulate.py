@@ -6,7 +6,7 @@ import torch
 from scipy.stats import t as student_t
 
 from sparsetrain.representation.accumulate import UnitSums, WindowMeans
-from sparsetrain.representation.measures import lifetime_measures
+from sparsetrain.representation.measures import Magnitudes, lifetime_measures
 
 GENERATOR = torch.Generator().manual_seed(0)
 CONFIDENCE = 0.95
@@ -70,8 +70,8 @@ def test_lifetime_equals_the_measures_over_all_tokens():
     h[..., 4] = h[..., 4].clamp_min(0)
     metric = UnitSums([6, 11], 4)
     for first in (0, 4):
-        metric.update(h[first : first + 4].abs(), 1, torch.arange(first, first + 4))
-        metric.update(h[first : first + 4, :, :6].abs(), 0, torch.arange(first, first + 4))
+        metric.update(Magnitudes(h[None, first : first + 4]), 1, torch.arange(first, first + 4))
+        metric.update(Magnitudes(h[None, first : first + 4, :, :6]), 0, torch.arange(first, first + 4))
     first, second = metric.summary(("treves_rolls", "kurtosis", "hoyer"), CONFIDENCE)
     flat = h.flatten(0, 1)
     for name in ("treves_rolls", "kurtosis", "hoyer"):
@@ -92,7 +92,7 @@ def test_lifetime_equals_the_measures_over_all_tokens():
 
 def test_all_units_dead_has_no_lifetime_and_one_group_no_interval():
     metric = UnitSums([4], 1)
-    metric.update(torch.zeros(2, 3, 4), 0, torch.zeros(2, dtype=torch.int64))
+    metric.update(Magnitudes(torch.zeros(1, 2, 3, 4)), 0, torch.zeros(2, dtype=torch.int64))
     (numbers,) = metric.summary(("hoyer",), CONFIDENCE)
     assert numbers["dead"][0] == 1 and np.isnan(numbers["lifetime_hoyer"]).all() and np.isnan(numbers["dead"][1])
 
@@ -119,7 +119,7 @@ def test_memory_does_not_grow_with_tokens():
         for first in range(0, n_windows, 2000):
             numbers = torch.arange(first, min(first + 2000, n_windows))
             means.update(torch.ones(len(numbers), 4), torch.ones(len(numbers), 4, dtype=torch.bool), numbers)
-            units.update(torch.ones(len(numbers), 50, 8), 0, numbers)
+            units.update(Magnitudes(torch.ones(1, len(numbers), 50, 8)), 0, numbers)
         assert means.count.sum() == 4 * n_windows and units.n_tokens.sum() == 50 * n_windows
         sizes.append((n_bytes(means), n_bytes(units)))
     assert sizes[0] == sizes[1]

@@ -2,7 +2,7 @@
 
 import json
 import resource
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class FixedSplit:
 def test_rows_come_back(tmp_path):
     path = tmp_path / "ood_sparsity.csv"
     append_rows(path, 0, [ROW])
-    append_rows(path, 10, [replace(ROW, value=-1.5), ROW])
+    append_rows(path, 10, [ROW._replace(value=-1.5), ROW])
     assert path.read_text().splitlines()[0] == "step,split,shift_level,hook_point,measure,value,lo,hi,n"
     steps, rows = zip(*read_rows(path), strict=True)
     assert steps == (0, 10, 10) and [row.value for row in rows] == [0.5, -1.5, 0.5]
