@@ -12,12 +12,11 @@ import torch
 
 from circuits.ablate import Mode, ablate
 from circuits.means import Means
-from circuits.stage import TrainRun
 from sparsetrain.checkpoint import latest_export, load_model
 from sparsetrain.data import prepare_corpus
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import entry, load_run, prompt_text, require
-from sparsetrain.run import cache_dir, means_windows
+from sparsetrain.run import RunConfig, cache_dir, means_windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ def main(config: AblateRun, run_dir: Path) -> None:
             )
         means = Means.load(path)
     elif config.mode == "resample":
-        trained = load_run(TrainRun, run)
+        trained = load_run(RunConfig, run)
         corpus = prepare_corpus(trained.data, cache_dir(trained))
         windows = means_windows(corpus, trained, config.n_windows)
     elif config.mode == "patch":

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from circuits.sections import VIEWS as CIRCUIT_VIEWS
-from circuits.stage import CircuitsConfig, TrainRun, describe_task, merge_tasks, run_circuits
+from circuits.stage import CircuitsConfig, describe_task, merge_tasks, run_circuits
 from sparsetrain.checkpoint import latest_export
 from sparsetrain.data import prepare_corpus
 from sparsetrain.entry import entry, load_run, require
 from sparsetrain.report import load_report, number, save_report
 from sparsetrain.report.render import render
 from sparsetrain.report.sections import VIEWS
-from sparsetrain.run import MEANS_SOURCE, cache_dir, means_windows
+from sparsetrain.run import MEANS_SOURCE, RunConfig, cache_dir, means_windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ def main(config: FindCircuitsRun, run_dir: Path) -> None:
     run = Path(require("run", config.run))
     export = latest_export(run)
     report = load_report(run / "report.json")
-    trained = load_run(TrainRun, run)
+    trained = load_run(RunConfig, run)
     started = time.perf_counter()
 
     def windows():

@@ -11,6 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import fields
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -126,7 +127,7 @@ def entry(
 
 
 def load_run(schema: type[T], run_dir: Path) -> T:
-    """The config that a run's `config.yaml` holds.
+    """The part of a run's `config.yaml` that `schema` describes; sections of other stages are left aside.
 
     Raises:
         FileNotFoundError: no config.yaml there.
@@ -135,7 +136,9 @@ def load_run(schema: type[T], run_dir: Path) -> T:
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(2, "no config.yaml in this run; was it made by train.py?", str(run_dir))
-    return from_dict(schema, OmegaConf.to_container(OmegaConf.load(path), resolve=True))  # pyright: ignore[reportArgumentType]
+    tree = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    assert isinstance(tree, dict)
+    return from_dict(schema, {f.name: tree[f.name] for f in fields(schema) if f.name in tree})  # pyright: ignore[reportArgumentType]
 
 
 def require(key: str, value: str) -> str:
