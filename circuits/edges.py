@@ -65,9 +65,19 @@ def joins(model: Transformer) -> list[Join]:
 
 def join_weight(model: Transformer, space: NodeSpace, join: Join) -> Tensor:
     """The matrix of a join over node channels, `[target width, source width]`: columns of positions are left out."""
-    weight = model.get_submodule(join.linear).weight
-    assert isinstance(weight, Tensor)
-    return weight.detach()[:, : space.widths[space.names.index(join.source)]]
+    return _linear(model, join).weight.detach()[:, : space.widths[space.names.index(join.source)]]
+
+
+def _linear(model: Transformer, join: Join) -> nn.Linear:
+    linear = model.get_submodule(join.linear)
+    assert isinstance(linear, nn.Linear)
+    return linear
+
+
+def _attention(model: Transformer, join: Join) -> Attention:
+    attn = model.get_submodule(join.linear.rpartition(".")[0])
+    assert isinstance(attn, Attention)
+    return attn
 
 
 def find_edges(model: Transformer, space: NodeSpace, keep: Tensor) -> list[Edge]:
@@ -100,7 +110,7 @@ def count_edges(model: Transformer, space: NodeSpace, keep: Tensor) -> int:
 def count_biases(model: Transformer, space: NodeSpace, keep: Tensor) -> int:
     """Nonzero biases of kept nodes; counted apart from edges."""
     kept = space.split(keep)
-    biases = {join.target: model.get_submodule(join.linear).bias for join in joins(model)}
+    biases = {join.target: _linear(model, join).bias for join in joins(model)}
     return sum(int(bias.detach()[kept[name]].count_nonzero()) for name, bias in biases.items() if bias is not None)
 
 
@@ -156,7 +166,7 @@ def edge_weights(
     attends = []
     try:
         for join in joins(model):
-            linear = model.get_submodule(join.linear)
+            linear = _linear(model, join)
             weight, bias, keep = linear.weight, linear.bias, masks[join.linear]
             assert isinstance(weight, nn.Parameter) and (bias is None or isinstance(bias, nn.Parameter))
             part = weight.detach()[:, : keep.shape[1]]
@@ -220,7 +230,7 @@ def narrowed(model: Transformer, space: NodeSpace, used: Tensor, means: Tensor) 
     attends = []
     try:
         for join in joins(model):
-            linear = model.get_submodule(join.linear)
+            linear = _linear(model, join)
             weight, bias, keep = linear.weight, linear.bias, parts[join.source]
             assert isinstance(weight, nn.Parameter) and (bias is None or isinstance(bias, nn.Parameter))
             if join.source.endswith("hook_v"):

@@ -98,6 +98,8 @@ def necessity(
     means: Tensor,
     heldout: PairSet,
     some: PairSet,
+    full: Tensor,
+    empty: Tensor,
     max_rows: int,
 ) -> Necessity:
     """Necessity of a circuit, and of random sets of the same size and places.
@@ -106,21 +108,16 @@ def necessity(
         keep: bool `[n_nodes]`, the circuit.
         others: bool `[n, n_nodes]`, the random sets.
         heldout: pairs for the circuit.
-        some: pairs for the random sets.
+        some: pairs for the random sets, the first of `heldout`.
+        full: answer logits of the full model on `heldout`, `[n, side, answer]`.
+        empty: those of the empty circuit.
     """
-    ends = torch.stack([torch.ones_like(keep), torch.zeros_like(keep)])
-
-    def answers(masks: Tensor, pairs: PairSet) -> Tensor:
-        return masked_answers(model, space, masks, means, [pairs] * len(masks), max_rows)
-
-    of_circuit = answers(torch.cat([ends, ~keep[None]]), heldout)
-    of_random = answers(torch.cat([ends, ~others]), some)
-    values = _ratios(logit_diff(of_circuit))
-    return Necessity(
-        value=values[0] if values else None,
-        random=tuple(_ratios(logit_diff(of_random))),
-        answers_without=of_circuit[2],
-    )
+    of_circuit = masked_answers(model, space, ~keep[None], means, [heldout], max_rows)
+    of_random = masked_answers(model, space, ~others, means, [some] * len(others), max_rows)
+    ends = torch.stack([full, empty])
+    values = _ratios(logit_diff(torch.cat([ends, of_circuit])))
+    random = _ratios(logit_diff(torch.cat([ends[:, : len(some)], of_random])))
+    return Necessity(value=values[0] if values else None, random=tuple(random), answers_without=of_circuit[0])
 
 
 def _ratios(m: Tensor) -> list[float]:

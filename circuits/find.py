@@ -74,7 +74,7 @@ class FindConfig:
     n_random: int = 100
     n_random_pairs: int = 16
     """Pairs of val and of heldout on which random circuits (and the circuit beside them) are calibrated and scored."""
-    n_random_necessity: int = 20
+    n_random_necessity: int = 10
     n_boot: int = 1000
     batch_size: int = 64
     """Pairs per pass when a saved circuit is evaluated; part of the recorded number."""
@@ -404,6 +404,8 @@ class _Finder:
             self.values,
             heldout,
             self.some_heldout,
+            full,
+            empty,
             self.max_rows,
         )
         random_needed = torch.tensor(needed.random or [float("nan")], dtype=torch.float64)

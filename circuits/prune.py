@@ -28,6 +28,8 @@ from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookPoint, hooked
 from sparsetrain.model import Transformer
 
+N_LENGTH_GROUPS = 4  # ours: groups of similar length into which evaluations split their pairs
+
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
 
@@ -159,23 +161,36 @@ def masked_answers(
 ) -> Tensor:
     """Answer logits of many node circuits, `[n_runs, n, side, answer]` on the CPU.
 
+    Pairs are run in groups of similar length, so that little of a pass is padding.
+
     Args:
         keep: bool `[n_runs, n_nodes]`.
         values: `[n_nodes]`, what deleted nodes emit.
         sets: one pair set per run, all of one size.
-        max_rows: prompts per pass (at least one run is always taken whole).
+        max_rows: prompts per pass (at least one run's group is always taken whole).
     """
     device = next(model.parameters()).device
-    values, step = values.to(device), max(1, max_rows // (2 * len(sets[0])))
-    parts = []
-    for start in range(0, len(keep), step):
-        masks = keep[start : start + step].to(device)
-        with (
-            narrowed(model, space, masks.any(0), values) as channels,
-            hooked(model, ablation_hooks(space, masks, values, channels)),
-        ):
-            parts.append(run_answers(model, sets[start : start + step]).cpu())
-    return torch.cat(parts)
+    values = values.to(device)
+    by_set: dict[int, list[tuple[PairSet, Tensor]]] = {}
+    for pairs in sets:
+        if id(pairs) not in by_set:
+            orders = pairs.last.amax(1).argsort(stable=True).chunk(N_LENGTH_GROUPS)
+            by_set[id(pairs)] = [(pairs.batch(order), order) for order in orders]
+    n_groups = len(by_set[id(sets[0])])
+    answers = torch.empty(len(keep), len(sets[0]), 2, 2)
+    for group in range(n_groups):
+        step = max(1, max_rows // (2 * len(by_set[id(sets[0])][group][0])))
+        for start in range(0, len(keep), step):
+            masks = keep[start : start + step].to(device)
+            parts = [by_set[id(pairs)][group] for pairs in sets[start : start + step]]
+            with (
+                narrowed(model, space, masks.any(0), values) as channels,
+                hooked(model, ablation_hooks(space, masks, values, channels)),
+            ):
+                found = run_answers(model, [pairs for pairs, _ in parts]).cpu()
+            for run, (_, order) in enumerate(parts):
+                answers[start + run, order] = found[run]
+    return answers
 
 
 def calibrated_loss(answers: Tensor) -> tuple[Tensor, Calibration]:
@@ -323,54 +338,77 @@ class Search:
     def candidates(self) -> tuple[Tensor, Tensor]:
         """Per run the nodes of highest attribution, bool `[n_runs, n_nodes]`, and ranks in [0, 1] (1 for the highest).
 
-        The share let in is doubled until those nodes meet the target by themselves (or are all nodes).
+        Where the full model meets the target and those nodes by themselves do not, twice as many are let in.
         """
-        cfg, space = self.config, self.space
+        cfg, space, n_runs = self.config, self.space, len(self.runs)
         scores: dict[int, Tensor] = {}
         for run in self.runs:  # seeds share their pairs, and so their scores
             if id(run.val) not in scores:
                 scores[id(run.val)] = attribution(self.model, space, self.means, run.val, cfg.max_rows)
         orders = [scores[id(run.val)].argsort(descending=True) for run in self.runs]
-        keep = torch.ones(len(self.runs), space.n_nodes, dtype=torch.bool)
-        short = list(range(len(self.runs)))
+        keep = torch.ones(n_runs, space.n_nodes, dtype=torch.bool)
+        full, _ = self.loss(keep, range(n_runs))
         share = cfg.candidate_share
+        short = list(range(n_runs))
         while short and share < 1:
             for run in short:
                 keep[run] = self._prefix(orders[run], max(1, round(share * space.n_nodes)))
-            losses, _ = self.loss(keep[short], short)
-            short = [run for run, loss in zip(short, losses.tolist(), strict=True) if loss > self.target]
             share *= 2
+            solvable = [run for run in short if full[run] <= self.target]
+            losses, _ = self.loss(keep[solvable], solvable) if solvable else (torch.zeros(0), None)
+            short = [run for run, loss in zip(solvable, losses.tolist(), strict=True) if loss > self.target]
         keep[short] = True
         places = torch.stack([order.argsort() for order in orders])
         return keep, (1 - places / keep.sum(1, keepdim=True)).clamp(min=0)
 
-    def bisect(self, orders: Sequence[Tensor]) -> list[Tensor]:
+    def better(self, final: Tensor, best: Tensor) -> tuple[Tensor, list[int]]:
+        """Of two tau per run the one whose mask is smaller, if it meets the target; else the other; and its size.
+
+        Args:
+            final: float `[n_runs, n_nodes]`, chosen where neither meets the target.
+            best: the same.
+        """
+        runs = range(len(self.runs))
+        both = torch.stack([final, best])
+        losses = torch.stack([self.loss(tau > 0, runs)[0] for tau in both])
+        sizes = (both > 0).sum(-1)
+        cost = torch.where(losses <= self.target, sizes, self.space.n_nodes + 1)
+        chosen = [int(cost[:, run].argmin()) for run in runs]
+        return torch.stack([both[i, run] for run, i in enumerate(chosen)]), [
+            int(sizes[i, r]) for r, i in enumerate(chosen)
+        ]
+
+    def bisect(self, orders: Sequence[Tensor], guesses: Sequence[int]) -> list[Tensor]:
         """Smallest prefix of each run's node order that meets the target; the whole order if none does.
 
-        Bisection takes the loss to fall with the length; where it does not, the prefix found still meets the target.
+        Starts at the guess, doubles the length until the target is met, then bisects. This takes the loss to fall with
+        the length; where it does not, the prefix found still meets the target.
 
         Args:
             orders: per run, node numbers from most to least important.
+            guesses: per run, the length to try first.
 
         Returns:
             Per run bool `[n_nodes]`.
         """
         low = [-1] * len(orders)  # this length misses the target (or is below the shortest)
-        high = [len(order) for order in orders]
-        total = max(high, default=1).bit_length()
-        done = 0
+        high = [len(order) + 1 for order in orders]  # this one meets it (or is above the longest)
+        tries = [min(guess, len(order)) for guess, order in zip(guesses, orders, strict=True)]
+        n_rounds = 0
         while open_runs := [run for run in range(len(orders)) if high[run] - low[run] > 1]:
-            middle = {run: (low[run] + high[run]) // 2 for run in open_runs}
-            keep = torch.stack([self._prefix(orders[run], middle[run]) for run in open_runs])
+            keep = torch.stack([self._prefix(orders[run], tries[run]) for run in open_runs])
             losses, _ = self.loss(keep, open_runs)
             for run, loss in zip(open_runs, losses.tolist(), strict=True):
                 if loss <= self.target:
-                    high[run] = middle[run]
+                    high[run] = tries[run]
                 else:
-                    low[run] = middle[run]
-            done += 1
-            self._report("bisection", min(done, total), total)
-        return [self._prefix(order, n) for order, n in zip(orders, high, strict=True)]
+                    low[run] = tries[run]
+                longest = len(orders[run])
+                unbounded = high[run] > longest
+                tries[run] = min(2 * max(tries[run], 1), longest) if unbounded else (low[run] + high[run]) // 2
+            n_rounds += 1
+            self._report("bisection", n_rounds, max(n_rounds, 12))
+        return [self._prefix(order, min(n, len(order))) for order, n in zip(orders, high, strict=True)]
 
     def clean(self, run: int, keep: Tensor) -> tuple[Tensor, Tensor]:
         """Drops nodes of a circuit that meets the target until none can go.
@@ -472,26 +510,22 @@ def search(
     """
     looking = Search(model, space, means, runs, target, config, progress)
     candidates, ranks = looking.candidates()
-    taus = learn_masks(model, space, means, runs, candidates, ranks, target, config, progress)
-    ranked = []
-    for tau in taus:
-        orders = [row.argsort(descending=True)[: int(on.sum())] for row, on in zip(tau, candidates, strict=True)]
-        ranked.append(torch.stack(looking.bisect(orders)))
-    losses = torch.stack([looking.loss(keep, range(len(runs)))[0] for keep in ranked])
+    final, best = learn_masks(model, space, means, runs, candidates, ranks, target, config, progress)
+    tau, n_kept = looking.better(final, best)
+    orders = [row.argsort(descending=True)[: int(on.sum())] for row, on in zip(tau, candidates, strict=True)]
+    ranked = torch.stack(looking.bisect(orders, n_kept))
+    losses, _ = looking.loss(ranked, range(len(runs)))
     found = []
-    for run in range(len(runs)):
-        # The smaller of the two that meets the target; the end of learning if neither does.
-        sizes = [(float(losses[i, run]) > target, int(ranked[i][run].sum())) for i in range(len(taus))]
-        keep = ranked[sizes.index(min(sizes))][run]
+    for run, (keep, loss) in enumerate(zip(ranked, losses.tolist(), strict=True)):
         cleaned, rise = keep, torch.zeros(space.n_nodes)
-        if not min(sizes)[0]:
+        if loss <= target:
             cleaned, rise = looking.clean(run, keep)
-        final, calibration = looking.loss(cleaned[None], [run])
+        last, calibration = looking.loss(cleaned[None], [run])
         found.append(
             Pruned(
                 keep=cleaned,
-                loss=float(final[0]),
-                reached=float(final[0]) <= target,
+                loss=float(last[0]),
+                reached=float(last[0]) <= target,
                 calibration=Calibration(scale=calibration.scale[0], shift=calibration.shift[0]),
                 n_ranked=int(keep.sum()),
                 removal_loss=rise,
