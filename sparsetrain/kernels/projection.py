@@ -119,13 +119,14 @@ def project_each_topk_(
         return
     if thresholds is None:
         thresholds = warm_start_state(len(weights), weights[0].device)
-    torch.ops.sparsetrain.project_topk_(
+    torch.ops.sparsetrain.project_topk_.default(
         [w.detach() for w in weights],
         [s.k for s in specs],
         [s.floor for s in specs],
         [int(s.floor_axis == "columns") for s in specs],
         thresholds,
     )
+    torch.autograd.graph.increment_version(weights)  # native kernels write behind autograd's back
 
 
 def kept_mask(weight: Tensor, spec: ProjectionSpec) -> Tensor:
@@ -149,10 +150,14 @@ def _triton_can_run(weights: list[Tensor], floors: list[int]) -> bool:
     return longest <= triton_kernels.MAX_WIDTH and triton_kernels.available()
 
 
-@torch.library.custom_op("sparsetrain::project_topk_", mutates_args=("weights", "thresholds"))
-def _project_topk_(
-    weights: list[Tensor], ks: list[int], floors: list[int], by_column: list[int], thresholds: Tensor
-) -> None:
+torch.library.define(
+    "sparsetrain::project_topk_",
+    "(Tensor(a!)[] weights, int[] ks, int[] floors, int[] by_column, Tensor(b!) thresholds) -> ()",
+)
+
+
+@torch.library.impl("sparsetrain::project_topk_", "default")
+def _(weights: list[Tensor], ks: list[int], floors: list[int], by_column: list[int], thresholds: Tensor) -> None:
     if _triton_can_run(weights, floors):
         triton_kernels.project_each_(weights, ks, floors, by_column, thresholds)
         return

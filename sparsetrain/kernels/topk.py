@@ -4,7 +4,8 @@ Exactly k entries of a row are kept, ties go to the lowest index, NaN is refused
 where a row has fewer than k nonzero entries, the first zeros are kept too, and the gradient passes through them as
 through every other kept entry (so a layer that starts at zero still learns). The operator `sparsetrain::abs_topk`
 therefore returns, beside the values, one bit for each entry; its derivatives, `sparsetrain::keep`, need nothing else.
-Small models call it on small tensors: it is defined by schema, since `custom_op` costs 40 us more a call.
+Small models call it on small tensors, where `custom_op`, `register_autograd` and `setup_context` would each cost more
+than the kernel: hence operators defined by schema inside an autograd function of the plain kind.
 """
 
 from types import ModuleType
@@ -39,8 +40,8 @@ def abs_topk(x: Tensor, k: int) -> Tensor:
     if k == width:
         return x
     if not torch.compiler.is_compiling() and is_transformed(x):
-        return _AbsTopK.apply(x, k)[0]
-    return torch.ops.sparsetrain.abs_topk.default(x, k)[0]
+        return _TransformableAbsTopK.apply(x, k)[0]
+    return _AbsTopK.apply(x, k)
 
 
 def abs_topk_reference(x: Tensor, k: int) -> Tensor:
@@ -128,7 +129,23 @@ def _batch_first(x: Tensor, dim: int | None, size: int) -> Tensor:
 
 
 class _AbsTopK(torch.autograd.Function):
-    """The operator with every derivative that torch.func asks for; `apply` costs 100 us, so plain passes go without."""
+    """The operator in eager and compiled passes."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, k: int) -> Tensor:
+        y, bits = torch.ops.sparsetrain.abs_topk.default(x, k)
+        ctx.save_for_backward(bits)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled():  # for a second derivative
+            return _Keep.apply(grad, ctx.saved_tensors[0]), None
+        return torch.ops.sparsetrain.keep.default(grad, ctx.saved_tensors[0]), None
+
+
+class _TransformableAbsTopK(torch.autograd.Function):
+    """The operator with everything that torch.func and forward-mode differentiation ask for."""
 
     setup_context = staticmethod(_save_bits_of_output)
 
@@ -146,7 +163,7 @@ class _AbsTopK(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims: tuple, x: Tensor, k: int) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        return _AbsTopK.apply(_batch_first(x, in_dims[0], info.batch_size), k), (0, 0)
+        return _TransformableAbsTopK.apply(_batch_first(x, in_dims[0], info.batch_size), k), (0, 0)
 
 
 class _Keep(torch.autograd.Function):
@@ -172,11 +189,5 @@ class _Keep(torch.autograd.Function):
         return _Keep.apply(x, bits), 0
 
 
-def _op_backward(ctx, grad: Tensor, _grad_bits: Tensor | None = None) -> tuple[Tensor, None]:
-    return torch.ops.sparsetrain.keep.default(grad, ctx.saved_tensors[0]), None
-
-
-torch.library.register_autograd("sparsetrain::abs_topk", _op_backward, setup_context=_save_bits_of_output)
-torch.library.register_autograd("sparsetrain::keep", _op_backward, setup_context=_save_bits_of_input)
-torch.library.register_vmap("sparsetrain::abs_topk", _AbsTopK.vmap)
+torch.library.register_vmap("sparsetrain::abs_topk", _TransformableAbsTopK.vmap)
 torch.library.register_vmap("sparsetrain::keep", _Keep.vmap)
