@@ -13,8 +13,8 @@
 4. Reachability: a kept node does something only on a path from the tokens to the logits.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -129,7 +129,8 @@ def edge_masks(model: Transformer, space: NodeSpace, edges: list[Edge]) -> dict[
             raise ValueError(
                 f"no weight joins {edge.source} to {edge.target}; an edge joins the hook points of one matrix"
             )
-        space.number(edge.source), space.number(edge.target)
+        for end in (edge.source, edge.target):
+            space.number(end)  # refuses unknown channels
         chosen[join].append((int(t), int(s), edge))
     masks = {}
     for join, entries in chosen.items():
@@ -162,42 +163,46 @@ def edge_weights(
     """
     values = space.split(means)
     hooks: dict[str, HookFn] = {}
-    swapped: list[tuple[nn.Module, nn.Parameter, nn.Parameter | None]] = []
-    attends = []
-    try:
+    with ExitStack() as stack:
         for join in joins(model):
-            linear = _linear(model, join)
-            weight, bias, keep = linear.weight, linear.bias, masks[join.linear]
-            assert isinstance(weight, nn.Parameter) and (bias is None or isinstance(bias, nn.Parameter))
-            part = weight.detach()[:, : keep.shape[1]]
+            linear, keep = _linear(model, join), masks[join.linear]
+            weight, bias = linear.weight.detach(), linear.bias
+            part = weight[:, : keep.shape[1]]
             if bool((keep | (part == 0)).all()):
                 continue
-            swapped.append((linear, weight, bias))
             kept, deleted = part * keep, part * ~keep
             if join.source.endswith("hook_v"):
-                attn = model.get_submodule(join.linear.rpartition(".")[0])
-                assert isinstance(attn, Attention)
-                attends.append((attn, attn.attend))
-                attn.attend = sink_attention_reference
-                n_head = attn.n_head
-                kept = rearrange(kept, "out (head d) -> out head d", head=n_head)
-                deleted = rearrange(deleted.double(), "out (head d) -> out head d", head=n_head)
-                mean = rearrange(values[join.source].double(), "(head d) -> head d", head=n_head)
+                attn = _attention(model, join)
+                _swap_attend(stack, attn, sink_attention_reference)
+                kept = rearrange(kept, "out (head d) -> out head d", head=attn.n_head)
+                deleted = rearrange(deleted.double(), "out (head d) -> out head d", head=attn.n_head)
+                mean = rearrange(values[join.source].double(), "(head d) -> head d", head=attn.n_head)
                 constant = einsum(deleted, mean, "out head d, head d -> out head").to(kept.dtype)
                 kept = rearrange(torch.cat([kept, constant[..., None]], -1), "out head d -> out (head d)")
-                hooks[join.source] = _append_ones(n_head)
+                hooks[join.source] = _append_ones(attn.n_head)
             else:
                 shift = (deleted.double() @ values[join.source].double()).to(part.dtype)
-                kept = torch.cat([kept, weight.detach()[:, keep.shape[1] :]], dim=1)
-                shift = shift if bias is None else bias.detach() + shift
-                linear.bias = nn.Parameter(shift, requires_grad=False)
-            linear.weight = nn.Parameter(kept, requires_grad=False)
+                kept = torch.cat([kept, weight[:, keep.shape[1] :]], dim=1)
+                bias = nn.Parameter(shift if bias is None else bias.detach() + shift, requires_grad=False)
+            _swap_weight(stack, linear, kept, bias)
         yield hooks
-    finally:
-        for linear, weight, bias in swapped:
-            linear.weight, linear.bias = weight, bias
-        for attn, attend in attends:
-            attn.attend = attend
+
+
+def _swap_weight(stack: ExitStack, linear: nn.Linear, weight: Tensor, bias: nn.Parameter | None) -> None:
+    """Gives a layer other parameters until the stack closes."""
+
+    def put(weight: Tensor, bias: nn.Parameter | None) -> None:
+        linear.weight = weight
+        linear.register_parameter("bias", bias)
+
+    stack.callback(put, linear.weight, linear.bias)
+    put(nn.Parameter(weight, requires_grad=False), bias)
+
+
+def _swap_attend(stack: ExitStack, attn: Attention, attend: Callable[..., Tensor]) -> None:
+    """Gives a layer another attention function until the stack closes."""
+    stack.callback(setattr, attn, "attend", attn.attend)
+    attn.attend = attend
 
 
 def _append_ones(n_head: int) -> HookFn:
@@ -226,35 +231,21 @@ def narrowed(model: Transformer, space: NodeSpace, used: Tensor, means: Tensor) 
     """
     parts, values = space.split(used), space.split(means)
     channels: dict[str, Tensor] = {}
-    swapped: list[tuple[nn.Module, nn.Parameter, nn.Parameter | None]] = []
-    attends = []
-    try:
+    with ExitStack() as stack:
         for join in joins(model):
-            linear = _linear(model, join)
-            weight, bias, keep = linear.weight, linear.bias, parts[join.source]
-            assert isinstance(weight, nn.Parameter) and (bias is None or isinstance(bias, nn.Parameter))
+            linear, keep = _linear(model, join), parts[join.source]
             if join.source.endswith("hook_v"):
-                attn = model.get_submodule(join.linear.rpartition(".")[0])
-                assert isinstance(attn, Attention)
                 if not bool(parts[join.target].any()):
-                    attends.append((attn, attn.attend))
-                    attn.attend = _no_attention
+                    _swap_attend(stack, _attention(model, join), _no_attention)
                 continue
-            swapped.append((linear, weight, bias))
-            read = keep.nonzero().flatten()
-            channels[join.source] = read
-            node_weight, place_weight = weight.detach().split([len(keep), weight.shape[1] - len(keep)], dim=1)
+            read = channels[join.source] = keep.nonzero().flatten()
+            weight, bias = linear.weight.detach(), linear.bias
+            node_weight, place_weight = weight.split([len(keep), weight.shape[1] - len(keep)], dim=1)
             shift = (node_weight * ~keep).double() @ values[join.source].double()
             shift = shift.to(weight.dtype) if bias is None else (bias.detach() + shift).to(weight.dtype)
-            linear.bias = nn.Parameter(shift, requires_grad=False)
             narrow = torch.cat([node_weight[:, read], place_weight], dim=1)
-            linear.weight = nn.Parameter(narrow, requires_grad=False)
+            _swap_weight(stack, linear, narrow, nn.Parameter(shift, requires_grad=False))
         yield channels
-    finally:
-        for linear, weight, bias in swapped:
-            linear.weight, linear.bias = weight, bias
-        for attn, attend in attends:
-            attn.attend = attend
 
 
 def _no_attention(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None) -> Tensor:
@@ -297,10 +288,8 @@ def on_path(model: Transformer, space: NodeSpace, keep: Tensor) -> Tensor:
     def step(source: str, target: str) -> Tensor:
         hit = (weights[source, target] & reached[source]).any(1)
         if placed is not None and source.endswith("hook_in"):
-            linear = model.get_submodule(
-                next(j.linear for j in joins(model) if (j.source, j.target) == (source, target))
-            )
-            assert isinstance(linear.weight, Tensor)
+            join = next(join for join in joins(model) if (join.source, join.target) == (source, target))
+            linear = _linear(model, join)
             hit = hit | ((linear.weight.detach()[:, model.config.d_model :] != 0) & placed).any(1)
         return hit & kept[target]
 

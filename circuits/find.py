@@ -164,6 +164,8 @@ def find_circuits(
         if saved.get("key") == key:
             result = saved["result"]
         else:
+            for stale in [*path.parent.glob("circuit.*"), *path.parent.glob("seed_*/circuit.*")]:
+                stale.unlink()  # of a search with other settings or weights
             report = None if progress is None else _named(progress, name)
             result = find_circuit(model, name, tokenizer, means, config, out_dir=out_dir, progress=report)
             write_atomic(path, (json.dumps({"key": key, "result": result}, indent=1) + "\n").encode())
