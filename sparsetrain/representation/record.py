@@ -154,7 +154,7 @@ def curves_for_report(
             curve[key].append(number if isfinite(number) else None)
     return {
         "headline": HEADLINE,
-        "interval": config.describe_interval(),
+        "interval": f"{config.describe_interval()}; each window is the mean over {_describe_positions(splits, config)}",
         "splits": [
             {"name": s.name, "level": s.level, "n_tokens": _n_tokens(s, config), "description": s.description}
             for s in splits
@@ -163,6 +163,13 @@ def curves_for_report(
         "curves": list(curves.values()),
         "layers": _layers(table, names),
     }
+
+
+def _describe_positions(splits: Sequence[Split], config: WatchConfig) -> str:
+    n_ctx = split_tokens(splits[0]).shape[1]
+    read = len(range(n_ctx)[config.read_positions(n_ctx)])
+    which = "the last one" if config.positions == "last" else f"every {config.position_stride}th"
+    return f"{read} of its {n_ctx} positions ({which} that has a next token)"
 
 
 def _n_tokens(split: Split, config: WatchConfig) -> int:

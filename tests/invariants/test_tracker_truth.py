@@ -1,0 +1,116 @@
+"""Synthetic truth through the whole path: a model whose activations are planted, the tracker's evaluation, the statistics."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sparsetrain.hooks import HookPoint, name_hook_points_
+from sparsetrain.representation.measures import MEASURES, all_measures
+from sparsetrain.representation.trends import Criterion, decide, difference, partial_spearman, spearman
+from sparsetrain.representation.watch import WatchConfig, measure_splits
+
+N_LEVELS, TOKENS_PER_LEVEL, WIDTH = 5, 60, 64
+SPARSER = Criterion(claim="farther is sparser", expected="positive", margin=0.3)
+CONFIG = WatchConfig(kinds=("resid", "norm"), n_windows=48, batch_size=16, position_stride=1)
+
+
+@dataclass
+class FixedSplit:
+    name: str
+    level: int
+    tokens: Any
+    description: str = ""
+
+
+class Planted(nn.Module):
+    """Token v has a fixed vector |g|^power(v) with signs, times scale(v); after it the same with gains per channel."""
+
+    def __init__(self, power, scale=1.0, gain=1.0, by_position=None):
+        super().__init__()
+        g = torch.randn(len(power), WIDTH, generator=torch.Generator().manual_seed(0))
+        self.g, self.power, self.scale = nn.Parameter(g), torch.tensor(power).float(), torch.tensor(scale).float()
+        self.gain, self.by_position = torch.tensor(gain).float(), by_position
+        self.hook_resid, self.hook_norm = HookPoint("resid", WIDTH), HookPoint("norm", WIDTH)
+        self.out = nn.Linear(WIDTH, len(power))
+        name_hook_points_(self)
+
+    def forward(self, tokens):
+        power = self.power[tokens][..., None]
+        if self.by_position is not None:
+            power = power + self.by_position[: tokens.shape[1], None]
+        g = self.g[tokens]
+        h = self.hook_resid(g.sign() * g.abs() ** power * self.scale.expand(len(self.power))[tokens][..., None])
+        gained = h * self.gain[tokens] if self.gain.ndim else h
+        return self.out(self.hook_norm(gained))
+
+
+def splits(n_ctx=9):
+    rng = np.random.default_rng(0)
+    return [
+        FixedSplit(f"level_{i}", i, rng.integers(TOKENS_PER_LEVEL, size=(48, n_ctx)) + i * TOKENS_PER_LEVEL)
+        for i in range(N_LEVELS)
+    ]
+
+
+LEVEL_OF_TOKEN = np.repeat(np.arange(N_LEVELS), TOKENS_PER_LEVEL)
+
+
+def per_window(evaluation, point, measure="gini"):
+    values = [evaluation.per_window(f"level_{i}", point, measure) for i in range(N_LEVELS)]
+    return np.repeat(np.arange(N_LEVELS), [len(v) for v in values]), np.concatenate(values)
+
+
+def verdict(evaluation, point, measure="gini"):
+    levels, values = per_window(evaluation, point, measure)
+    return decide(SPARSER, spearman(levels, values, seed=0)).verdict
+
+
+@pytest.mark.parametrize("measure", ["gini", "top5", "hoyer", "kurtosis"])
+def test_order_and_size_are_recovered(measure):
+    model = Planted(1 + 0.1 * LEVEL_OF_TOKEN)
+    evaluation = measure_splits(model, splits(), CONFIG)
+    means = [evaluation.value(f"level_{i}", "hook_resid", measure) for i in range(N_LEVELS)]
+    assert means == sorted(means) and verdict(evaluation, "hook_resid", measure) == "supported"
+    shifted, reference = (evaluation.per_window(f"level_{i}", "hook_resid", measure) for i in (4, 0))
+    got = difference(shifted, reference, seed=0)
+    g = model.g.detach().double()
+    true = [
+        all_measures((g[level == LEVEL_OF_TOKEN].abs()) ** (1 + 0.1 * level), (measure,))[measure].mean().item()
+        for level in (4, 0)
+    ]
+    assert got.lo < true[0] - true[1] < got.hi
+    assert MEASURES[measure].direction == "higher"
+
+
+def test_norm_is_no_effect():
+    evaluation = measure_splits(Planted(np.ones(300), scale=1.0 + LEVEL_OF_TOKEN), splits(), CONFIG)
+    assert (
+        verdict(evaluation, "logits", "logit_norm") == "supported"
+    )  # the naive reading: something grows with distance
+    assert verdict(evaluation, "hook_resid") == "not supported"
+
+
+def test_gain_is_no_effect_where_it_is_removed():
+    gain = np.where(np.arange(WIDTH) < 3, 1.0 + LEVEL_OF_TOKEN[:, None], 1.0)
+    evaluation = measure_splits(Planted(np.ones(300), gain=gain), splits(), CONFIG)
+    assert verdict(evaluation, "hook_norm") == "supported"
+    assert verdict(evaluation, "hook_resid") == "not supported"
+
+
+def test_length_is_no_effect_at_matched_positions_nor_as_covariate():
+    # Later positions are sparser, farther splits longer; tokens themselves do not differ.
+    model = Planted(np.ones(300), by_position=torch.linspace(0, 1, 40))
+    shifted = [FixedSplit(s.name, s.level, np.tile(s.tokens, (1, 5))[:, : 9 + 7 * s.level]) for s in splits()]
+    naive = measure_splits(model, shifted, CONFIG)
+    assert verdict(naive, "hook_resid") == "supported"
+    matched = measure_splits(model, [FixedSplit(s.name, s.level, s.tokens[:, :9]) for s in shifted], CONFIG)
+    assert verdict(matched, "hook_resid") == "not supported"
+    # Lengths that overlap between levels can be controlled for; lengths that are the level cannot, and that is said.
+    levels, values = per_window(naive, "hook_resid")
+    lengths = 9 + 7 * levels
+    estimate = partial_spearman(levels, values, [lengths], seed=0)
+    assert np.isnan(estimate.value) and decide(SPARSER, estimate).verdict == "undecided"
