@@ -46,11 +46,15 @@ def check_budget(name: str, shape: Sequence[int], k: int, floor: int = 0, axis: 
     Raises:
         ValueError: naming the tensor and the smallest feasible density.
     """
-    spec = ProjectionSpec(k=k, floor=floor, floor_axis=axis)
+    _check(name, shape, ProjectionSpec(k=k, floor=floor, floor_axis=axis))
+
+
+def _check(name: str, shape: Sequence[int], spec: ProjectionSpec) -> None:
+    k, floor, axis = spec.k, spec.floor, spec.floor_axis
     n_entries = prod(shape)
     if k > n_entries:
         raise ValueError(f"{name}: k={k} of {n_entries} entries; the density must not exceed 1")
-    if not spec.floor:
+    if not floor:
         return
     if len(shape) != 2:
         raise ValueError(
@@ -112,14 +116,16 @@ def project_each_topk_(
         ValueError: a budget that cannot hold (`check_budget`), or a tensor that is not contiguous.
     """
     for i, (weight, spec) in enumerate(zip(weights, specs, strict=True)):
-        check_budget(f"weight {i}", weight.shape, spec.k, spec.floor, spec.floor_axis)
+        _check(f"weight {i}", weight.shape, spec)
         if not weight.is_contiguous():
             raise ValueError(f"weight {i} of shape {tuple(weight.shape)} is not contiguous; project its base tensor")
     if not weights:
         return
     if thresholds is None:
         thresholds = warm_start_state(len(weights), weights[0].device)
-    torch.ops.sparsetrain.project_topk_.default(
+    # Eager calls skip the dispatcher, which costs as much as the projection of a small tensor.
+    project = torch.ops.sparsetrain.project_topk_.default if torch.compiler.is_compiling() else _project_topk_
+    project(
         [w.detach() for w in weights],
         [s.k for s in specs],
         [s.floor for s in specs],
@@ -150,14 +156,9 @@ def _triton_can_run(weights: list[Tensor], floors: list[int]) -> bool:
     return longest <= triton_kernels.MAX_WIDTH and triton_kernels.available()
 
 
-torch.library.define(
-    "sparsetrain::project_topk_",
-    "(Tensor(a!)[] weights, int[] ks, int[] floors, int[] by_column, Tensor(b!) thresholds) -> ()",
-)
-
-
-@torch.library.impl("sparsetrain::project_topk_", "default")
-def _(weights: list[Tensor], ks: list[int], floors: list[int], by_column: list[int], thresholds: Tensor) -> None:
+def _project_topk_(
+    weights: list[Tensor], ks: list[int], floors: list[int], by_column: list[int], thresholds: Tensor
+) -> None:
     if _triton_can_run(weights, floors):
         triton_kernels.project_each_(weights, ks, floors, by_column, thresholds)
         return
@@ -167,3 +168,10 @@ def _(weights: list[Tensor], ks: list[int], floors: list[int], by_column: list[i
             continue
         spec = ProjectionSpec(k=k, floor=floor, floor_axis="columns" if columns else "rows")
         weight.masked_fill_(~kept_mask(weight, spec), 0)
+
+
+torch.library.define(
+    "sparsetrain::project_topk_",
+    "(Tensor(a!)[] weights, int[] ks, int[] floors, int[] by_column, Tensor(b!) thresholds) -> ()",
+)
+torch.library.impl("sparsetrain::project_topk_", "default", _project_topk_)
