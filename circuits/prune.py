@@ -16,6 +16,7 @@ are ours.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -67,10 +68,14 @@ class PruneConfig:
     """Pairs on which the clean-up tries every node's removal before it looks at all validation pairs. ours"""
     screen_slack: float = 1.5
     """The clean-up looks closer at nodes whose removal leaves a loss below this multiple of the target. ours"""
+    clean_rounds: int | None = None
+    """Rounds of clean-up at most; None: until no node can go. A limit is for smoke tests, on models with no small circuit."""
     max_rows: int = 256
     """Prompts per pass in evaluations. ours"""
 
     def __post_init__(self) -> None:
+        if self.clean_rounds is not None and self.clean_rounds < 1:
+            raise ValueError(f"prune.clean_rounds={self.clean_rounds} must be at least 1, or null for no limit")
         for name in ("n_steps", "n_pairs", "refit_every", "n_screen", "max_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"prune.{name}={getattr(self, name)} must be at least 1")
@@ -424,7 +429,7 @@ class Search:
             The smaller mask, and the rise of the loss when one kept node is removed (on the few pairs), `[n_nodes]`.
         """
         suspects = keep
-        while True:
+        for n_rounds in count(1):
             keep = self._drop_loose(run, keep)
             nodes = (keep & suspects).nonzero().flatten()
             everyone = len(nodes) == int(keep.sum())
@@ -438,13 +443,14 @@ class Search:
                 losses, _ = self.loss(without, [run] * len(plausible))
                 plausible = plausible[losses.argsort()][: int((losses <= self.target).sum())]
                 n_dropped = self._longest(run, keep, plausible, surely=min(1, len(plausible)))
-            if n_dropped == 0 and everyone:
+            if (n_dropped == 0 and everyone) or n_rounds == self.config.clean_rounds:
                 return keep, rise
             keep = keep.clone()
             keep[plausible[:n_dropped]] = False
             self._report("clean-up", n_dropped, len(nodes))
             # Who was needed mostly stays needed: look at all again only when no suspect is left to drop.
             suspects = self._prefix(plausible, len(plausible)) if n_dropped else keep
+        raise AssertionError("unreachable: the rounds are endless")
 
     def _drop_loose(self, run: int, keep: Tensor) -> Tensor:
         """`keep` without the nodes on no path from tokens to logits, if the loss allows."""
