@@ -2,7 +2,7 @@
 
 A shared machine drifts by more than the differences of interest; taking turns cancels the drift. What a call consumes
 (weights that a projection overwrites, say) is made fresh before each timed call, outside the clock.
-Every script prints a table and, last, one JSON line; its schema is in `docs/performance.md`.
+Every script prints a table and, last, one JSON line.
 """
 
 import argparse

@@ -214,6 +214,7 @@ def start(cache: Path, compiler: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+@pytest.mark.slow
 def test_processes_that_build_at_once_and_one_without_a_compiler_agree(tmp_path: Path) -> None:
     compiler = os.environ.get("CXX") or "c++"
     builders = [start(tmp_path / "cache", compiler) for _ in range(2)]
