@@ -148,6 +148,14 @@ def init_bigram_(model: Transformer, table: BigramTable) -> None:
         model.bigram.weight[: len(log_probs), : len(log_probs)] = log_probs
 
 
+def check_budgets(config: RunConfig) -> None:
+    """Refuses an infeasible weight budget before any text is read; the ValueError names the tensor."""
+    sparsity = build_sparsity(config.sparsity, config.trainer.n_steps)
+    if sparsity is not None:
+        with torch.device("meta"):
+            sparsity.prepare(Transformer(config.model))
+
+
 def train(config: RunConfig, run_dir: Path, command: str) -> TrainedRun:
     """Runs the stages data, training, export.
 
@@ -160,6 +168,7 @@ def train(config: RunConfig, run_dir: Path, command: str) -> TrainedRun:
         ValueError: an empty corpus, an infeasible budget, a checkpoint of other data.
         OSError: the disk refused a file; the message names it.
     """
+    check_budgets(config)
     resume = resume_path(config.ckpt_path, run_dir)
     stages = Stages()
     with stages("data"):

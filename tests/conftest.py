@@ -1,6 +1,6 @@
 """Small models for every layer of tests; one thread, because two test workers share two cores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -9,6 +9,19 @@ import torch
 from sparsetrain.model import ModelConfig, Transformer
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def arithmetic_of_a_fresh_process() -> Iterator[None]:
+    """Training in a test's process flushes denormals and may set threads; no other test may notice."""
+
+    def reset() -> None:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(1)
+
+    reset()
+    yield
+    reset()
 
 
 @pytest.fixture

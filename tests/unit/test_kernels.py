@@ -23,10 +23,8 @@ from sparsetrain.kernels.bench import measure, print_report
 
 ROOT = Path(__file__).parents[2]
 
-# torch warns about its own internals: forward derivatives are built with torch.jit.script, and the compiler makes an
-# instance of an autograd function.
+# torch warns about its own internals: forward derivatives are built with torch.jit.script.
 torch_forward_ad = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-torch_compiler = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
 
 def test_abs_topk_keeps_the_first_of_equals() -> None:
@@ -94,7 +92,6 @@ def test_operators_pass_torch_s_own_checks() -> None:
     torch.library.opcheck(ops.project_topk_.default, (weights, [20, 20], [4, 4], [0, 1], warm_start_state(2)))
 
 
-@torch_compiler
 def test_compiled_abs_topk_and_attention() -> None:
     def both(x: torch.Tensor, sink: torch.Tensor) -> torch.Tensor:
         q = abs_topk(2 * x, 4)
