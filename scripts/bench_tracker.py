@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sparsetrain.kernels.bench import parse_arguments, seconds
-from sparsetrain.lit import LitTransformer, next_token_loss
+from sparsetrain.lit import LitTransformer, next_token_loss, take_step
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.representation.record import append_rows
@@ -96,9 +96,7 @@ def main() -> None:
         tokens = random_tokens(BATCH, MODEL.n_ctx + 1, 1).to(device)
 
         def step(_: object) -> None:
-            optimizer.zero_grad()
-            next_token_loss(module.model, {"tokens": tokens}).backward()
-            optimizer.step()
+            take_step(module, optimizer, {"tokens": tokens})
 
         def evaluate(_: object) -> None:
             append_rows(table, 0, measure_splits(module.model, splits, config).rows)

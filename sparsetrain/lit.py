@@ -100,6 +100,16 @@ class LitTransformer(L.LightningModule):
             self.sparsity.finalize()
 
 
+def take_step(module: LitTransformer, optimizer: Optimizer, batch: Mapping[str, Tensor]) -> Tensor:
+    """One optimizer step as Lightning takes it with this module, without Lightning (for benchmarks); returns the loss."""
+    optimizer.zero_grad()
+    loss = module.objective(module.model, batch)
+    loss.backward()
+    scale_gradients_(module.model.parameters(), module.optim)
+    optimizer.step()
+    return loss.detach()
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     """How long, how wide and on what a run trains. ours"""

@@ -69,14 +69,16 @@ def measure(
     runs: int,
     device: str,
     one_pass: Callable | None = None,
+    n_warmup: int = 1,
 ) -> list[Case]:
     """Times each of `ours` (case name -> call) against `alternative` (and one read-and-write pass) in the same turns.
 
-    Every call gets a fresh `make()`.
+    Every call gets a fresh `make()`; the first `n_warmup` turns are not counted.
     """
     calls = [*ours.values(), alternative, *([] if one_pass is None else [one_pass])]
-    for call in calls:
-        call(make())
+    for _ in range(n_warmup):
+        for call in calls:
+            call(make())
     turns = [[seconds(call, make(), device) for call in calls] for _ in range(runs)]
     return [
         Case(

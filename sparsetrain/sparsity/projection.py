@@ -27,6 +27,9 @@ FLOOR_AXIS: dict[str, Literal["rows", "columns"]] = {
 }  # fmt: skip
 """Which lines of a matrix belong to one attention channel or neuron."""
 
+AUTO_FLOOR = 4
+"""The paper's floor."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SparsityConfig:
@@ -39,8 +42,9 @@ class SparsityConfig:
     """Embedding and unembedding. None: as `density` (paper; the authors' script: 1/16)."""
     bias_density: float | None = None
     """Biases. None: as `density` (paper); 1: never cut (the authors' script)."""
-    floor: int = 4
-    """Nonzeros that every neuron and attention channel keeps at least."""
+    floor: int | Literal["auto"] = 4
+    """Nonzeros that every neuron and attention channel keeps at least. auto: 4 on tensors whose density is at least 8 /
+    (length of a line), so that the floor leaves a choice, none on the others (ours)."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
@@ -48,8 +52,16 @@ class SparsityConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise ValueError(f"sparsity.{name}={value} must lie in (0, 1]; 1 means dense")
-        if self.floor < 0:
-            raise ValueError(f"sparsity.floor={self.floor} must not be negative; 0 means no floor")
+        if self.floor != "auto" and self.floor < 0:
+            raise ValueError(
+                f"sparsity.floor={self.floor} must not be negative; 0 means no floor, auto means where it fits"
+            )
+
+    def floor_for(self, density: float, line_length: int) -> int:
+        """The floor of lines of `line_length` entries in a tensor of this density."""
+        if self.floor != "auto":
+            return self.floor
+        return AUTO_FLOOR if density * line_length >= 2 * AUTO_FLOOR else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +118,12 @@ class TopKProjection:
                 continue
             target = config.density if target is None else target
             axis = None if part == "bias" else FLOOR_AXIS.get(path.split(".", 2)[-1])
+            floor = config.floor_for(target, param.shape[1 if axis == "rows" else 0]) if axis else 0
             tensor = SparseTensor(
-                name=name, param=param, target=target, floor=config.floor if axis else 0, floor_axis=axis
+                name=name, param=param, target=target, floor=floor, floor_axis=axis if floor else None
             )
             if target < 1:
-                check_budget(name, param.shape, tensor.k(target), tensor.floor, axis)
+                check_budget(name, param.shape, tensor.k(target), tensor.floor, tensor.floor_axis)
                 self.tensors.append(tensor)
 
     def attach(self, optimizer: Optimizer) -> None:
