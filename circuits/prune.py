@@ -16,12 +16,12 @@ are ours.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 
 import torch
 from torch import Tensor, nn
 
 from circuits.calibrate import fit_calibrations
+from circuits.cleanup import drop_harmless, without_each
 from circuits.edges import narrowed, on_path
 from circuits.masks import NodeMasks, NodeSpace, ablation_hooks, step_derivative
 from circuits.tasks.loss import Calibration, answer_logits, logit_diff, task_loss
@@ -416,71 +416,40 @@ class Search:
         return [self._prefix(order, min(n, len(order))) for order, n in zip(orders, high, strict=True)]
 
     def clean(self, run: int, keep: Tensor) -> tuple[Tensor, Tensor]:
-        """Drops nodes of a circuit that meets the target until none can go.
-
-        Each round removes every node alone on a few validation pairs, orders the nodes by the loss that leaves, and
-        drops the longest prefix of that order that keeps the loss on all pairs. Where not even the first may go, all
-        nodes that looked harmless (within `config.screen_slack` of the target) are tried singly on all pairs.
+        """Drops nodes of a circuit that meets the target until none can go; see `circuits.cleanup`.
 
         Args:
             keep: bool `[n_nodes]`, meets the target.
 
         Returns:
-            The smaller mask, and the rise of the loss when one kept node is removed (on the few pairs), `[n_nodes]`.
+            The smaller mask, and the rise of the loss when one kept node is removed (on a few pairs), `[n_nodes]`.
         """
-        suspects = keep
-        for n_rounds in count(1):
-            keep = self._drop_loose(run, keep)
-            nodes = (keep & suspects).nonzero().flatten()
-            everyone = len(nodes) == int(keep.sum())
-            losses, rise = self._screen(run, keep, nodes)
-            order = losses.argsort()
-            plausible = nodes[order][: int((losses <= self.config.screen_slack * self.target).sum())]
-            n_dropped = self._longest(run, keep, plausible, surely=0)
-            if n_dropped == 0 and len(plausible):
-                without = keep.repeat(len(plausible), 1)
-                without[torch.arange(len(plausible)), plausible] = False
-                losses, _ = self.loss(without, [run] * len(plausible))
-                plausible = plausible[losses.argsort()][: int((losses <= self.target).sum())]
-                n_dropped = self._longest(run, keep, plausible, surely=min(1, len(plausible)))
-            if (n_dropped == 0 and everyone) or n_rounds == self.config.clean_rounds:
-                return keep, rise
-            keep = keep.clone()
-            keep[plausible[:n_dropped]] = False
-            self._report("clean-up", n_dropped, len(nodes))
-            # Who was needed mostly stays needed: look at all again only when no suspect is left to drop.
-            suspects = self._prefix(plausible, len(plausible)) if n_dropped else keep
-        raise AssertionError("unreachable: the rounds are endless")
+        few = self.runs[run].val.batch(slice(0, self.config.n_screen))
+
+        def few_answers(masks: Tensor) -> Tensor:
+            return masked_answers(self.model, self.space, masks, self.means, [few] * len(masks), self.config.max_rows)
+
+        keep = drop_harmless(
+            keep,
+            lambda masks: self.loss(masks, [run] * len(masks))[0],
+            lambda masks: calibrated_loss(few_answers(masks))[0],
+            self.target,
+            slack=self.config.screen_slack,
+            max_rounds=self.config.clean_rounds,
+            loosen=lambda mask: self._drop_loose(run, mask),
+            report=lambda done, total: self._report("clean-up", done, total),
+        )
+        nodes = keep.nonzero().flatten()
+        answers = few_answers(torch.cat([keep[None], without_each(keep, nodes)]))
+        base, calibration = calibrated_loss(answers[0])
+        rise = torch.zeros(self.space.n_nodes)
+        rise[nodes] = (task_loss(calibration.apply(answers[1:].double())) - base).float()
+        return keep, rise
 
     def _drop_loose(self, run: int, keep: Tensor) -> Tensor:
         """`keep` without the nodes on no path from tokens to logits, if the loss allows."""
         path = on_path(self.model, self.space, keep)
         return path if int(path.sum()) < int(keep.sum()) and self._meets(run, path) else keep
-
-    def _screen(self, run: int, keep: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses without each of `nodes` on a few pairs, and their rise above the circuit's own, `[n_nodes]`."""
-        few = self.runs[run].val.batch(slice(0, self.config.n_screen))
-        masks = keep.repeat(len(nodes) + 1, 1)
-        masks[torch.arange(len(nodes)), nodes] = False
-        answers = masked_answers(self.model, self.space, masks, self.means, [few] * len(masks), self.config.max_rows)
-        base, calibration = calibrated_loss(answers[-1])
-        fixed = task_loss(calibration.apply(answers[:-1].double()))
-        rise = torch.zeros(self.space.n_nodes)
-        rise[nodes] = (fixed - base).float()
-        return calibrated_loss(answers[:-1])[0], rise
-
-    def _longest(self, run: int, keep: Tensor, nodes: Tensor, *, surely: int) -> int:
-        """How many of `nodes`, in this order, may be dropped together (at least `surely`, known from before)."""
-        low, high = surely, len(nodes)
-        while low < high:
-            middle = (low + high + 1) // 2
-            smaller = keep.clone()
-            smaller[nodes[:middle]] = False
-            if self._meets(run, smaller):
-                low = middle
-            else:
-                high = middle - 1
-        return low
 
     def _prefix(self, order: Tensor, n: int) -> Tensor:
         keep = torch.zeros(self.space.n_nodes, dtype=torch.bool)

@@ -6,6 +6,7 @@ none of these; both have the bigram table, the same optimizer and the same atten
 dense step over that of the sparse one, so 1 / speedup is what sparsity costs.
 """
 
+from dataclasses import replace
 from statistics import median
 
 import torch
@@ -29,10 +30,11 @@ class Trainee:
 
     def __init__(self, width: int, density: float | None, device: str) -> None:
         torch.manual_seed(0)
-        shape = {"n_layer": N_LAYER, "d_model": width, "d_head": D_HEAD, "n_ctx": N_CTX, "d_vocab": D_VOCAB}
-        dense = density is None
-        model = Transformer(ModelConfig(**shape, abs_topk={}, sink=False) if dense else ModelConfig(**shape)).to(device)
-        sparsity = None if dense else build_sparsity(SparsityConfig(density=density, floor="auto"), N_STEPS)
+        config = ModelConfig(n_layer=N_LAYER, d_model=width, d_head=D_HEAD, n_ctx=N_CTX, d_vocab=D_VOCAB)
+        if density is None:
+            config = replace(config, abs_topk={}, sink=False)
+        model = Transformer(config).to(device)
+        sparsity = None if density is None else build_sparsity(SparsityConfig(density=density, floor="auto"), N_STEPS)
         if sparsity is not None:
             sparsity.prepare(model)
         self.floors = [] if sparsity is None else [row["floor"] for row in sparsity.audit()]

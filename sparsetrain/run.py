@@ -148,6 +148,15 @@ def init_bigram_(model: Transformer, table: BigramTable) -> None:
         model.bigram.weight[: len(log_probs), : len(log_probs)] = log_probs
 
 
+def warn_of_skipped(corpus: Corpus) -> None:
+    """Says which documents were left out and why; report.json has them all."""
+    for name, source in describe(corpus)["sources"].items():
+        for skip in source["skipped"][:5]:
+            log.warning("skipped %s of source %s: %s", skip["name"], name, skip["reason"])
+        if source["n_skipped"] > 5:
+            log.warning("... and %d more of source %s", source["n_skipped"] - 5, name)
+
+
 def check_budgets(config: RunConfig) -> None:
     """Refuses an infeasible weight budget before any text is read; the ValueError names the tensor."""
     sparsity = build_sparsity(config.sparsity, config.trainer.n_steps)
@@ -173,6 +182,7 @@ def train(config: RunConfig, run_dir: Path, command: str) -> TrainedRun:
     stages = Stages()
     with stages("data"):
         corpus = prepare_corpus(config.data, cache_dir(config), progress=config.trainer.progress)
+        warn_of_skipped(corpus)
         if corpus.tokenizer.d_vocab > config.model.d_vocab:
             raise ValueError(
                 f"model.d_vocab={config.model.d_vocab} is smaller than the tokenizer's {corpus.tokenizer.d_vocab} "

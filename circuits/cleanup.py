@@ -1,0 +1,86 @@
+"""Drops, from a circuit that meets the target, every node or edge whose removal keeps it.
+
+Each round removes every part alone on a few pairs, orders the parts by the loss that leaves, and drops the longest
+prefix of that order that keeps the loss on all pairs. Where not even the first may go, all parts that looked harmless
+are tried singly on all pairs. It ends when no part can go.
+"""
+
+from collections.abc import Callable
+from itertools import count
+
+import torch
+from torch import Tensor
+
+Losses = Callable[[Tensor], Tensor]
+"""Masks bool `[n, n_parts]` -> calibrated task losses `[n]`, nats."""
+
+
+def drop_harmless(
+    keep: Tensor,
+    losses: Losses,
+    few_losses: Losses,
+    target: float,
+    *,
+    slack: float,
+    max_rounds: int | None = None,
+    loosen: Callable[[Tensor], Tensor] = lambda keep: keep,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Tensor:
+    """The parts that are left when none can go, bool `[n_parts]`.
+
+    Args:
+        keep: bool `[n_parts]`, a circuit that meets the target.
+        losses: on all pairs.
+        few_losses: on a few of them.
+        target: loss to keep, nats.
+        slack: parts whose removal leaves at most slack * target on the few pairs look harmless.
+        max_rounds: give up after so many rounds; None: never.
+        loosen: applied to the mask at the start of every round, for parts that can be seen to do nothing.
+        report: called with (parts dropped, parts tried) after every round.
+    """
+    suspects = keep
+    for n_rounds in count(1):
+        keep = loosen(keep)
+        if not (keep & suspects).any():
+            suspects = keep
+        parts = (keep & suspects).nonzero().flatten()
+        if not len(parts):
+            return keep
+        everyone = len(parts) == int(keep.sum())
+        alone = few_losses(without_each(keep, parts))
+        plausible = parts[alone.argsort()][: int((alone <= slack * target).sum())]
+        n_dropped = _longest(keep, losses, target, plausible, surely=0)
+        if n_dropped == 0 and len(plausible):
+            alone = losses(without_each(keep, plausible))
+            plausible = plausible[alone.argsort()][: int((alone <= target).sum())]
+            n_dropped = _longest(keep, losses, target, plausible, surely=min(1, len(plausible)))
+        if (n_dropped == 0 and everyone) or n_rounds == max_rounds:
+            return keep
+        keep = _without(keep, plausible[:n_dropped])
+        report(n_dropped, len(parts))
+        # Who was needed mostly stays needed: look at all again only when no suspect is left to drop.
+        suspects = torch.zeros_like(keep).index_fill(0, plausible, True) if n_dropped else keep
+    raise AssertionError("unreachable: the rounds are endless")
+
+
+def without_each(keep: Tensor, parts: Tensor) -> Tensor:
+    """Masks that lack one part each, bool `[len(parts), n_parts]`."""
+    masks = keep.repeat(len(parts), 1)
+    masks[torch.arange(len(parts)), parts] = False
+    return masks
+
+
+def _without(keep: Tensor, parts: Tensor) -> Tensor:
+    return keep.index_fill(0, parts, False)
+
+
+def _longest(keep: Tensor, losses: Losses, target: float, parts: Tensor, *, surely: int) -> int:
+    """How many of `parts`, in this order, may be dropped together (at least `surely`, known from before)."""
+    low, high = surely, len(parts)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if float(losses(_without(keep, parts[:middle])[None])) <= target:
+            low = middle
+        else:
+            high = middle - 1
+    return low
