@@ -355,8 +355,10 @@ void add_histogram(const int32_t* keys, int64_t n, int32_t lo, int32_t hi, int s
     if (keys[i] >= lo && keys[i] <= hi) histogram[(keys[i] - lo) >> shift] += sign;
 }
 
-// The rank-th largest (rank from 1) of the keys in `lists` without those in `without`; all lie in [lo, hi].
-int32_t select_key(const std::vector<Keys>& lists, const Keys& without, int64_t rank, int32_t lo, int32_t hi, int team) {
+// The rank-th largest (rank from 1) of the keys in `lists` without those in `without`; all lie in [lo, hi]. `ties_beyond`:
+// how many equal keys follow it.
+int32_t select_key(const std::vector<Keys>& lists, const Keys& without, int64_t rank, int32_t lo, int32_t hi, int team,
+                   int64_t& ties_beyond) {
   constexpr int bits = 11;
   std::vector<std::vector<int64_t>> histograms(lists.size(), std::vector<int64_t>(1 << bits));
   while (lo < hi) {
@@ -372,6 +374,7 @@ int32_t select_key(const std::vector<Keys>& lists, const Keys& without, int64_t 
     add_histogram(without.data, without.size, lo, hi, shift, -1, total.data());
     int bin = (1 << bits) - 1;
     while (total[bin] < rank) rank -= total[bin--];
+    ties_beyond = total[bin] - rank;
     lo += int32_t(bin) << shift;
     hi = int32_t(std::min<int64_t>(hi, int64_t(lo) + (int64_t(1) << shift) - 1));
   }
@@ -383,6 +386,12 @@ struct Kept {
 };
 
 // Zeroes, in place, what lies below the threshold.
+void zero_below_uncounted(int32_t* w, int64_t n, int32_t t) {
+  const int32_t below = t - 1;
+  for (int64_t i = 0; i < n; i++) w[i] &= (w[i] & kMagnitude) > below ? -1 : 0;
+}
+
+// The same, counting what is kept.
 Kept zero_below(int32_t* w, int64_t n, int32_t t) {
   int32_t at_least = 0, above = 0;
   const int32_t below = t - 1;
@@ -419,6 +428,7 @@ struct Tensor2 {  // one tensor on its way through a projection; keys are read f
   int64_t n_lines = floor == 0 ? 0 : by_column ? n_cols : n_rows;
   bool floor_rows = floor > 0 && !by_column, floor_columns = floor > 0 && by_column;
   int64_t rank = k - floor * n_lines;  // how many of the rest are kept
+  int64_t ties_beyond = 1;             // entries equal to the threshold that must go; 1 stands for not known
   std::vector<int32_t> best;           // the floor-th largest keys of each line: [line][i], by column [i][line]
   std::vector<std::vector<int32_t>> best_of_thread;
 
@@ -461,12 +471,14 @@ struct Tensor2 {  // one tensor on its way through a projection; keys are read f
     merge_columns();
   }
 
-  // A histogram of the rest's high bits gives the bin [lo, hi] that holds the rank-th largest.
-  void find_window(int32_t& lo, int32_t& hi) {
+  // A histogram of the rest's high bits gives the bin [lo, hi] that holds the rank-th largest. Without `know_floor` it is
+  // the bin of the k-th largest of all entries: the same one, unless many entries are kept for their line's floor alone.
+  void find_window(int32_t& lo, int32_t& hi, bool know_floor) {
     constexpr int n_bins = 1 << kHighBits;
     std::vector<int64_t> total(n_bins);
-    if (floor_rows) best.assign(n_lines * floor, -1);
-    if (floor_columns) best_of_thread.assign(team, std::vector<int32_t>(n_lines * floor, -1));
+    const bool rows = floor_rows && know_floor, columns = floor_columns && know_floor;
+    if (rows) best.assign(n_lines * floor, -1);
+    if (columns) best_of_thread.assign(team, std::vector<int32_t>(n_lines * floor, -1));
 #pragma omp parallel num_threads(team) if (team > 1)
     {
       const Share mine = my_share(n_segments);
@@ -492,16 +504,16 @@ struct Tensor2 {  // one tensor on its way through a projection; keys are read f
           h[3 * n_bins + ((at[i + 3] & kMagnitude) >> kHighShift)]++;
         }
         for (; i < n; i++) h[(at[i] & kMagnitude) >> kHighShift]++;
-        if (floor_rows) line_largest(at, n, floor, best.data() + s * floor);
-        if (floor_columns) columns_largest(at, n, floor, best_of_thread[thread_index()].data());
+        if (rows) line_largest(at, n, floor, best.data() + s * floor);
+        if (columns) columns_largest(at, n, floor, best_of_thread[thread_index()].data());
       }
       flush();
 #pragma omp critical
       for (int bin = 0; bin < n_bins; bin++) total[bin] += sum[bin];
     }
-    if (floor_columns) merge_columns();
+    if (columns) merge_columns();
     for (const int32_t key : best) total[key >> kHighShift]--;
-    int64_t left = rank;
+    int64_t left = know_floor ? rank : k;
     int bin = n_bins - 1;
     while (total[bin] < left) left -= total[bin--];
     lo = int32_t(bin) << kHighShift;
@@ -542,7 +554,7 @@ struct Tensor2 {  // one tensor on its way through a projection; keys are read f
       best.clear();  // what was filled holds for this window only
       return false;
     }
-    t = select_key(inside, forced, rank - above, lo, hi, team);
+    t = select_key(inside, forced, rank - above, lo, hi, team, ties_beyond);
     return true;
   }
 
@@ -557,6 +569,14 @@ struct Tensor2 {  // one tensor on its way through a projection; keys are read f
   }
 
   void apply_by_segment(int32_t t) {
+    if (floor == 0 && ties_beyond == 0) {  // nothing to count
+#pragma omp parallel num_threads(team) if (team > 1)
+      {
+        const Share mine = my_share(n_entries);
+        zero_below_uncounted(w + mine.begin, mine.end - mine.begin, t);
+      }
+      return;
+    }
     std::vector<Kept> kept(n_segments);
     int64_t n_kept = 0;
 #pragma omp parallel num_threads(team) reduction(+ : n_kept) if (team > 1)
@@ -623,17 +643,18 @@ void project(int32_t* w, int64_t n_rows, int64_t n_cols, int64_t k, int64_t floo
     if (floor > 0) {  // the floor takes the whole budget: every line needs its floor-th largest
       int32_t lo = 0, hi = 0;
       x.rank = 1;
-      x.find_window(lo, hi);
+      x.find_window(lo, hi, true);
       x.rank = 0;
     }
   } else {
     const int32_t last = state[0], margin = state[1];
     const bool warm = last > 0;
     bool found = warm && x.find_threshold(std::max(last - margin, 0), last + std::min(margin, kMaxKey - 1 - last), t);
-    if (!found) {
+    for (const bool know_floor : {false, true}) {
+      if (found) break;
       int32_t lo = 0, hi = 0;
-      x.find_window(lo, hi);
-      x.find_threshold(lo, hi, t);
+      x.find_window(lo, hi, know_floor);
+      found = x.find_threshold(lo, hi, t);
     }
     const int64_t moved = std::abs(int64_t(t) - last);
     state[0] = t;

@@ -146,9 +146,9 @@ def keep(x: Tensor, bits: Tensor) -> Tensor:
     return y
 
 
-def project_(weight: Tensor, k: int, floor: int, by_column: bool, threshold: Tensor) -> None:
-    """Projects one contiguous float32 tensor in place; `threshold` is its int32 `[2]` warm-start state."""
+def project_(weight: Tensor, k: int, floor: int, by_column: bool, state: int) -> None:
+    """Projects one contiguous float32 tensor in place; `state` is the address of its warm-start state, int32 `[2]`."""
     n_rows, n_columns = weight.shape if floor else (1, weight.numel())
     compiled().sparsetrain_project(
-        weight.data_ptr(), n_rows, n_columns, k, floor, by_column, threshold.data_ptr(), torch.get_num_threads()
+        weight.data_ptr(), n_rows, n_columns, k, floor, by_column, state, torch.get_num_threads()
     )

@@ -19,6 +19,7 @@ from sparsetrain.kernels.magnitude import largest_mask, magnitude_keys
 FloorAxis = Literal["rows", "columns"]
 STATE_SIZE = 2
 """Integers of warm-start state per tensor: the last threshold's magnitude bits, and how far around it to look."""
+STATE_BYTES = 4 * STATE_SIZE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,6 @@ def project_topk_(
     return weight
 
 
-@torch.no_grad()
 def project_each_topk_(
     weights: Sequence[Tensor], specs: Sequence[ProjectionSpec], thresholds: Tensor | None = None
 ) -> None:
@@ -116,22 +116,27 @@ def project_each_topk_(
         ValueError: a budget that cannot hold (`check_budget`), or a tensor that is not contiguous.
     """
     for i, (weight, spec) in enumerate(zip(weights, specs, strict=True)):
-        _check(f"weight {i}", weight.shape, spec)
+        if spec.floor or spec.k > weight.numel():
+            _check(f"weight {i}", weight.shape, spec)
         if not weight.is_contiguous():
             raise ValueError(f"weight {i} of shape {tuple(weight.shape)} is not contiguous; project its base tensor")
     if not weights:
         return
     if thresholds is None:
         thresholds = warm_start_state(len(weights), weights[0].device)
-    # Eager calls skip the dispatcher, which costs as much as the projection of a small tensor.
-    project = torch.ops.sparsetrain.project_topk_.default if torch.compiler.is_compiling() else _project_topk_
-    project(
-        [w.detach() for w in weights],
-        [s.k for s in specs],
-        [s.floor for s in specs],
-        [int(s.floor_axis == "columns") for s in specs],
-        thresholds,
-    )
+    if not torch.compiler.is_compiling() and _native_can_run(weights):
+        # Straight to the kernels: the dispatcher costs as much as the projection of a small tensor.
+        state = thresholds.data_ptr()
+        for i, (weight, spec) in enumerate(zip(weights, specs, strict=True)):
+            native.project_(weight, spec.k, spec.floor, spec.floor_axis == "columns", state + i * STATE_BYTES)
+    else:
+        torch.ops.sparsetrain.project_topk_.default(
+            [w.detach() for w in weights],
+            [s.k for s in specs],
+            [s.floor for s in specs],
+            [int(s.floor_axis == "columns") for s in specs],
+            thresholds,
+        )
     torch.autograd.graph.increment_version(weights)  # native kernels write behind autograd's back
 
 
@@ -149,6 +154,10 @@ def kept_mask(weight: Tensor, spec: ProjectionSpec) -> Tensor:
     return forced | largest_mask(rest, spec.k - n_forced).view(weight.shape)
 
 
+def _native_can_run(weights: Sequence[Tensor]) -> bool:
+    return all(w.is_cpu and w.dtype is torch.float32 for w in weights) and native.library() is not None
+
+
 def _triton_can_run(weights: list[Tensor], floors: list[int]) -> bool:
     if any(w.device.type != "cuda" or w.dtype != torch.float32 for w in weights):
         return False
@@ -163,8 +172,8 @@ def _project_topk_(
         triton_kernels.project_each_(weights, ks, floors, by_column, thresholds)
         return
     for i, (weight, k, floor, columns) in enumerate(zip(weights, ks, floors, by_column, strict=True)):
-        if weight.device.type == "cpu" and weight.dtype == torch.float32 and native.library() is not None:
-            native.project_(weight, k, floor, bool(columns), thresholds[i])
+        if _native_can_run([weight]):
+            native.project_(weight, k, floor, bool(columns), thresholds[i].data_ptr())
             continue
         spec = ProjectionSpec(k=k, floor=floor, floor_axis="columns" if columns else "rows")
         weight.masked_fill_(~kept_mask(weight, spec), 0)
