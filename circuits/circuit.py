@@ -23,6 +23,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from circuits.compact import CompactCircuit, compile_circuit
 from circuits.edges import Edge, edge_masks, edge_weights
 from circuits.masks import NodeSpace, ablation_hooks
 from circuits.tasks.loss import Calibration, answer_logits, task_loss
@@ -104,6 +105,20 @@ class Circuit:
         Raises:
             ValueError: a model with other hook points or widths than the circuit's.
         """
+        self._check_model(model)
+        device = next(model.parameters()).device
+        return ablation_hooks(self.space, self.keep.to(device), self.means.to(device))
+
+    def compile(self, model: Transformer) -> CompactCircuit:
+        """The node circuit as a small model of the channels that move (`circuits.compact`).
+
+        Raises:
+            ValueError: a model with other hook points or widths than the circuit's, or not in float32.
+        """
+        self._check_model(model)
+        return compile_circuit(model, self.keep, self.means)
+
+    def _check_model(self, model: Transformer) -> None:
         space = NodeSpace.of(model)
         if space != self.space:
             raise ValueError(
@@ -112,8 +127,6 @@ class Circuit:
                 f"model it was found in "
                 f"(weights {self.provenance.weights_sha256[:16]}...)"
             )
-        device = next(model.parameters()).device
-        return ablation_hooks(self.space, self.keep.to(device), self.means.to(device))
 
     @contextmanager
     def attached(self, model: Transformer, kind: Kind = "node") -> Iterator[None]:
