@@ -11,7 +11,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from circuits.prune import (
     masked_answers,
     search,
 )
+from circuits.prune_edges import prune_edges
 from circuits.tasks import PairSet, build_pairs, get_task
 from circuits.tasks.loss import (
     TASK_LOSS_CONVENTION,
@@ -64,6 +65,8 @@ class FindConfig:
     """False prunes even where the model fails, to the loss that it has: for smoke tests, and the report says so."""
     seeds: tuple[int, ...] = (0, 1)
     nonsense_twin: bool = True
+    prune_edges: bool = True
+    """Also drop weights of each task's smallest circuit until none can go (an edge circuit, saved beside it)."""
     n_train: int = 128
     n_fit: int = 32
     n_val: int = 32
@@ -164,7 +167,7 @@ def find_circuits(
         if saved.get("key") == key:
             result = saved["result"]
         else:
-            for stale in [*path.parent.glob("circuit.*"), *path.parent.glob("seed_*/circuit.*")]:
+            for stale in [*path.parent.glob("circuit.*"), *path.parent.glob("*/circuit.*")]:
                 stale.unlink()  # of a search with other settings or weights
             report = None if progress is None else _named(progress, name)
             result = find_circuit(model, name, tokenizer, means, config, out_dir=out_dir, progress=report)
@@ -324,8 +327,10 @@ class _Finder:
             name = "." if i == 0 else f"seed_{circuit.provenance.seed}"
             if self.folder is not None:
                 circuit.save(self.folder / name)
-            entry["path"] = "/".join(["circuits", self.name, *([name] if i else []), "circuit.json"])
+            entry["path"] = self._path(name)
             result["circuits"].append(entry)
+        if self.config.prune_edges and scored:
+            scored[0][1]["edge_circuit"] = self._edge_circuit(scored[0][0], target)
         reached = any(entry["task_loss"]["value"] <= limit for _, entry in scored)
         if result["gate"]["passed"]:
             result["status"] = "circuit" if reached else "no_circuit"
@@ -337,6 +342,35 @@ class _Finder:
         }
         if self.twin is not None:
             result["nonsense_twin"] = self._twin(pruned[-1], self.twin)
+
+    def _path(self, name: str) -> str:
+        return "/".join(["circuits", self.name, *([] if name == "." else [name]), "circuit.json"])
+
+    def _edge_circuit(self, circuit: Circuit, target: float) -> dict[str, Any]:
+        """The circuit with fewer weights, saved beside it: its entry of the report."""
+        pruned = prune_edges(
+            self.model,
+            self.space,
+            circuit.keep,
+            circuit.edges,
+            self.values,
+            self.pairs.val,
+            target,
+            self.config.prune,
+            self.progress,
+        )
+        smaller = replace(circuit, edges=pruned.edges, calibration=pruned.calibration)
+        if self.folder is not None:
+            smaller.save(self.folder / "edges")
+        ends = {end for edge in pruned.edges for end in (edge.source, edge.target)}
+        return {
+            "path": self._path("edges"),
+            "n_nodes": number(len(ends), "nodes", note="nodes at the end of a kept edge"),
+            "n_edges": number(smaller.n_edges, "edges"),
+            "reached": pruned.loss <= target,
+            "task_loss": self._loss(smaller.answers(self.model, self.pairs.heldout, "edge", self.config.batch_size)),
+            "val_loss": number(pruned.loss, "nats", n=self.config.n_val),
+        }
 
     def _calibrated(self, keep: Tensor | None) -> tuple[Tensor, Calibration]:
         """Held-out answer logits of the full model (None) or a node circuit, and its calibration on the fit pairs."""

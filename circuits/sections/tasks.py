@@ -250,6 +250,13 @@ def _circuit(task: Mapping[str, Any], circuit: Mapping[str, Any], target: float 
         for name, words in names.items()
         if circuit.get(name) is not None
     ]
+    edges = circuit.get("edge_circuit")
+    if edges:
+        reached = "" if edges["reached"] else " (misses the search's aim with all its edges: none dropped)"
+        items.append(KeyNumber(label=f"edges after edge pruning{reached}", value=value_and_bounds(edges["n_edges"])))
+        items.append(
+            KeyNumber(label="task loss with these edges", value=edges["task_loss"], note=note_of(edges["task_loss"]))
+        )
     random_necessity = circuit.get("necessity_random")
     if random_necessity:
         items.append(KeyNumber(label="necessity, random sets", value=random_necessity.get("mean")))

@@ -1,12 +1,15 @@
 """Extraction finds exactly the circuit that was set by hand, and the report's numbers are those worked out by hand."""
 
+from copy import deepcopy
 from math import exp, log1p
 
 import pytest
 from string_closing import (
     D_VOCAB,
     EDGES,
+    IS_DOUBLE,
     MARGIN,
+    NEURON_SINGLE,
     NODES,
     NONSENSE_A,
     NONSENSE_B,
@@ -16,10 +19,12 @@ from string_closing import (
 )
 
 from circuits.circuit import Circuit
+from circuits.edges import find_edges
 from circuits.find import FindConfig, Pairs, find_in_pairs
 from circuits.masks import NodeSpace
 from circuits.means import Means, measure_means
 from circuits.prune import PruneConfig
+from circuits.prune_edges import prune_edges
 from sparsetrain.model import Transformer
 
 CONFIG = FindConfig(
@@ -84,6 +89,17 @@ def test_edge_circuit_of_the_planted_circuit_is_as_good(result):
     entry, _ = result
     best = entry["circuits"][0]
     assert best["edge_task_loss"]["value"] == pytest.approx(best["task_loss"]["value"], abs=0.01)
+
+
+def test_edge_pruning_drops_a_weight_that_does_nothing_and_keeps_the_others(planted):
+    model, means = deepcopy(planted[0]), planted[1]
+    model.blocks[0].mlp.W_in.weight[NEURON_SINGLE, IS_DOUBLE] = 1e-3
+    space = NodeSpace.of(model)
+    edges = find_edges(model, space, space.mask(NODES))
+    assert len(edges) == len(EDGES) + 1
+    pruned = prune_edges(model, space, space.mask(NODES), edges, means.values, pairs().val, 0.15, CONFIG.prune)
+    assert {(edge.source, edge.target) for edge in pruned.edges} == EDGES
+    assert pruned.loss == pytest.approx(log1p(exp(-4 * MARGIN)), abs=0.01)
 
 
 def test_nonsense_twin_finds_nothing(result):

@@ -77,6 +77,11 @@ def test_search_without_gate_saves_circuits_that_give_the_reported_numbers(model
             assert circuit.n_edges == value_of(entry["n_edges"]) == len(entry["graph"]["edges"])
             assert circuit.n_nodes == len(entry["graph"]["nodes"])
             assert len(entry["random"]["losses"]) == 5
+        entry = task["circuits"][0]["edge_circuit"]
+        fewer = Circuit.load(tmp_path.parent / tmp_path.name / Path(entry["path"]).relative_to("circuits"))
+        assert fewer.n_edges == value_of(entry["n_edges"]) <= value_of(task["circuits"][0]["n_edges"])
+        loss = fewer.evaluate(model, heldout_pairs(fewer, tokenizer), "edge", CONFIG.batch_size)
+        assert loss == value_of(entry["task_loss"])
 
 
 def test_a_finished_task_is_read_from_disk_unless_the_search_changes(model, means, tokenizer, tmp_path: Path):
