@@ -18,11 +18,11 @@ Transformer's own parameters, and `tests/unit/test_compact.py` holds the two equ
 5. After the last attention with a kept write only the asked positions are computed.
 
 Logits equal the masked full model's within 1e-5 where logits are of order one (float32; sums are taken in another order),
-and the same channels survive each AbsTopK except where rounding alone decides between two magnitudes: then the full model's
-own choice depends on its batch size. In a dense model nearly everything is reached, and the result is right but not small.
+and the same channels survive each AbsTopK except where rounding alone decides between two magnitudes: there the full model's
+own choice hangs on the order of its sums. In a dense model nearly everything is reached: the result is right but not small.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -40,48 +40,50 @@ from sparsetrain.model import MLP, Attention, Block, RMSNorm, Transformer
 MAX_FRAMES = 1 << 15
 """Frames remembered at most; beyond that those not in the current batch are forgotten."""
 
+MIN_POSITIONS = 64
+"""Tables of positions are made for a power of two at least this large, so that they do not depend on earlier prompts."""
+
 
 class CompactCircuit:
     """A node circuit that runs without its model's constant parts. Made by `compile_circuit`.
 
-    It holds copies of the weights it needs of the blocks, and the model itself for embedding, last norm and unembedding:
-    a model that is trained further, or changed by hand, must be compiled again. Hooks attached to the model are not seen.
+    Some weights are copied, others (embedding, unembedding) are the model's: a model that is trained further, or changed by
+    hand, must be compiled again. Hooks attached to the model are not seen. What was evaluated before changes the time, never
+    the result.
     """
 
     def __init__(self, model: Transformer, keep: Tensor, means: Tensor) -> None:
         space = NodeSpace.of(model)
-        parts, values = space.split(keep), space.split(means)
-        d_model = model.config.d_model
+        kept, mean = space.split(keep), space.split(means)
         self.model = model
-        self.blocks: list[tuple[_AttentionPart, _MLPPart]] = []
-        written = torch.zeros(d_model, dtype=torch.bool, device=means.device)
-        carried = written.clone()
-        places = model.positions.detach() if model.positions is not None else None
-        places = places if model.config.positions == "concat" else None
+        self.parts: list[tuple[_AttentionPart, _MLPPart]] = []
+        written = torch.zeros(model.config.d_model, dtype=torch.bool, device=means.device)
+        read = written
+        places = model.positions if model.config.positions == "concat" else None
         for i, block in enumerate(model.blocks):
             assert isinstance(block, Block)
-            points = [{x: f"blocks.{i}.{part}.hook_{x}" for x in names} for part, names in _POINTS]
-            attn = _AttentionPart(block.attn, *_pick(points[0], parts, values), written, places)
-            carried, written = carried | attn.reads | attn.writes, written | attn.writes
-            mlp = _MLPPart(block.mlp, *_pick(points[1], parts, values), written, places)
-            carried, written = carried | mlp.reads | mlp.writes, written | mlp.writes
-            self.blocks.append((attn, mlp))
-        self.carried = carried.nonzero().flatten()
-        self._embed = model.embed.weight.detach()[:, self.carried]
-        for part in self._parts():
-            part.place_in(self.carried)
-        mixing = [i for i, (attn, _) in enumerate(self.blocks) if attn.active]
-        self._last_mixing = mixing[-1] if mixing else -1
+            name = f"blocks.{i}.attn.hook_"
+            attn = _AttentionPart(block.attn, _layer(kept, name), _layer(mean, name), written, places)
+            written, name = written | attn.writes, f"blocks.{i}.mlp.hook_"
+            mlp = _MLPPart(block.mlp, _layer(kept, name), _layer(mean, name), written, places)
+            written, read = written | mlp.writes, read | attn.reads | mlp.reads
+            self.parts.append((attn, mlp))
+        self.carried = (written | read).nonzero().flatten()
+        """Residual channels that are followed through the layers, sorted."""
+        for part in self._each_part():
+            part.locate(self.carried)
+        self._last_mixing = max((i for i, (attn, _) in enumerate(self.parts) if attn.active), default=-1)
         self._frames = torch.empty(0, dtype=torch.int64, device=means.device)  # sorted keys
         self._numbers = self._frames  # their numbers
         self.n_moving = dict.fromkeys(space.names, 0)
         """Hook point name -> channels computed there; 0 where nothing is."""
-        for i, (attn, mlp) in enumerate(self.blocks):
+        for i, (attn, mlp) in enumerate(self.parts):
             self.n_moving |= {f"blocks.{i}.attn.hook_{x}": n for x, n in attn.n_moving().items()}
             self.n_moving |= {f"blocks.{i}.mlp.hook_{x}": n for x, n in mlp.n_moving().items()}
 
-    def _parts(self) -> list["_Part"]:
-        return [part for block in self.blocks for part in block]
+    def _each_part(self) -> Iterator["_Part"]:
+        for parts in self.parts:
+            yield from parts
 
     @torch.no_grad()
     def logits(self, tokens: Tensor, at: Tensor | None = None) -> Tensor:
@@ -141,58 +143,55 @@ class CompactCircuit:
         n_pos, n_ctx = tokens.shape[1], self.model.config.n_ctx
         if self.model.positions is not None and n_pos > n_ctx:
             raise ValueError(f"{n_pos} positions, but model.n_ctx={n_ctx}; shorten the input")
-        frame, place = self._number(tokens), torch.arange(n_pos, device=tokens.device)
-        x = self._embed[tokens]
-        if self.model.config.positions == "learned":
-            assert self.model.positions is not None
-            x = x + self.model.positions[:n_pos, self.carried]
 
-        def select(t: Tensor) -> Tensor:
-            return t if at is None else t[torch.arange(len(at), device=at.device), at, None]
+        def only_asked(*tensors: Tensor) -> tuple[Tensor, ...]:
+            if at is None:
+                return tensors
+            rows = torch.arange(len(at), device=at.device)
+            return tuple(t[rows, at, None] for t in tensors)
 
-        def narrow(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            return select(t), select(frame), select(tokens), place if at is None else at[:, None]
-
+        place = torch.arange(n_pos, device=tokens.device)[None]  # broadcasts to [batch, pos]
+        asked = place if at is None else at[:, None]
+        frame, x = self._number(tokens, place), self._unmoved(tokens, place, self.carried)
         if self._last_mixing < 0:
-            x, frame, tokens, place = narrow(x)
-        for i, (attn, mlp) in enumerate(self.blocks):
-            if attn.active:
-                z = attn.mix(x, frame, place)
-                if i == self._last_mixing:
-                    z = select(z)
-                    x, frame, tokens, place = narrow(x)
-                x = attn.add(x, attn.out(z, place))
-            else:
-                x = attn.add(x, None)
-            x = mlp.add(x, mlp(x, frame, place) if mlp.active else None)
+            (x, frame, tokens), place = only_asked(x, frame, tokens), asked
+        for i, (attn, mlp) in enumerate(self.parts):
+            z = attn.mix(x, frame, place) if attn.active else None
+            if i == self._last_mixing:
+                assert z is not None
+                (z, x, frame, tokens), place = only_asked(z, x, frame, tokens), asked
+            x = attn.add(x, None if z is None else attn.out(z, place, n_pos))
+            x = mlp.add(x, mlp.out(x, frame, place) if mlp.active else None)
         resid = self._unmoved(tokens, place)
-        for part in self._parts():
+        for part in self._each_part():
             resid = resid + part.constant
         resid[..., self.carried] = x
-        return self.model.final_norm(resid), tokens
+        return _normed(resid, self.model.final_norm), tokens
 
-    def _unmoved(self, tokens: Tensor, place: Tensor) -> Tensor:
-        """The residual stream before any block, `[..., d_model]`."""
-        resid = self.model.embed.weight.detach()[tokens]
+    def _unmoved(self, tokens: Tensor, place: Tensor, channels: Tensor | None = None) -> Tensor:
+        """The residual stream before any block, `[..., d_model]`, or some of its channels."""
+
+        def rows(table: Tensor, index: Tensor) -> Tensor:
+            return table[index] if channels is None else table[index[..., None], channels]
+
+        resid = rows(self.model.embed.weight, tokens)
         if self.model.config.positions == "learned":
             assert self.model.positions is not None
-            resid = resid + self.model.positions.detach()[place]
+            resid = resid + rows(self.model.positions, place)
         return resid
 
-    def _number(self, tokens: Tensor) -> Tensor:
+    def _number(self, tokens: Tensor, place: Tensor) -> Tensor:
         """Numbers of the frames of all positions, `[batch, pos]`; tables are made for those that are new."""
-        keys, n_ctx = tokens.contiguous(), self.model.config.n_ctx
-        learned = self.model.config.positions == "learned"
-        if learned:
-            keys = tokens * n_ctx + torch.arange(tokens.shape[1], device=tokens.device)
+        n_places = self.model.config.n_ctx if self.model.config.positions == "learned" else 1
+        keys = (tokens * n_places + (place if n_places > 1 else 0)).contiguous()
         new = keys[~torch.isin(keys, self._frames)].unique()
         if len(self._frames) + len(new) > MAX_FRAMES:
             new, self._frames, self._numbers = keys.unique(), self._frames[:0], self._numbers[:0]
-            for part in self._parts():
+            for part in self._each_part():
                 part.forget()
         if len(new):
-            resid = self._unmoved(new // n_ctx, new % n_ctx) if learned else self._unmoved(new, new)
-            for part in self._parts():
+            resid = self._unmoved(new // n_places, new % n_places)
+            for part in self._each_part():
                 part.see(resid)
                 resid = resid + part.constant
             numbers = torch.arange(len(self._frames), len(self._frames) + len(new), device=new.device)
@@ -241,10 +240,8 @@ def contenders(values: Tensor, computed: Tensor, k: int) -> tuple[Tensor, int]:
     n_computed = int(computed.sum())
     n_known = len(computed) - n_computed
     n_sure, n_possible = max(0, k - n_computed), min(k, n_known)
-    keys = magnitude_keys(values[:, ~computed])
-    contends = torch.zeros_like(values, dtype=torch.bool)
-    contends[:, ~computed] = largest_mask(keys, n_possible) & ~largest_mask(keys, n_sure)
-    return contends, k - n_sure
+    keys = magnitude_keys(values).masked_fill(computed, -1)  # below every magnitude
+    return largest_mask(keys, n_possible) & ~largest_mask(keys, n_sure), k - n_sure
 
 
 @dataclass(frozen=True)
@@ -267,10 +264,13 @@ class _Contest:
     def of(cls, values: Tensor, computed: Tensor, kept: Tensor, k: int) -> "_Contest":
         """`values [frame, width]` known beforehand, except at the `computed` channels, which include the `kept` ones."""
         contends, n_places = contenders(values, computed, k)
-        column = computed | contends
-        index = torch.where(computed, computed.cumsum(0), computed.sum() + contends.cumsum(-1)) - 1
-        known, order = (t.unflatten(0, (len(values), -1)) for t in (values[contends], index[column]))
-        return cls(n_places, known, order, (column.cumsum(-1) - 1)[:, kept])
+        shape = (len(values), -1)
+        channel = (computed | contends).nonzero(as_tuple=True)[1].view(shape)
+        n_before = (computed.cumsum(0) - computed.long())[channel]  # computed ones among the columns to the left
+        known = computed.sum() + torch.arange(channel.shape[1], device=channel.device) - n_before
+        order = torch.where(computed[channel], n_before, known)
+        kept_channel = kept.nonzero().flatten().expand(shape).contiguous()
+        return cls(n_places, values[contends].view(shape), order, torch.searchsorted(channel, kept_channel))
 
     def __call__(self, x: Tensor, frame: Tensor) -> Tensor:
         """Computed channels `[..., n_computed]` -> kept ones after AbsTopK; `frame` broadcasts to `[...]`."""
@@ -283,8 +283,8 @@ class _Contest:
 
     def joined(self, other: "_Contest") -> "_Contest":
         """With the frames of another one behind its own."""
-        tables = (torch.cat([getattr(self, x), getattr(other, x)]) for x in ("known", "order", "slot"))
-        return _Contest(self.n_places, *tables)
+        mine, others = (self.known, self.order, self.slot), (other.known, other.order, other.slot)
+        return _Contest(self.n_places, *(torch.cat(tables) for tables in zip(mine, others, strict=True)))
 
 
 class _Read:
@@ -303,7 +303,7 @@ class _Read:
         self.columns = kept  # until the carried channels are known
         self.forget()
 
-    def place_in(self, carried: Tensor) -> None:
+    def locate(self, carried: Tensor) -> None:
         self.columns = torch.searchsorted(carried, self.computed.nonzero().flatten())
 
     def forget(self) -> None:
@@ -315,10 +315,9 @@ class _Read:
     def see(self, resid: Tensor) -> None:
         """Makes the tables of new frames from their residual stream `[frame, d_model]`."""
         if self.fixed:
-            self.reads = torch.cat([self.reads, abs_topk(self.norm(resid), self.k)[:, self.kept]])
+            self.reads = torch.cat([self.reads, abs_topk(_normed(resid, self.norm), self.k)[:, self.kept]])
             return
-        energy = resid[:, ~self.computed].square().sum(-1)
-        self.energy = torch.cat([self.energy, energy])
+        self.energy = torch.cat([self.energy, resid.masked_fill(self.computed, 0).square().sum(-1)])
         if self.k < resid.shape[-1]:
             contest = _Contest.of(resid * self.gain, self.computed, self.kept, self.k)
             self.contest = contest if self.contest is None else self.contest.joined(contest)
@@ -359,8 +358,7 @@ class _Narrow:
         keep, mean = source
         weight = linear.weight.detach()
         weight, by_place = weight.split([len(keep), weight.shape[1] - len(keep)], dim=1)
-        bias = (weight[:, ~keep].double() @ mean[~keep].double()).to(weight.dtype)
-        bias = bias if linear.bias is None else bias + linear.bias.detach()
+        bias = F.linear(mean.masked_fill(keep, 0), weight, linear.bias)
         self.activation = activation
         self.computed, self.n_places, rows = kept, None, kept
         if k < len(kept):
@@ -370,7 +368,7 @@ class _Narrow:
             known = bias if activation is None else activation(bias)
             contends, self.n_places = contenders(known[None], self.computed, k)
             rows = self.computed | contends[0]
-        self.weight, self.bias = weight[rows][:, keep], bias[rows]
+        self.weight, self.bias = weight[:, keep][rows], bias[rows]
         self.shift = None if places is None else places @ by_place[rows].T  # [n_ctx, n_row]
         self.slot = kept[rows].nonzero().flatten()
 
@@ -408,12 +406,12 @@ class _Part:
         """Residual channels that are read, bool `[d_model]`."""
         return torch.zeros_like(self.writes) if self.read is None else self.read.kept
 
-    def place_in(self, carried: Tensor) -> None:
+    def locate(self, carried: Tensor) -> None:
         """Tells where the channels stand among the carried ones (sorted)."""
         self._carried_constant = self.constant[carried]
         self._columns = torch.searchsorted(carried, self.writes.nonzero().flatten())
         if self.read is not None:
-            self.read.place_in(carried)
+            self.read.locate(carried)
 
     def forget(self) -> None:
         if self.read is not None:
@@ -437,11 +435,19 @@ class _Part:
 
 
 class _AttentionPart(_Part):
+    """Attention over the heads that hold kept nodes; the others' output is a table of positions.
+
+    Args:
+        keep, mean: see `_Part`.
+        written: bool `[d_model]`, residual channels that kept nodes have written before.
+        places: concatenated positions `[n_ctx, d_pos]`, if there are any.
+    """
+
     def __init__(
         self, attn: Attention, keep: dict[str, Tensor], mean: dict[str, Tensor], written: Tensor, places: Tensor | None
     ) -> None:
         super().__init__(keep, mean)
-        self.attn = attn
+        self.attend, self.W_o, self.n_head = attn.attend, attn.W_o, attn.n_head
         self.narrow: dict[str, _Narrow] = {}
         if not self.active:
             return
@@ -467,9 +473,9 @@ class _AttentionPart(_Part):
         self.computed = keep["out"]
         if self.k_out < len(self.computed):
             self.computed = self.computed | (weight[:, self.moving] != 0).any(1)
-        self.weight = weight[self.computed][:, self.moving]
-        self.n_places = 0
-        self.bias, self.contest = weight, None  # until the number of positions is known
+        self.weight = weight[:, self.moving][self.computed]
+        self.tables: dict[int, tuple[Tensor, _Contest | None]] = {}
+        """Number of positions -> W_o's share of what is constant, `[pos, n_computed]`, and AbsTopK of its output."""
 
     def mix(self, x: Tensor, frame: Tensor, place: Tensor) -> Tensor:
         """Carried channels -> moving channels of z, what W_o reads, `[batch, pos, n_moving]`."""
@@ -487,25 +493,27 @@ class _AttentionPart(_Part):
     def _attend(self, qkv: list[Tensor], heads: Tensor) -> Tensor:
         """The model's attention over some of its heads, `[batch, pos, (head d)]` three times -> once."""
         q, k, v = (rearrange(t, "batch pos (head d) -> batch head pos d", head=len(heads)) for t in qkv)
-        z = self.attn.attend(q, k, v, None if self.sink is None else self.sink[heads])
+        z = self.attend(q, k, v, None if self.sink is None else self.sink[heads])
         return rearrange(z, "batch head pos d -> batch pos (head d)")
 
-    def out(self, z: Tensor, place: Tensor) -> Tensor:
-        """Moving channels of z -> kept writes, `[batch, pos, n_kept]`."""
-        n_positions = int(place.max()) + 1
-        if n_positions > self.n_places:
-            self._see_places(max(n_positions, 2 * self.n_places))
-        x = F.linear(z, self.weight) + self.bias[place]
-        return x if self.contest is None else self.contest(x, place)
+    def out(self, z: Tensor, place: Tensor, n_pos: int) -> Tensor:
+        """Moving channels of z -> kept writes, `[batch, pos, n_kept]`; the prompts have `n_pos` positions."""
+        size = max(MIN_POSITIONS, 1 << (n_pos - 1).bit_length())
+        if size not in self.tables:
+            self.tables[size] = self._see_places(size)
+        bias, contest = self.tables[size]
+        x = F.linear(z, self.weight) + bias[place]
+        return x if contest is None else contest(x, place)
 
-    def _see_places(self, n: int) -> None:
-        """Makes the tables of the first n positions: what W_o gives where only constants are read."""
+    def _see_places(self, n: int) -> tuple[Tensor, _Contest | None]:
+        """What W_o gives at each of n positions where only constants are read, and the contest with it."""
         qkv = [self.mean[x].expand(1, n, -1) for x in "qkv"]
-        z = self._attend(qkv, torch.arange(self.attn.n_head, device=self.weight.device))[0]
-        known = self.attn.W_o(z.masked_fill(self.moving, 0))
-        self.n_places, self.bias = n, known[:, self.computed]
+        z = self._attend(qkv, torch.arange(self.n_head, device=self.weight.device))[0]
+        known = self.W_o(z.masked_fill(self.moving, 0))
+        contest = None
         if self.k_out < len(self.computed):
-            self.contest = _Contest.of(known, self.computed, self.keep["out"], self.k_out)
+            contest = _Contest.of(known, self.computed, self.keep["out"], self.k_out)
+        return known[:, self.computed], contest
 
     def n_moving(self) -> dict[str, int]:
         out = {"out": int(self.computed.sum())} if self.active else {}
@@ -513,6 +521,8 @@ class _AttentionPart(_Part):
 
 
 class _MLPPart(_Part):
+    """An MLP from kept reads to kept writes; arguments as for `_AttentionPart`."""
+
     def __init__(
         self, mlp: MLP, keep: dict[str, Tensor], mean: dict[str, Tensor], written: Tensor, places: Tensor | None
     ) -> None:
@@ -520,30 +530,31 @@ class _MLPPart(_Part):
         self.neuron: _Narrow | None = None
         if not self.active:
             return
-        self.out = _Narrow(mlp.W_out, (keep["neuron"], mean["neuron"]), keep["out"], mlp.k["mlp_out"])
+        self.write = _Narrow(mlp.W_out, (keep["neuron"], mean["neuron"]), keep["out"], mlp.k["mlp_out"])
         if keep["neuron"].any():
             source = (keep["in"], mean["in"])
             self.neuron = _Narrow(mlp.W_in, source, keep["neuron"], mlp.k["mlp_neuron"], F.gelu, places)
             if keep["in"].any():
                 self.read = _Read(mlp.norm, keep["in"], written, mlp.k["mlp_in"])
 
-    def __call__(self, x: Tensor, frame: Tensor, place: Tensor) -> Tensor:
+    def out(self, x: Tensor, frame: Tensor, place: Tensor) -> Tensor:
         """Carried channels -> kept writes, `[batch, pos, n_kept]`."""
-        if self.neuron is None:
-            return self.out(x.new_empty(*x.shape[:-1], 0), place)
-        return self.out(self.neuron(self.seen(x, frame), place), place)
+        neurons = x.new_empty(*x.shape[:-1], 0)
+        if self.neuron is not None:
+            neurons = self.neuron(self.seen(x, frame), place)
+        return self.write(neurons, place)
 
     def n_moving(self) -> dict[str, int]:
         neuron = {} if self.neuron is None else {"neuron": int(self.neuron.computed.sum())}
-        out = {"out": int(self.out.computed.sum())} if self.active else {}
+        out = {"out": int(self.write.computed.sum())} if self.active else {}
         return super().n_moving() | neuron | out
 
 
-_POINTS = (("attn", ("in", "q", "k", "v", "out")), ("mlp", ("in", "neuron", "out")))
+def _normed(x: Tensor, norm: RMSNorm) -> Tensor:
+    """RMSNorm without its hook points."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.eps) * norm.gain
 
 
-def _pick(
-    points: dict[str, str], keep: dict[str, Tensor], mean: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The masks and means of one layer, by the short names of its hook points."""
-    return {x: keep[name] for x, name in points.items()}, {x: mean[name] for x, name in points.items()}
+def _layer(values: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """What belongs to the hook points whose names start with `name`, by the rest of their names."""
+    return {point.removeprefix(name): value for point, value in values.items() if point.startswith(name)}

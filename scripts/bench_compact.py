@@ -1,9 +1,10 @@
 """How fast a compact circuit is against the masked full model that defines it: 64 pairs of prompts of 17 to 32 tokens.
 
-Random weight-sparse models (density 1/64, floor 4, AbsTopK of a quarter everywhere, sinks, biases; four layers, heads of
-16, vocabulary 2048), circuits of at most 100 nodes that follow nonzero weights from the embedding to the logits, means over
-random tokens. `forward` has compiled and seen the tokens before, `cold` compiles and sees them for the first time.
-Before timing, the answer logits are compared: a difference above 1e-5 is an error.
+Random weight-sparse models (density 1/64, embeddings 1/16, floor 4, AbsTopK of a quarter everywhere, sinks, biases; four
+layers, heads of 16, vocabulary 2048), circuits of at most 100 nodes that follow nonzero weights from the embedding to the
+logits, answers that read what the circuit writes, means over random tokens. `forward` has compiled and seen the tokens
+before, `cold` compiles and sees them for the first time. Before timing, the answer logits are compared: a difference above
+1e-5 is an error, and so is a circuit that hardly differs from the empty one, which would make the comparison easy.
 
     python scripts/bench_compact.py [--threads 2] [--runs 7] [--device cuda]
 """
@@ -34,11 +35,12 @@ def sparse_model(width: int, device: str) -> Transformer:
     """Random weights cut to 1/64, with sinks, biases and gains that are not all alike."""
     torch.manual_seed(0)
     model = Transformer(ModelConfig(n_layer=4, d_model=width, d_vocab=D_VOCAB, n_ctx=LONGEST)).to(device)
-    model.embed.weight.mul_(50)  # as large as what the layers write
+    model.embed.weight.mul_(10)  # not much larger than what the layers write
+    model.unembed.weight.mul_(5)  # logits of order one
     for name, p in model.named_parameters():
         if name.endswith(("bias", "sink", "gain")):
             p.add_(0.1 * torch.randn_like(p))
-    sparsity = build_sparsity(SparsityConfig(density=1 / 64, floor=4, bias_density=1), n_steps=1)
+    sparsity = build_sparsity(SparsityConfig(density=1 / 64, embed_density=1 / 16, floor=4, bias_density=1), n_steps=1)
     assert sparsity is not None
     sparsity.prepare(model)
     sparsity.finalize()
@@ -89,9 +91,10 @@ def random_circuit(model: Transformer, space: NodeSpace) -> Tensor:
         keep = keep | path
 
 
-def random_pairs() -> PairSet:
-    """64 pairs of random tokens; the two answers are random too."""
+def random_pairs(candidates: Tensor) -> PairSet:
+    """64 pairs of random tokens; the two answers are drawn from `candidates` (ids)."""
     generator = torch.Generator().manual_seed(0)
+    chosen = torch.rand(N_PAIRS, len(candidates), generator=generator).topk(2, dim=1).indices
     sides = [Side(prompt=prompt, answer="x", continuation="") for prompt in "ab"]
     return PairSet(
         task="random",
@@ -100,17 +103,19 @@ def random_pairs() -> PairSet:
         twin=None,
         tokens=torch.randint(D_VOCAB, (N_PAIRS, 2, LONGEST), generator=generator),
         last=torch.randint(SHORTEST - 1, LONGEST, (N_PAIRS, 2), generator=generator),
-        answers=torch.randint(D_VOCAB // 2, (N_PAIRS, 2), generator=generator) + torch.tensor([0, D_VOCAB // 2]),
+        answers=candidates[chosen],
         texts=(PairText(positive=sides[0], negative=sides[1]),) * N_PAIRS,
     )
 
 
 def bench_width(width: int, device: str, runs: int) -> list[Case]:
     """Warm and cold, at one width; raises SystemExit if the logits differ."""
-    model, pairs = sparse_model(width, device), random_pairs()
+    model = sparse_model(width, device)
     windows = torch.randint(D_VOCAB, (32, LONGEST), generator=torch.Generator().manual_seed(1))
     means = measure_means(model, windows, source="random tokens", weights_sha256="")
     keep = random_circuit(model, means.space)
+    last_writes = means.space.split(keep)[means.space.names[-1]]
+    pairs = random_pairs(model.unembed.weight.cpu()[:, last_writes].any(1).nonzero().flatten())
     compact = compile_circuit(model, keep, means.values)
 
     def whole(_: object = None) -> Tensor:
@@ -119,14 +124,18 @@ def bench_width(width: int, device: str, runs: int) -> list[Case]:
             return pair_answers(model, pairs)
 
     expected, found = whole(), compact.answers(pairs)
+    empty = compile_circuit(model, torch.zeros_like(keep), means.values).answers(pairs)
+    effect = float((found - empty).square().mean().sqrt())
     n_nodes, n_moving = int(keep.sum()), sum(compact.n_moving.values())
     print(
-        f"{width}: {n_nodes} nodes, {n_moving} of {means.space.n_nodes} channels move; logits of deviation "
-        f"{expected.std():.3f} differ by at most {(found - expected).abs().max():.1e}",
+        f"{width}: {n_nodes} nodes, {n_moving} of {means.space.n_nodes} channels move; logits (deviation "
+        f"{expected.std():.2f}, {effect:.3f} from those of no nodes) differ by at most {(found - expected).abs().max():.1e}",
         flush=True,
     )
     if not torch.allclose(found, expected, rtol=0, atol=TOLERANCE):
         raise SystemExit(f"the compact circuit's logits differ from the {VERSUS}'s by more than {TOLERANCE}")
+    if effect < 1e3 * TOLERANCE:
+        raise SystemExit(f"the circuit moves the logits by {effect:.1e} only: equality to {TOLERANCE} means nothing")
     size = f"compact:{width}x{n_nodes}"
     calls = {
         f"{size}:forward": lambda _: compact.answers(pairs),

@@ -16,7 +16,7 @@ from circuits.masks import NodeSpace, ablation_hooks
 from circuits.tasks.loss import Calibration
 from circuits.tasks.pairs import REST, PairSet
 from circuits.tasks.task import PairText, Side
-from sparsetrain.hooks import NODE_KINDS, hooked
+from sparsetrain.hooks import NODE_KINDS, hook_points, hooked, node_points
 from sparsetrain.kernels import abs_topk_reference
 from sparsetrain.model import ModelConfig, Transformer
 from tests.planted.string_closing import NODES, string_closing_model, string_pairs
@@ -118,11 +118,8 @@ def test_circuits_with_one_kind_of_node_only_or_missing(make_model, kind, only):
     model = sparsify_(make_model(d_model=32, d_head=4, n_layer=3), 0.1)
     space = NodeSpace.of(model)
     keep, means = random_nodes(space, 0.3)
-    of_kind = space.join(
-        {name: torch.full((width,), name.endswith(f"{kind[:4].rstrip('_')}.hook_{kind.split('_')[1]}"))
-         for name, width in zip(space.names, space.widths, strict=True)}
-    )  # fmt: skip
-    assert 0 < int(of_kind.sum()) < space.n_nodes
+    points = node_points(model).items()
+    of_kind = space.join({name: torch.full((point.width,), point.kind == kind) for name, point in points})
     assert_same_logits(model, keep & (of_kind if only else ~of_kind), means, random_tokens())
 
 
@@ -163,7 +160,7 @@ def test_a_circuit_compiles(make_model):
 
 
 def test_tokens_seen_before_or_after_do_not_matter(make_model, monkeypatch):
-    """Tables grow with new tokens and positions, and are made anew where they would grow too large."""
+    """Tables grow with new tokens and positions, and are made anew where they would grow too large: to the last bit."""
     for positions in ("none", "learned"):
         model = sparsify_(make_model(d_model=32, d_head=4, positions=positions), 0.1)
         keep, means = random_nodes(NodeSpace.of(model), 0.2)
@@ -174,11 +171,21 @@ def test_tokens_seen_before_or_after_do_not_matter(make_model, monkeypatch):
                 tokens = random_tokens(2, n_pos, seed)
                 with masked(model, keep, means):
                     torch.testing.assert_close(small.logits(tokens), model(tokens), rtol=0, atol=ATOL)
+                assert torch.equal(small.logits(tokens), compile_circuit(model, keep, means).logits(tokens))
 
 
 def test_without_positions_prompts_may_be_longer_than_the_context(make_model):
     model = sparsify_(make_model(d_model=32, d_head=4, n_ctx=8), 0.1)
-    assert_same_logits(model, *random_nodes(NodeSpace.of(model), 0.2), random_tokens(2, 20))
+    assert_same_logits(model, *random_nodes(NodeSpace.of(model), 0.2), random_tokens(2, 80))
+
+
+def test_hooks_on_the_model_are_not_seen(make_model):
+    model = sparsify_(make_model(d_model=32, d_head=4), 0.1)
+    keep, means = random_nodes(NodeSpace.of(model), 0.2)
+    tokens = random_tokens()
+    alone = compile_circuit(model, keep, means).logits(tokens)
+    with hooked(model, dict.fromkeys(hook_points(model), lambda x, point: 2 * x)):
+        assert torch.equal(compile_circuit(model, keep, means).logits(tokens), alone)
 
 
 # --- AbsTopK over rows of which most is never computed
