@@ -250,7 +250,8 @@ class Case:
     @cached_property
     def curve(self) -> tuple[Measurement, Measurement]:
         """CPR and CMD."""
-        return cpr_and_cmd(self.subject, self.circuit.edges, self.evidence.edge_scores)
+        scores, config = self.evidence.edge_scores, self.config
+        return cpr_and_cmd(self.subject, self.circuit.edges, scores, config.seed, config.n_boot)
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -297,7 +298,7 @@ def _sufficiency(case: Case) -> Measurement:
 
 def _completeness(case: Case) -> Measurement:
     parts = subsets(case.subject.keep, case.config.n_subsets, case.config.seed, case.config.n_singles)
-    return completeness(case.subject, parts)
+    return completeness(case.subject, parts, case.config.seed, case.config.n_boot)
 
 
 def _random_circuits(case: Case) -> Measurement:
@@ -323,6 +324,7 @@ def _worst_partial(case: Case) -> Measurement:
         n_starts=config.n_adversary_starts,
         step=config.adversary_step,
         seed=config.seed,
+        n_boot=config.n_boot,
     )
 
 

@@ -10,24 +10,24 @@ first, in the order of the scores, before all others in the order of theirs. On 
 any small circuit: the values of f are kept beside it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from circuits.critique.measurement import Measurement
+from circuits.critique.measurement import Measurement, bootstrap_statistic
 from circuits.critique.subject import Subject, hooked_answers
 from circuits.edges import Edge, edge_masks, edge_weights, join_weight, joins
 from circuits.masks import NodeSpace, ablation_hooks
-from circuits.tasks.loss import logit_diff
+from circuits.tasks.loss import pair_logit_diff
 from sparsetrain.model import Transformer
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-def area(shares: Sequence[float], values: Sequence[float]) -> float:
-    """Integral by trapezoids on a linear axis."""
-    return float(torch.trapezoid(torch.tensor(values, dtype=torch.float64), torch.tensor(shares, dtype=torch.float64)))
+def area(values: Tensor) -> Tensor:
+    """Integral over `SHARES` by trapezoids on a linear axis: `[..., 10]` -> `[...]`."""
+    return torch.trapezoid(values.double(), torch.tensor(SHARES, dtype=torch.float64))
 
 
 def circuit_first(
@@ -58,8 +58,8 @@ def circuit_first(
     return {join.linear: part.reshape(weight.shape) for join, weight, part in shaped}, len(places)
 
 
-def edge_effect(subject: Subject, ranks: Mapping[str, Tensor], n_edges: int) -> float:
-    """f of the edge circuit of the `n_edges` first-ranked edges."""
+def edge_diffs(subject: Subject, ranks: Mapping[str, Tensor], n_edges: int) -> Tensor:
+    """Logit difference of each pair, `[n]`, in the edge circuit of the `n_edges` first-ranked edges."""
     model, space = subject.model, subject.space
     device = next(model.parameters()).device
     masks = {linear: (part < n_edges).to(device) for linear, part in ranks.items()}
@@ -76,13 +76,19 @@ def edge_effect(subject: Subject, ranks: Mapping[str, Tensor], n_edges: int) -> 
     means = subject.means.to(device)
     with edge_weights(model, space, masks, means) as extra:
         answers = hooked_answers(model, subject.heldout, ablation_hooks(space, keep.to(device), means), extra)
-    return float(logit_diff(answers) - logit_diff(subject.empty)) / subject.effect
+    return pair_logit_diff(answers)
+
+
+def effect_shares(rows: Tensor) -> Tensor:
+    """f of every circuit: logit differences `[..., n pairs, (model, nothing, circuits...)]` -> `[..., n circuits]`."""
+    full, empty, circuits = rows.double().mean(-2).split([1, 1, rows.shape[-1] - 2], dim=-1)
+    return (circuits - empty) / (full - empty)
 
 
 def cpr_and_cmd(
-    subject: Subject, edges: Sequence[Edge], scores: Mapping[str, Tensor] | None
+    subject: Subject, edges: Sequence[Edge], scores: Mapping[str, Tensor] | None, seed: int, n_boot: int
 ) -> tuple[Measurement, Measurement]:
-    """CPR (by signed score) and CMD (by absolute score) of a circuit.
+    """CPR (by signed score) and CMD (by absolute score) of a circuit; the intervals are over pairs.
 
     Args:
         edges: of the circuit.
@@ -96,22 +102,32 @@ def cpr_and_cmd(
     ranked_by = "scores given" if scores is not None else "weight magnitude"
     if scores is None:
         scores = {join.linear: join_weight(subject.model, subject.space, join).abs() for join in joins(subject.model)}
-    curves: list[list[float]] = []
+    curves: list[Tensor] = []  # by signed and by absolute score, [n, (model, nothing, shares)]
     for signed in (True, False):
         if not signed and all(bool((part >= 0).all()) for part in scores.values()):
             curves.append(curves[0])
             continue
         chosen = scores if signed else {linear: part.abs() for linear, part in scores.items()}
         ranks, n_edges = circuit_first(subject.model, subject.space, edges, chosen)
-        curves.append([edge_effect(subject, ranks, round(share * n_edges)) for share in SHARES])
-    areas = area(SHARES, curves[0]), area(SHARES, [abs(1 - f) for f in curves[1]])
-    return tuple(  # type: ignore[return-value]
-        Measurement(
-            value=value,
+        diffs = [edge_diffs(subject, ranks, round(share * n_edges)) for share in SHARES]
+        curves.append(torch.stack([pair_logit_diff(subject.full), pair_logit_diff(subject.empty), *diffs], dim=-1))
+
+    def cpr(rows: Tensor) -> Tensor:
+        return area(effect_shares(rows))
+
+    def cmd(rows: Tensor) -> Tensor:
+        return area((1 - effect_shares(rows)).abs())
+
+    def measured(rows: Tensor, statistic: Callable[[Tensor], Tensor]) -> Measurement:
+        low, high = bootstrap_statistic(rows, statistic, seed, n_boot)
+        return Measurement(
+            value=float(statistic(rows)),
             unit="fraction",
             n=n_pairs,
+            lo=low,
+            hi=high,
             note=f"edges of the circuit first, by {ranked_by}",
-            detail={"shares": list(SHARES), "f": curve},
+            detail={"shares": list(SHARES), "f": effect_shares(rows).tolist()},
         )
-        for value, curve in zip(areas, curves, strict=True)
-    )
+
+    return measured(curves[0], cpr), measured(curves[1], cmd)

@@ -66,9 +66,9 @@ def random_partial(subject: Subject, n_draws: int, seed: int, n_boot: int) -> Me
 
 
 def worst_partial(
-    subject: Subject, pairs: PairSet, *, n_steps: int, n_starts: int, step: float, seed: int
+    subject: Subject, pairs: PairSet, *, n_steps: int, n_starts: int, step: float, seed: int, n_boot: int
 ) -> Measurement:
-    """Largest task loss that projected gradient ascent over r finds.
+    """Largest task loss that projected gradient ascent over r finds; the interval is over pairs, at that r.
 
     Args:
         pairs: on which r is sought and judged: an adversary may fit them.
@@ -79,16 +79,19 @@ def worst_partial(
     generator = torch.Generator().manual_seed(seed)
     r = torch.rand(n_starts, subject.space.n_nodes, generator=generator)
     r[0] = 0.5
-    worst, path = -float("inf"), []
+    worst, started = torch.full((len(pairs),), -torch.inf), 0.0
     with frozen(subject.model), torch.enable_grad():
         for turn in range(n_steps + 1):
             r = r.detach().requires_grad_()
-            losses = partial_losses(subject, pairs, r).mean(1)
-            path.append(float(losses.max().detach()))
-            worst = max(worst, path[-1])
+            losses = partial_losses(subject, pairs, r)
+            found = losses.detach().cpu()
+            found = found[found.mean(1).argmax()]
+            worst = found if float(found.mean()) > float(worst.mean()) else worst
+            started = float(found.mean()) if turn == 0 else started
             if turn == n_steps:
                 break
-            (grad,) = torch.autograd.grad(losses.sum(), [r])
+            (grad,) = torch.autograd.grad(losses.mean(1).sum(), [r])
             r = (r.detach() + step * grad.sign()).clamp(0, 1)
-    note = f"{n_starts} starts, {n_steps} steps; started at {path[0]:.3f}"
-    return Measurement(value=worst, unit="nats", n=len(pairs), note=note)
+    low, high = bootstrap_statistic(worst, lambda rows: rows.mean(-1), seed, n_boot)
+    note = f"{n_starts} starts, {n_steps} steps; started at {started:.3f}"
+    return Measurement(value=float(worst.mean()), unit="nats", n=len(pairs), lo=low, hi=high, note=note)

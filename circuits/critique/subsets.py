@@ -19,7 +19,7 @@ from circuits.cleanup import without_each
 from circuits.critique.measurement import Measurement, bootstrap_statistic, share
 from circuits.critique.subject import Subject
 from circuits.faithfulness import necessity as necessity_of
-from circuits.tasks.loss import logit_diff, pair_logit_diff
+from circuits.tasks.loss import pair_logit_diff
 
 NO_EFFECT = "the model and the empty circuit have the same logit difference"
 
@@ -95,8 +95,8 @@ def subsets(keep: Tensor, n_random: int, seed: int, max_single: int) -> Tensor:
     return torch.cat([singles, halves])
 
 
-def completeness(subject: Subject, parts: Tensor) -> Measurement:
-    """Largest |F(C without K) - F(N without K)| over subsets K, as a share of the effect.
+def completeness(subject: Subject, parts: Tensor, seed: int, n_boot: int) -> Measurement:
+    """Largest |F(C without K) - F(N without K)| over subsets K, as a share of the effect; the interval is over pairs.
 
     Args:
         parts: bool `[n, n_nodes]`, the subsets K.
@@ -104,11 +104,16 @@ def completeness(subject: Subject, parts: Tensor) -> Measurement:
     if subject.effect == 0 or len(parts) == 0:
         note = NO_EFFECT if len(parts) else "the circuit has no nodes"
         return Measurement(value=None, unit="fraction", n=len(parts), note=note)
-    in_circuit = logit_diff(subject.answers(subject.keep & ~parts)).double()
-    in_model = logit_diff(subject.answers(~parts)).double()
-    gaps = (in_circuit - in_model).abs() / abs(subject.effect)
-    note = f"largest of {len(parts)} subsets; their mean is {float(gaps.mean()):.3f}"
-    return Measurement(value=float(gaps.max()), unit="fraction", n=len(parts), note=note)
+    in_circuit = pair_logit_diff(subject.answers(subject.keep & ~parts)).double()
+    in_model = pair_logit_diff(subject.answers(~parts)).double()
+    gaps = (in_circuit - in_model).T / abs(subject.effect)  # [n pairs, n subsets]
+
+    def largest(rows: Tensor) -> Tensor:  # [..., n pairs, n subsets]
+        return rows.mean(-2).abs().amax(-1)
+
+    low, high = bootstrap_statistic(gaps, largest, seed, n_boot)
+    note = f"n counts subsets, of which this is the largest gap; their mean is {float(gaps.mean(0).abs().mean()):.3f}"
+    return Measurement(value=float(largest(gaps)), unit="fraction", n=len(parts), lo=low, hi=high, note=note)
 
 
 def node_effects(subject: Subject) -> Tensor:

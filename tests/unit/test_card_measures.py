@@ -12,7 +12,7 @@ from circuits.circuit import Circuit, Provenance
 from circuits.critique.ablations import Cell, deleted_loss, robustness, scale_hooks, task_means, text_values
 from circuits.critique.agreement import agreement, cohens_kappa, shared_errors
 from circuits.critique.binarise import binarised, fit_steps
-from circuits.critique.curve import SHARES, area, circuit_first, edge_effect
+from circuits.critique.curve import SHARES, area, circuit_first, cpr_and_cmd, edge_diffs, effect_shares
 from circuits.critique.hypotheses import (
     edge_shifts,
     enough_draws,
@@ -39,7 +39,7 @@ from circuits.critique.subsets import completeness, faithfulness, minimality, ne
 from circuits.edges import find_edges, join_weight, joins
 from circuits.masks import NodeSpace, ablation_hooks
 from circuits.prune import calibrated_loss, run_answers
-from circuits.tasks.loss import Calibration, logit_diff, task_loss
+from circuits.tasks.loss import Calibration, logit_diff, pair_logit_diff, task_loss
 from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairText, Side
 from sparsetrain.hooks import HookPoint, hooked
@@ -208,7 +208,7 @@ def test_completeness_and_minimality_by_brute_force(subject):
         abs(float(logit_diff(plain_answers(subject, subject.keep & ~k)) - logit_diff(plain_answers(subject, ~k))))
         for k in parts
     ]
-    found = completeness(subject, parts)
+    found = completeness(subject, parts, seed=0, n_boot=50)
     assert found.value == pytest.approx(max(gaps) / abs(subject.effect), rel=1e-3)
     effects = node_effects(subject)
     own = plain_answers(subject, subject.keep)
@@ -255,7 +255,7 @@ def test_partial_hooks_blend_node_by_node(subject):
 
 def test_adversary_finds_worse_than_chance_draws_and_its_gradient_is_right(subject):
     drawn = random_partial(subject, n_draws=8, seed=0, n_boot=20)
-    worst = worst_partial(subject, subject.heldout, n_steps=10, n_starts=2, step=0.2, seed=0)
+    worst = worst_partial(subject, subject.heldout, n_steps=10, n_starts=2, step=0.2, seed=0, n_boot=20)
     assert worst.value is not None and drawn.value is not None
     assert worst.value > float(drawn.note.rsplit(" ", 1)[1])
     r = torch.full((1, subject.space.n_nodes), 0.5, requires_grad=True)
@@ -474,9 +474,10 @@ def test_binarising_the_empty_circuit_changes_nothing(subject):
 
 
 def test_areas_of_a_perfect_ranking():
-    assert area(SHARES, [1.0] * 10) == pytest.approx(0.999)
-    assert area(SHARES, [0.0] * 10) == 0.0
-    assert area([0.0, 0.5, 1.0], [0.0, 1.0, 1.0]) == pytest.approx(0.75)
+    shares = torch.tensor(SHARES, dtype=torch.float64)
+    assert area(torch.ones(10)).item() == pytest.approx(0.999)
+    assert area(shares).item() == pytest.approx((1 - 0.001**2) / 2)  # exact for a line
+    assert area(torch.stack([shares, torch.zeros(10)])).shape == (2,)
 
 
 def test_edges_of_the_circuit_come_first_each_by_score(subject, circuit):
@@ -500,14 +501,30 @@ def test_edges_of_the_circuit_come_first_each_by_score(subject, circuit):
 def test_edge_curve_ends_at_the_model_and_passes_through_the_circuit(subject, circuit):
     scores = {join.linear: join_weight(subject.model, subject.space, join) for join in joins(subject.model)}
     ranks, n_edges = circuit_first(subject.model, subject.space, circuit.edges, scores)
-    assert edge_effect(subject, ranks, n_edges) == pytest.approx(1.0, abs=1e-4)
-    assert edge_effect(subject, ranks, 0) == pytest.approx(0.0, abs=1e-4)
+    diffs = [edge_diffs(subject, ranks, n) for n in (n_edges, 0, circuit.n_edges)]
+    ends = [pair_logit_diff(subject.full), pair_logit_diff(subject.empty)]
+    everything, nothing, found = effect_shares(torch.stack([*ends, *diffs], dim=-1)).tolist()
+    assert everything == pytest.approx(1.0, abs=1e-4)
+    assert nothing == pytest.approx(0.0, abs=1e-4)
     with with_edges(circuit, circuit.edges).attached(subject.model, "edge"):
         own = float(logit_diff(run_answers(subject.model, [subject.heldout])[0]))
     expected = (own - float(logit_diff(subject.empty))) / subject.effect
     ends = {end for edge in circuit.edges for end in (edge.source, edge.target)}
     assert ends == set(circuit.node_ids), "every node has an edge, so that both are the same circuit"
-    assert edge_effect(subject, ranks, circuit.n_edges) == pytest.approx(expected, abs=1e-4)
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_cpr_and_cmd_follow_their_scores(subject, circuit):
+    """Scores of one sign: both come from one curve. A negative score is last for CPR and first for CMD."""
+    plain = cpr_and_cmd(subject, circuit.edges, None, seed=0, n_boot=50)
+    curve = torch.tensor(plain[0].detail["f"])
+    assert plain[0].value == pytest.approx(area(curve).item()) and plain[0].detail == plain[1].detail
+    assert plain[1].value == pytest.approx(area((1 - curve).abs()).item())
+    assert curve[-1].item() == pytest.approx(1.0, abs=1e-4)
+    signed = {join.linear: join_weight(subject.model, subject.space, join) for join in joins(subject.model)}
+    cpr, cmd = cpr_and_cmd(subject, circuit.edges, signed, seed=0, n_boot=50)
+    assert cpr.detail != cmd.detail and cmd.detail["f"] == plain[1].detail["f"]
+    assert cpr.note != plain[0].note
 
 
 # --- hypothesis tests
