@@ -23,6 +23,7 @@ def drop_harmless(
     *,
     slack: float,
     max_rounds: int | None = None,
+    max_singles: int | None = None,
     loosen: Callable[[Tensor], Tensor] = lambda keep: keep,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
@@ -35,6 +36,7 @@ def drop_harmless(
         target: loss to keep, nats.
         slack: parts whose removal leaves at most slack * target on the few pairs look harmless.
         max_rounds: give up after so many rounds; None: never.
+        max_singles: how many of the parts that look harmless are tried singly on all pairs in a round; None: all.
         loosen: applied to the mask at the start of every round, for parts that can be seen to do nothing.
         report: called with (parts dropped, parts tried) after every round.
     """
@@ -51,6 +53,7 @@ def drop_harmless(
         plausible = parts[alone.argsort()][: int((alone <= slack * target).sum())]
         n_dropped = _longest(keep, losses, target, plausible, surely=0)
         if n_dropped == 0 and len(plausible):
+            plausible = plausible[:max_singles]
             alone = losses(without_each(keep, plausible))
             plausible = plausible[alone.argsort()][: int((alone <= target).sum())]
             n_dropped = _longest(keep, losses, target, plausible, surely=min(1, len(plausible)))

@@ -70,12 +70,15 @@ class PruneConfig:
     """The clean-up looks closer at nodes whose removal leaves a loss below this multiple of the target. ours"""
     clean_rounds: int | None = None
     """Rounds of clean-up at most; None: until no node can go. A limit is for smoke tests, on models with no small circuit."""
+    edge_rounds: int | None = 3
+    """Rounds of clean-up of edges at most; null: until no edge can go, which takes minutes for a hundred edges. ours"""
     max_rows: int = 256
     """Prompts per pass in evaluations. ours"""
 
     def __post_init__(self) -> None:
-        if self.clean_rounds is not None and self.clean_rounds < 1:
-            raise ValueError(f"prune.clean_rounds={self.clean_rounds} must be at least 1, or null for no limit")
+        for name in ("clean_rounds", "edge_rounds"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"prune.{name}={getattr(self, name)} must be at least 1, or null for no limit")
         for name in ("n_steps", "n_pairs", "refit_every", "n_screen", "max_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"prune.{name}={getattr(self, name)} must be at least 1")

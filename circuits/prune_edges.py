@@ -1,4 +1,4 @@
-"""From a node circuit to an edge circuit: the surviving weights that cannot be spared.
+"""From a node circuit to an edge circuit: dropping the surviving weights that can be spared.
 
 A node circuit keeps every nonzero weight between its nodes. Here those are dropped one by one in the same clean-up as
 nodes (`circuits.cleanup`), each dropped edge carrying weight x mean of its source from then on. The calibration is fitted
@@ -20,6 +20,9 @@ from circuits.tasks.loss import Calibration
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import hooked
 from sparsetrain.model import Transformer
+
+
+MAX_SINGLES = 16  # ours: a pass per edge and over all pairs is what takes the time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,7 @@ def prune_edges(
     config: PruneConfig,
     progress: Progress | None = None,
 ) -> PrunedEdges:
-    """Drops edges of a node circuit until none can go.
+    """Drops edges of a node circuit, until none can go or for `config.edge_rounds` rounds.
 
     Where the circuit with all its edges misses the target as an edge circuit (there deleted nodes get no influence from
     kept ones, so that AbsTopK competes otherwise), nothing is dropped.
@@ -60,7 +63,7 @@ def prune_edges(
         means: `[n_nodes]`.
         val: pairs on which the target must be met.
         target: calibrated task loss, nats.
-        config: `n_screen`, `screen_slack`, `clean_rounds`, `max_rows` as for nodes.
+        config: `edge_rounds`, and `n_screen`, `screen_slack`, `max_rows` as for nodes.
     """
     device = next(model.parameters()).device
     values, all_edges = means.to(device), list(edges)
@@ -92,7 +95,8 @@ def prune_edges(
             losses(few, "edges"),
             target,
             slack=config.screen_slack,
-            max_rounds=config.clean_rounds,
+            max_rounds=config.edge_rounds,
+            max_singles=MAX_SINGLES,
         )
     loss, calibration = calibrated_loss(answers(kept, val))
     return PrunedEdges(

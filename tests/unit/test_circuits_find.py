@@ -27,6 +27,7 @@ CONFIG = FindConfig(
     n_random_necessity=2,
     n_boot=20,
     max_tokens=40,
+    prune_edges=True,
     prune=PruneConfig(n_steps=6, n_pairs=4, n_screen=3),
 )
 
