@@ -1,7 +1,7 @@
 """Each measure of the report card against a hand-computed value or a brute-force version."""
 
 import copy
-from math import log2, sqrt
+from math import exp, log2, sqrt
 from random import Random
 
 import pytest
@@ -253,11 +253,24 @@ def test_partial_hooks_blend_node_by_node(subject):
         torch.testing.assert_close(out[row], expected)
 
 
-def test_adversary_finds_worse_than_chance_draws_and_its_gradient_is_right(subject):
+def test_adversary_finds_worse_than_chance_draws_and_stays_in_bounds(subject, monkeypatch):
     drawn = random_partial(subject, n_draws=8, seed=0, n_boot=20)
     worst = worst_partial(subject, subject.heldout, n_steps=10, n_starts=2, step=0.2, seed=0, n_boot=20)
     assert worst.value is not None and drawn.value is not None
     assert worst.value > float(drawn.note.rsplit(" ", 1)[1])
+
+    tried = []
+
+    def spy(subject: Subject, pairs: PairSet, r: torch.Tensor) -> torch.Tensor:
+        tried.append(r.detach())
+        return partial_losses(subject, pairs, r)
+
+    monkeypatch.setattr("circuits.critique.partial.partial_losses", spy)
+    worst_partial(subject, subject.heldout, n_steps=3, n_starts=2, step=0.4, seed=0, n_boot=20)
+    assert len(tried) == 4 and bool((torch.stack(tried) >= 0).all()) and bool((torch.stack(tried) <= 1).all())
+
+
+def test_gradient_of_a_partial_ablation(subject):
     r = torch.full((1, subject.space.n_nodes), 0.5, requires_grad=True)
     (grad,) = torch.autograd.grad(partial_losses(subject, subject.heldout, r).mean(), [r])
     assert not bool(grad[0, subject.keep].any())
@@ -299,6 +312,31 @@ def test_whole_model_keeps_every_role(subject):
     assert heads_used(whole) == {0: [0, 1, 2, 3], 1: [0, 1, 2, 3]}
 
 
+def test_attention_shift_by_brute_force(subject):
+    """One head, written out query by query with its sink."""
+    hooks = ablation_hooks(subject.space, subject.keep, subject.means)
+    layer, head, d_head = 1, 2, 4
+    sink = float(subject.model.blocks[layer].attn.sink[head])
+    names = [f"blocks.{layer}.attn.hook_{x}" for x in "qk"]
+    runs = [recorded(subject.model, subject.heldout, names, more)[0] for more in ({}, hooks)]
+
+    def weights(seen: dict, row: int, query: int) -> list[float]:
+        q, k = (seen[name][row, :, head * d_head : (head + 1) * d_head] for name in names)
+        raw = [exp(float(q[query] @ k[key]) / sqrt(d_head)) for key in range(query + 1)] + [exp(sink)]
+        return [x / sum(raw) for x in raw]
+
+    rows = []
+    for row, last in enumerate(subject.heldout.last.flatten().tolist()):
+        found = []
+        for query in range(last + 1):
+            p, q = (torch.tensor(weights(seen, row, query)) for seen in runs)
+            middle = (p + q) / 2
+            found.append(sqrt(max(0.0, float(sum((x * (x / middle).log2()).sum() for x in (p, q))) / 2)))
+        rows.append(sum(found) / len(found))
+    heads = attention_shift(subject, 0, 20).detail["heads"]
+    assert heads[f"layer {layer}, head {head}"] == pytest.approx(sum(rows) / len(rows), abs=2e-3)
+
+
 def test_roles_ignore_padding(subject):
     padded = subject.heldout.tokens.clone()
     for row, last in enumerate(subject.heldout.last.flatten().tolist()):
@@ -331,6 +369,11 @@ def test_agreement_and_shared_errors_by_hand():
     assert (found.value, found.n) == (pytest.approx(0.25), 8)  # 5 of 8 agree; both say A half of the time
     errors = shared_errors(circuit, model)
     assert (errors.value, errors.n) == (0.75, 4)
+    only_a = torch.stack([right[0], wrong[1]]).expand(3, 2, 2)  # always A: right on side 0, wrong on side 1
+    errors = shared_errors(torch.stack([right, only_a[0], wrong]), torch.stack([only_a[0], only_a[0], right]))
+    assert (errors.value, errors.n) == (0.5, 2)
+    errors = shared_errors(wrong.expand(3, 2, 2), torch.stack([wrong, wrong, right]))
+    assert (errors.value, errors.n) == (1.0, 4)
     one_answer = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).expand(4, 2, 2)
     assert agreement(one_answer, one_answer, 0, 50).verdict == "not enough data"
 
@@ -599,6 +642,20 @@ def test_edge_shifts_by_brute_force(subject, circuit):
     less = tuple(e for e in circuit.edges if e != edge)
     expected = float((difference(circuit.edges) - difference(less)).abs().mean())
     assert edge_shifts(subject.model, circuit, [edge], subject.heldout) == [pytest.approx(expected, rel=1e-4)]
+
+
+def test_minimality_is_corrected_for_the_number_of_edges(subject, circuit, monkeypatch):
+    """Of 40 draws one is as large as the second edge's shift: p = 1/41 and 2/41, and 0.05 / 2 lies between."""
+    drawn = iter([2.0] + [1.0] * 39)
+
+    def shifts(model, inflated, edges, pairs) -> list[float]:
+        return [3.0, 2.0] if len(edges) == 2 else [next(drawn)]
+
+    monkeypatch.setattr("circuits.critique.hypotheses.edge_shifts", shifts)
+    two = with_edges(circuit, circuit.edges[:2])
+    found = minimality_test(subject.model, two, subject.heldout, n_draws=40, alpha=0.05, seed=0)
+    assert (found.value, found.n, next(drawn, None)) == (0.5, 2, None)
+    assert found.detail["edges_not_needed"] == [f"{two.edges[1].source} -> {two.edges[1].target}"]
 
 
 def test_minimality_test_asks_for_enough_draws(subject, circuit):
