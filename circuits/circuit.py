@@ -148,10 +148,14 @@ class Circuit:
     def answers(self, model: Transformer, pairs: PairSet, kind: Kind = "node", batch_size: int = 64) -> Tensor:
         """Calibrated answer logits, `[n, side, answer]` float32.
 
+        A node circuit runs in its compact form, which sees no hooks attached to the model; use `attached` to add some.
+
         Args:
             kind: "node" (the headline) or "edge".
             batch_size: pairs per pass.
         """
+        if kind == "node":  # the compact form equals the masked pass (circuits.compact), in a fraction of its time
+            return self.calibration.apply(self.compile(model).answers(pairs, batch_size))
         with self.attached(model, kind):
             return self.calibration.apply(pair_answers(model, pairs, batch_size))
 
