@@ -1,0 +1,56 @@
+"""A head that tells whether a token occurred, by a threshold that its sink sets.
+
+The head's key is large at a single quote and 0 elsewhere, its query and its value are constants (biases). Without a quote
+the sink takes nearly all of the attention and the head writes nothing; with one, the quote takes it from the sink and the
+head writes its constant value. Query and value are what they are on average, so they are no nodes of the circuit: the
+pattern alone carries the signal, from read to key to write.
+"""
+
+from dataclasses import replace
+
+import torch
+from shared_detector import clear_channel_
+from string_closing import FIRST_WORD, IS_SINGLE, MARGIN, SINGLE, string_closing_model, string_pairs
+
+from circuits.tasks.pairs import PairSet
+from sparsetrain.model import Transformer
+
+SEEN, NOT_SEEN = 5, 6  # answers
+QK, V, ANSWER = 12, 13, 6
+HEAD, SINK = 3, 6.0
+NODES = {
+    "blocks.1.attn.hook_in": (IS_SINGLE,),
+    "blocks.1.attn.hook_k": (QK,),
+    "blocks.1.attn.hook_out": (ANSWER,),
+}
+EDGES = {(f"blocks.1.attn.hook_in:{IS_SINGLE}", f"blocks.1.attn.hook_k:{QK}")}
+
+
+@torch.no_grad()
+def sink_model() -> Transformer:
+    """The planted model."""
+    model = string_closing_model()
+    clear_channel_(model, ANSWER)
+    attn = model.blocks[1].attn
+    for linear in (attn.W_q, attn.W_k, attn.W_v):
+        linear.weight[12:16] = 0
+    attn.W_o.weight[:, 12:16] = 0
+    attn.W_q.bias[QK] = 4
+    attn.W_k.weight[QK, IS_SINGLE] = 4
+    attn.sink[HEAD] = SINK
+    attn.W_v.bias[V] = 4
+    attn.W_o.weight[ANSWER, V] = 1
+    model.unembed.weight[SEEN, ANSWER], model.unembed.weight[NOT_SEEN, ANSWER] = 1.0, -1.0
+    pairs = sink_pairs(64, seed=99)
+    logits = model(pairs.tokens.flatten(0, 1), pairs.last.flatten()).unflatten(0, (-1, 2))
+    difference = logits[..., SEEN] - logits[..., NOT_SEEN]
+    model.unembed.weight[[SEEN, NOT_SEEN]] *= MARGIN / float((difference[:, 0] - difference[:, 1]).mean() / 2)
+    return model
+
+
+def sink_pairs(n: int, seed: int) -> PairSet:
+    """A single quote somewhere -> SEEN, a word in its place -> NOT_SEEN."""
+    pairs = string_pairs(n, seed, answers=(SEEN, NOT_SEEN))
+    tokens = pairs.tokens.clone()
+    tokens[:, 1] = torch.where(pairs.tokens[:, 0] == SINGLE, FIRST_WORD, pairs.tokens[:, 0])
+    return replace(pairs, tokens=tokens)
