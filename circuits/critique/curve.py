@@ -72,7 +72,7 @@ def edge_diffs(subject: Subject, ranks: Mapping[str, Tensor], n_edges: int) -> T
         for name, axis in ((join.source, 0), (join.target, 1)):
             touched[name] |= mask.any(axis)
             bare[name] &= ~weight.any(axis)
-    keep = space.join(touched) | space.join(bare) & (n_edges > 0)
+    keep = space.join(touched) | space.join(bare)
     means = subject.means.to(device)
     with edge_weights(model, space, masks, means) as extra:
         answers = hooked_answers(model, subject.heldout, ablation_hooks(space, keep.to(device), means), extra)
