@@ -1,0 +1,129 @@
+"""Rankings of nodes to compare learned pruning with: each with the same bisection, clean-up and calibration after it.
+
+1. A ranking is a score per node. m is the logit difference of a prompt (right minus wrong answer), of the full model.
+2. Gradient: `circuits.prune.attribution`, |dm/da x (a - mean)|.
+3. Integrated gradients: the same gradient averaged while one hook point moves from its mean to what it is.
+4. Random: uniform numbers.
+5. `circuit_by_ranking` turns scores into a circuit as the learned search does with its masks.
+
+Source: Sundararajan et al. 2017 (integrated gradients); Hanna et al. 2024 for their use on activations.
+"""
+
+import torch
+from torch import Tensor
+
+from circuits.masks import NodeSpace
+from circuits.prune import PruneConfig, Pruned, Run, Search, attribution, frozen, run_answers
+from circuits.tasks.loss import Calibration, logit_diff
+from circuits.tasks.pairs import PairSet
+from sparsetrain.hooks import HookFn, HookPoint, hooked, record
+from sparsetrain.model import Transformer
+
+__all__ = ["attribution", "circuit_by_ranking", "integrated_effects", "integrated_gradients", "random_scores"]
+
+
+def random_scores(n_nodes: int, seed: int) -> Tensor:
+    """A ranking that knows nothing: float `[n_nodes]`, uniform in [0, 1)."""
+    return torch.rand(n_nodes, generator=torch.Generator().manual_seed(seed))
+
+
+def integrated_gradients(
+    model: Transformer, space: NodeSpace, means: Tensor, pairs: PairSet, n_steps: int, max_rows: int
+) -> Tensor:
+    """Mean over prompts of the absolute `integrated_effects`: float `[n_nodes]`, logits."""
+    return integrated_effects(model, space, means, pairs, n_steps, max_rows).abs().mean(0)
+
+
+def integrated_effects(
+    model: Transformer, space: NodeSpace, means: Tensor, pairs: PairSet, n_steps: int, max_rows: int
+) -> Tensor:
+    """What each node adds to each prompt's logit difference, hook point by hook point.
+
+    effect_c = sum over positions of (a_c - mean_c) x average over t in (0, 1) of dm/da_c at mean + t (a - mean), where the
+    whole hook point moves and everything behind it is computed anew; midpoint rule. Without AbsTopK the effects of one
+    hook point sum to m - m with that point at its mean; where AbsTopK changes its survivors on the way m jumps, and a
+    gradient does not see the jump.
+
+    Args:
+        means: `[n_nodes]`.
+        n_steps: points on the way.
+        max_rows: prompts per pass.
+
+    Returns:
+        float32 `[prompt, n_nodes]` in logits, prompts as "(pair side)".
+
+    Raises:
+        ValueError: n_steps below 1.
+    """
+    if n_steps < 1:
+        raise ValueError(f"n_steps={n_steps} must be at least 1")
+    means_at = space.split(means.to(next(model.parameters()).device))
+    step = max(1, max_rows // 2)
+    parts = []
+    for start in range(0, len(pairs), step):
+        batch = pairs.batch(slice(start, start + step))
+        # Columns behind every last token are cut off here as `run_answers` does.
+        tokens = batch.tokens[..., : int(batch.last.max()) + 1].flatten(0, 1).to(next(model.parameters()).device)
+        with torch.no_grad():
+            _, full = record(model, tokens, space.names)
+        effects = {}
+        for name in space.names:
+            change, total = full[name] - means_at[name], torch.zeros_like(full[name])
+            for i in range(n_steps):
+                at = (means_at[name] + (i + 0.5) / n_steps * change).requires_grad_()
+                with frozen(model), torch.enable_grad(), hooked(model, {name: _put(at)}):
+                    m = logit_diff(run_answers(model, [batch])[0]) * 2 * len(batch)
+                    total += torch.autograd.grad(m, at)[0]
+            effects[name] = (change * total / n_steps).sum(1)
+        parts.append(space.join(effects).cpu())
+    return torch.cat(parts)
+
+
+def _put(value: Tensor) -> HookFn:
+    def put(x: Tensor, point: HookPoint) -> Tensor:
+        return value
+
+    return put
+
+
+@torch.no_grad()
+def circuit_by_ranking(
+    model: Transformer,
+    space: NodeSpace,
+    means: Tensor,
+    run: Run,
+    scores: Tensor,
+    target: float,
+    config: PruneConfig,
+) -> Pruned:
+    """The circuit that a ranking gives: shortest prefix that meets the target, then clean-up and calibration.
+
+    Args:
+        means: `[n_nodes]`, what deleted nodes emit.
+        run: its validation pairs are bisected and calibrated on, as in the learned search; its training pairs are
+            those to take scores from.
+        scores: float `[n_nodes]`, larger is more important.
+        target: calibrated task loss to meet on the validation pairs, nats.
+        config: `n_screen`, `screen_slack`, `clean_rounds`, `max_rows` and, for the first length tried,
+            `candidate_share`.
+
+    Raises:
+        ValueError: not one score per node.
+    """
+    if scores.shape != (space.n_nodes,):
+        raise ValueError(f"scores of shape {list(scores.shape)}; the model has {space.n_nodes} nodes")
+    looking = Search(model, space, means, [run], target, config)
+    guess = max(1, round(config.candidate_share * space.n_nodes))
+    (ranked,) = looking.bisect([scores.argsort(descending=True, stable=True)], [guess])
+    keep, rise = ranked, torch.zeros(space.n_nodes)
+    if float(looking.loss(ranked[None], [0])[0]) <= target:
+        keep, rise = looking.clean(0, ranked)
+    loss, calibration = looking.loss(keep[None], [0])
+    return Pruned(
+        keep=keep,
+        loss=float(loss[0]),
+        reached=float(loss[0]) <= target,
+        calibration=Calibration(scale=calibration.scale[0], shift=calibration.shift[0]),
+        n_ranked=int(ranked.sum()),
+        removal_loss=rise,
+    )
