@@ -14,7 +14,7 @@ from sparsetrain.entry import entry
 from sparsetrain.report import save_report
 from sparsetrain.report.render import render
 from sparsetrain.report.sections import VIEWS
-from sparsetrain.run import MEANS_SOURCE, log_to_wandb, means_windows, train
+from sparsetrain.run import MEANS_SOURCE, log_to_wandb, text_windows, train
 
 
 @entry(TrainRun, "train", new_run=True)
@@ -31,7 +31,7 @@ def main(config: TrainRun, run_dir: Path) -> float | None:
                 done.export,
                 run_dir,
                 config.circuits,
-                lambda: means_windows(done.corpus, config, config.circuits.n_means_windows),
+                lambda: text_windows(done.corpus, config, "means", config.circuits.n_means_windows),
                 windows_source=MEANS_SOURCE,
                 on_task=lambda name, result: print(describe_task(name, result)),
                 progress=config.trainer.progress,

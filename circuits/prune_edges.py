@@ -21,7 +21,6 @@ from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import hooked
 from sparsetrain.model import Transformer
 
-
 MAX_SINGLES = 16  # ours: a pass per edge and over all pairs is what takes the time
 
 

@@ -3,19 +3,23 @@
 Used by train.py at the end of a training and by scripts/find_circuits.py on any finished run.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from circuits.find import FindConfig, find_circuits
+from circuits.card import CardConfig, CardInputs, report_card
+from circuits.circuit import Circuit
+from circuits.find import FindConfig, Pairs, find_circuits
 from circuits.means import Means, measure_means
-from circuits.tasks import TASKS, get_task
-from sparsetrain.checkpoint import load_model, read_meta
+from circuits.tasks import TASKS, PairSet, build_pairs, get_task
+from sparsetrain.checkpoint import load_model, read_meta, sha256, write_atomic
 from sparsetrain.data.tokenizer import Tokenizer
+from sparsetrain.report import value_of
 from sparsetrain.run import RunConfig
 
 
@@ -80,9 +84,8 @@ def run_circuits(
     if means is None or means.weights_sha256 != weights_sha256:
         means = measure_means(model, windows(), source=windows_source, weights_sha256=weights_sha256)
         means.save(path)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     names = config.names()
-    with Progress(*columns, disable=not progress, transient=True) as bar:
+    with progress_bar(progress) as bar:
         tasks = bar.add_task("circuits", total=len(names))
         stage_bar = bar.add_task("", total=None)
 
@@ -106,12 +109,108 @@ def run_circuits(
         )
 
 
+def progress_bar(shown: bool) -> Progress:
+    """A bar per task and one per stage of it, on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, disable=not shown, transient=True)
+
+
+def run_cards(
+    export: Path,
+    run_dir: Path,
+    tasks: list[dict[str, Any]],
+    names: Sequence[str],
+    find: FindConfig,
+    card: CardConfig,
+    windows: torch.Tensor,
+    *,
+    on_card: Callable[[str, list[dict[str, Any]]], None] | None = None,
+    progress: bool = True,
+) -> None:
+    """Puts a report card into the best circuit of every task that has one; a card made before is read from disk.
+
+    Args:
+        export: folder of the model.
+        run_dir: the run, whose circuits are loaded.
+        tasks: the report's `circuits.tasks`; a circuit is judged beside all of these that the model solves.
+        names: tasks to judge; those with status `circuit` get `circuits[0]["card"]`.
+        find: the search's settings, for its pairs.
+        card: thresholds and sizes.
+        windows: int64 `[n, n_ctx]`, pretraining text that the means were not taken from.
+        on_card: called with (task, card) as each is done.
+        progress: draw a progress bar on stderr.
+    """
+    model = load_model(export)
+    means = Means.load(run_dir / "circuits" / "means.safetensors")
+    pairs = _Evidence(Tokenizer.load(export / "tokenizer.json"), find)
+    solved = [task["task"] for task in tasks if task["gate"]["passed"] and task["status"] != "bigram"]
+    judged = [task for task in tasks if task["task"] in names and task["status"] == "circuit"]
+    with progress_bar(progress) as bar:
+        done = bar.add_task("report cards", total=len(judged))
+        criteria = bar.add_task("", total=None)
+        for task in judged:
+            name, best = task["task"], task["circuits"][0]
+
+            def on_criterion(criterion: str, i: int, total: int, name: str = name) -> None:
+                bar.update(criteria, description=f"  {name}: {criterion}", completed=i, total=total)
+
+            seeds = [Circuit.load(run_dir / entry["path"]) for entry in task["circuits"]]
+            path = run_dir / "circuits" / name / "card.json"
+            key = {"card": asdict(card), "circuit": sha256(run_dir / best["path"]), "others": solved}
+            saved = json.loads(path.read_text()) if path.is_file() else {}
+            if saved.get("key") != key:
+                twin = task.get("nonsense_twin")
+                evidence = CardInputs(
+                    fit=pairs.of(name).fit,
+                    heldout=pairs.of(name).heldout,
+                    alive=means.alive,
+                    shifted=pairs.shifted(name),
+                    windows=windows,
+                    others={other: (pairs.of(other).fit, pairs.of(other).heldout) for other in solved if other != name},
+                    seeds=seeds,
+                    twin_n_edges=[value_of(twin["n_edges"])] if twin else [],
+                )
+                saved = {"key": key, "card": report_card(model, seeds[0], evidence, card, on_criterion)}
+                write_atomic(path, (json.dumps(saved, indent=1) + "\n").encode())
+            best["card"] = saved["card"]
+            bar.advance(done)
+            if on_card is not None:
+                on_card(name, best["card"])
+
+
+class _Evidence:
+    """The pairs of tasks, built once each."""
+
+    def __init__(self, tokenizer: Tokenizer, find: FindConfig) -> None:
+        self.tokenizer, self.find = tokenizer, find
+        self.built: dict[str, Pairs] = {}
+
+    def of(self, task: str) -> Pairs:
+        if task not in self.built:
+            self.built[task] = Pairs.build(task, self.tokenizer, self.find)
+        return self.built[task]
+
+    def shifted(self, task: str) -> PairSet:
+        """Held-out in names and longer: prompts of up to twice the search's length."""
+        find = self.find
+        return build_pairs(
+            task, self.tokenizer, "shifted", find.n_heldout, find.pair_seed, max_tokens=2 * find.max_tokens
+        )
+
+
 def merge_tasks(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
-    """The new section, with the tasks of an old one that were not searched again, in the order they first came."""
+    """The new section, with the tasks of an old one that were not searched again, in the order they first came.
+
+    A circuit found again as it was keeps its report card.
+    """
     if old is None:
         return new
-    done = {task["task"]: task for task in old["tasks"]} | {task["task"]: task for task in new["tasks"]}
-    return {**new, "tasks": list(done.values())}
+    before = {task["task"]: task for task in old["tasks"]}
+    for task in new["tasks"]:
+        for circuit, same in zip(task["circuits"], before.get(task["task"], {}).get("circuits", []), strict=False):
+            if "card" in same and circuit == {name: value for name, value in same.items() if name != "card"}:
+                circuit["card"] = same["card"]
+    return {**new, "tasks": list((before | {task["task"]: task for task in new["tasks"]}).values())}
 
 
 def describe_task(name: str, result: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from sparsetrain.checkpoint import latest_export, load_model
 from sparsetrain.data import prepare_corpus
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import entry, load_run, prompt_text, require
-from sparsetrain.run import RunConfig, cache_dir, means_windows
+from sparsetrain.run import RunConfig, cache_dir, text_windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def main(config: AblateRun, run_dir: Path) -> None:
     elif config.mode == "resample":
         trained = load_run(RunConfig, run)
         corpus = prepare_corpus(trained.data, cache_dir(trained))
-        windows = means_windows(corpus, trained, config.n_windows)
+        windows = text_windows(corpus, trained, "means", config.n_windows)
     elif config.mode == "patch":
         patch = encode(require("patch", config.patch))
     nodes = [config.nodes] if isinstance(config.nodes, str) else config.nodes

@@ -2,6 +2,7 @@
 
     python scripts/find_circuits.py run=runs/quickstart/<stamp> task=all
     python scripts/find_circuits.py run=... task=bracket_counting circuits.find.seeds='[0,1,2]'
+    python scripts/find_circuits.py run=... task=with_as card=full      # judge the circuit: all criteria, minutes
 
 A task that this run's folder already holds, with the same settings, is not searched again.
 """
@@ -9,16 +10,21 @@ A task that this run's folder already holds, with the same settings, is not sear
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
+from circuits.card import PRESETS
 from circuits.sections import VIEWS as CIRCUIT_VIEWS
-from circuits.stage import CircuitsConfig, describe_task, merge_tasks, run_circuits
+from circuits.sections.card import summary
+from circuits.stage import CircuitsConfig, describe_task, merge_tasks, run_cards, run_circuits
 from sparsetrain.checkpoint import latest_export
 from sparsetrain.data import prepare_corpus
 from sparsetrain.entry import entry, load_run, require
 from sparsetrain.report import load_report, number, save_report
 from sparsetrain.report.render import render
 from sparsetrain.report.sections import VIEWS
-from sparsetrain.run import MEANS_SOURCE, RunConfig, cache_dir, means_windows
+from sparsetrain.run import MEANS_SOURCE, RunConfig, cache_dir, text_windows
+
+N_CARD_WINDOWS = 64  # ours: windows of validation text for the criteria that need pretraining text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,8 @@ class FindCircuitsRun:
     """Folder of a finished run."""
     task: str = ""
     """A task's name, several with commas, or `all`; empty: those of circuits.tasks."""
+    card: Literal["none", "quick", "full"] = "none"
+    """Report card of every task's best circuit: the same criteria and thresholds, fewer draws in `quick`."""
     circuits: CircuitsConfig = field(default_factory=CircuitsConfig)
     progress: bool = True
 
@@ -43,20 +51,32 @@ def main(config: FindCircuitsRun, run_dir: Path) -> None:
     trained = load_run(RunConfig, run)
     started = time.perf_counter()
 
-    def windows():
+    def windows(split: str, n: int):
         corpus = prepare_corpus(trained.data, cache_dir(trained), progress=config.progress)
-        return means_windows(corpus, trained, circuits.n_means_windows)
+        return text_windows(corpus, trained, split, n)
 
     section = run_circuits(
         export,
         run,
         circuits,
-        windows,
+        lambda: windows("means", circuits.n_means_windows),
         windows_source=MEANS_SOURCE,
         on_task=lambda name, result: print(describe_task(name, result)),
         progress=config.progress,
     )
     report["circuits"] = merge_tasks(report.get("circuits"), section)
+    if config.card != "none":
+        run_cards(
+            export,
+            run,
+            report["circuits"]["tasks"],
+            circuits.names(),
+            circuits.find,
+            PRESETS[config.card],
+            windows("val", N_CARD_WINDOWS),
+            on_card=lambda name, card: print(f"{name}: {summary(card)}"),
+            progress=config.progress,
+        )
     seconds = number(time.perf_counter() - started, "s", "measured")
     report["stages"].append({"name": f"find_circuits {config.task}".strip(), "seconds": seconds})
     save_report(report, run / "report.json")

@@ -328,9 +328,9 @@ def describe_training(
     }
 
 
-def means_windows(corpus: Corpus, config: RunConfig, n_windows: int) -> torch.Tensor:
-    """Token windows `[n_windows, n_ctx]` of the split that is kept for mean activations alone, in the training mixture."""
-    stream = TokenStream(corpus, "means", config.model.n_ctx, n_windows, seed=0)
+def text_windows(corpus: Corpus, config: RunConfig, split: str, n_windows: int) -> torch.Tensor:
+    """Token windows `[n_windows, n_ctx]` of a split in the training mixture: `means` is kept for mean activations alone."""
+    stream = TokenStream(corpus, split, config.model.n_ctx, n_windows, seed=0)
     return torch.from_numpy(stream.batch(0)[:, :-1])
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from circuits.sections.card import card_blocks
 from circuits.sections.graph import visible, widget
 from circuits.sections.words import MAX_EDGES, program
 from sparsetrain.report import value_of
@@ -271,6 +272,8 @@ def _circuit(task: Mapping[str, Any], circuit: Mapping[str, Any], target: float 
         else:
             blocks.append(Text(text=f"More than {MAX_EDGES} edges: too many for a program in words.", tone="note"))
     blocks += _controls(task, circuit, target)
+    if circuit.get("card"):
+        blocks += card_blocks(circuit["card"])
     calibration = circuit.get("calibration")
     if calibration:
         shift = calibration.get("shift")
