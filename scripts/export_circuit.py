@@ -29,7 +29,7 @@ class ExportCircuitRun:
             raise ValueError(f"format={self.format!r} is unknown; allowed: {', '.join(FORMATS)}")
 
 
-@entry(ExportCircuitRun, "report")
+@entry(ExportCircuitRun, "export_circuit")
 def main(config: ExportCircuitRun, run_dir: Path) -> None:
     """Writes the file and prints its path."""
     run = Path(require("run", config.run))

@@ -186,7 +186,7 @@ class VerifyRun:
     """Also search again for nonsense twins, whose circuits are in no file."""
 
 
-@entry(VerifyRun, "report")
+@entry(VerifyRun, "verify_report")
 def main(config: VerifyRun, run_dir: Path) -> None:
     """Prints the table, the share of recomputable numbers and what is wrong."""
     run = Path(require("run", config.run))
