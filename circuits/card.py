@@ -674,7 +674,14 @@ def report_card(
         threshold = getattr(config, criterion.limit)
         n_least = 1 if criterion.needs is None else getattr(config, criterion.needs)
         value = number(
-            found.value, found.unit, "measured", n=found.n, lo=found.lo, hi=found.hi, seed=config.seed, note=found.note or None
+            found.value,
+            found.unit,
+            "measured",
+            n=found.n,
+            lo=found.lo,
+            hi=found.hi,
+            seed=config.seed,
+            note=found.note or None,
         )
         entries.append(
             {
