@@ -1,0 +1,89 @@
+"""Report cards of a run: made once, read again from disk, kept when the report is put together anew."""
+
+from dataclasses import replace
+from json import dumps
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from circuits import stage
+from circuits.card import CRITERIA, PRESETS
+from circuits.find import FindConfig
+from circuits.prune import PruneConfig
+from circuits.stage import CircuitsConfig, merge_tasks, run_cards, run_circuits
+from circuits.tasks import TASKS
+from circuits.tasks.pools import pool
+from sparsetrain.checkpoint import export_model
+from sparsetrain.data.tokenizer import train_tokenizer
+
+FIND = FindConfig(
+    gate=False,
+    seeds=(0,),
+    n_train=8,
+    n_fit=4,
+    n_val=4,
+    n_heldout=4,
+    n_random=3,
+    n_random_pairs=4,
+    n_random_necessity=2,
+    n_boot=10,
+    max_tokens=40,
+    prune=PruneConfig(n_steps=4, n_pairs=4, n_screen=2, clean_rounds=1),
+)
+CARD = replace(
+    PRESETS["quick"],
+    n_pairs=4,
+    n_random=3,
+    n_random_pairs=4,
+    n_random_necessity=2,
+    n_subsets=2,
+    n_singles=2,
+    n_partial=1,
+)
+
+
+@pytest.fixture
+def export(make_model, tmp_path: Path) -> Path:
+    rng, names = Random(0), pool("train")
+    pairs = [task.generate(rng, names) for task in TASKS.values() for _ in range(40)]
+    texts = [s.prompt + s.hinge + s.answer + s.continuation for pair in pairs for s in (pair.positive, pair.negative)]
+    words = " is when not the and of to this that return import None raise from or it on at be are by can but you all\n"
+    tokenizer = train_tokenizer([*texts, *[words] * 20], 500)
+    model = make_model(d_vocab=tokenizer.d_vocab, d_model=16, d_head=4, n_ctx=96).eval().requires_grad_(False)
+    return export_model(model, tmp_path / "export" / "step_1", tokenizer.to_json(), {})
+
+
+def test_cards_are_made_once_and_kept(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = torch.randint(400, (4, 24), generator=torch.Generator().manual_seed(0))
+    config = CircuitsConfig(tasks=("var_if", "with_as"), n_means_windows=4, find=FIND)
+
+    def search() -> dict:
+        section = run_circuits(export, tmp_path, config, lambda: windows, windows_source="noise", progress=False)
+        for task in section["tasks"]:  # an untrained model passes no gate; take its circuits as if it had
+            task["status"] = "circuit"
+        return section
+
+    def judge(section: dict, names: list[str]) -> None:
+        run_cards(export, tmp_path, section["tasks"], names, FIND, CARD, windows, progress=False)
+
+    section = search()
+    judge(section, ["var_if"])
+    first, second = (task["circuits"][0] for task in section["tasks"])
+    assert [entry["name"] for entry in first["card"]] == [criterion.name for criterion in CRITERIA]
+    assert "card" not in second, "only the tasks named are judged"
+    dumps(section)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the card lies on disk")
+
+    monkeypatch.setattr(stage, "report_card", refuse)
+    again = search()
+    judge(again, ["var_if"])
+    assert again["tasks"][0]["circuits"][0]["card"] == first["card"]
+
+    unjudged = search()
+    assert "card" not in unjudged["tasks"][0]["circuits"][0]
+    merged = merge_tasks(section, unjudged)
+    assert merged["tasks"][0]["circuits"][0]["card"] == first["card"], "the same circuit keeps its card"
