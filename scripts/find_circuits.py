@@ -34,7 +34,7 @@ class FindCircuitsRun:
     run: str = ""
     """Folder of a finished run."""
     task: str = ""
-    """A task's name, several with commas, or `all`; empty: those of circuits.tasks."""
+    """A task's name, several as 'task="a,b"', or `all`; empty: those of circuits.tasks."""
     card: Literal["none", "quick", "full"] = "none"
     """Report card of every task's best circuit: the same criteria and thresholds, fewer draws in `quick`."""
     circuits: CircuitsConfig = field(default_factory=CircuitsConfig)
