@@ -10,7 +10,6 @@
 Two presets: `quick` (seconds on a small model) and `full`. They share all thresholds and differ in draws and pairs.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -658,8 +657,7 @@ def report_card(
 
     Returns:
         One entry of plain JSON data per criterion, in the order of `CRITERIA`: `name group question core value (a
-        number: value, unit, interval, n, note) threshold ({sense, value}) verdict detail seconds`. Seconds of work that
-        several criteria share are counted at the first of them.
+        number: value, unit, interval, n, note) threshold ({sense, value}) verdict detail`.
 
     Raises:
         ValueError: a circuit of another model.
@@ -669,14 +667,12 @@ def report_card(
     for i, criterion in enumerate(CRITERIA):
         if progress is not None:
             progress(criterion.name, i, len(CRITERIA))
-        start = time.perf_counter()
         found = criterion.measure(case)
         threshold = getattr(config, criterion.limit)
         n_least = 1 if criterion.needs is None else getattr(config, criterion.needs)
         value = number(
             found.value,
             found.unit,
-            "measured",
             n=found.n,
             lo=found.lo,
             hi=found.hi,
@@ -693,7 +689,6 @@ def report_card(
                 "threshold": {"sense": criterion.sense, "value": threshold},
                 "verdict": judge(found, criterion.sense, threshold, n_least),
                 "detail": dict(found.detail),
-                "seconds": number(time.perf_counter() - start, "s", "measured"),
             }
         )
     return entries

@@ -48,6 +48,8 @@ from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.model import Transformer
 from sparsetrain.report import number
 
+TWIN = "nonsense_twin"
+"""Folder of its circuit, and its key in a task's entry of the report."""
 RANDOM_NOTE = (
     "same number of nodes at every hook point, drawn from channels alive in pretraining text; same calibration"
 )
@@ -148,8 +150,8 @@ def find_circuits(
     """Finds the circuits of several tasks; a task done before (same config, same weights) is read from disk.
 
     Args:
-        out_dir: gets `<task>/circuit.json`, `circuit.safetensors` (the smallest circuit), `seed_<n>/` (the others) and
-            `result.json`.
+        out_dir: gets `<task>/circuit.json`, `circuit.safetensors` (the smallest circuit), `seed_<n>/` (the others),
+            `nonsense_twin/` and `result.json`.
         on_task: called with (task, result) as each task is done.
         progress: called with (task, stage, done, total).
 
@@ -242,11 +244,11 @@ def find_in_pairs(
     space = NodeSpace.of(model)
     if space != means.space:
         raise ValueError(f"the means are of a model with {means.space.n_nodes} nodes, this one has {space.n_nodes}")
-    return _Finder(model, name, description, pairs, twin, means, config, token, out_dir, progress).run()
+    return Finder(model, name, description, pairs, twin, means, config, token, out_dir, progress).run()
 
 
-class _Finder:
-    """One task's search; holds what its steps share."""
+class Finder:
+    """One task's search; holds what its steps share. `scripts/verify_report.py` puts saved circuits in its place."""
 
     def __init__(
         self,
@@ -342,7 +344,9 @@ class _Finder:
             "core_nodes": sorted(core, key=self.space.number),
         }
         if self.twin is not None:
-            result["nonsense_twin"] = self._twin(pruned[-1], self.twin)
+            result[TWIN] = self._twin(pruned[-1], self.twin)
+            if pruned[-1].reached and self.folder is not None:
+                self._circuit(self.config.seeds[0], pruned[-1]).save(self.folder / TWIN)
 
     def _path(self, name: str) -> str:
         return "/".join(["circuits", self.name, *([] if name == "." else [name]), "circuit.json"])
@@ -494,16 +498,21 @@ class _Finder:
         }
 
     def _twin(self, pruned: Pruned, twin: Pairs) -> dict[str, Any]:
-        """The nonsense twin's entry: how large a circuit for unrelated answers the same search finds."""
+        """The nonsense twin's entry: how large a circuit for unrelated answers the same search finds.
+
+        What misses the target is in no file (it may be most of the model), so its loss is marked as measured.
+        """
         answers = masked_answers(self.model, self.space, pruned.keep[None], self.values, [twin.heldout], self.max_rows)
-        loss = task_loss(pruned.calibration.apply(answers[0]))
+        loss = float(task_loss(pruned.calibration.apply(answers[0])))
         words = [side.answer for side in (twin.heldout.texts[0].positive, twin.heldout.texts[0].negative)]
         size = pruned.keep if pruned.reached else None
+        status = "recomputable" if pruned.reached else "measured"
         return {
+            "path": self._path(TWIN) if pruned.reached else "",
             "reached": pruned.reached,
-            "n_nodes": number(None if size is None else int(size.sum()), "nodes"),
-            "n_edges": number(None if size is None else count_edges(self.model, self.space, size), "edges"),
-            "task_loss": number(float(loss), "nats", n=len(twin.heldout)),
+            "n_nodes": number(None if size is None else int(size.sum()), "nodes", status),
+            "n_edges": number(None if size is None else count_edges(self.model, self.space, size), "edges", status),
+            "task_loss": number(loss, "nats", status, n=len(twin.heldout)),
             "note": f"answers {words[0]!r} and {words[1]!r}, same prompts, same search",
         }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from safetensors.torch import load_file, save_file
 
 from circuits.card import CardConfig, CardInputs, report_card
 from circuits.circuit import Circuit
@@ -21,6 +22,9 @@ from sparsetrain.checkpoint import load_model, read_meta, sha256, write_atomic
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.report import value_of
 from sparsetrain.run import RunConfig
+
+CARD_WINDOWS = "card_windows.safetensors"
+"""In a run's `circuits/`: the pretraining text that its report cards were made with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +135,8 @@ def run_cards(
 
     Args:
         export: folder of the model.
-        run_dir: the run, whose circuits are loaded.
+        run_dir: the run, whose circuits are loaded; gets `circuits/card_windows.safetensors` and
+            `circuits/<task>/card.json`.
         tasks: the report's `circuits.tasks`; a circuit is judged beside all of these that the model solves.
         names: tasks to judge; those with status `circuit` get `circuits[0]["card"]`.
         find: the search's settings, for its pairs.
@@ -140,10 +145,8 @@ def run_cards(
         on_card: called with (task, card) as each is done.
         progress: draw a progress bar on stderr.
     """
-    model = load_model(export)
-    means = Means.load(run_dir / "circuits" / "means.safetensors")
-    pairs = _Evidence(Tokenizer.load(export / "tokenizer.json"), find)
-    solved = [task["task"] for task in tasks if task["gate"]["passed"] and task["status"] != "bigram"]
+    save_file({"windows": windows.contiguous()}, run_dir / "circuits" / CARD_WINDOWS)
+    judge = Judge(export, run_dir, tasks, find)
     judged = [task for task in tasks if task["task"] in names and task["status"] == "circuit"]
     with progress_bar(progress) as bar:
         done = bar.add_task("report cards", total=len(judged))
@@ -154,28 +157,63 @@ def run_cards(
             def on_criterion(criterion: str, i: int, total: int, name: str = name) -> None:
                 bar.update(criteria, description=f"  {name}: {criterion}", completed=i, total=total)
 
-            seeds = [Circuit.load(run_dir / entry["path"]) for entry in task["circuits"]]
             path = run_dir / "circuits" / name / "card.json"
-            key = {"card": asdict(card), "circuit": sha256(run_dir / best["path"]), "others": solved}
+            settings = {"card": asdict(card), "find": asdict(find), "solved": judge.solved}
+            key = json.loads(json.dumps({**settings, "circuit": sha256(run_dir / best["path"])}))
             saved = json.loads(path.read_text()) if path.is_file() else {}
             if saved.get("key") != key:
-                twin = task.get("nonsense_twin")
-                evidence = CardInputs(
-                    fit=pairs.of(name).fit,
-                    heldout=pairs.of(name).heldout,
-                    alive=means.alive,
-                    shifted=pairs.shifted(name),
-                    windows=windows,
-                    others={other: (pairs.of(other).fit, pairs.of(other).heldout) for other in solved if other != name},
-                    seeds=seeds,
-                    twin_n_edges=[value_of(twin["n_edges"])] if twin else [],
-                )
-                saved = {"key": key, "card": report_card(model, seeds[0], evidence, card, on_criterion)}
+                saved = {"key": key, "card": judge.card(task, card, on_criterion)}
                 write_atomic(path, (json.dumps(saved, indent=1) + "\n").encode())
             best["card"] = saved["card"]
             bar.advance(done)
             if on_card is not None:
                 on_card(name, best["card"])
+
+
+class Judge:
+    """Report cards of a run from its saved files: weights, means, circuits and windows of text.
+
+    Args:
+        export: folder of the model.
+        run_dir: the run.
+        tasks: the report's `circuits.tasks`; a circuit is judged beside all of these that the model solves.
+        find: the search's settings, for its pairs.
+        solved: names of the tasks to judge beside; None: those that the model solves now.
+    """
+
+    def __init__(
+        self,
+        export: Path,
+        run_dir: Path,
+        tasks: list[dict[str, Any]],
+        find: FindConfig,
+        solved: Sequence[str] | None = None,
+    ) -> None:
+        now = [task["task"] for task in tasks if task["gate"]["passed"] and task["status"] != "bigram"]
+        self.run_dir, self.solved = run_dir, now if solved is None else list(solved)
+        self.model = load_model(export)
+        self.means = Means.load(run_dir / "circuits" / "means.safetensors")
+        self.windows = load_file(run_dir / "circuits" / CARD_WINDOWS)["windows"]
+        self.pairs = _Evidence(Tokenizer.load(export / "tokenizer.json"), find)
+
+    def card(
+        self, task: dict[str, Any], card: CardConfig, progress: Callable[[str, int, int], None] | None = None
+    ) -> list[dict[str, Any]]:
+        """The report card of a task's best circuit: see `circuits.card.report_card`."""
+        name, pairs = task["task"], self.pairs
+        seeds = [Circuit.load(self.run_dir / entry["path"]) for entry in task["circuits"]]
+        twin = task.get("nonsense_twin")
+        evidence = CardInputs(
+            fit=pairs.of(name).fit,
+            heldout=pairs.of(name).heldout,
+            alive=self.means.alive,
+            shifted=pairs.shifted(name),
+            windows=self.windows,
+            others={other: (pairs.of(other).fit, pairs.of(other).heldout) for other in self.solved if other != name},
+            seeds=seeds,
+            twin_n_edges=[value_of(twin["n_edges"])] if twin else [],
+        )
+        return report_card(self.model, seeds[0], evidence, card, progress)
 
 
 class _Evidence:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from circuits.card import PRESETS
 from circuits.sections import VIEWS as CIRCUIT_VIEWS
 from circuits.sections.card import summary
@@ -50,6 +52,7 @@ def main(config: FindCircuitsRun, run_dir: Path) -> None:
     report = load_report(run / "report.json")
     trained = load_run(RunConfig, run)
     started = time.perf_counter()
+    torch.set_num_threads(report["run"]["n_threads"])  # the same numbers whatever OMP_NUM_THREADS says
 
     def windows(split: str, n: int):
         corpus = prepare_corpus(trained.data, cache_dir(trained), progress=config.progress)
