@@ -170,7 +170,7 @@ def find_circuits(
         if saved.get("key") == key:
             result = saved["result"]
         else:
-            for stale in [*path.parent.glob("circuit.*"), *path.parent.glob("*/circuit.*")]:
+            for stale in [*path.parent.rglob("circuit.*")]:
                 stale.unlink()  # of a search with other settings or weights
             report = None if progress is None else _named(progress, name)
             result = find_circuit(model, name, tokenizer, means, config, out_dir=out_dir, progress=report)
@@ -315,7 +315,7 @@ class Finder:
             runs.append(Run(seed=self.config.seeds[0], train=self.twin.train, val=self.twin.val))
         pruned = search(self.model, self.space, self.values, runs, target, self.config.prune, self.progress)
         found = [
-            (seed, p, self._circuit(seed, p))
+            (seed, p, self.circuit(seed, p))
             for seed, p in zip(self.config.seeds, pruned[: len(self.config.seeds)], strict=True)
             if p.reached
         ]
@@ -330,7 +330,7 @@ class Finder:
             name = "." if i == 0 else f"seed_{circuit.provenance.seed}"
             if self.folder is not None:
                 circuit.save(self.folder / name)
-            entry["path"] = self._path(name)
+            entry["path"] = self.path(name)
             result["circuits"].append(entry)
         if self.config.prune_edges and scored:
             scored[0][1]["edge_circuit"] = self._edge_circuit(scored[0][0], target)
@@ -346,9 +346,10 @@ class Finder:
         if self.twin is not None:
             result[TWIN] = self._twin(pruned[-1], self.twin)
             if pruned[-1].reached and self.folder is not None:
-                self._circuit(self.config.seeds[0], pruned[-1]).save(self.folder / TWIN)
+                self.circuit(self.config.seeds[0], pruned[-1]).save(self.folder / TWIN)
 
-    def _path(self, name: str) -> str:
+    def path(self, name: str) -> str:
+        """A circuit's place in the run's folder."""
         return "/".join(["circuits", self.name, *([] if name == "." else [name]), "circuit.json"])
 
     def _edge_circuit(self, circuit: Circuit, target: float) -> dict[str, Any]:
@@ -369,7 +370,7 @@ class Finder:
             smaller.save(self.folder / "edges")
         ends = {end for edge in pruned.edges for end in (edge.source, edge.target)}
         return {
-            "path": self._path("edges"),
+            "path": self.path("edges"),
             "n_nodes": number(len(ends), "nodes", note="nodes at the end of a kept edge"),
             "n_edges": number(smaller.n_edges, "edges"),
             "reached": pruned.loss <= target,
@@ -391,7 +392,8 @@ class Finder:
             )
         return heldout, calibrated_loss(fit)[1]
 
-    def _circuit(self, seed: int, pruned: Pruned) -> Circuit:
+    def circuit(self, seed: int, pruned: Pruned) -> Circuit:
+        """What a search found, as a circuit with its provenance."""
         return Circuit(
             task=self.name,
             nodes=self.space.nodes(pruned.keep),
@@ -488,6 +490,16 @@ class Finder:
             "ablations": [self._ablation(*entry) for entry in passes],
         }
 
+    def size_and_loss(self, circuit: Circuit, val_loss: float) -> dict[str, Any]:
+        """The numbers of a node circuit that stands beside others."""
+        answers = circuit.answers(self.model, self.pairs.heldout, "node", self.config.batch_size)
+        return {
+            "n_nodes": number(circuit.n_nodes, "nodes"),
+            "n_edges": number(circuit.n_edges, "edges"),
+            "task_loss": self._loss(answers),
+            "val_loss": number(val_loss, "nats", n=self.config.n_val),
+        }
+
     def _ablation(self, name: str, answers: Tensor, calibration: Calibration | None) -> dict[str, Any]:
         calibrated = answers if calibration is None else calibration.apply(answers)
         n = len(self.pairs.heldout)
@@ -508,7 +520,7 @@ class Finder:
         size = pruned.keep if pruned.reached else None
         status = "recomputable" if pruned.reached else "measured"
         return {
-            "path": self._path(TWIN) if pruned.reached else "",
+            "path": self.path(TWIN) if pruned.reached else "",
             "reached": pruned.reached,
             "n_nodes": number(None if size is None else int(size.sum()), "nodes", status),
             "n_edges": number(None if size is None else count_edges(self.model, self.space, size), "edges", status),

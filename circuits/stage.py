@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from circuits.card import CardConfig, CardInputs, report_card
 from circuits.circuit import Circuit
-from circuits.find import FindConfig, Pairs, find_circuits
+from circuits.comparison import baseline_circuits
+from circuits.find import FindConfig, Finder, Pairs, find_circuits
 from circuits.means import Means, measure_means
 from circuits.tasks import TASKS, PairSet, build_pairs, get_task
 from sparsetrain.checkpoint import load_model, read_meta, sha256, write_atomic
@@ -157,17 +158,77 @@ def run_cards(
             def on_criterion(criterion: str, i: int, total: int, name: str = name) -> None:
                 bar.update(criteria, description=f"  {name}: {criterion}", completed=i, total=total)
 
-            path = run_dir / "circuits" / name / "card.json"
             settings = {"card": asdict(card), "find": asdict(find), "solved": judge.solved}
-            key = json.loads(json.dumps({**settings, "circuit": sha256(run_dir / best["path"])}))
-            saved = json.loads(path.read_text()) if path.is_file() else {}
-            if saved.get("key") != key:
-                saved = {"key": key, "card": judge.card(task, card, on_criterion)}
-                write_atomic(path, (json.dumps(saved, indent=1) + "\n").encode())
-            best["card"] = saved["card"]
+            key = {**settings, "circuit": sha256(run_dir / best["path"])}
+            path = run_dir / "circuits" / name / "card.json"
+            best["card"] = _once(path, key, lambda task=task, report=on_criterion: judge.card(task, card, report))
             bar.advance(done)
             if on_card is not None:
                 on_card(name, best["card"])
+
+
+def run_baselines(
+    export: Path,
+    run_dir: Path,
+    tasks: list[dict[str, Any]],
+    names: Sequence[str],
+    find: FindConfig,
+    *,
+    on_task: Callable[[str, list[dict[str, Any]]], None] | None = None,
+    progress: bool = True,
+) -> None:
+    """Puts the circuits of the baselines beside those of learned pruning; found before, they are read from disk.
+
+    Args:
+        export: folder of the model.
+        run_dir: the run; gets `circuits/<task>/baselines/` and `baselines.json`.
+        tasks: the report's `circuits.tasks`.
+        names: tasks to compare; those that the model solves, and the empty circuit does not, get `baselines`.
+        find: the search's settings.
+        on_task: called with (task, entries) as each is done.
+        progress: draw a progress bar on stderr.
+    """
+    model, tokenizer = load_model(export), Tokenizer.load(export / "tokenizer.json")
+    means = Means.load(run_dir / "circuits" / "means.safetensors")
+    compared = [task for task in tasks if task["task"] in names and task["status"] in ("circuit", "no_circuit")]
+    with progress_bar(progress) as bar:
+        done = bar.add_task("baselines", total=len(compared))
+        methods = bar.add_task("", total=None)
+        for task in compared:
+            name = task["task"]
+
+            def on_method(method: str, i: int, total: int, name: str = name) -> None:
+                bar.update(methods, description=f"  {name}: {method}", completed=i, total=total)
+
+            pairs = Pairs.build(name, tokenizer, find)
+            finder = Finder(
+                model,
+                name,
+                task["description"],
+                pairs,
+                None,
+                means,
+                find,
+                tokenizer.token,
+                run_dir / "circuits",
+                on_method,
+            )
+            key = {"find": asdict(find), "weights_sha256": means.weights_sha256}
+            path = run_dir / "circuits" / name / "baselines.json"
+            task["baselines"] = _once(path, key, lambda finder=finder: baseline_circuits(finder))
+            bar.advance(done)
+            if on_task is not None:
+                on_task(name, task["baselines"])
+
+
+def _once(path: Path, key: dict[str, Any], make: Callable[[], Any]) -> Any:
+    """What `make` gave for this key: read from the file where it stands there, else made and written."""
+    plain = json.loads(json.dumps(key))
+    saved = json.loads(path.read_text()) if path.is_file() else {}
+    if saved.get("key") != plain:
+        saved = {"key": plain, "result": json.loads(json.dumps(make()))}
+        write_atomic(path, (json.dumps(saved, indent=1) + "\n").encode())
+    return saved["result"]
 
 
 class Judge:
@@ -239,16 +300,23 @@ class _Evidence:
 def merge_tasks(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
     """The new section, with the tasks of an old one that were not searched again, in the order they first came.
 
-    A circuit found again as it was keeps its report card.
+    A circuit found again as it was keeps its report card, and its task the circuits of the baselines.
     """
     if old is None:
         return new
     before = {task["task"]: task for task in old["tasks"]}
     for task in new["tasks"]:
-        for circuit, same in zip(task["circuits"], before.get(task["task"], {}).get("circuits", []), strict=False):
-            if "card" in same and circuit == {name: value for name, value in same.items() if name != "card"}:
-                circuit["card"] = same["card"]
+        old_task = before.get(task["task"], {"circuits": []})
+        same = [_without(circuit, "card") for circuit in old_task["circuits"]] == task["circuits"]
+        if same and task["circuits"]:
+            task["circuits"] = old_task["circuits"]
+        if same and "baselines" in old_task:
+            task["baselines"] = old_task["baselines"]
     return {**new, "tasks": list((before | {task["task"]: task for task in new["tasks"]}).values())}
+
+
+def _without(entry: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name != key}
 
 
 def describe_task(name: str, result: dict[str, Any]) -> str:

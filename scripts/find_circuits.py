@@ -3,6 +3,7 @@
     python scripts/find_circuits.py run=runs/quickstart/<stamp> task=all
     python scripts/find_circuits.py run=... task=bracket_counting circuits.find.seeds='[0,1,2]'
     python scripts/find_circuits.py run=... task=with_as card=full      # judge the circuit: all criteria, minutes
+    python scripts/find_circuits.py run=... task=all baselines=true     # how large circuits by other rankings are
 
 A task that this run's folder already holds, with the same settings, is not searched again.
 """
@@ -15,9 +16,10 @@ from typing import Literal
 import torch
 
 from circuits.card import PRESETS
+from circuits.comparison import size_ratios
 from circuits.sections import VIEWS as CIRCUIT_VIEWS
 from circuits.sections.card import summary
-from circuits.stage import CircuitsConfig, describe_task, merge_tasks, run_cards, run_circuits
+from circuits.stage import CircuitsConfig, describe_task, merge_tasks, run_baselines, run_cards, run_circuits
 from sparsetrain.checkpoint import latest_export
 from sparsetrain.data import prepare_corpus
 from sparsetrain.entry import entry, load_run, require
@@ -39,6 +41,8 @@ class FindCircuitsRun:
     """A task's name, several as 'task="a,b"', or `all`; empty: those of circuits.tasks."""
     card: Literal["none", "quick", "full"] = "none"
     """Report card of every task's best circuit: the same criteria and thresholds, fewer draws in `quick`."""
+    baselines: bool = False
+    """Also find circuits by gradients, integrated gradients, EAP-IG and at random, and compare sizes."""
     circuits: CircuitsConfig = field(default_factory=CircuitsConfig)
     progress: bool = True
 
@@ -68,11 +72,16 @@ def main(config: FindCircuitsRun, run_dir: Path) -> None:
         progress=config.progress,
     )
     report["circuits"] = merge_tasks(report.get("circuits"), section)
+    found = report["circuits"]["tasks"]
+    if config.baselines:
+        run_baselines(export, run, found, circuits.names(), circuits.find, progress=config.progress)
+    if any("baselines" in task for task in found):
+        report["circuits"]["baselines"] = size_ratios(found, seed=0, n_boot=circuits.find.n_boot)
     if config.card != "none":
         run_cards(
             export,
             run,
-            report["circuits"]["tasks"],
+            found,
             circuits.names(),
             circuits.find,
             PRESETS[config.card],

@@ -121,6 +121,17 @@ class SavedCircuits(Finder):
         if self.twin is not None and self.stored[TWIN]["reached"]:
             result[TWIN] = self._twin(self._pruned(self._load(self.stored[TWIN]["path"]), self.twin), self.twin)
 
+    def baselines(self) -> list[dict[str, Any]]:
+        """The entries of the baselines, from their saved circuits."""
+        entries = []
+        for stored in self.stored["baselines"]:
+            entry = {"method": stored["method"]}
+            if stored["reached"]:
+                circuit = self._load(stored["path"])
+                entry |= self.size_and_loss(circuit, self._pruned(circuit, self.pairs).loss)
+            entries.append(entry)
+        return entries
+
     def _pruned(self, circuit: Circuit, pairs: Pairs) -> Pruned:
         val = masked_answers(self.model, self.space, circuit.keep[None], self.values, [pairs.val], self.max_rows)
         return Pruned(
@@ -170,7 +181,10 @@ def recompute(run: Path, stored: dict[str, Any], tasks: list[dict[str, Any]]) ->
         raise ValueError(f"{run}/circuits/means.safetensors was measured on other weights than {export}")
     settings = loads((run / "circuits" / stored["task"] / "result.json").read_text())["key"]["config"]
     config = from_dict(FindConfig, settings)
-    result = SavedCircuits(run, stored, model, tokenizer, means, config).run()
+    saved = SavedCircuits(run, stored, model, tokenizer, means, config)
+    result = saved.run()
+    if "baselines" in stored:
+        result["baselines"] = saved.baselines()
     if any("card" in circuit for circuit in stored["circuits"]):
         key = loads((run / "circuits" / stored["task"] / "card.json").read_text())["key"]
         judge = Judge(export, run, tasks, from_dict(FindConfig, key["find"]), key["solved"])
