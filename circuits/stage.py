@@ -22,7 +22,6 @@ from circuits.tasks import TASKS, PairSet, build_pairs, get_task
 from sparsetrain.checkpoint import load_model, read_meta, sha256, write_atomic
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.report import value_of
-from sparsetrain.run import RunConfig
 
 CARD_WINDOWS = "card_windows.safetensors"
 """In a run's `circuits/`: the pretraining text that its report cards were made with."""
@@ -50,13 +49,6 @@ class CircuitsConfig:
             ValueError: an unknown task; lists them all.
         """
         return tuple(TASKS) if "all" in self.tasks else tuple(get_task(name).name for name in self.tasks)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainRun(RunConfig):
-    """A training run and the circuits looked for in its model."""
-
-    circuits: CircuitsConfig = field(default_factory=CircuitsConfig)
 
 
 def run_circuits(
