@@ -37,6 +37,8 @@ __all__ = [
     "strongest_edges",
 ]
 
+MAX_CLEANED = 1000  # ours
+
 
 def random_scores(n_nodes: int, seed: int) -> Tensor:
     """A ranking that knows nothing: float `[n_nodes]`, uniform in [0, 1)."""
@@ -199,6 +201,8 @@ def circuit_by_ranking(
 ) -> Pruned:
     """The circuit that a ranking gives: shortest prefix that meets the target, then clean-up and calibration.
 
+    A prefix of more than `MAX_CLEANED` nodes stays as it is: to clean it up is another search, of a pass per node and round.
+
     Args:
         means: `[n_nodes]`, what deleted nodes emit.
         run: its validation pairs are bisected and calibrated on, as in the learned search; its training pairs are
@@ -217,7 +221,7 @@ def circuit_by_ranking(
     guess = max(1, round(config.candidate_share * space.n_nodes))
     (ranked,) = looking.bisect([scores.argsort(descending=True, stable=True)], [guess])
     keep, rise = ranked, torch.zeros(space.n_nodes)
-    if float(looking.loss(ranked[None], [0])[0]) <= target:
+    if int(ranked.sum()) <= MAX_CLEANED and float(looking.loss(ranked[None], [0])[0]) <= target:
         keep, rise = looking.clean(0, ranked)
     loss, calibration = looking.loss(keep[None], [0])
     return Pruned(

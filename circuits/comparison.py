@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from circuits.baselines import (
+    MAX_CLEANED,
     attribution,
     circuit_by_ranking,
     edge_effects,
@@ -50,7 +51,7 @@ def baseline_circuits(finder: Finder) -> list[dict[str, Any]]:
 
     Returns:
         One entry of plain JSON data per method, in the order of `METHODS`: `method reached path n_nodes n_edges task_loss
-        val_loss`; without the target reached, `method reached` alone.
+        val_loss cleaned`; without the target reached, `method reached` alone.
     """
     config, model, space, means = finder.config, finder.model, finder.space, finder.values
     run = Run(seed=0, train=finder.pairs.train, val=finder.pairs.val)
@@ -67,7 +68,11 @@ def baseline_circuits(finder: Finder) -> list[dict[str, Any]]:
             name = f"baselines/{method.replace(' ', '_')}"
             if finder.folder is not None:
                 circuit.save(finder.folder / name)
-            entry |= {"path": finder.path(name), **finder.size_and_loss(circuit, pruned.loss)}
+            entry |= {
+                "path": finder.path(name),
+                "cleaned": pruned.n_ranked <= MAX_CLEANED,
+                **finder.size_and_loss(circuit, pruned.loss),
+            }
         entries.append(entry)
     return entries
 
