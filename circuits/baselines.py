@@ -37,8 +37,6 @@ __all__ = [
     "strongest_edges",
 ]
 
-MAX_CLEANED = 1000  # ours
-
 
 def random_scores(n_nodes: int, seed: int) -> Tensor:
     """A ranking that knows nothing: float `[n_nodes]`, uniform in [0, 1)."""
@@ -201,8 +199,6 @@ def circuit_by_ranking(
 ) -> Pruned:
     """The circuit that a ranking gives: shortest prefix that meets the target, then clean-up and calibration.
 
-    A prefix of more than `MAX_CLEANED` nodes stays as it is: to clean it up is another search, of a pass per node and round.
-
     Args:
         means: `[n_nodes]`, what deleted nodes emit.
         run: its validation pairs are bisected and calibrated on, as in the learned search; its training pairs are
@@ -219,10 +215,11 @@ def circuit_by_ranking(
         raise ValueError(f"scores of shape {list(scores.shape)}; the model has {space.n_nodes} nodes")
     looking = Search(model, space, means, [run], target, config)
     guess = max(1, round(config.candidate_share * space.n_nodes))
-    (ranked,) = looking.bisect([scores.argsort(descending=True, stable=True)], [guess])
+    order = scores.argsort(descending=True, stable=True)
+    (ranked,) = looking.bisect([order], [guess])
     keep, rise = ranked, torch.zeros(space.n_nodes)
-    if int(ranked.sum()) <= MAX_CLEANED and float(looking.loss(ranked[None], [0])[0]) <= target:
-        keep, rise = looking.clean(0, ranked)
+    if float(looking.loss(ranked[None], [0])[0]) <= target:
+        keep, rise = looking.clean(0, ranked, order)
     loss, calibration = looking.loss(keep[None], [0])
     return Pruned(
         keep=keep,

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from circuits.baselines import (
-    MAX_CLEANED,
     attribution,
     circuit_by_ranking,
     edge_effects,
@@ -51,7 +50,7 @@ def baseline_circuits(finder: Finder) -> list[dict[str, Any]]:
 
     Returns:
         One entry of plain JSON data per method, in the order of `METHODS`: `method reached path n_nodes n_edges task_loss
-        val_loss cleaned`; without the target reached, `method reached` alone.
+        val_loss`; without the target reached, `method reached` alone.
     """
     config, model, space, means = finder.config, finder.model, finder.space, finder.values
     run = Run(seed=0, train=finder.pairs.train, val=finder.pairs.val)
@@ -70,7 +69,6 @@ def baseline_circuits(finder: Finder) -> list[dict[str, Any]]:
                 circuit.save(finder.folder / name)
             entry |= {
                 "path": finder.path(name),
-                "cleaned": pruned.n_ranked <= MAX_CLEANED,
                 **finder.size_and_loss(circuit, pruned.loss),
             }
         entries.append(entry)

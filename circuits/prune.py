@@ -418,11 +418,12 @@ class Search:
             self._report("bisection", n_rounds, max(n_rounds, 12))
         return [self._prefix(order, min(n, len(order))) for order, n in zip(orders, high, strict=True)]
 
-    def clean(self, run: int, keep: Tensor) -> tuple[Tensor, Tensor]:
+    def clean(self, run: int, keep: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """Drops nodes of a circuit that meets the target until none can go; see `circuits.cleanup`.
 
         Args:
             keep: bool `[n_nodes]`, meets the target.
+            order: int64, the kept nodes and maybe others, from most to least important.
 
         Returns:
             The smaller mask, and the rise of the loss when one kept node is removed (on a few pairs), `[n_nodes]`.
@@ -439,6 +440,7 @@ class Search:
             self.target,
             slack=self.config.screen_slack,
             max_rounds=self.config.clean_rounds,
+            order=order,
             loosen=lambda mask: self._drop_loose(run, mask),
             report=lambda done, total: self._report("clean-up", done, total),
         )
@@ -497,7 +499,7 @@ def search(
     for run, (keep, loss) in enumerate(zip(ranked, losses.tolist(), strict=True)):
         cleaned, rise = keep, torch.zeros(space.n_nodes)
         if loss <= target:
-            cleaned, rise = looking.clean(run, keep)
+            cleaned, rise = looking.clean(run, keep, orders[run])
         last, calibration = looking.loss(cleaned[None], [run])
         found.append(
             Pruned(

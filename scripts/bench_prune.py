@@ -98,10 +98,11 @@ def bench(model: Transformer, means: Means, task: str, pairs: Pairs, device: str
     def plain_edges() -> int | None:
         looking = Search(model, space, values, [run(0)], target, PruneConfig())
         tau = plain(PLAIN_STEPS)
-        (ranked,) = looking.bisect([tau.argsort(descending=True)], [int((tau > 0).sum())])
+        order = tau.argsort(descending=True)
+        (ranked,) = looking.bisect([order], [int((tau > 0).sum())])
         if float(looking.loss(ranked[None], [0])[0]) > target:
             return None
-        return count_edges(model, space, looking.clean(0, ranked)[0])
+        return count_edges(model, space, looking.clean(0, ranked, order)[0])
 
     print(f"{task}: edges of the circuit {found([0])}, after {PLAIN_STEPS} plain steps {plain_edges()}", flush=True)
     print(f"{task}: edges of eight seeds {found(list(range(8)))}", flush=True)

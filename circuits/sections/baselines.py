@@ -54,10 +54,4 @@ def _sizes(task: Mapping[str, Any], methods: list[str]) -> tuple[Any, ...]:
     by_method = {entry["method"]: entry for entry in task["baselines"]}
     learned = ", ".join(str(value_of(circuit["n_edges"])) for circuit in task["circuits"]) or "none found"
     found = [by_method[method] for method in methods]
-    return (task["task"], learned, *(_size(entry) for entry in found))
-
-
-def _size(entry: Mapping[str, Any]) -> str:
-    if not entry["reached"]:
-        return "none found"
-    return f"{value_of(entry['n_edges']):,}" + ("" if entry["cleaned"] else " (not cleaned up: too long)")
+    return (task["task"], learned, *(str(value_of(x["n_edges"])) if x["reached"] else "none found" for x in found))
