@@ -2,7 +2,8 @@
 
 1. An arm is a difference from the run's own config (width, density, AbsTopK); each is trained per seed with the whole
    schedule and the same tokens, and searched for circuits of the same tasks with the same number of trials.
-2. A model per arm and seed is a run of its own under `<run>/models/`; one that is finished is not run again.
+2. A model per arm and seed is a run of its own under `<run>/models/`; one that is finished is not run again, and one whose
+   search has other settings now is searched anew, not trained.
 3. Pairs: a dense and a sparse arm whose validation losses (mean over seeds) differ by at most `max_gap`. Compared are the
    tasks for which both have a circuit at the target; the ratio of geometric-mean edges gets an interval from a
    bootstrap over tasks and, within tasks, seeds.
@@ -145,18 +146,25 @@ def run_arms(
             config = arm.of(base, name, seed)
             key = json.loads(json.dumps(asdict(config)))
             finished, saved = folder / "report.json", folder / "arm.json"
-            if folder.is_dir() and (not saved.is_file() or json.loads(saved.read_text()) != key):
-                shutil.rmtree(folder)  # of other settings
+            before = json.loads(saved.read_text()) if saved.is_file() else None
+            if folder.is_dir() and (before is None or _training(before) != _training(key)):
+                shutil.rmtree(folder)  # another model
             write_atomic(saved, (json.dumps(key, indent=1) + "\n").encode())
             if (folder / "checkpoints" / "last.ckpt").is_file():
                 config = replace(config, ckpt_path="last")
-            report = load_report(finished) if finished.is_file() else read(config, folder)
+            is_done = finished.is_file() and before == key
+            report = load_report(finished) if is_done else read(config, folder)
             assert report is not None, "only stop_at_step ends a run early, and no arm has one"
             model = load_model(latest_export(folder))
             space = NodeSpace.of(model)
             n_edges = count_edges(model, space, torch.ones(space.n_nodes, dtype=torch.bool))
             members.setdefault(name, []).append(Member(config=config, report=report, n_edges=n_edges))
     return compare(arms, members)
+
+
+def _training(key: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's weights depend on; circuits found with other settings are found anew in the same weights."""
+    return {name: key[name] for name in ("seed", "bigram_init", "model", "sparsity", "optim", "data", "trainer")}
 
 
 def compare(arms: ArmsConfig, members: Mapping[str, Sequence[Member]]) -> dict[str, Any]:

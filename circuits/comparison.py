@@ -26,6 +26,7 @@ from sparsetrain.model import Transformer
 from sparsetrain.report import number, value_of
 
 N_PATH_STEPS = 5  # of integrated gradients; EAP-IG's default
+N_SCORED_PAIRS = 64  # ours: training pairs that scores are taken from
 Scores = Callable[[Transformer, NodeSpace, torch.Tensor, PairSet, int], torch.Tensor]
 """(model, space, means, training pairs, prompts per pass) -> float `[n_nodes]`."""
 
@@ -54,11 +55,12 @@ def baseline_circuits(finder: Finder) -> list[dict[str, Any]]:
     """
     config, model, space, means = finder.config, finder.model, finder.space, finder.values
     run = Run(seed=0, train=finder.pairs.train, val=finder.pairs.val)
+    scored = run.train.batch(slice(0, N_SCORED_PAIRS))
     entries = []
     for i, (method, scores) in enumerate(METHODS.items()):
         if finder.progress is not None:
             finder.progress(method, i, len(METHODS))
-        ranking = scores(model, space, means, run.train, finder.max_rows)
+        ranking = scores(model, space, means, scored, finder.max_rows)
         target = config.margin * config.target_loss
         pruned = circuit_by_ranking(model, space, means, run, ranking, target, config.prune)
         entry: dict[str, Any] = {"method": method, "reached": pruned.reached}

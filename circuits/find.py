@@ -43,6 +43,7 @@ from circuits.tasks.loss import (
     pair_task_loss,
     task_loss,
 )
+from circuits.tune import tuned
 from sparsetrain.checkpoint import write_atomic
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.model import Transformer
@@ -66,6 +67,12 @@ class FindConfig:
     gate: bool = True
     """False prunes even where the model fails, to the loss that it has: for smoke tests, and the report says so."""
     seeds: tuple[int, ...] = (0, 1)
+    settle: tuple[float, ...] = (1.0,)
+    """Grid of prices: each seed searches once per entry, all in one batch, and keeps its smallest circuit. An entry is the loss
+    at which the price of a node settles, as a multiple of the search's aim."""
+    trials: int = 0
+    """Optuna trials per task (and per nonsense twin) over the search's hyperparameters, instead of the grid; 0: the grid. Each
+    trial is a search; needs the extra `search`."""
     nonsense_twin: bool = True
     prune_edges: bool = False
     """Also drop weights of each task's smallest circuit that can be spared (an edge circuit, saved beside it). It takes from
@@ -87,6 +94,10 @@ class FindConfig:
     prune: PruneConfig = field(default_factory=PruneConfig)
 
     def __post_init__(self) -> None:
+        if not self.settle or not all(0 < settle <= 1 for settle in self.settle):
+            raise ValueError(f"circuits.settle={list(self.settle)} must be numbers in (0, 1], at least one")
+        if self.trials < 0:
+            raise ValueError(f"circuits.trials={self.trials} must be 0 (the grid) or more")
         for name in ("n_train", "n_fit", "n_val", "n_heldout", "n_random", "n_random_pairs", "n_boot", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"circuits.{name}={getattr(self, name)} must be at least 1")
@@ -310,14 +321,9 @@ class Finder:
             loss, _ = calibrated_loss(pair_answers(self.model, self.pairs.val, self.config.batch_size))
             target = max(target, float(loss) + 0.01)
             result["note"] = "gate off: pruned to the loss that the model has on the search's pairs"
-        runs = [Run(seed=seed, train=self.pairs.train, val=self.pairs.val) for seed in self.config.seeds]
-        if self.twin is not None:
-            runs.append(Run(seed=self.config.seeds[0], train=self.twin.train, val=self.twin.val))
-        pruned = search(self.model, self.space, self.values, runs, target, self.config.prune, self.progress)
+        pruned, twin = self._pruned(target)
         found = [
-            (seed, p, self.circuit(seed, p))
-            for seed, p in zip(self.config.seeds, pruned[: len(self.config.seeds)], strict=True)
-            if p.reached
+            (seed, p, self.circuit(seed, p)) for seed, p in zip(self.config.seeds, pruned, strict=True) if p.reached
         ]
         scored = []
         for i, (seed, p, circuit) in enumerate(found):
@@ -344,9 +350,45 @@ class Finder:
             "core_nodes": sorted(core, key=self.space.number),
         }
         if self.twin is not None:
-            result[TWIN] = self._twin(pruned[-1], self.twin)
-            if pruned[-1].reached and self.folder is not None:
-                self.circuit(self.config.seeds[0], pruned[-1]).save(self.folder / TWIN)
+            assert twin is not None
+            result[TWIN] = self._twin(twin, self.twin)
+            if twin.reached and self.folder is not None:
+                self.circuit(self.config.seeds[0], twin).save(self.folder / TWIN)
+
+    def _pruned(self, target: float) -> tuple[list[Pruned], Pruned | None]:
+        """The best of every seed's trials, and of the nonsense twin's, which gets as many."""
+        config, n_seeds = self.config, len(self.config.seeds)
+        wanted = [(self.pairs, seed) for seed in config.seeds]
+        if self.twin is not None:
+            wanted.append((self.twin, config.seeds[0]))
+        if config.trials:
+            best = [self._tuned(pairs, seed, target) for pairs, seed in wanted]
+        else:
+            runs = [
+                Run(seed=seed, train=pairs.train, val=pairs.val, settle=settle)
+                for pairs, seed in wanted
+                for settle in config.settle
+            ]
+            pruned = search(self.model, self.space, self.values, runs, target, config.prune, self.progress)
+            n = len(config.settle)
+            best = [self._smallest(pruned[i : i + n]) for i in range(0, len(pruned), n)]
+        return best[:n_seeds], best[n_seeds] if self.twin is not None else None
+
+    def _tuned(self, pairs: Pairs, seed: int, target: float) -> Pruned:
+        def once(settings: PruneConfig, settle: float) -> Pruned:
+            run = Run(seed=seed, train=pairs.train, val=pairs.val, settle=settle)
+            return search(self.model, self.space, self.values, [run], target, settings, self.progress)[0]
+
+        return tuned(once, self._cost, self.config.prune, self.config.trials, seed)
+
+    def _cost(self, pruned: Pruned) -> float:
+        """Edges of a circuit that meets the aim; more than any circuit has, growing with the loss, of one that does not."""
+        if pruned.reached:
+            return float(count_edges(self.model, self.space, pruned.keep))
+        return float(sum(weights.numel() for weights in self.model.parameters())) * (1 + pruned.loss)
+
+    def _smallest(self, pruned: Sequence[Pruned]) -> Pruned:
+        return min(pruned, key=self._cost)
 
     def path(self, name: str) -> str:
         """A circuit's place in the run's folder."""
