@@ -117,13 +117,17 @@ class CardConfig:
     n_inflated: int = 1000
     """Random inflated edges of the minimality test at most (it needs 20 per edge of the circuit); 0: no test."""
     n_permutations: int = 1000
+    n_seeds: int = 5
+    """Mask seeds whose circuits are compared; those that the search did not run are searched for the card."""
+    n_nulls: int = 1
+    """Null models of each kind (permuted weights, permuted labels) that are searched; 0: none."""
     n_boot: int = 1000
     max_rows: int = 256
     """Prompts per pass."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"n_inflated": 0, "seed": 0}
+        least = {"n_inflated": 0, "n_nulls": 0, "seed": 0}
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
             if isinstance(value, int) and value < least.get(name, 1):
@@ -153,6 +157,8 @@ PRESETS = {
         n_resample=1,
         n_inflated=0,
         n_permutations=200,
+        n_seeds=1,
+        n_nulls=0,
     ),
     "full": CardConfig(),
 }

@@ -321,7 +321,7 @@ class Finder:
             loss, _ = calibrated_loss(pair_answers(self.model, self.pairs.val, self.config.batch_size))
             target = max(target, float(loss) + 0.01)
             result["note"] = "gate off: pruned to the loss that the model has on the search's pairs"
-        pruned, twin = self._pruned(target)
+        pruned, twin = self.best(target)
         found = [
             (seed, p, self.circuit(seed, p)) for seed, p in zip(self.config.seeds, pruned, strict=True) if p.reached
         ]
@@ -355,8 +355,12 @@ class Finder:
             if twin.reached and self.folder is not None:
                 self.circuit(self.config.seeds[0], twin).save(self.folder / TWIN)
 
-    def _pruned(self, target: float) -> tuple[list[Pruned], Pruned | None]:
-        """The best of every seed's trials, and of the nonsense twin's, which gets as many."""
+    def best(self, target: float) -> tuple[list[Pruned], Pruned | None]:
+        """The best of every seed's trials, and of the nonsense twin's, which gets as many.
+
+        Args:
+            target: calibrated task loss on the validation pairs, nats.
+        """
         config, n_seeds = self.config, len(self.config.seeds)
         wanted = [(self.pairs, seed) for seed in config.seeds]
         if self.twin is not None:

@@ -11,20 +11,16 @@ from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from circuits.card import CardConfig, CardInputs, report_card
-from circuits.circuit import Circuit
+from circuits.card import CardConfig
 from circuits.comparison import baseline_circuits
 from circuits.find import FindConfig, Finder, Pairs, find_circuits
+from circuits.judge import CARD_WINDOWS, Judge
 from circuits.means import Means, measure_means
-from circuits.tasks import TASKS, PairSet, build_pairs, get_task
+from circuits.tasks import TASKS, get_task
 from sparsetrain.checkpoint import load_model, read_meta, sha256, write_atomic
 from sparsetrain.data.tokenizer import Tokenizer
-from sparsetrain.report import value_of
-
-CARD_WINDOWS = "card_windows.safetensors"
-"""In a run's `circuits/`: the pretraining text that its report cards were made with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,72 +217,6 @@ def _once(path: Path, key: dict[str, Any], make: Callable[[], Any]) -> Any:
         saved = {"key": plain, "result": json.loads(json.dumps(make()))}
         write_atomic(path, (json.dumps(saved, indent=1) + "\n").encode())
     return saved["result"]
-
-
-class Judge:
-    """Report cards of a run from its saved files: weights, means, circuits and windows of text.
-
-    Args:
-        export: folder of the model.
-        run_dir: the run.
-        tasks: the report's `circuits.tasks`; a circuit is judged beside all of these that the model solves.
-        find: the search's settings, for its pairs.
-        solved: names of the tasks to judge beside; None: those that the model solves now.
-    """
-
-    def __init__(
-        self,
-        export: Path,
-        run_dir: Path,
-        tasks: list[dict[str, Any]],
-        find: FindConfig,
-        solved: Sequence[str] | None = None,
-    ) -> None:
-        now = [task["task"] for task in tasks if task["gate"]["passed"] and task["status"] != "bigram"]
-        self.run_dir, self.solved = run_dir, now if solved is None else list(solved)
-        self.model = load_model(export)
-        self.means = Means.load(run_dir / "circuits" / "means.safetensors")
-        self.windows = load_file(run_dir / "circuits" / CARD_WINDOWS)["windows"]
-        self.pairs = _Evidence(Tokenizer.load(export / "tokenizer.json"), find)
-
-    def card(
-        self, task: dict[str, Any], card: CardConfig, progress: Callable[[str, int, int], None] | None = None
-    ) -> list[dict[str, Any]]:
-        """The report card of a task's best circuit: see `circuits.card.report_card`."""
-        name, pairs = task["task"], self.pairs
-        seeds = [Circuit.load(self.run_dir / entry["path"]) for entry in task["circuits"]]
-        twin = task.get("nonsense_twin")
-        evidence = CardInputs(
-            fit=pairs.of(name).fit,
-            heldout=pairs.of(name).heldout,
-            alive=self.means.alive,
-            shifted=pairs.shifted(name),
-            windows=self.windows,
-            others={other: (pairs.of(other).fit, pairs.of(other).heldout) for other in self.solved if other != name},
-            seeds=seeds,
-            twin_n_edges=[value_of(twin["n_edges"])] if twin else [],
-        )
-        return report_card(self.model, seeds[0], evidence, card, progress)
-
-
-class _Evidence:
-    """The pairs of tasks, built once each."""
-
-    def __init__(self, tokenizer: Tokenizer, find: FindConfig) -> None:
-        self.tokenizer, self.find = tokenizer, find
-        self.built: dict[str, Pairs] = {}
-
-    def of(self, task: str) -> Pairs:
-        if task not in self.built:
-            self.built[task] = Pairs.build(task, self.tokenizer, self.find)
-        return self.built[task]
-
-    def shifted(self, task: str) -> PairSet:
-        """Held-out in names and longer: prompts of up to twice the search's length."""
-        find = self.find
-        return build_pairs(
-            task, self.tokenizer, "shifted", find.n_heldout, find.pair_seed, max_tokens=2 * find.max_tokens
-        )
 
 
 def merge_tasks(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from circuits.card import CardConfig
 from circuits.circuit import Circuit, pair_answers
 from circuits.faithfulness import jaccard
 from circuits.find import TWIN, FindConfig, Finder, Pairs
+from circuits.judge import Judge
 from circuits.means import Means
 from circuits.prune import Pruned, calibrated_loss, masked_answers
-from circuits.stage import Judge
 from circuits.tasks import get_task
 from circuits.tasks.loss import Calibration
 from sparsetrain.checkpoint import latest_export, load_model, read_meta
