@@ -348,6 +348,7 @@ class Finder:
         result["seeds"] = {
             "jaccard_nodes": number(jaccard(sets), "fraction", n=len(sets)),
             "core_nodes": sorted(core, key=self.space.number),
+            "n_different": len({frozenset(nodes) for nodes in sets}),
         }
         if self.twin is not None:
             assert twin is not None

@@ -48,9 +48,9 @@ def sink_model() -> Transformer:
     return model
 
 
-def sink_pairs(n: int, seed: int) -> PairSet:
+def sink_pairs(n: int, seed: int, answers: tuple[int, int] = (SEEN, NOT_SEEN)) -> PairSet:
     """A single quote somewhere -> SEEN, a word in its place -> NOT_SEEN."""
-    pairs = string_pairs(n, seed, answers=(SEEN, NOT_SEEN))
+    pairs = string_pairs(n, seed, answers=answers)
     tokens = pairs.tokens.clone()
     tokens[:, 1] = torch.where(pairs.tokens[:, 0] == SINGLE, FIRST_WORD, pairs.tokens[:, 0])
     return replace(pairs, tokens=tokens)

@@ -1,28 +1,55 @@
-"""The search finds the nodes and edges of circuits set by hand: redundant heads, a shared detector, behind a sink."""
+"""The search finds the nodes and edges of circuits set by hand, for every mask seed: string closing, bracket depth, two hops, a
+shared detector, behind a sink; of redundant heads one, and the report says that there are others.
+"""
 
+from collections.abc import Callable
+
+import behind_sink
+import bracket_depth
 import pytest
-from behind_sink import EDGES as SINK_EDGES
-from behind_sink import NODES as SINK_NODES
-from behind_sink import sink_model, sink_pairs
+import string_closing
+import two_hop
 from redundant_heads import MINIMAL, edges_of, redundant_model
 from shared_detector import SECOND_ANSWERS, SECOND_EDGES_OF_LAYER_1, SECOND_NODES, two_task_model
 from string_closing import EDGES, NODES, string_pairs, text_windows
 from torch import Tensor
 
 from circuits.edges import find_edges
+from circuits.find import FindConfig, Pairs, definitions, find_in_pairs
 from circuits.masks import NodeSpace
 from circuits.means import measure_means
 from circuits.prune import PruneConfig, Pruned, Run, search
+from circuits.sections import circuits as circuits_view
 from circuits.tasks.pairs import PairSet
 from sparsetrain.model import Transformer
+from sparsetrain.report.blocks import Details, Text
 
 TARGET = 0.15
 CONFIG = PruneConfig(n_steps=60, candidate_share=0.5)
 LAYER_0_EDGES = {edge for edge in EDGES if edge[0].startswith("blocks.0")}
 
 
-def found(model: Transformer, train: PairSet, val: PairSet, seeds: tuple[int, ...]) -> list[Pruned]:
-    means = measure_means(model, text_windows(256, seed=5), source="planted text", weights_sha256="0" * 64)
+UNIQUE = {
+    "string closing": (string_closing.string_closing_model, string_pairs, text_windows, string_closing),
+    "bracket depth": (
+        bracket_depth.bracket_model,
+        bracket_depth.bracket_pairs,
+        bracket_depth.bracket_windows,
+        bracket_depth,
+    ),
+    "two hops": (two_hop.two_hop_model, two_hop.two_hop_pairs, two_hop.two_hop_windows, two_hop),
+    "behind a sink": (behind_sink.sink_model, behind_sink.sink_pairs, text_windows, behind_sink),
+}
+
+
+def found(
+    model: Transformer,
+    train: PairSet,
+    val: PairSet,
+    seeds: tuple[int, ...],
+    windows: Callable[[int, int], Tensor] = text_windows,
+) -> list[Pruned]:
+    means = measure_means(model, windows(256, 5), source="planted text", weights_sha256="0" * 64)
     runs = [Run(seed=seed, train=train, val=val) for seed in seeds]
     return search(model, NodeSpace.of(model), means.values, runs, TARGET, CONFIG)
 
@@ -31,12 +58,14 @@ def edges(model: Transformer, keep: Tensor) -> set[tuple[str, str]]:
     return {(edge.source, edge.target) for edge in find_edges(model, NodeSpace.of(model), keep)}
 
 
-def test_behind_a_sink_the_pattern_is_the_circuit():
-    model = sink_model()
-    for pruned in found(model, sink_pairs(128, 0), sink_pairs(32, 2), (0, 1)):
+@pytest.mark.parametrize("name", UNIQUE)
+def test_a_unique_circuit_is_found_exactly(name):
+    make, pairs, windows, truth = UNIQUE[name]
+    model = make()
+    for pruned in found(model, pairs(128, 0), pairs(32, 2), (0, 1, 2), windows):
         assert pruned.reached
-        assert NodeSpace.of(model).nodes(pruned.keep) == SINK_NODES
-        assert edges(model, pruned.keep) == SINK_EDGES
+        assert NodeSpace.of(model).nodes(pruned.keep) == truth.NODES
+        assert edges(model, pruned.keep) == truth.EDGES
 
 
 @pytest.mark.parametrize("second", [False, True])
@@ -63,3 +92,25 @@ def test_of_two_redundant_heads_one_is_found_and_over_seeds_both():
         assert edges(model, pruned.keep) == LAYER_0_EDGES | edges_of(head)
         seen.add(head)
     assert seen == {0, 1}, "seeds find different circuits where several are minimal"
+
+
+def test_the_report_says_that_other_circuits_exist():
+    """Four mask seeds find both of the minimal circuits, and the task's entry and its text say so."""
+    model = redundant_model()
+    means = measure_means(model, text_windows(256, 5), source="planted text", weights_sha256="0" * 64)
+    sizes = {"train": 128, "fit": 32, "val": 32, "heldout": 32}
+    pairs = Pairs(**{name: string_pairs(n, seed=i) for i, (name, n) in enumerate(sizes.items())})
+    config = FindConfig(margin=1.0, seeds=(0, 1, 2, 3), n_random=5, n_random_pairs=16, n_heldout=32, prune=CONFIG)
+    entry = find_in_pairs(model, "redundant", "closes strings", pairs, None, means, config, str)
+    shared = 2 * len(set.intersection(*({f"{n}:{c}" for n, cs in nodes.items() for c in cs} for nodes in MINIMAL)))
+    assert entry["seeds"]["jaccard_nodes"]["value"] < 1
+    assert len(entry["seeds"]["core_nodes"]) == shared // 2
+    text = circuits_view({"tasks": [entry], "target_loss": TARGET, "definitions": definitions(means)})
+    words = " ".join(
+        block.text
+        for details in text
+        if isinstance(details, Details)
+        for block in details.blocks
+        if isinstance(block, Text)
+    )
+    assert "2 different circuits" in words and "not the only one" in words

@@ -5,6 +5,7 @@
 
 import math
 import random
+from collections.abc import Callable
 from typing import Any
 
 from sparsetrain.report import number
@@ -165,6 +166,68 @@ def task(name: str, status: str, circuits: list[dict[str, Any]], description: st
     return entry
 
 
+def _arms(hostile_or: Callable[[str], str]) -> dict[str, Any]:
+    """A sparse and a dense arm of equal loss, and a dense one without AbsTopK that is better."""
+    sizes = {"sparse_128": [31, 58], "dense_80": [402, 511], "dense_plain": [380, 467]}
+    models = [
+        {
+            "name": hostile_or(name),
+            "d_model": width,
+            "method": method,
+            "density": number(density, "fraction"),
+            "abs_topk": name != "dense_plain",
+            "n_edges": number(100_000, "weights"),
+            "val_loss": number(loss, "nats/token", "measured", n=1),
+            "passed": ["var_if", "with_as"],
+            "edges": {"var_if": [sizes[name][0]], "with_as": [sizes[name][1]]},
+            "common_edges": number(math.sqrt(math.prod(sizes[name])), "edges", "measured", n=2),
+        }
+        for name, width, method, density, loss in (
+            ("sparse_128", 128, "topk", 0.125, 3.01),
+            ("dense_80", 80, "none", 1.0, 3.03),
+            ("dense_plain", 48, "none", 1.0, 2.8),
+        )
+    ]
+    pair = {
+        "sparse": models[0]["name"],
+        "dense": models[1]["name"],
+        "loss_gap": number(0.007, "fraction", "measured"),
+        "tasks": ["var_if", "with_as"],
+        "passed_by_both": ["lambda_func", "var_if", "with_as"],
+        "without_circuit": {models[0]["name"]: [], models[1]["name"]: [hostile_or("lambda_func")]},
+        "ratio": number(10.7, "factor", "measured", n=2, lo=8.8, hi=13.0, seed=0),
+        "verdict": "undecided",
+    }
+    common = ["var_if", "with_as"]
+    return {"seeds": [0], "max_gap": 0.01, "common_tasks": common, "models": models, "pairs": [pair]}
+
+
+def _formation(hostile_or: Callable[[str], str], steps: list[int], density: list[float]) -> dict[str, Any]:
+    """One task whose circuit forms at the second look."""
+
+    def point(step: int, edges: int | None, overlap: float) -> dict[str, Any]:
+        seen = {
+            "step": step,
+            "status": "failed_by_model" if edges is None else "circuit",
+            "model_loss": number(0.6 if edges is None else 0.02, "nats", "measured"),
+            "model_accuracy": number(0.6 if edges is None else 0.99, "fraction", "measured"),
+        }
+        if edges is None:
+            return seen
+        sizes = {"n_nodes": number(edges // 2, "nodes", "measured"), "n_edges": number(edges, "edges", "measured")}
+        shares = {"jaccard_seeds": 0.7, "jaccard_final": overlap, "jaccard_other_tasks": 0.1}
+        numbers = {name: number(value, "fraction", "measured") for name, value in shares.items()}
+        return {**seen, **sizes, "task_loss": number(0.1, "nats", "measured"), **numbers}
+
+    points = [point(375, None, 0), point(750, 410, 0.2), point(1500, 62, 1.0)]
+    sparsity = {"split": hostile_or("heldout"), "step": steps, "value": [0.4 + step / 1e4 for step in steps]}
+    return {
+        "tasks": [{"task": hostile_or("with_as"), "points": points}],
+        "density": {"step": list(range(len(density))), "value": density},
+        "sparsity": {"measure": "gini", "hook_point": "final_norm.hook_resid", "curves": [sparsity]},
+    }
+
+
 def example_report(hostile: bool = False, gates: str = "on") -> dict[str, Any]:
     """A whole report; see the module's docstring."""
     steps = list(range(0, 1501, 10))
@@ -261,6 +324,8 @@ def example_report(hostile: bool = False, gates: str = "on") -> dict[str, Any]:
             {"name": name, "seconds": number(seconds, "s", "measured")}
             for name, seconds in {"data": 41.2, "training": 512.9, "circuits": 203.0, "report": 1.4}.items()
         ],
+        "arms": _arms(hostile_or),
+        "formation": _formation(hostile_or, marks, density[::12]),
         "training": {
             "n_steps": number(1500, "steps"),
             "n_tokens": number(6_144_000, "tokens"),

@@ -214,6 +214,8 @@ def test_document_has_a_section_per_view_and_all_verdicts():
     assert [section.name for section in document.sections] == [*VIEWS, "run"]
     verdicts = {verdict.label: (verdict.value, verdict.tone) for verdict in document.verdicts}
     assert value_of(verdicts.pop("Validation loss")[0]) == 3.123
+    ratio, tone = verdicts.pop("Dense / sparse circuit size")
+    assert value_of(ratio) == 10.7 and tone == "warn", "two tasks are too few to decide"
     assert verdicts == {
         "Tensors exactly at their density": ("24 of 24", "pass"),
         "Tasks with a circuit": ("2 of 5", "pass"),
@@ -237,6 +239,7 @@ def test_failures_are_shown_as_failures():
         "Tasks with a circuit": "pass",
         "Circuits that beat every random one": "fail",
         "Nonsense twins that are larger": "warn",
+        "Dense / sparse circuit size": "warn",
     }
 
 
@@ -248,7 +251,7 @@ def test_without_gates_nothing_is_judged():
 
 
 def test_a_section_nobody_shows_is_an_error():
-    with pytest.raises(ValueError, match=r"no view for report section.s. circuits"):
+    with pytest.raises(ValueError, match=r"no view for report section.s. arms, circuits, formation"):
         assemble(example_report(), OWN_VIEWS)
 
 
