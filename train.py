@@ -1,4 +1,4 @@
-"""One run: compose -> data -> train -> export -> circuits -> report.
+"""One run: compose -> data -> train -> export -> circuits -> report; or one study (`study.kind`).
 
 python train.py +experiment=quickstart
 python train.py --help
@@ -15,12 +15,17 @@ from sparsetrain.report import save_report
 from sparsetrain.report.render import render
 from sparsetrain.report.sections import VIEWS
 from sparsetrain.run import MEANS_SOURCE, log_to_wandb, text_windows, train
+from sparsetrain.studies import run_study
 
 
 @entry(TrainRun, "train", new_run=True)
 def main(config: TrainRun, run_dir: Path) -> float | None:
     """Runs every stage; returns the validation loss (nats/token), for sweeps."""
-    done = train(config, run_dir, command=shlex.join(["python", "train.py", *sys.argv[1:]]))
+    command = shlex.join(["python", "train.py", *sys.argv[1:]])
+    if config.study.kind != "none":
+        run_study(config, run_dir, {**VIEWS, **CIRCUIT_VIEWS}, command)
+        return None
+    done = train(config, run_dir, command)
     if not done.complete:
         print(f"stopped at step {config.stop_at_step}; continue with ckpt_path=last hydra.run.dir={run_dir}")
         return None
