@@ -131,19 +131,6 @@ class ArmRun:
         return model, read_meta(export)
 
 
-def read_points(n_layer: int) -> tuple[str, ...]:
-    """The hook points that a study reads: what each MLP and the unembedding read, and the neurons."""
-    return (
-        *(f"blocks.{i}.mlp.norm.hook_norm" for i in range(n_layer)),
-        FINAL,
-        *(f"blocks.{i}.mlp.hook_neuron" for i in range(n_layer)),
-    )
-
-
-FINAL = "final_norm.hook_norm"
-"""What the unembedding reads, before its gain: the place that verdicts are about, fixed beforehand."""
-
-
 def as_rows(rows: Any) -> Tensor:
     """Token rows as an int64 tensor."""
     return torch.as_tensor(rows).long()

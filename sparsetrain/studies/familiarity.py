@@ -13,27 +13,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from sparsetrain.data.sources.facts import Facts, draw_facts, write_exposures
 from sparsetrain.report import number
-from sparsetrain.representation.controls import CONTROLS, read_items
+from sparsetrain.representation.controls import CONTROLS
 from sparsetrain.representation.measures import HEADLINE, gaussian_reference
 from sparsetrain.representation.trends import (
     Criterion,
-    Estimate,
     mixed_model,
-    over_seeds,
     partial_spearman,
     permutation_p,
 )
 from sparsetrain.run import RunConfig
-from sparsetrain.studies.arm import FINAL, ArmRun, as_rows, read_points
+from sparsetrain.studies.arm import ArmRun, as_rows
+from sparsetrain.studies.readings import (
+    FINAL,
+    RHO_MARGIN,
+    Readings,
+    Recorder,
+    curve,
+    rank_correlation,
+    read_points,
+    seeds_number,
+)
 from sparsetrain.study import Claim, Gate, Plan, Rule, Stage, StudyConfig, conclude, log_spaced_steps
-
-MEASURED = (HEADLINE, "top5", "hoyer")
-RHO_MARGIN = 0.1
-"""Smallest rank correlation of interest."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,10 @@ class FamiliarityStudy:
 
     def conclude(self, plan: Plan, results: Mapping[str, Mapping[str, Any]], run_dir: Path) -> dict[str, Any]:
         read = {
-            arm: [Readings.load(run_dir / f"{arm}/seed_{seed}/items.npz", self._facts(seed)) for seed in self.seeds]
+            arm: [
+                FactReadings.load(run_dir / f"{arm}/seed_{seed}/items.npz", facts=self._facts(seed))
+                for seed in self.seeds
+            ]
             for arm in self.study.arms
         }
         effects: dict[str, list[float]] = {}
@@ -195,7 +201,7 @@ class FamiliarityStudy:
                     float(r.correct[-1][r.facts.of_kind("shown", n)].mean()) for n in self.study.familiarity.levels
                 ]
                 gates["recall"].append(recall[-1])
-                gates["rising"].append(_rank_correlation(self.study.familiarity.levels, recall))
+                gates["rising"].append(rank_correlation(self.study.familiarity.levels, recall))
                 gates["unlearnable"].append(float(r.correct[-1][r.facts.of_kind("unlearnable", most)].mean()))
         first = next(iter(self.study.arms))
         for arm in list(self.study.arms)[1:]:
@@ -207,10 +213,10 @@ class FamiliarityStudy:
         study["models"] = {name: result["weights_sha256"] for name, result in results.items()}
         return {"study": study}
 
-    def effects(self, r: "Readings") -> dict[str, float]:
+    def effects(self, r: "FactReadings") -> dict[str, float]:
         """The number of each claim in one seed."""
         shown, f = r.facts.of_kind("shown"), r.facts
-        n = np.array([role.n for role in f.roles])[f.role]
+        n = r.n
         seen, unseen, most = shown & (n >= self.n_seen), f.of_kind("shown", 0), self.study.familiarity.levels[-1]
         middle = r.steps.index(self.switch_step(f))
         on, off, unlearnable = f.of_kind("on"), f.of_kind("off"), f.of_kind("unlearnable", most)
@@ -242,7 +248,7 @@ class FamiliarityStudy:
             "trimmed": gap(r.of("trimmed")[-1], seen, unseen),
         }
 
-    def _figures(self, read: Mapping[str, Sequence["Readings"]]) -> list[dict[str, Any]]:
+    def _figures(self, read: Mapping[str, Sequence["FactReadings"]]) -> list[dict[str, Any]]:
         first = next(iter(read))
         runs, levels = read[first], self.study.familiarity.levels
         most = levels[-1]
@@ -259,7 +265,7 @@ class FamiliarityStudy:
             curves = []
             for name, kind, n in chosen:
                 per_seed = np.array([r.series(array)[:, r.facts.of_kind(kind, n)].mean(1) for r in runs])
-                curves.append(_curve(name, [math.log2(1 + step) for step in runs[0].steps], per_seed))
+                curves.append(curve(name, [math.log2(1 + step) for step in runs[0].steps], per_seed))
             return {
                 "key": key, "title": title, "x_label": "log2(1 + step)", "y_label": y_label, "curves": curves,
                 "references": [] if array != "none" else [{"label": "Gaussian", "value": reference}],
@@ -269,9 +275,9 @@ class FamiliarityStudy:
         at_end = []
         for arm, seeds in read.items():
             per_seed = np.array([[r.of("none")[-1][r.facts.of_kind("shown", n)].mean() for n in levels] for r in seeds])
-            at_end.append(_curve(arm, [math.log2(1 + n) for n in levels], per_seed))
+            at_end.append(curve(arm, [math.log2(1 + n) for n in levels], per_seed))
         per_seed = np.array([[r.of("none")[0][r.facts.of_kind("shown", n)].mean() for n in levels] for r in runs])
-        at_end.append(_curve("at initialisation", [math.log2(1 + n) for n in levels], per_seed))
+        at_end.append(curve("at initialisation", [math.log2(1 + n) for n in levels], per_seed))
         return [
             over_training("recall", "Recall by exposures", "recall", "correct", groups + extra),
             over_training("gini", f"{HEADLINE} at the last token by exposures", HEADLINE, "none", groups + extra),
@@ -283,17 +289,17 @@ class FamiliarityStudy:
             },
         ]  # fmt: skip
 
-    def _points_table(self, read: Mapping[str, Sequence["Readings"]]) -> dict[str, Any]:
+    def _points_table(self, read: Mapping[str, Sequence["FactReadings"]]) -> dict[str, Any]:
         """Seen minus unseen at every hook point, control and arm: what else could have been asked."""
         rows = []
         for arm, seeds in read.items():
             for point, control, measure in seeds[0].values:
                 gaps = []
                 for r in seeds:
-                    n = np.array([role.n for role in r.facts.roles])[r.facts.role]
+                    n = r.n
                     values, shown = r.values[point, control, measure][-1], r.facts.of_kind("shown")
                     gaps.append(float(values[shown & (n >= self.n_seen)].mean() - values[shown & (n == 0)].mean()))
-                rows.append([arm, point, control, measure, _number(over_seeds(gaps), measure)])
+                rows.append([arm, point, control, measure, seeds_number(gaps, measure)])
         return {
             "title": "Seen minus unseen facts at the end, everywhere (exploratory: no verdict rests on it)",
             "columns": ["arm", "hook point", "control", "measure", "difference"],
@@ -301,14 +307,14 @@ class FamiliarityStudy:
             "note": f"controls: {', '.join(CONTROLS)}; see docs/familiarity.md",
         }
 
-    def _models_table(self, read: Mapping[str, Sequence["Readings"]]) -> dict[str, Any]:
+    def _models_table(self, read: Mapping[str, Sequence["FactReadings"]]) -> dict[str, Any]:
         rows = []
         for arm, seeds in read.items():
             y, exposures, loss, groups = [], [], [], []
             shuffled = []
             for i, r in enumerate(seeds):
                 shown = r.facts.of_kind("shown")
-                n = np.array([role.n for role in r.facts.roles])[r.facts.role][shown]
+                n = r.n[shown]
                 y.append(r.of("none")[-1][shown])
                 exposures.append(np.log2(1 + n))
                 loss.append(r.loss[-1][shown])
@@ -316,7 +322,7 @@ class FamiliarityStudy:
                 shuffled.append(permutation_p(exposures[-1], y[-1], n_permutations=200, seed=self.seeds[i]))
             effects = {"a doubling of 1 + exposures": np.concatenate(exposures), "a nat of loss": np.concatenate(loss)}
             slopes = mixed_model(np.concatenate(y), effects, np.concatenate(groups))
-            rows += [[arm, name, _number(slope, HEADLINE)] for name, slope in slopes.items()]
+            rows += [[arm, name, seeds_number(slope, HEADLINE)] for name, slope in slopes.items()]
             rows.append(
                 [arm, "largest p of shuffled exposures over seeds", number(max(shuffled), "p", n=len(shuffled))]
             )
@@ -327,7 +333,7 @@ class FamiliarityStudy:
             "note": "p: share of 200 shuffles of the exposures with a rank correlation as far from 0",
         }
 
-    def _roles_table(self, read: Mapping[str, Sequence["Readings"]]) -> dict[str, Any]:
+    def _roles_table(self, read: Mapping[str, Sequence["FactReadings"]]) -> dict[str, Any]:
         rows = []
         for arm, seeds in read.items():
             for i, role in enumerate(seeds[0].facts.roles):
@@ -336,7 +342,7 @@ class FamiliarityStudy:
                     values = [
                         float(r.series(array)[-1][r.facts.role == i].mean()) for r in seeds if (r.facts.role == i).any()
                     ]
-                    numbers.append(_number(over_seeds(values), unit))
+                    numbers.append(seeds_number(values, unit))
                 rows.append([arm, role.name, *numbers])
         return {
             "title": "Every role at the end",
@@ -357,81 +363,24 @@ class _Training:
         facts = self.study._facts(self.run.seed)
         write_exposures(facts, self.run.config.trainer.batch_size, folder / "exposures.csv")
         prompts = as_rows(facts.prompts)
-        points = read_points(self.run.config.model.n_layer)
-        read: dict[int, dict[str, np.ndarray]] = {}
-
-        def look(model: Any, step: int) -> None:
-            items = read_items(model, prompts, points, measures=MEASURED)
-            correct = (items.logits.argmax(-1) == prompts[:, -1]).float()
-            read[step] = {
-                "loss": items.loss.numpy(),
-                "entropy": items.entropy.numpy(),
-                "logit_norm": items.logit_norm.numpy(),
-                "correct": correct.numpy(),
-                **{"|".join(key): value.numpy() for key, value in items.measures.items()},
-            }
-
+        recorder = Recorder(
+            prompts,
+            read_points(self.run.config.model.n_layer),
+            lambda logits: logits.argmax(-1) == prompts[:, -1],
+        )
         steps = self.study.steps(facts, self.run.n_steps)
-        _, meta = self.run.train(as_rows(facts.rows), folder, steps, look)
-        arrays = {name: np.stack([read[step][name] for step in steps]) for name in read[0]}
-        np.savez(folder / "items.npz", steps=np.array(steps), **arrays)  # pyright: ignore[reportArgumentType]
+        _, meta = self.run.train(as_rows(facts.rows), folder, steps, recorder)
+        recorder.save(folder / "items.npz")
         return {"weights_sha256": meta["weights_sha256"], "n_steps": self.run.n_steps}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Readings:
-    """What one stage left: every array `[n_checkpoints, n_facts]`."""
+class FactReadings(Readings):
+    """Readings of facts."""
 
     facts: Facts
-    steps: tuple[int, ...]
-    loss: np.ndarray
-    entropy: np.ndarray
-    logit_norm: np.ndarray
-    correct: np.ndarray
-    values: Mapping[tuple[str, str, str], np.ndarray]
-    """(hook point, control, measure) -> values."""
 
-    @staticmethod
-    def load(path: Path, facts: Facts) -> "Readings":
-        """Reads `items.npz`."""
-        with np.load(path) as file:
-            arrays = {name: file[name].astype(np.float64) for name in file.files}
-        values = {(p, c, m): v for (p, c, m), v in ((tuple(k.split("|")), v) for k, v in arrays.items() if "|" in k)}
-        return Readings(
-            facts=facts,
-            steps=tuple(int(step) for step in arrays["steps"]),
-            loss=arrays["loss"],
-            entropy=arrays["entropy"],
-            logit_norm=arrays["logit_norm"],
-            correct=arrays["correct"],
-            values=values,
-        )
-
-    def of(self, control: str) -> np.ndarray:
-        """The headline at the place that verdicts are about."""
-        return self.values[FINAL, control, HEADLINE]
-
-    def series(self, name: str) -> np.ndarray:
-        """`correct`, `loss`, `entropy`, `logit_norm`, or the headline under a control."""
-        return self.of(name) if name in CONTROLS else getattr(self, name)
-
-
-def _rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
-    return float(spearmanr(x, y).statistic) if len(set(y)) > 1 else float("nan")
-
-
-def _curve(name: str, x: Sequence[float], per_seed: np.ndarray) -> dict[str, Any]:
-    """Mean and t interval over seeds at each x: `[n_seeds, n_x]`."""
-    estimates = [over_seeds(column) for column in per_seed.T]
-    return {
-        "name": name,
-        "x": list(x),
-        "y": [e.value for e in estimates],
-        "lo": [e.lo if math.isfinite(e.lo) else e.value for e in estimates],
-        "hi": [e.hi if math.isfinite(e.hi) else e.value for e in estimates],
-    }
-
-
-def _number(e: Estimate, unit: str) -> dict[str, Any]:
-    finite = math.isfinite(e.lo) and math.isfinite(e.hi)
-    return number(e.value, unit, lo=e.lo if finite else None, hi=e.hi if finite else None, n=e.n)
+    @property
+    def n(self) -> np.ndarray:
+        """Planned exposures of each fact, `[n_facts]`."""
+        return np.array([role.n for role in self.facts.roles])[self.facts.role]

@@ -33,20 +33,20 @@ SPLITS = ("id atomic", "id deducible", "medium", "hard")
 class GraphConfig:
     """Sizes of the graph. `size=large` has the paper's; the defaults are ours, for a CPU."""
 
-    n_entities: int = 400
+    n_entities: int = 300
     n_relations: int = 16
-    n_rules: int = 14
+    n_rules: int = 25
     """Rules of the graph."""
-    n_rules_used: int = 11
+    n_rules_used: int = 20
     """The first so many are used to deduce; the others are latent only."""
     max_body: int = 4
     """Relations in a rule's body: 2 to this."""
     edges_per_node: int = 6
     closure_every: int = 100
     """Nodes between two closures."""
-    n_train: int = 1600
+    n_train: int = 3000
     """Training triples, half deducible."""
-    n_eval: int = 200
+    n_eval: int = 100
     """Triples of each evaluated split."""
     n_choices: int = 10
 
