@@ -57,7 +57,9 @@ def _columns(n_min: int, **arrays: ArrayLike) -> list[np.ndarray]:
 def _interval(
     statistic: Callable[[np.ndarray], np.ndarray], n: int, n_bootstrap: int, confidence: float, seed: int
 ) -> tuple[float, float]:
-    """Percentile interval of `statistic(indices [b, n]) -> [b]` over resampled items."""
+    """Percentile interval of `statistic(indices [b, n]) -> [b]` over resampled items; NaN without resamples."""
+    if n_bootstrap < 1:
+        return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     chunk = max(1, MAX_CHUNK // n)
     values = [
@@ -261,7 +263,7 @@ def mixed_model(
         return float(minus_log_likelihood), beta, noise * np.linalg.inv(gram)
 
     best = minimize_scalar(lambda log_ratio: fit(log_ratio)[0], bounds=(-12.0, 12.0), method="bounded")
-    _, beta, covariance = fit(float(best.x))
+    _, beta, covariance = fit(float(best.x))  # pyright: ignore[reportAttributeAccessIssue]
     half = float(norm.isf((1 - confidence) / 2)) * np.sqrt(np.diag(covariance))
     method = f"mixed model, intercepts of {len(labels)} groups, REML, {confidence:.0%} Wald interval"
     return {

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from sparsetrain.checkpoint import export_model, read_meta
 from sparsetrain.data.datamodule import RowsDataModule
 from sparsetrain.lit import LitTransformer, answer_loss, fit
 from sparsetrain.model import ModelConfig, Transformer
+from sparsetrain.representation.tracker import SparsityTracker
 from sparsetrain.run import RunConfig
 from sparsetrain.sparsity import SparsityConfig, build_sparsity
 from sparsetrain.study import Arm
@@ -78,7 +78,7 @@ class ArmRun:
         steps: Sequence[int],
         look: Callable[[Transformer, int], object],
         *,
-        watchers: Sequence[L.Callback] = (),
+        watchers: Sequence[SparsityTracker] = (),
     ) -> tuple[Transformer, Mapping[str, Any]]:
         """Trains and exports.
 
@@ -87,13 +87,13 @@ class ArmRun:
             folder: gets metrics.csv, checkpoints/ and export/.
             steps: optimizer steps at which `look` is called, 0 being initialisation.
             look: gets the model and the step; must not touch it.
-            watchers: more callbacks.
+            watchers: trackers of more splits.
 
         Returns:
             The model, and its meta data with the hash of its weights.
         """
         trainer = replace(self.config.trainer, n_steps=self.n_steps)
-        L.seed_everything(self.seed, workers=True, verbose=False)
+        torch.manual_seed(self.seed)
         model = Transformer(self.model_config)
         sparsity = build_sparsity(self.sparsity_config, self.n_steps)
         if sparsity is not None:
@@ -118,7 +118,7 @@ class ArmRun:
             checkpoint_every=self.n_steps,
             resume=None,
             stop_at_step=None,
-            log_every=callbacks.log_every,
+            log_every=min(callbacks.log_every, self.n_steps),
         )
         meta = {
             "step": self.n_steps,

@@ -23,6 +23,7 @@ from sparsetrain.representation.trends import (
     mixed_model,
     partial_spearman,
     permutation_p,
+    spearman,
 )
 from sparsetrain.run import RunConfig
 from sparsetrain.studies.arm import ArmRun, as_rows
@@ -32,7 +33,6 @@ from sparsetrain.studies.readings import (
     Readings,
     Recorder,
     curve,
-    rank_correlation,
     read_points,
     seeds_number,
 )
@@ -201,7 +201,7 @@ class FamiliarityStudy:
                     float(r.correct[-1][r.facts.of_kind("shown", n)].mean()) for n in self.study.familiarity.levels
                 ]
                 gates["recall"].append(recall[-1])
-                gates["rising"].append(rank_correlation(self.study.familiarity.levels, recall))
+                gates["rising"].append(spearman(self.study.familiarity.levels, recall, n_bootstrap=0, seed=0).value)
                 gates["unlearnable"].append(float(r.correct[-1][r.facts.of_kind("unlearnable", most)].mean()))
         first = next(iter(self.study.arms))
         for arm in list(self.study.arms)[1:]:
@@ -241,8 +241,8 @@ class FamiliarityStudy:
             "unseen since init": float((plain[-1] - plain[0])[unseen].mean()),
             "unlearnable": gap(plain[-1], unlearnable, unseen),
             "equal exposure": gap(plain[-1], still, unlearnable),
-            "exposure given loss": partial_spearman(exposures, y, [loss], n_bootstrap=2, seed=0).value,
-            "loss given exposure": partial_spearman(loss, y, [exposures], n_bootstrap=2, seed=0).value,
+            "exposure given loss": partial_spearman(exposures, y, [loss], n_bootstrap=0, seed=0).value,
+            "loss given exposure": partial_spearman(loss, y, [exposures], n_bootstrap=0, seed=0).value,
             "at init": gap(plain[0], seen, unseen),
             "rotated": gap(r.of("rotated")[-1], seen, unseen),
             "trimmed": gap(r.of("trimmed")[-1], seen, unseen),

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from sparsetrain.report import number
@@ -102,11 +101,6 @@ class Readings:
     def series(self, name: str) -> np.ndarray:
         """`correct`, `loss`, `entropy`, `logit_norm`, or the headline under a control."""
         return self.of(name) if name in CONTROLS else getattr(self, name)
-
-
-def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
-    """Spearman's rank correlation; NaN where one side is constant."""
-    return float(spearmanr(x, y).statistic) if len(set(x)) > 1 and len(set(y)) > 1 else float("nan")
 
 
 def curve(name: str, x: Sequence[float], per_seed: np.ndarray) -> dict[str, Any]:

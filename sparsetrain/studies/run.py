@@ -35,6 +35,19 @@ STUDIES: Mapping[str, Callable[[RunConfig], Study]] = {
 }
 
 
+def check(config: RunConfig) -> None:
+    """Refuses what means nothing to a study; the ValueError says what to do instead."""
+    if config.stop_at_step is not None or config.ckpt_path not in (None, "last"):
+        raise ValueError(
+            f"stop_at_step={config.stop_at_step} and ckpt_path={config.ckpt_path} are for single trainings; a study started "
+            f"again in its folder (hydra.run.dir=<folder>) runs what is not done yet"
+        )
+    if config.trainer.devices > 1:
+        raise ValueError(
+            f"trainer.devices={config.trainer.devices}: a study trains on one device; sweep over seeds instead"
+        )
+
+
 def run_study(config: RunConfig, run_dir: Path, views: Mapping[str, View], command: str) -> Report:
     """Runs a study, resuming what the folder holds, and writes its report: the rules before the run, the rest after it.
 
@@ -47,6 +60,7 @@ def run_study(config: RunConfig, run_dir: Path, views: Mapping[str, View], comma
     Raises:
         ValueError: the folder holds a study under other rules; sizes that cannot hold.
     """
+    check(config)
     started = STUDIES[config.study.kind](config)
     plan = started.plan()
     preregister(plan, run_dir)
