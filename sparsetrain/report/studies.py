@@ -43,7 +43,7 @@ def study(data: Mapping[str, Any]) -> list[Block]:
         )
         for verdict in data["verdicts"]
     ]
-    blocks += [_verdicts(data), _gates(data), _claims(data)]
+    blocks += [_verdicts(data), _gates(data), *_claims(data)]
     figures = tuple(lines_of(figure) for figure in data["figures"])
     blocks += [Heading(text="Curves"), Grid(blocks=figures)] if figures else []
     for table in data["tables"]:
@@ -89,27 +89,31 @@ def _gates(data: Mapping[str, Any]) -> Table:
     return Table(columns=columns, rows=rows, title="Gates")
 
 
-def _claims(data: Mapping[str, Any]) -> Table:
+def _claims(data: Mapping[str, Any]) -> list[Block]:
+    """A table per arm, the first one open."""
     columns = (
         Column(label="Claim"),
-        Column(label="Arm"),
         Column(label="Criterion"),
-        Column(label="Number", form="number"),
+        Column(label="Number", form="number", help="mean and interval over seeds"),
         Column(label="Word", form="status", tones=TONES),
         Column(label="Seeds", help="the number in each seed"),
     )
-    rows = tuple(
-        (
-            Cell(value=claim["claim"], sub=claim["reason"]),
-            claim["arm"],
-            claim["criterion"],
-            claim["number"],
-            claim["verdict"],
-            ", ".join(format_number(value) for value in claim["per_seed"]),
+    blocks: list[Block] = []
+    for arm in data["plan"]["arms"]:
+        rows = tuple(
+            (
+                Cell(value=claim["claim"], sub=claim["reason"]),
+                claim["criterion"],
+                claim["number"],
+                claim["verdict"],
+                ", ".join(format_number(value) for value in claim["per_seed"]),
+            )
+            for claim in data["claims"]
+            if claim["arm"] == arm
         )
-        for claim in data["claims"]
-    )
-    return Table(columns=columns, rows=rows, title="Claims")
+        table = Table(columns=columns, rows=rows)
+        blocks.append(Details(summary=f"Claims: arm {arm}", blocks=(table,), open=not blocks))
+    return blocks
 
 
 def _table(table: Mapping[str, Any]) -> Table:

@@ -1,11 +1,16 @@
 """The machinery of a study: rules stand before the run, stages resume, gates stop verdicts, rules combine claims."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from sparsetrain.report import value_of
+from sparsetrain.report.document import assemble
+from sparsetrain.report.html import to_html
+from sparsetrain.report.markdown import to_markdown
+from sparsetrain.report.sections import VIEWS
 from sparsetrain.representation.trends import Criterion
 from sparsetrain.study import (
     Arm,
@@ -119,3 +124,37 @@ def test_bad_configs(settings, message):
         StudyConfig(**settings)
     with pytest.raises(ValueError, match=r"density=2 must lie in \(0, 1\]"):
         Arm(density=2)
+
+
+def page(done: bool, gates: list[float]) -> dict:
+    hostile = replace(plan(), question="<script>window.pwned=1</script>")
+    data = {"status": "planned", "plan": hostile.section(), "plan_sha256": hostile.sha256()}
+    if done:
+        figure = {"key": "f", "title": "T", "x_label": "x", "y_label": "y", "references": [], "note": "n"}
+        curve = {"name": "c", "x": [0, 1], "y": [1, 2], "lo": [0, 1], "hi": [2, 3]}
+        table = {"title": "Other", "columns": ["what", "value"], "rows": [["w", 1.5]], "note": "note"}
+        data |= conclude(hostile, gates={"learned": gates}, effects={"a": YES, "b": NO})
+        data |= {"status": "done", "figures": [{**figure, "curves": [curve]}], "tables": [table], "models": {}}
+    run = {"name": "s", "version": "0", "seed": 0, "gates": "on"}
+    return {"schema_version": 1, "run": run, "study": data}
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (page(False, []), "Not run yet"),
+        (page(True, [1.0]), "not supported: b"),
+        (page(True, [0.1]), "Not interpretable: accuracy"),
+    ],
+)
+def test_the_page_says_what_stands_and_escapes_it(report, said):
+    document = assemble(report, VIEWS)
+    markdown, html = to_markdown(document), to_html(document)
+    assert said in markdown and said in html
+    assert "<script>window" not in html and "<script>" not in markdown
+    assert "at least 0.5" in markdown  # the rules stand there, before and after
+
+
+def test_verdicts_become_tiles():
+    tiles = assemble(page(True, [1.0]), VIEWS).verdicts
+    assert [(tile.label, tile.value, tile.tone) for tile in tiles] == [("both (only)", "not supported", "fail")]
