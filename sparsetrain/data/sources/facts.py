@@ -41,16 +41,16 @@ class FactsConfig:
     def __post_init__(self) -> None:
         if self.n_groups < 1 or self.n_new_subjects < 0:
             raise ValueError(
-                f"familiarity.n_groups={self.n_groups} must be at least 1, n_new_subjects={self.n_new_subjects} at least 0"
+                f"study.familiarity.n_groups={self.n_groups} must be at least 1, n_new_subjects={self.n_new_subjects} at least 0"
             )
         levels = self.levels
         if len(levels) < 3 or list(levels) != sorted(set(levels)) or levels[0] != 0 or levels[-1] % 2:
             raise ValueError(
-                f"familiarity.levels={list(levels)} must rise from 0 to an even number, at least three of them"
+                f"study.familiarity.levels={list(levels)} must rise from 0 to an even number, at least three of them"
             )
         if not set(self.unlearnable) <= set(levels) - {0} or levels[-1] not in self.unlearnable:
             raise ValueError(
-                f"familiarity.unlearnable={list(self.unlearnable)} must be among the levels above 0 and have the largest"
+                f"study.familiarity.unlearnable={list(self.unlearnable)} must be among the levels above 0 and have the largest"
             )
 
     @property

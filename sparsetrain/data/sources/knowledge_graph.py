@@ -1,7 +1,7 @@
 """A knowledge graph grown under latent rules, and triples in and out of what a model is trained on.
 
 1. Rules: acyclic chains h(x0, xk) <- b1(x0, x1), ..., bk(xk-1, xk), every body relation of a lower index than its head.
-2. Growth: nodes arrive one by one and attach to earlier ones with probability proportional to degree + 1 (a power law), by
+2. Growth: nodes arrive one by one and attach to earlier ones with probability proportional to degree + 1 (a power law) or a power of it, by
    relations drawn at random; every so many nodes the closure under the rules is added. Added triples are `deducible`, the
    others `atomic`.
 3. Training triples: a sample, half deducible. Of the rest, those still derivable from the training triples are kept.
@@ -42,6 +42,9 @@ class GraphConfig:
     max_body: int = 4
     """Relations in a rule's body: 2 to this."""
     edges_per_node: int = 6
+    attachment: float = 1.0
+    """Nodes attach with probability proportional to (degree + 1) to this power; above 1 hubs grow, and with them what the
+    rules derive."""
     closure_every: int = 100
     """Nodes between two closures."""
     n_train: int = 3000
@@ -62,15 +65,17 @@ class GraphConfig:
             "n_eval",
         ):
             if getattr(self, name) < 1:
-                raise ValueError(f"knowledge_graph.{name}={getattr(self, name)} must be at least 1")
+                raise ValueError(f"study.knowledge_graph.{name}={getattr(self, name)} must be at least 1")
+        if self.attachment < 0:
+            raise ValueError(f"study.knowledge_graph.attachment={self.attachment} must be 0 (no hubs) or more")
         if self.n_rules_used > self.n_rules:
-            raise ValueError(f"knowledge_graph.n_rules_used={self.n_rules_used} exceeds n_rules={self.n_rules}")
+            raise ValueError(f"study.knowledge_graph.n_rules_used={self.n_rules_used} exceeds n_rules={self.n_rules}")
         if self.max_body < 2 or self.n_relations < 3:
             raise ValueError(
-                f"knowledge_graph.max_body={self.max_body} must be at least 2, n_relations={self.n_relations} at least 3"
+                f"study.knowledge_graph.max_body={self.max_body} must be at least 2, n_relations={self.n_relations} at least 3"
             )
         if not 2 <= self.n_choices <= self.n_entities // 2:
-            raise ValueError(f"knowledge_graph.n_choices={self.n_choices} must lie in [2, n_entities / 2]")
+            raise ValueError(f"study.knowledge_graph.n_choices={self.n_choices} must lie in [2, n_entities / 2]")
 
     @property
     def d_vocab(self) -> int:
@@ -123,7 +128,7 @@ def draw_rules(config: GraphConfig, rng: np.random.Generator) -> tuple[ChainRule
             ordered = sorted(rules, key=lambda rule: (rule.head, rule.body))
             return tuple(ordered[i] for i in rng.permutation(len(ordered)))
     raise ValueError(
-        f"knowledge_graph.n_rules={config.n_rules} different rules cannot be drawn from {config.n_relations} relations; "
+        f"study.knowledge_graph.n_rules={config.n_rules} different rules cannot be drawn from {config.n_relations} relations; "
         f"raise n_relations or lower n_rules"
     )
 
@@ -171,7 +176,7 @@ def grow(
     deduced: set[Triple] = set()
     degree = np.zeros(config.n_entities)
     for node in range(1, config.n_entities):
-        weights = degree[:node] + 1
+        weights = (degree[:node] + 1) ** config.attachment
         for other in rng.choice(node, size=config.edges_per_node, p=weights / weights.sum()):
             ends = (node, int(other)) if rng.random() < 0.5 else (int(other), node)
             triple = (ends[0], int(rng.integers(config.n_relations)), ends[1])
@@ -213,7 +218,7 @@ def draw_graph(config: GraphConfig, seed: int) -> KnowledgeGraph:
             break
     else:
         raise ValueError(
-            f"{MAX_DRAWS} graphs were drawn with seed {seed} and none had knowledge_graph.n_train={config.n_train} triples, half "
+            f"{MAX_DRAWS} graphs were drawn with seed {seed} and none had study.knowledge_graph.n_train={config.n_train} triples, half "
             f"of them deducible, and n_eval={config.n_eval} of each split with matched relations; lower these or raise "
             f"n_entities"
         )
