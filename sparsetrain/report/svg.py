@@ -41,7 +41,7 @@ def to_svg(lines: Lines) -> str:
         x, y = at(x0, reference.value).split(",")
         parts.append(f'<line x1="{x}" y1="{y}" x2="{WIDTH - RIGHT}" y2="{y}" stroke="#555555" stroke-dasharray="2 3"/>')
         label = f"{reference.label} {format_number(reference.value)}"
-        parts.append(_text(WIDTH - RIGHT - 4, float(y) - 4, label, anchor="end"))
+        parts.append(_text(LEFT + 4, float(y) - 4, label))
     for i, curve in enumerate(lines.curves):
         color, dash = PALETTE[i % len(PALETTE)], DASHES[i % len(DASHES)]
         parts += _band(curve, color, at)

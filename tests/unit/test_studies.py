@@ -1,6 +1,7 @@
 """Studies at smoke size in this process: the folder is complete, the report follows the schema, starting again trains nothing."""
 
 import json
+import math
 from itertools import pairwise
 
 import jsonschema
@@ -9,16 +10,19 @@ import pytest
 import torch
 
 from sparsetrain.callbacks import LoggerConfig
-from sparsetrain.data.sources.facts import FactsConfig
+from sparsetrain.checkpoint import load_model
+from sparsetrain.data.sources.facts import FactsConfig, draw_facts
 from sparsetrain.data.sources.knowledge_graph import GraphConfig
 from sparsetrain.lit import TrainerConfig, answer_loss
 from sparsetrain.model import ModelConfig
 from sparsetrain.optim import OptimConfig, lr_factor
 from sparsetrain.report import SCHEMA_PATH
 from sparsetrain.report.sections import VIEWS
+from sparsetrain.representation.controls import read_items
 from sparsetrain.run import OodConfig, RunConfig
 from sparsetrain.sparsity import SparsityConfig
 from sparsetrain.studies import run_study
+from sparsetrain.studies.familiarity import FactReadings
 from sparsetrain.study import Arm, StudyConfig
 
 
@@ -77,6 +81,20 @@ def test_arms_differ_as_they_say(tmp_path):
     assert meta["density"] == 0.5
     dense = json.loads(next((tmp_path / "constant/seed_0/export").glob("*/meta.json")).read_text())
     assert dense["density"] == 1.0
+
+
+def test_readings_are_those_of_the_weights_of_their_step(tmp_path):
+    run_study(config("familiarity"), tmp_path, VIEWS, "test")
+    facts = draw_facts(config("familiarity").study.familiarity, 1)
+    read = FactReadings.load(tmp_path / "sparse/seed_1/items.npz", facts=facts)
+    other = FactReadings.load(tmp_path / "constant/seed_1/items.npz", facts=facts)
+    n_steps = math.ceil(len(facts.rows) / 8)
+    assert (read.steps[0], read.steps[-1]) == (0, n_steps)
+    assert (read.loss[0] == other.loss[0]).all() and (read.loss[-1] != other.loss[-1]).any()
+    model = load_model(tmp_path / f"sparse/seed_1/export/step_{n_steps}")
+    items = read_items(model, torch.from_numpy(facts.prompts), ["final_norm.hook_norm"])
+    assert np.allclose(read.loss[-1], items.loss, atol=1e-5)
+    assert np.allclose(read.of("gain")[-1], items.measures["final_norm.hook_norm", "gain", "gini"], atol=1e-5)
 
 
 def test_watching_can_be_switched_off(tmp_path):
