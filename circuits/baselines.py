@@ -3,15 +3,23 @@
 1. A ranking is a score per node. m is the logit difference of a prompt (right minus wrong answer), of the full model.
 2. Gradient: `circuits.prune.attribution`, |dm/da x (a - mean)|.
 3. Integrated gradients: the same gradient averaged while one hook point moves from its mean to what it is.
-4. Random: uniform numbers.
-5. `circuit_by_ranking` turns scores into a circuit as the learned search does with its masks.
+4. EAP-IG per weight: every edge keeps a share of itself, the rest carries the mean of its source; the gradient with respect
+   to that share, averaged from no edges to all of them, is the edge's effect (its da w dm/dz along the path). A node ranks
+   as its strongest edge.
+5. Random: uniform numbers.
+6. `circuit_by_ranking` turns scores into a circuit as the learned search does with its masks.
 
-Source: Sundararajan et al. 2017 (integrated gradients); Hanna et al. 2024 for their use on activations.
+Source: Sundararajan et al. 2017 (integrated gradients); Hanna et al. 2024 (EAP-IG, there from a corrupted input and
+between components).
 """
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
 
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from circuits.edges import edge_weights, join_weight, joins
 from circuits.masks import NodeSpace
 from circuits.prune import PruneConfig, Pruned, Run, Search, attribution, frozen, run_answers
 from circuits.tasks.loss import Calibration, logit_diff
@@ -19,7 +27,15 @@ from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookFn, HookPoint, hooked, record
 from sparsetrain.model import Transformer
 
-__all__ = ["attribution", "circuit_by_ranking", "integrated_effects", "integrated_gradients", "random_scores"]
+__all__ = [
+    "attribution",
+    "circuit_by_ranking",
+    "edge_effects",
+    "integrated_effects",
+    "integrated_gradients",
+    "random_scores",
+    "strongest_edges",
+]
 
 
 def random_scores(n_nodes: int, seed: int) -> Tensor:
@@ -55,8 +71,7 @@ def integrated_effects(
     Raises:
         ValueError: n_steps below 1.
     """
-    if n_steps < 1:
-        raise ValueError(f"n_steps={n_steps} must be at least 1")
+    _check_steps(n_steps)
     means_at = space.split(means.to(next(model.parameters()).device))
     step = max(1, max_rows // 2)
     parts = []
@@ -79,11 +94,97 @@ def integrated_effects(
     return torch.cat(parts)
 
 
+def _check_steps(n_steps: int) -> None:
+    if n_steps < 1:
+        raise ValueError(f"n_steps={n_steps} must be at least 1")
+
+
 def _put(value: Tensor) -> HookFn:
     def put(x: Tensor, point: HookPoint) -> Tensor:
         return value
 
     return put
+
+
+def edge_effects(
+    model: Transformer, space: NodeSpace, means: Tensor, pairs: PairSet, n_steps: int, max_rows: int
+) -> dict[str, Tensor]:
+    """What each weight adds to the mean logit difference, on the way from no edges to all of them.
+
+    effect_ij = integral over t in (0, 1) of dm/dM_ij, where an edge carries w_ij (M_ij a_j + (1 - M_ij) mean_j) and all
+    M = t; midpoint rule. Without AbsTopK the effects of all weights sum to m of the model - m without edges.
+
+    Args:
+        means: `[n_nodes]`.
+        n_steps: points on the way.
+        max_rows: prompts per pass.
+
+    Returns:
+        Linear's path -> float `[target width, source width]` in logits, 0 where the weight is 0.
+
+    Raises:
+        ValueError: n_steps below 1.
+    """
+    _check_steps(n_steps)
+    device = next(model.parameters()).device
+    all_joins, values = joins(model), space.split(means.to(device))
+    weights = {join.linear: join_weight(model, space, join) for join in all_joins}
+    total = {linear: torch.zeros_like(weight) for linear, weight in weights.items()}
+    step = max(1, max_rows // 2)
+    for i in range(n_steps):
+        share = {linear: torch.full_like(weight, (i + 0.5) / n_steps) for linear, weight in weights.items()}
+        for start in range(0, len(pairs), step):
+            batch = pairs.batch(slice(start, start + step))
+            with (
+                frozen(model),
+                edge_weights(model, space, share, means.to(device)) as hooks,
+                hooked(model, hooks),
+                torch.enable_grad(),
+            ):
+                gradients = _carried_gradients(model, space, batch)
+            for join in all_joins:
+                if join.linear in gradients:
+                    by_weight, by_constant = gradients[join.linear]
+                    change = by_weight - by_constant * values[join.source]
+                    total[join.linear] += weights[join.linear] * change * (len(batch) / len(pairs) / n_steps)
+    return total
+
+
+def _carried_gradients(model: Transformer, space: NodeSpace, pairs: PairSet) -> dict[str, tuple[Tensor, Tensor]]:
+    """Inside `edge_weights`: d(mean logit difference) by the weights, and by what stands for the means of their sources.
+
+    Returns:
+        Linear's path -> (`[target, source]`, the same for one unit of each source's constant), layers that m depends on.
+    """
+    parameters: list[Tensor] = []
+    for join in joins(model):
+        linear = model.get_submodule(join.linear)
+        assert isinstance(linear, nn.Linear) and linear.bias is not None
+        parameters += [linear.weight.requires_grad_(), linear.bias.requires_grad_()]
+    found = torch.autograd.grad(logit_diff(run_answers(model, [pairs])[0]), parameters, allow_unused=True)
+    gradients: dict[str, tuple[Tensor, Tensor]] = {}
+    for join, by_weight, by_bias in zip(joins(model), found[::2], found[1::2], strict=True):
+        if by_weight is None:
+            continue
+        if join.source.endswith("hook_v"):  # the last column of every head carries its constant
+            n_head = model.config.heads
+            heads = rearrange(by_weight, "out (head d) -> out head d", head=n_head)
+            constant = repeat(heads[..., -1], "out head -> out (head d)", d=model.config.d_head)
+            gradients[join.linear] = rearrange(heads[..., :-1], "out head d -> out (head d)"), constant
+        else:
+            width = space.widths[space.names.index(join.source)]
+            gradients[join.linear] = by_weight[:, :width], by_bias[:, None].expand(-1, width)
+    return gradients
+
+
+def strongest_edges(model: Transformer, space: NodeSpace, effects: Mapping[str, Tensor]) -> Tensor:
+    """Per node the largest absolute effect of an edge that begins or ends there: float `[n_nodes]`, logits."""
+    scores = {name: torch.zeros(width) for name, width in zip(space.names, space.widths, strict=True)}
+    for join in joins(model):
+        effect = effects[join.linear].abs().cpu()
+        scores[join.source] = torch.maximum(scores[join.source], effect.amax(0))
+        scores[join.target] = torch.maximum(scores[join.target], effect.amax(1))
+    return space.join(scores)
 
 
 @torch.no_grad()
@@ -114,10 +215,11 @@ def circuit_by_ranking(
         raise ValueError(f"scores of shape {list(scores.shape)}; the model has {space.n_nodes} nodes")
     looking = Search(model, space, means, [run], target, config)
     guess = max(1, round(config.candidate_share * space.n_nodes))
-    (ranked,) = looking.bisect([scores.argsort(descending=True, stable=True)], [guess])
+    order = scores.argsort(descending=True, stable=True)
+    (ranked,) = looking.bisect([order], [guess])
     keep, rise = ranked, torch.zeros(space.n_nodes)
     if float(looking.loss(ranked[None], [0])[0]) <= target:
-        keep, rise = looking.clean(0, ranked)
+        keep, rise = looking.clean(0, ranked, order)
     loss, calibration = looking.loss(keep[None], [0])
     return Pruned(
         keep=keep,

@@ -10,7 +10,6 @@
 Two presets: `quick` (seconds on a small model) and `full`. They share all thresholds and differ in draws and pairs.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -118,13 +117,17 @@ class CardConfig:
     n_inflated: int = 1000
     """Random inflated edges of the minimality test at most (it needs 20 per edge of the circuit); 0: no test."""
     n_permutations: int = 1000
+    n_seeds: int = 5
+    """Mask seeds whose circuits are compared; those that the search did not run are searched for the card."""
+    n_nulls: int = 1
+    """Null models of each kind (permuted weights, permuted labels) that are searched; 0: none."""
     n_boot: int = 1000
     max_rows: int = 256
     """Prompts per pass."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"n_inflated": 0, "seed": 0}
+        least = {"n_inflated": 0, "n_nulls": 0, "seed": 0}
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
             if isinstance(value, int) and value < least.get(name, 1):
@@ -154,6 +157,8 @@ PRESETS = {
         n_resample=1,
         n_inflated=0,
         n_permutations=200,
+        n_seeds=1,
+        n_nulls=0,
     ),
     "full": CardConfig(),
 }
@@ -658,8 +663,7 @@ def report_card(
 
     Returns:
         One entry of plain JSON data per criterion, in the order of `CRITERIA`: `name group question core value (a
-        number: value, unit, interval, n, note) threshold ({sense, value}) verdict detail seconds`. Seconds of work that
-        several criteria share are counted at the first of them.
+        number: value, unit, interval, n, note) threshold ({sense, value}) verdict detail`.
 
     Raises:
         ValueError: a circuit of another model.
@@ -669,14 +673,12 @@ def report_card(
     for i, criterion in enumerate(CRITERIA):
         if progress is not None:
             progress(criterion.name, i, len(CRITERIA))
-        start = time.perf_counter()
         found = criterion.measure(case)
         threshold = getattr(config, criterion.limit)
         n_least = 1 if criterion.needs is None else getattr(config, criterion.needs)
         value = number(
             found.value,
             found.unit,
-            "measured",
             n=found.n,
             lo=found.lo,
             hi=found.hi,
@@ -693,7 +695,6 @@ def report_card(
                 "threshold": {"sense": criterion.sense, "value": threshold},
                 "verdict": judge(found, criterion.sense, threshold, n_least),
                 "detail": dict(found.detail),
-                "seconds": number(time.perf_counter() - start, "s", "measured"),
             }
         )
     return entries

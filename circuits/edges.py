@@ -155,7 +155,8 @@ def edge_weights(
 
     Args:
         space: the model's nodes.
-        masks: linear's path -> bool `[target width, source width]`, True for kept edges (see `edge_masks`).
+        masks: linear's path -> `[target width, source width]`, True for kept edges (see `edge_masks`); a float in (0, 1)
+            keeps that share of an edge.
         means: float `[n_nodes]`.
 
     Yields:
@@ -168,9 +169,10 @@ def edge_weights(
             linear, keep = _linear(model, join), masks[join.linear]
             weight, bias = linear.weight.detach(), linear.bias
             part = weight[:, : keep.shape[1]]
-            if bool((keep | (part == 0)).all()):
+            if bool(((keep == 1) | (part == 0)).all()):
                 continue
-            kept, deleted = part * keep, part * ~keep
+            kept = part * keep
+            deleted = part - kept
             if join.source.endswith("hook_v"):
                 attn = _attention(model, join)
                 _swap_attend(stack, attn, sink_attention_reference)

@@ -43,11 +43,14 @@ from circuits.tasks.loss import (
     pair_task_loss,
     task_loss,
 )
+from circuits.tune import tuned
 from sparsetrain.checkpoint import write_atomic
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.model import Transformer
 from sparsetrain.report import number
 
+TWIN = "nonsense_twin"
+"""Folder of its circuit, and its key in a task's entry of the report."""
 RANDOM_NOTE = (
     "same number of nodes at every hook point, drawn from channels alive in pretraining text; same calibration"
 )
@@ -64,6 +67,12 @@ class FindConfig:
     gate: bool = True
     """False prunes even where the model fails, to the loss that it has: for smoke tests, and the report says so."""
     seeds: tuple[int, ...] = (0, 1)
+    settle: tuple[float, ...] = (1.0,)
+    """Grid of prices: each seed searches once per entry, all in one batch, and keeps its smallest circuit. An entry is the loss
+    at which the price of a node settles, as a multiple of the search's aim."""
+    trials: int = 0
+    """Optuna trials per task (and per nonsense twin) over the search's hyperparameters, instead of the grid; 0: the grid. Each
+    trial is a search; needs the extra `search`."""
     nonsense_twin: bool = True
     prune_edges: bool = False
     """Also drop weights of each task's smallest circuit that can be spared (an edge circuit, saved beside it). It takes from
@@ -85,6 +94,10 @@ class FindConfig:
     prune: PruneConfig = field(default_factory=PruneConfig)
 
     def __post_init__(self) -> None:
+        if not self.settle or not all(0 < settle <= 1 for settle in self.settle):
+            raise ValueError(f"circuits.settle={list(self.settle)} must be numbers in (0, 1], at least one")
+        if self.trials < 0:
+            raise ValueError(f"circuits.trials={self.trials} must be 0 (the grid) or more")
         for name in ("n_train", "n_fit", "n_val", "n_heldout", "n_random", "n_random_pairs", "n_boot", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"circuits.{name}={getattr(self, name)} must be at least 1")
@@ -148,8 +161,8 @@ def find_circuits(
     """Finds the circuits of several tasks; a task done before (same config, same weights) is read from disk.
 
     Args:
-        out_dir: gets `<task>/circuit.json`, `circuit.safetensors` (the smallest circuit), `seed_<n>/` (the others) and
-            `result.json`.
+        out_dir: gets `<task>/circuit.json`, `circuit.safetensors` (the smallest circuit), `seed_<n>/` (the others),
+            `nonsense_twin/` and `result.json`.
         on_task: called with (task, result) as each task is done.
         progress: called with (task, stage, done, total).
 
@@ -168,7 +181,7 @@ def find_circuits(
         if saved.get("key") == key:
             result = saved["result"]
         else:
-            for stale in [*path.parent.glob("circuit.*"), *path.parent.glob("*/circuit.*")]:
+            for stale in [*path.parent.rglob("circuit.*")]:
                 stale.unlink()  # of a search with other settings or weights
             report = None if progress is None else _named(progress, name)
             result = find_circuit(model, name, tokenizer, means, config, out_dir=out_dir, progress=report)
@@ -242,11 +255,11 @@ def find_in_pairs(
     space = NodeSpace.of(model)
     if space != means.space:
         raise ValueError(f"the means are of a model with {means.space.n_nodes} nodes, this one has {space.n_nodes}")
-    return _Finder(model, name, description, pairs, twin, means, config, token, out_dir, progress).run()
+    return Finder(model, name, description, pairs, twin, means, config, token, out_dir, progress).run()
 
 
-class _Finder:
-    """One task's search; holds what its steps share."""
+class Finder:
+    """One task's search; holds what its steps share. `scripts/verify_report.py` puts saved circuits in its place."""
 
     def __init__(
         self,
@@ -308,14 +321,9 @@ class _Finder:
             loss, _ = calibrated_loss(pair_answers(self.model, self.pairs.val, self.config.batch_size))
             target = max(target, float(loss) + 0.01)
             result["note"] = "gate off: pruned to the loss that the model has on the search's pairs"
-        runs = [Run(seed=seed, train=self.pairs.train, val=self.pairs.val) for seed in self.config.seeds]
-        if self.twin is not None:
-            runs.append(Run(seed=self.config.seeds[0], train=self.twin.train, val=self.twin.val))
-        pruned = search(self.model, self.space, self.values, runs, target, self.config.prune, self.progress)
+        pruned, twin = self.best(target)
         found = [
-            (seed, p, self._circuit(seed, p))
-            for seed, p in zip(self.config.seeds, pruned[: len(self.config.seeds)], strict=True)
-            if p.reached
+            (seed, p, self.circuit(seed, p)) for seed, p in zip(self.config.seeds, pruned, strict=True) if p.reached
         ]
         scored = []
         for i, (seed, p, circuit) in enumerate(found):
@@ -328,7 +336,7 @@ class _Finder:
             name = "." if i == 0 else f"seed_{circuit.provenance.seed}"
             if self.folder is not None:
                 circuit.save(self.folder / name)
-            entry["path"] = self._path(name)
+            entry["path"] = self.path(name)
             result["circuits"].append(entry)
         if self.config.prune_edges and scored:
             scored[0][1]["edge_circuit"] = self._edge_circuit(scored[0][0], target)
@@ -342,9 +350,52 @@ class _Finder:
             "core_nodes": sorted(core, key=self.space.number),
         }
         if self.twin is not None:
-            result["nonsense_twin"] = self._twin(pruned[-1], self.twin)
+            assert twin is not None
+            result[TWIN] = self._twin(twin, self.twin)
+            if twin.reached and self.folder is not None:
+                self.circuit(self.config.seeds[0], twin).save(self.folder / TWIN)
 
-    def _path(self, name: str) -> str:
+    def best(self, target: float) -> tuple[list[Pruned], Pruned | None]:
+        """The best of every seed's trials, and of the nonsense twin's, which gets as many.
+
+        Args:
+            target: calibrated task loss on the validation pairs, nats.
+        """
+        config, n_seeds = self.config, len(self.config.seeds)
+        wanted = [(self.pairs, seed) for seed in config.seeds]
+        if self.twin is not None:
+            wanted.append((self.twin, config.seeds[0]))
+        if config.trials:
+            best = [self._tuned(pairs, seed, target) for pairs, seed in wanted]
+        else:
+            runs = [
+                Run(seed=seed, train=pairs.train, val=pairs.val, settle=settle)
+                for pairs, seed in wanted
+                for settle in config.settle
+            ]
+            pruned = search(self.model, self.space, self.values, runs, target, config.prune, self.progress)
+            n = len(config.settle)
+            best = [self._smallest(pruned[i : i + n]) for i in range(0, len(pruned), n)]
+        return best[:n_seeds], best[n_seeds] if self.twin is not None else None
+
+    def _tuned(self, pairs: Pairs, seed: int, target: float) -> Pruned:
+        def once(settings: PruneConfig, settle: float) -> Pruned:
+            run = Run(seed=seed, train=pairs.train, val=pairs.val, settle=settle)
+            return search(self.model, self.space, self.values, [run], target, settings, self.progress)[0]
+
+        return tuned(once, self._cost, self.config.prune, self.config.trials, seed)
+
+    def _cost(self, pruned: Pruned) -> float:
+        """Edges of a circuit that meets the aim; more than any circuit has, growing with the loss, of one that does not."""
+        if pruned.reached:
+            return float(count_edges(self.model, self.space, pruned.keep))
+        return float(sum(weights.numel() for weights in self.model.parameters())) * (1 + pruned.loss)
+
+    def _smallest(self, pruned: Sequence[Pruned]) -> Pruned:
+        return min(pruned, key=self._cost)
+
+    def path(self, name: str) -> str:
+        """A circuit's place in the run's folder."""
         return "/".join(["circuits", self.name, *([] if name == "." else [name]), "circuit.json"])
 
     def _edge_circuit(self, circuit: Circuit, target: float) -> dict[str, Any]:
@@ -365,7 +416,7 @@ class _Finder:
             smaller.save(self.folder / "edges")
         ends = {end for edge in pruned.edges for end in (edge.source, edge.target)}
         return {
-            "path": self._path("edges"),
+            "path": self.path("edges"),
             "n_nodes": number(len(ends), "nodes", note="nodes at the end of a kept edge"),
             "n_edges": number(smaller.n_edges, "edges"),
             "reached": pruned.loss <= target,
@@ -387,7 +438,8 @@ class _Finder:
             )
         return heldout, calibrated_loss(fit)[1]
 
-    def _circuit(self, seed: int, pruned: Pruned) -> Circuit:
+    def circuit(self, seed: int, pruned: Pruned) -> Circuit:
+        """What a search found, as a circuit with its provenance."""
         return Circuit(
             task=self.name,
             nodes=self.space.nodes(pruned.keep),
@@ -484,6 +536,16 @@ class _Finder:
             "ablations": [self._ablation(*entry) for entry in passes],
         }
 
+    def size_and_loss(self, circuit: Circuit, val_loss: float) -> dict[str, Any]:
+        """The numbers of a node circuit that stands beside others."""
+        answers = circuit.answers(self.model, self.pairs.heldout, "node", self.config.batch_size)
+        return {
+            "n_nodes": number(circuit.n_nodes, "nodes"),
+            "n_edges": number(circuit.n_edges, "edges"),
+            "task_loss": self._loss(answers),
+            "val_loss": number(val_loss, "nats", n=self.config.n_val),
+        }
+
     def _ablation(self, name: str, answers: Tensor, calibration: Calibration | None) -> dict[str, Any]:
         calibrated = answers if calibration is None else calibration.apply(answers)
         n = len(self.pairs.heldout)
@@ -494,16 +556,21 @@ class _Finder:
         }
 
     def _twin(self, pruned: Pruned, twin: Pairs) -> dict[str, Any]:
-        """The nonsense twin's entry: how large a circuit for unrelated answers the same search finds."""
+        """The nonsense twin's entry: how large a circuit for unrelated answers the same search finds.
+
+        What misses the target is in no file (it may be most of the model), so its loss is marked as measured.
+        """
         answers = masked_answers(self.model, self.space, pruned.keep[None], self.values, [twin.heldout], self.max_rows)
-        loss = task_loss(pruned.calibration.apply(answers[0]))
+        loss = float(task_loss(pruned.calibration.apply(answers[0])))
         words = [side.answer for side in (twin.heldout.texts[0].positive, twin.heldout.texts[0].negative)]
         size = pruned.keep if pruned.reached else None
+        status = "recomputable" if pruned.reached else "measured"
         return {
+            "path": self.path(TWIN) if pruned.reached else "",
             "reached": pruned.reached,
-            "n_nodes": number(None if size is None else int(size.sum()), "nodes"),
-            "n_edges": number(None if size is None else count_edges(self.model, self.space, size), "edges"),
-            "task_loss": number(float(loss), "nats", n=len(twin.heldout)),
+            "n_nodes": number(None if size is None else int(size.sum()), "nodes", status),
+            "n_edges": number(None if size is None else count_edges(self.model, self.space, size), "edges", status),
+            "task_loss": number(loss, "nats", status, n=len(twin.heldout)),
             "note": f"answers {words[0]!r} and {words[1]!r}, same prompts, same search",
         }
 

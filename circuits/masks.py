@@ -4,10 +4,12 @@
 2. A mask holds one entry per node and run, for all prompts and positions. Runs are folded into the batch axis, run by
    run ("(run row) pos width"), so that one pass serves many seeds, tasks or candidates that never see each other.
 3. A deleted node emits its ablation value (its mean, for a mean ablation): m x + (1 - m) value.
-4. Learned masks are m = step(tau) forwards and the derivative of sigmoid(tau / T) backwards.
+4. Learned masks are m = step(tau) forwards and the derivative of sigmoid(tau / T) backwards; or, for comparison, drawn
+   anew at every step from a hard-concrete distribution around tau.
 
-The blend is a selection, not arithmetic: an all-ones mask is bitwise the plain model.
-Source: Gao et al. 2025, arXiv 2511.13653, section A.5.
+The blend is a selection, not arithmetic: an all-ones mask is bitwise the plain model (not so under hard-concrete masks, which
+mix while they learn).
+Source: Gao et al. 2025, arXiv 2511.13653, section A.5; Louizos et al. 2018, arXiv 1712.01312, for hard-concrete masks.
 """
 
 from bisect import bisect_right
@@ -15,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from math import log
 from typing import Any
 
 import torch
@@ -94,6 +97,15 @@ class NodeSpace:
         """A mask `[n_nodes]` bool as hook point name -> sorted channels; points without nodes are left out."""
         parts = {name: part.nonzero().flatten().tolist() for name, part in self.split(keep.cpu()).items()}
         return {name: tuple(channels) for name, channels in parts.items() if channels}
+
+    def tied(self, values: Tensor) -> Tensor:
+        """`[..., n_nodes]` with the values of every query channel and its key channel replaced by their mean."""
+        parts = self.split(values)
+        for name in self.names:
+            if name.endswith("hook_q"):
+                key = name.removesuffix("q") + "k"
+                parts[name] = parts[key] = (parts[name] + parts[key]) / 2
+        return self.join(parts)
 
     def mask(self, nodes: Mapping[str, Sequence[int]]) -> Tensor:
         """Inverse of `nodes`: bool `[n_nodes]`."""
@@ -202,7 +214,7 @@ class NodeMasks:
             means: `[n_nodes]`, what deleted nodes emit.
             channels: of a narrowed model (`circuits.edges.narrowed`), what it still reads at some hook points.
         """
-        taus, values, channels = self.space.split(self.tau), self.space.split(means), channels or {}
+        taus, values, channels = self.space.split(self.values()), self.space.split(means), channels or {}
         hooks = {}
         for name in self.space.names:
             read = channels.get(name)
@@ -210,17 +222,70 @@ class NodeMasks:
             hooks[name] = self._hook(*((tau, value) if read is None else (tau[:, read], value[read])), read)
         return hooks
 
+    def price_gradient(self) -> Tensor:
+        """Gradient of the number of kept nodes by tau, `[n_runs, n_nodes]`."""
+        return step_derivative(self.tau.detach(), self.temperature)
+
     def _hook(self, tau: Tensor, mean: Tensor, read: Tensor | None) -> HookFn:
         def blend(x: Tensor, point: HookPoint) -> Tensor:
             x = x if read is None else x.index_select(-1, read)
             x = rearrange(x, "(run row) pos width -> run row pos width", run=tau.shape[0])
-            out = _StepMask.apply(x, tau, mean.to(x.dtype), self.temperature)
-            assert isinstance(out, Tensor)
+            out = self.blend(x, tau, mean.to(x.dtype))
             return rearrange(out, "run row pos width -> (run row) pos width")
 
         return blend
+
+    def blend(self, x: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
+        """What a hook point emits: x `[run, row, pos, width]`, mask `[run, width]` as `values` gives it, mean `[width]`."""
+        out = _StepMask.apply(x, mask, mean, self.temperature)
+        assert isinstance(out, Tensor)
+        return out
+
+    def values(self) -> Tensor:
+        """What `blend` gets of the masks, `[n_runs, n_nodes]`; called once per pass."""
+        return self.tau
 
     def clamp_(self) -> None:
         """Puts tau back into [-1, 1]; to be called after every optimizer step."""
         with torch.no_grad():
             self.tau.clamp_(-1, 1)
+
+
+class HardConcreteMasks(NodeMasks):
+    """Masks drawn from a hard-concrete distribution: z = clip((zeta - gamma) s + gamma, 0, 1), s a relaxed coin.
+
+    log alpha = `SLOPE` tau, so that tau > 0 still means "kept"; its price is the probability that z is not 0. A node at tau = -1
+    is out for good. Each run draws from a generator of its own seed.
+    Source: Louizos et al. 2018, sections 2.2 and 4 (beta 2/3, gamma -0.1, zeta 1.1).
+
+    Args:
+        space: the model's nodes.
+        tau: float `[n_runs, n_nodes]` in [-1, 1].
+        seeds: one per run.
+    """
+
+    BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
+    SLOPE = 4.0  # ours: tau of 1 is a log alpha of 4
+
+    def __init__(self, space: NodeSpace, tau: Tensor, seeds: Sequence[int]) -> None:
+        super().__init__(space, tau, temperature=1.0)
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def values(self) -> Tensor:
+        """Freshly drawn z, `[n_runs, n_nodes]`."""
+        n_nodes = self.space.n_nodes
+        drawn = torch.stack([torch.rand(n_nodes, generator=generator) for generator in self.generators])
+        u = drawn.clamp(1e-6, 1 - 1e-6).to(self.tau.device)
+        s = torch.sigmoid((u.log() - (-u).log1p() + self.SLOPE * self.tau) / self.BETA)
+        z = (s * (self.ZETA - self.GAMMA) + self.GAMMA).clamp(0, 1)
+        return torch.where(self.tau > -1, z, 0.0)
+
+    def blend(self, x: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
+        """z x + (1 - z) mean."""
+        return mean + mask[:, None, None].to(x.dtype) * (x - mean)
+
+    def price_gradient(self) -> Tensor:
+        """Gradient of the expected number of nodes whose z is not 0 by tau."""
+        shift = self.BETA * log(-self.GAMMA / self.ZETA)
+        p = torch.sigmoid(self.SLOPE * self.tau.detach() - shift)
+        return self.SLOPE * p * (1 - p)

@@ -16,6 +16,7 @@ are ours.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from circuits.calibrate import fit_calibrations
 from circuits.cleanup import drop_harmless, without_each
 from circuits.edges import narrowed, on_path
-from circuits.masks import NodeMasks, NodeSpace, ablation_hooks, step_derivative
+from circuits.masks import HardConcreteMasks, NodeMasks, NodeSpace, ablation_hooks
 from circuits.tasks.loss import Calibration, answer_logits, logit_diff, task_loss
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookPoint, hooked
@@ -58,6 +59,12 @@ class PruneConfig:
     """Steps between fits of the calibration under which the masks learn. ours"""
     temperature: float = 0.5
     """T of the sigmoid whose derivative stands for that of the step. ours"""
+    masks: Literal["straight_through", "hard_concrete"] = "straight_through"
+    """How masks learn: as a step with a sigmoid's derivative (the paper), or drawn from a hard-concrete distribution (Louizos et
+    al. 2018)."""
+    tie_qk: bool = False
+    """Learn one mask entry for a query channel and its key channel; the clean-up may still drop one of them. The paper has
+    them untied and regrets it."""
     tau_mean: float = 0.1
     tau_std: float = 0.01
     tau_spread: float = 0.15
@@ -93,11 +100,17 @@ class PruneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One search: a seed, pairs to learn from, fixed pairs to bisect and calibrate on."""
+    """One search: a seed, pairs to learn from, fixed pairs to bisect and calibrate on.
+
+    Args:
+        settle: the loss at which the price of a node settles, as a multiple of the target: below 1 nodes are cheaper while
+            masks learn, so that more of them are there to choose from afterwards.
+    """
 
     seed: int
     train: PairSet
     val: PairSet
+    settle: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,14 +279,23 @@ def learn_masks(
     noise = [NodeMasks.init_tau(space.n_nodes, run.seed, mean=config.tau_mean, std=config.tau_std) for run in runs]
     init = (torch.stack(noise) + config.tau_spread * ranks).clamp(-1, 1)
     active = candidates.to(device)
-    masks = NodeMasks(space, torch.where(active, init.to(device), -1.0), config.temperature)
+    if config.tie_qk:
+        init, active = space.tied(init), space.tied(active.float()) > 0
+    start = torch.where(active, init.to(device), -1.0)
+    seeds = [run.seed for run in runs]
+    masks = (
+        NodeMasks(space, start, config.temperature)
+        if config.masks == "straight_through"
+        else HardConcreteMasks(space, start, seeds)
+    )
     optimizer = torch.optim.AdamW(
         [masks.tau], lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
     )
     batches = [_batches(run, config.n_pairs) for run in runs]
     values = means.to(device)
     k_coef = torch.full((len(runs), 1), config.k_coef, device=device)
-    smooth = torch.full((len(runs),), target, device=device)
+    settle = target * torch.tensor([run.settle for run in runs], device=device)
+    smooth = settle.clone()
     best, fewest = masks.tau.detach().clone(), active.sum(1) + 1
     fits = Calibration(scale=torch.ones(len(runs)), shift=torch.zeros(len(runs)))
     with frozen(model), torch.enable_grad(), narrowed(model, space, active.any(0), values) as channels:
@@ -288,10 +310,11 @@ def learn_masks(
             (grad,) = torch.autograd.grad(losses.sum(), [masks.tau])
             smooth = config.smooth * smooth + (1 - config.smooth) * losses.detach()
             n_kept = masks.keep.sum(1)
-            better = (smooth <= target) & (n_kept < fewest)
+            better = (smooth <= settle) & (n_kept < fewest)
             best, fewest = torch.where(better[:, None], masks.tau.detach(), best), torch.where(better, n_kept, fewest)
-            k_coef = k_coef * (config.steer * (1 - smooth / target).clamp(-1, 1)).exp()[:, None]
-            grad = (grad + k_coef * step_derivative(masks.tau.detach(), config.temperature)) * active
+            k_coef = k_coef * (config.steer * (1 - smooth / settle).clamp(-1, 1)).exp()[:, None]
+            grad = (grad + k_coef * masks.price_gradient()) * active
+            grad = space.tied(grad) if config.tie_qk else grad
             norm = grad.norm(dim=1, keepdim=True)
             masks.tau.grad = grad * (config.grad_clip / norm.clamp(min=config.grad_clip))
             optimizer.step()
@@ -418,11 +441,12 @@ class Search:
             self._report("bisection", n_rounds, max(n_rounds, 12))
         return [self._prefix(order, min(n, len(order))) for order, n in zip(orders, high, strict=True)]
 
-    def clean(self, run: int, keep: Tensor) -> tuple[Tensor, Tensor]:
+    def clean(self, run: int, keep: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """Drops nodes of a circuit that meets the target until none can go; see `circuits.cleanup`.
 
         Args:
             keep: bool `[n_nodes]`, meets the target.
+            order: int64, the kept nodes and maybe others, from most to least important.
 
         Returns:
             The smaller mask, and the rise of the loss when one kept node is removed (on a few pairs), `[n_nodes]`.
@@ -439,6 +463,7 @@ class Search:
             self.target,
             slack=self.config.screen_slack,
             max_rounds=self.config.clean_rounds,
+            order=order,
             loosen=lambda mask: self._drop_loose(run, mask),
             report=lambda done, total: self._report("clean-up", done, total),
         )
@@ -497,7 +522,7 @@ def search(
     for run, (keep, loss) in enumerate(zip(ranked, losses.tolist(), strict=True)):
         cleaned, rise = keep, torch.zeros(space.n_nodes)
         if loss <= target:
-            cleaned, rise = looking.clean(run, keep)
+            cleaned, rise = looking.clean(run, keep, orders[run])
         last, calibration = looking.loss(cleaned[None], [run])
         found.append(
             Pruned(

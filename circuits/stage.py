@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from safetensors.torch import save_file
 
-from circuits.card import CardConfig, CardInputs, report_card
-from circuits.circuit import Circuit
-from circuits.find import FindConfig, Pairs, find_circuits
+from circuits.card import CardConfig
+from circuits.comparison import baseline_circuits
+from circuits.find import FindConfig, Finder, Pairs, find_circuits
+from circuits.judge import CARD_WINDOWS, Judge
 from circuits.means import Means, measure_means
-from circuits.tasks import TASKS, PairSet, build_pairs, get_task
+from circuits.tasks import TASKS, get_task
 from sparsetrain.checkpoint import load_model, read_meta, sha256, write_atomic
 from sparsetrain.data.tokenizer import Tokenizer
-from sparsetrain.report import value_of
-from sparsetrain.run import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +45,6 @@ class CircuitsConfig:
             ValueError: an unknown task; lists them all.
         """
         return tuple(TASKS) if "all" in self.tasks else tuple(get_task(name).name for name in self.tasks)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainRun(RunConfig):
-    """A training run and the circuits looked for in its model."""
-
-    circuits: CircuitsConfig = field(default_factory=CircuitsConfig)
 
 
 def run_circuits(
@@ -131,7 +124,8 @@ def run_cards(
 
     Args:
         export: folder of the model.
-        run_dir: the run, whose circuits are loaded.
+        run_dir: the run, whose circuits are loaded; gets `circuits/card_windows.safetensors` and
+            `circuits/<task>/card.json`.
         tasks: the report's `circuits.tasks`; a circuit is judged beside all of these that the model solves.
         names: tasks to judge; those with status `circuit` get `circuits[0]["card"]`.
         find: the search's settings, for its pairs.
@@ -140,10 +134,8 @@ def run_cards(
         on_card: called with (task, card) as each is done.
         progress: draw a progress bar on stderr.
     """
-    model = load_model(export)
-    means = Means.load(run_dir / "circuits" / "means.safetensors")
-    pairs = _Evidence(Tokenizer.load(export / "tokenizer.json"), find)
-    solved = [task["task"] for task in tasks if task["gate"]["passed"] and task["status"] != "bigram"]
+    save_file({"windows": windows.contiguous()}, run_dir / "circuits" / CARD_WINDOWS)
+    judge = Judge(export, run_dir, tasks, find)
     judged = [task for task in tasks if task["task"] in names and task["status"] == "circuit"]
     with progress_bar(progress) as bar:
         done = bar.add_task("report cards", total=len(judged))
@@ -154,63 +146,99 @@ def run_cards(
             def on_criterion(criterion: str, i: int, total: int, name: str = name) -> None:
                 bar.update(criteria, description=f"  {name}: {criterion}", completed=i, total=total)
 
-            seeds = [Circuit.load(run_dir / entry["path"]) for entry in task["circuits"]]
+            settings = {"card": asdict(card), "find": asdict(find), "solved": judge.solved}
+            key = {**settings, "circuit": sha256(run_dir / best["path"])}
             path = run_dir / "circuits" / name / "card.json"
-            key = {"card": asdict(card), "circuit": sha256(run_dir / best["path"]), "others": solved}
-            saved = json.loads(path.read_text()) if path.is_file() else {}
-            if saved.get("key") != key:
-                twin = task.get("nonsense_twin")
-                evidence = CardInputs(
-                    fit=pairs.of(name).fit,
-                    heldout=pairs.of(name).heldout,
-                    alive=means.alive,
-                    shifted=pairs.shifted(name),
-                    windows=windows,
-                    others={other: (pairs.of(other).fit, pairs.of(other).heldout) for other in solved if other != name},
-                    seeds=seeds,
-                    twin_n_edges=[value_of(twin["n_edges"])] if twin else [],
-                )
-                saved = {"key": key, "card": report_card(model, seeds[0], evidence, card, on_criterion)}
-                write_atomic(path, (json.dumps(saved, indent=1) + "\n").encode())
-            best["card"] = saved["card"]
+            best["card"] = _once(path, key, lambda task=task, report=on_criterion: judge.card(task, card, report))
             bar.advance(done)
             if on_card is not None:
                 on_card(name, best["card"])
 
 
-class _Evidence:
-    """The pairs of tasks, built once each."""
+def run_baselines(
+    export: Path,
+    run_dir: Path,
+    tasks: list[dict[str, Any]],
+    names: Sequence[str],
+    find: FindConfig,
+    *,
+    on_task: Callable[[str, list[dict[str, Any]]], None] | None = None,
+    progress: bool = True,
+) -> None:
+    """Puts the circuits of the baselines beside those of learned pruning; found before, they are read from disk.
 
-    def __init__(self, tokenizer: Tokenizer, find: FindConfig) -> None:
-        self.tokenizer, self.find = tokenizer, find
-        self.built: dict[str, Pairs] = {}
+    Args:
+        export: folder of the model.
+        run_dir: the run; gets `circuits/<task>/baselines/` and `baselines.json`.
+        tasks: the report's `circuits.tasks`.
+        names: tasks to compare; those that the model solves, and the empty circuit does not, get `baselines`.
+        find: the search's settings.
+        on_task: called with (task, entries) as each is done.
+        progress: draw a progress bar on stderr.
+    """
+    model, tokenizer = load_model(export), Tokenizer.load(export / "tokenizer.json")
+    means = Means.load(run_dir / "circuits" / "means.safetensors")
+    compared = [task for task in tasks if task["task"] in names and task["status"] in ("circuit", "no_circuit")]
+    with progress_bar(progress) as bar:
+        done = bar.add_task("baselines", total=len(compared))
+        methods = bar.add_task("", total=None)
+        for task in compared:
+            name = task["task"]
 
-    def of(self, task: str) -> Pairs:
-        if task not in self.built:
-            self.built[task] = Pairs.build(task, self.tokenizer, self.find)
-        return self.built[task]
+            def on_method(method: str, i: int, total: int, name: str = name) -> None:
+                bar.update(methods, description=f"  {name}: {method}", completed=i, total=total)
 
-    def shifted(self, task: str) -> PairSet:
-        """Held-out in names and longer: prompts of up to twice the search's length."""
-        find = self.find
-        return build_pairs(
-            task, self.tokenizer, "shifted", find.n_heldout, find.pair_seed, max_tokens=2 * find.max_tokens
-        )
+            pairs = Pairs.build(name, tokenizer, find)
+            finder = Finder(
+                model,
+                name,
+                task["description"],
+                pairs,
+                None,
+                means,
+                find,
+                tokenizer.token,
+                run_dir / "circuits",
+                on_method,
+            )
+            key = {"find": asdict(find), "weights_sha256": means.weights_sha256}
+            path = run_dir / "circuits" / name / "baselines.json"
+            task["baselines"] = _once(path, key, lambda finder=finder: baseline_circuits(finder))
+            bar.advance(done)
+            if on_task is not None:
+                on_task(name, task["baselines"])
+
+
+def _once(path: Path, key: dict[str, Any], make: Callable[[], Any]) -> Any:
+    """What `make` gave for this key: read from the file where it stands there, else made and written."""
+    plain = json.loads(json.dumps(key))
+    saved = json.loads(path.read_text()) if path.is_file() else {}
+    if saved.get("key") != plain:
+        saved = {"key": plain, "result": json.loads(json.dumps(make()))}
+        write_atomic(path, (json.dumps(saved, indent=1) + "\n").encode())
+    return saved["result"]
 
 
 def merge_tasks(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
     """The new section, with the tasks of an old one that were not searched again, in the order they first came.
 
-    A circuit found again as it was keeps its report card.
+    A circuit found again as it was keeps its report card, and its task the circuits of the baselines.
     """
     if old is None:
         return new
     before = {task["task"]: task for task in old["tasks"]}
     for task in new["tasks"]:
-        for circuit, same in zip(task["circuits"], before.get(task["task"], {}).get("circuits", []), strict=False):
-            if "card" in same and circuit == {name: value for name, value in same.items() if name != "card"}:
-                circuit["card"] = same["card"]
+        old_task = before.get(task["task"], {"circuits": []})
+        same = [_without(circuit, "card") for circuit in old_task["circuits"]] == task["circuits"]
+        if same and task["circuits"]:
+            task["circuits"] = old_task["circuits"]
+        if same and "baselines" in old_task:
+            task["baselines"] = old_task["baselines"]
     return {**new, "tasks": list((before | {task["task"]: task for task in new["tasks"]}).values())}
+
+
+def _without(entry: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name != key}
 
 
 def describe_task(name: str, result: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
     python scripts/find_circuits.py run=runs/quickstart/<stamp> task=all
     python scripts/find_circuits.py run=... task=bracket_counting circuits.find.seeds='[0,1,2]'
     python scripts/find_circuits.py run=... task=with_as card=full      # judge the circuit: all criteria, minutes
+    python scripts/find_circuits.py run=... task=all baselines=true     # how large circuits by other rankings are
 
 A task that this run's folder already holds, with the same settings, is not searched again.
 """
@@ -12,10 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from circuits.card import PRESETS
+from circuits.comparison import size_ratios
 from circuits.sections import VIEWS as CIRCUIT_VIEWS
 from circuits.sections.card import summary
-from circuits.stage import CircuitsConfig, describe_task, merge_tasks, run_cards, run_circuits
+from circuits.stage import CircuitsConfig, describe_task, merge_tasks, run_baselines, run_cards, run_circuits
 from sparsetrain.checkpoint import latest_export
 from sparsetrain.data import prepare_corpus
 from sparsetrain.entry import entry, load_run, require
@@ -37,6 +41,8 @@ class FindCircuitsRun:
     """A task's name, several as 'task="a,b"', or `all`; empty: those of circuits.tasks."""
     card: Literal["none", "quick", "full"] = "none"
     """Report card of every task's best circuit: the same criteria and thresholds, fewer draws in `quick`."""
+    baselines: bool = False
+    """Also find circuits by gradients, integrated gradients, EAP-IG and at random, and compare sizes."""
     circuits: CircuitsConfig = field(default_factory=CircuitsConfig)
     progress: bool = True
 
@@ -50,6 +56,7 @@ def main(config: FindCircuitsRun, run_dir: Path) -> None:
     report = load_report(run / "report.json")
     trained = load_run(RunConfig, run)
     started = time.perf_counter()
+    torch.set_num_threads(report["run"]["n_threads"])  # the same numbers whatever OMP_NUM_THREADS says
 
     def windows(split: str, n: int):
         corpus = prepare_corpus(trained.data, cache_dir(trained), progress=config.progress)
@@ -65,11 +72,16 @@ def main(config: FindCircuitsRun, run_dir: Path) -> None:
         progress=config.progress,
     )
     report["circuits"] = merge_tasks(report.get("circuits"), section)
+    found = report["circuits"]["tasks"]
+    if config.baselines:
+        run_baselines(export, run, found, circuits.names(), circuits.find, progress=config.progress)
+    if any("baselines" in task for task in found):
+        report["circuits"]["baselines"] = size_ratios(found, seed=0, n_boot=circuits.find.n_boot)
     if config.card != "none":
         run_cards(
             export,
             run,
-            report["circuits"]["tasks"],
+            found,
             circuits.names(),
             circuits.find,
             PRESETS[config.card],

@@ -1,12 +1,10 @@
 """Recomputes, from saved files alone, the numbers of report.json's circuits that are marked recomputable.
 
     python scripts/verify_report.py run=runs/quickstart/<stamp>
-    python scripts/verify_report.py run=... search=true     # nonsense twins too, by searching again (as slow as the search)
 
-Weights, means, circuits and the settings of the search come from the run's folder; pairs are built anew. Number of threads
-and batch sizes are the recorded ones, so that on a CPU every difference is 0; any other, and any marked number
-that could not be recomputed, ends with exit code 1. The circuit of a nonsense twin is in no file: without search=true its
-numbers are counted apart.
+Weights, means, circuits (those of nonsense twins too), the text of the report cards and all settings come from the run's
+folder; pairs are built anew. Number of threads and batch sizes are the recorded ones, so that on a CPU every difference is
+0; any other, and any marked number that could not be recomputed, ends with exit code 1.
 """
 
 import sys
@@ -19,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from circuits.card import CardConfig
 from circuits.circuit import Circuit, pair_answers
 from circuits.faithfulness import jaccard
-from circuits.find import FindConfig, Pairs, _Finder, find_circuit
+from circuits.find import TWIN, FindConfig, Finder, Pairs
+from circuits.judge import Judge
 from circuits.means import Means
 from circuits.prune import Pruned, calibrated_loss, masked_answers
 from circuits.tasks import get_task
@@ -32,8 +32,6 @@ from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import entry, require
 from sparsetrain.model import Transformer
 from sparsetrain.report import load_report, number
-
-TWIN = "nonsense_twin"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +84,7 @@ def compare(stored: dict[str, Any], recomputed: dict[str, Any]) -> list[Row]:
     ]
 
 
-class SavedCircuits(_Finder):
+class SavedCircuits(Finder):
     """The finder of a task with the circuits of a run in place of a search.
 
     Args:
@@ -105,7 +103,8 @@ class SavedCircuits(_Finder):
     ) -> None:
         task = get_task(stored["task"])
         pairs = Pairs.build(task.name, tokenizer, config)
-        super().__init__(model, task.name, task.description, pairs, None, means, config, tokenizer.token, None, None)
+        twin = Pairs.build(task.name, tokenizer, config, twin="nonsense") if TWIN in stored else None
+        super().__init__(model, task.name, task.description, pairs, twin, means, config, tokenizer.token, None, None)
         self.folder_of_run, self.stored = run, stored
 
     def _search(
@@ -113,24 +112,36 @@ class SavedCircuits(_Finder):
     ) -> None:
         circuits = [self._load(saved["path"]) for saved in self.stored["circuits"]]
         for circuit, saved in zip(circuits, self.stored["circuits"], strict=True):
-            val = masked_answers(
-                self.model, self.space, circuit.keep[None], self.values, [self.pairs.val], self.max_rows
-            )
-            loss = float(calibrated_loss(val)[0])
-            pruned = Pruned(
-                keep=circuit.keep,
-                loss=loss,
-                reached=True,  # only such circuits are saved
-                calibration=circuit.calibration,
-                n_ranked=circuit.n_nodes,
-                removal_loss=torch.zeros(self.space.n_nodes),  # drawn in the graph, and no number of the report
-            )
-            seed = circuit.provenance.seed
+            seed, pruned = circuit.provenance.seed, self._pruned(circuit, self.pairs)
             result["circuits"].append(self._evidence(seed, pruned, circuit, full, full_fit, empty, empty_fit))
             if "edge_circuit" in saved:
                 result["circuits"][-1]["edge_circuit"] = self._saved_edges(self._load(saved["edge_circuit"]["path"]))
         sets = [set(circuit.node_ids) for circuit in circuits]
         result["seeds"] = {"jaccard_nodes": number(jaccard(sets), "fraction", n=len(sets))}
+        if self.twin is not None and self.stored[TWIN]["reached"]:
+            result[TWIN] = self._twin(self._pruned(self._load(self.stored[TWIN]["path"]), self.twin), self.twin)
+
+    def baselines(self) -> list[dict[str, Any]]:
+        """The entries of the baselines, from their saved circuits."""
+        entries = []
+        for stored in self.stored["baselines"]:
+            entry = {"method": stored["method"]}
+            if stored["reached"]:
+                circuit = self._load(stored["path"])
+                entry |= self.size_and_loss(circuit, self._pruned(circuit, self.pairs).loss)
+            entries.append(entry)
+        return entries
+
+    def _pruned(self, circuit: Circuit, pairs: Pairs) -> Pruned:
+        val = masked_answers(self.model, self.space, circuit.keep[None], self.values, [pairs.val], self.max_rows)
+        return Pruned(
+            keep=circuit.keep,
+            loss=float(calibrated_loss(val)[0]),
+            reached=True,  # only such circuits are saved
+            calibration=circuit.calibration,
+            n_ranked=circuit.n_nodes,
+            removal_loss=torch.zeros(self.space.n_nodes),  # drawn in the graph, and no number of the report
+        )
 
     def _load(self, path: str) -> Circuit:
         circuit = Circuit.load(self.folder_of_run / path)
@@ -151,13 +162,13 @@ class SavedCircuits(_Finder):
         }
 
 
-def recompute(run: Path, stored: dict[str, Any], *, search: bool = False) -> dict[str, Any]:
+def recompute(run: Path, stored: dict[str, Any], tasks: list[dict[str, Any]]) -> dict[str, Any]:
     """A task's entry of report.json, from the files of the run's folder.
 
     Args:
         run: folder of a finished run.
         stored: the task's entry in report.json.
-        search: search again for the nonsense twin.
+        tasks: those of all tasks.
 
     Raises:
         FileNotFoundError: a file that the entry rests on is not there.
@@ -170,20 +181,23 @@ def recompute(run: Path, stored: dict[str, Any], *, search: bool = False) -> dic
         raise ValueError(f"{run}/circuits/means.safetensors was measured on other weights than {export}")
     settings = loads((run / "circuits" / stored["task"] / "result.json").read_text())["key"]["config"]
     config = from_dict(FindConfig, settings)
-    result = SavedCircuits(run, stored, model, tokenizer, means, config).run()
-    if search and TWIN in stored:
-        result[TWIN] = find_circuit(model, stored["task"], tokenizer, means, config)[TWIN]
+    saved = SavedCircuits(run, stored, model, tokenizer, means, config)
+    result = saved.run()
+    if "baselines" in stored:
+        result["baselines"] = saved.baselines()
+    if any("card" in circuit for circuit in stored["circuits"]):
+        key = loads((run / "circuits" / stored["task"] / "card.json").read_text())["key"]
+        judge = Judge(export, run, tasks, from_dict(FindConfig, key["find"]), key["solved"])
+        result["circuits"][0]["card"] = judge.card(stored, from_dict(CardConfig, key["card"]))
     return result
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyRun:
-    """Which run, and whether to search again."""
+    """Which run."""
 
     run: str = ""
     """Folder of a finished run."""
-    search: bool = False
-    """Also search again for nonsense twins, whose circuits are in no file."""
 
 
 @entry(VerifyRun, "verify_report")
@@ -197,18 +211,16 @@ def main(config: VerifyRun, run_dir: Path) -> None:
     tasks = report["circuits"]["tasks"]
     rows: list[Row] = []
     for stored in tasks:
-        named = compare({stored["task"]: stored}, {stored["task"]: recompute(run, stored, search=config.search)})
+        named = compare({stored["task"]: stored}, {stored["task"]: recompute(run, stored, tasks)})
         for row in named:
             recomputed = "-" if row.recomputed is None else f"{row.recomputed[0]}"
             print(f"{row.place:<70} {row.stored[0]!s:>24} {recomputed:>24} {row.difference:>10.3g}")
         rows += named
     n_all = sum(1 for _ in numbers(tasks))
-    apart = [row for row in rows if row.recomputed is None and f".{TWIN}." in row.place and not config.search]
-    missing = [row for row in rows if row.recomputed is None and row not in apart]
+    missing = [row for row in rows if row.recomputed is None]
     different = [row for row in rows if row.recomputed is not None and row.difference != 0]
     print(f"{len(rows)} of {n_all} numbers of the circuits are marked recomputable ({len(rows) / max(1, n_all):.1%})")
-    print(f"{len(rows) - len(apart) - len(missing)} recomputed, {len(different)} differ")
-    print(f"{len(apart)} of nonsense twins not recomputed (search=true does), {len(missing)} others not recomputed")
+    print(f"{len(rows) - len(missing)} recomputed, {len(different)} differ, {len(missing)} could not be recomputed")
     for row in different + missing:
         print(f"not as stored: {row.place}", file=sys.stderr)
     if different or missing:

@@ -6,7 +6,7 @@ watchers, exports the model and returns a `TrainedRun`, from which later stages 
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +84,10 @@ class RunConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     """A study that is run instead of one training; kind=none: none."""
+
+
+Watch = Callable[[Corpus, Callable[[int], Path]], list[L.Callback]]
+"""(corpus, export of a step, which returns its folder) -> callbacks."""
 
 
 class Stages:
@@ -168,13 +172,14 @@ def check_budgets(config: RunConfig) -> None:
             sparsity.prepare(Transformer(config.model))
 
 
-def train(config: RunConfig, run_dir: Path, command: str) -> TrainedRun:
+def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda corpus, export: []) -> TrainedRun:
     """Runs the stages data, training, export.
 
     Args:
         config: the whole run.
         run_dir: where everything goes.
         command: the command line, for the report.
+        watch: gives more callbacks; they must not touch the training.
 
     Raises:
         ValueError: an empty corpus, an infeasible budget, a checkpoint of other data.
@@ -225,7 +230,7 @@ def train(config: RunConfig, run_dir: Path, command: str) -> TrainedRun:
     watchers: list[L.Callback] = [ResumeLogs(), RandomState(), throughput, validation]
     if config.ood.enabled:
         watchers.append(SparsityTracker(config.ood.tracker, splits, run_dir / "ood_sparsity.csv"))
-    watchers.append(Export(export, config.callbacks.export_every))
+    watchers += [Export(export, config.callbacks.export_every), *watch(corpus, export)]
     if config.trainer.progress:
         watchers.append(ProgressBar())
     loggers = build_loggers(config.logger, run_dir, config.name)

@@ -5,7 +5,6 @@ from typing import Any
 
 from circuits.card import card_verdict
 from circuits.critique.measurement import Verdict
-from sparsetrain.report import value_of
 from sparsetrain.report.blocks import (
     MISSING,
     Block,
@@ -55,8 +54,7 @@ def summary(entries: Sequence[Mapping[str, Any]]) -> str:
     names = f" ({', '.join(core)})" if core else ""
     counts = {verdict: sum(entry["verdict"] == verdict for entry in entries) for verdict in VERDICT_TONES}
     tally = ", ".join(f"{verdict} {count}" for verdict, count in counts.items())
-    seconds = sum(value_of(entry["seconds"]) for entry in entries)
-    return f"The circuit {words[whole]}{names}. Of {len(entries)} criteria: {tally}. Measured in {format_number(seconds, 's')}."
+    return f"The circuit {words[whole]}{names}. Of {len(entries)} criteria: {tally}."
 
 
 def _table(entries: Sequence[Mapping[str, Any]]) -> Table:

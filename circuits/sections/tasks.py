@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from circuits.sections.baselines import baseline_blocks
 from circuits.sections.card import card_blocks
 from circuits.sections.graph import visible, widget
 from circuits.sections.words import MAX_EDGES, program
@@ -61,6 +62,7 @@ def circuits(section: Mapping[str, Any]) -> list[Block]:
     # a task that is solved without any node stays out of the verdicts
     blocks: list[Block] = [*_verdicts(tasks, target), Text(text=intro), _table(tasks, target)]
     blocks += [Text(text=text, tone="note") for text in _definitions(section.get("definitions", {}))]
+    blocks += baseline_blocks(section)
     first = next((task["task"] for task in tasks if task["status"] == "circuit"), None)
     blocks += [_task(task, target, task["task"] == first) for task in tasks]
     return blocks

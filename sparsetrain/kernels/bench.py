@@ -9,7 +9,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
 
@@ -36,11 +36,22 @@ class Case:
     """Median over turns of ours / one read-and-write pass."""
 
 
-def parse_arguments(description: str, argv: list[str] | None = None) -> argparse.Namespace:
-    """`--device`, `--runs`, `--threads`, the same for every benchmark; sets torch's threads."""
+def parse_arguments(
+    description: str, argv: list[str] | None = None, *, runs: int = 7, more: Mapping[str, str] | None = None
+) -> argparse.Namespace:
+    """`--device`, `--runs`, `--threads`, the same for every benchmark; sets torch's threads.
+
+    Args:
+        description: of the benchmark.
+        argv: instead of the command line.
+        runs: default of `--runs`.
+        more: name -> help of further options, empty strings where they are not given.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for name, words in (more or {}).items():
+        parser.add_argument(f"--{name}", default="", help=words)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--runs", type=int, default=7, help="turns; medians are taken over them")
+    parser.add_argument("--runs", type=int, default=runs, help="turns; medians are taken over them")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     arguments = parser.parse_args(argv)
     if arguments.runs < 1:

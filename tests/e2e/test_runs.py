@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 import train
 from circuits.circuit import Circuit
 from circuits.find import heldout_pairs
-from circuits.stage import TrainRun
+from circuits.run import TrainRun
 from sparsetrain.checkpoint import load_model
 from sparsetrain.config import from_dict
 from sparsetrain.data.tokenizer import Tokenizer

@@ -1,5 +1,6 @@
 """Masks and circuits change exactly what they say: nothing when all is kept, all but the token when nothing is."""
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +11,7 @@ import torch
 
 from circuits.circuit import Circuit, Provenance, pair_answers
 from circuits.edges import edge_masks, edge_weights, find_edges, narrowed
-from circuits.masks import NodeMasks, NodeSpace, ablation_hooks
+from circuits.masks import HardConcreteMasks, NodeMasks, NodeSpace, ablation_hooks
 from circuits.prune import PruneConfig, Run, learn_masks, masked_answers
 from circuits.tasks.loss import Calibration
 from circuits.tasks.pairs import PairSet
@@ -228,3 +229,41 @@ def test_circuit_attaches_and_detaches(make_model):
         assert torch.equal(plain, pair_answers(model, pairs))
     with pytest.raises(ValueError, match="belongs to a model with"):
         replace(circuit, space=NodeSpace(("blocks.0.mlp.hook_in",), (4,))).hooks(model)
+
+
+def test_tied_values_are_the_mean_of_query_and_key_channels(make_model):
+    space = NodeSpace.of(make_model(d_model=16))
+    values = torch.randn(2, space.n_nodes, generator=torch.Generator().manual_seed(0))
+    before, after = space.split(values), space.split(space.tied(values))
+    for name in space.names:
+        if name.endswith(("hook_q", "hook_k")):
+            attn = name[: -len("q")]
+            assert torch.equal(after[name], (before[attn + "q"] + before[attn + "k"]) / 2)
+        else:
+            assert torch.equal(after[name], before[name])
+
+
+def test_hard_concrete_masks_are_open_shut_or_between_as_often_as_their_distribution_says(make_model):
+    model = make_model(d_model=16)
+    space = NodeSpace.of(model)
+    tau = torch.linspace(-0.9, 0.9, space.n_nodes).repeat(2, 1)
+    masks = HardConcreteMasks(space, tau, [0, 1])
+    drawn = torch.stack([masks.values().detach() for _ in range(400)])
+    assert drawn.min() == 0 and drawn.max() == 1 and ((drawn > 0) & (drawn < 1)).any()
+    # P(z > 0) = sigmoid(log alpha - beta log(-gamma / zeta)), and its slope is the price
+    p = torch.sigmoid(4 * tau - 2 / 3 * math.log(0.1 / 1.1))
+    assert ((drawn > 0).float().mean(0) - p).abs().max() < 0.15
+    assert torch.allclose(masks.price_gradient(), 4 * p * (1 - p))
+    again = HardConcreteMasks(space, tau, [0, 1]).values()
+    assert torch.equal(again.detach(), drawn[0])
+    shut = HardConcreteMasks(space, torch.full_like(tau, -1.0), [0, 1]).values()
+    assert not shut.any()
+
+
+def test_hard_concrete_masks_mix_the_activation_with_the_mean(make_model):
+    model = make_model(d_model=16)
+    space = NodeSpace.of(model)
+    masks = HardConcreteMasks(space, torch.zeros(1, space.n_nodes), [0])
+    x, mean = torch.randn(1, 3, 5, 16), torch.randn(16)
+    mask = torch.rand(1, 16)
+    assert torch.allclose(masks.blend(x, mask, mean), mask * x + (1 - mask) * mean)

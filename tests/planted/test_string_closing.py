@@ -1,6 +1,7 @@
 """Extraction finds exactly the circuit that was set by hand, and the report's numbers are those worked out by hand."""
 
 from copy import deepcopy
+from dataclasses import replace
 from math import exp, log1p
 
 import pytest
@@ -64,6 +65,26 @@ def test_extraction_recovers_the_planted_nodes_and_edges(result):
     assert {(edge.source, edge.target) for edge in circuit.edges} == EDGES
     assert entry["seeds"]["jaccard_nodes"]["value"] == 1.0
     assert [c["n_edges"]["value"] for c in entry["circuits"]] == [9, 9]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prune": replace(CONFIG.prune, masks="hard_concrete")},
+        {"prune": replace(CONFIG.prune, tie_qk=True)},
+        {"settle": (0.5, 1.0)},
+        {"trials": 2},
+    ],
+    ids=["hard-concrete", "tied q and k", "grid of prices", "Optuna"],
+)
+def test_every_way_to_search_recovers_it(planted, change):
+    model, means = planted
+    twin = pairs((NONSENSE_A, NONSENSE_B))
+    config = replace(CONFIG, seeds=(0,), n_random=5, **change)
+    entry = find_in_pairs(model, "strings", "closes strings", pairs(), twin, means, config, str)
+    (found,) = entry["circuits"]
+    assert {(edge["source"], edge["target"]) for edge in found["graph"]["edges"]} == EDGES
+    assert not entry["nonsense_twin"]["reached"]
 
 
 def test_numbers_are_those_worked_out_by_hand(result):

@@ -101,7 +101,7 @@ def test_entries_are_plain_data_in_the_order_of_the_criteria(entries):
         value = entry["value"]["value"]
         assert entry["verdict"] in ("pass", "fail", "not enough data")
         assert entry["question"].endswith("?") or entry["question"].endswith(").")
-        assert entry["seconds"]["status"] == "measured" and entry["value"]["status"] == "recomputable"
+        assert entry["value"]["status"] == "recomputable"
         if "lo" in entry["value"]:
             assert entry["value"]["lo"] <= value + 1e-9 and value <= entry["value"]["hi"] + 1e-9
 

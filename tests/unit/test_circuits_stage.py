@@ -8,7 +8,7 @@ from random import Random
 import pytest
 import torch
 
-from circuits import stage
+from circuits import judge
 from circuits.card import CRITERIA, PRESETS
 from circuits.find import FindConfig
 from circuits.prune import PruneConfig
@@ -41,6 +41,8 @@ CARD = replace(
     n_subsets=2,
     n_singles=2,
     n_partial=1,
+    n_seeds=3,
+    n_nulls=1,
 )
 
 
@@ -65,22 +67,27 @@ def test_cards_are_made_once_and_kept(export: Path, tmp_path: Path, monkeypatch:
             task["status"] = "circuit"
         return section
 
-    def judge(section: dict, names: list[str]) -> None:
+    def make_cards(section: dict, names: list[str]) -> None:
         run_cards(export, tmp_path, section["tasks"], names, FIND, CARD, windows, progress=False)
 
     section = search()
-    judge(section, ["var_if"])
+    make_cards(section, ["var_if"])
     first, second = (task["circuits"][0] for task in section["tasks"])
     assert [entry["name"] for entry in first["card"]] == [criterion.name for criterion in CRITERIA]
     assert "card" not in second, "only the tasks named are judged"
+    by_name = {entry["name"]: entry for entry in first["card"]}
+    reached = len(list((tmp_path / "circuits" / "var_if").glob("card_seed_*/circuit.json")))
+    assert by_name["seeds"]["value"]["n"] == 1 + reached, "seed 0 and those searched for the card"
+    assert by_name["null models"]["value"]["n"] == 2, "one with permuted weights, one with permuted labels"
+    assert "scores given" in by_name["CPR"]["value"]["note"]
     dumps(section)
 
     def refuse(*_: object) -> None:
         raise AssertionError("the card lies on disk")
 
-    monkeypatch.setattr(stage, "report_card", refuse)
+    monkeypatch.setattr(judge, "report_card", refuse)
     again = search()
-    judge(again, ["var_if"])
+    make_cards(again, ["var_if"])
     assert again["tasks"][0]["circuits"][0]["card"] == first["card"]
 
     unjudged = search()

@@ -1,0 +1,168 @@
+"""When do circuits form? The same search at log-spaced steps of one training, beside what the weights do meanwhile.
+
+1. `circuits.callback` exports the weights at a step and hands them to `look`, which searches the chosen tasks there.
+2. A task that the model cannot do yet fails the gate: its loss and accuracy are the curve until then.
+3. `formation_section` reads all steps back and compares each with the circuit of the finished model: Jaccard of nodes.
+   Beside it stand the overlap between mask seeds at that step (what to expect of the same circuit found again) and the overlap
+   with the final circuits of other tasks (what any circuit of this model shares).
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from circuits.circuit import Circuit
+from circuits.faithfulness import jaccard
+from circuits.stage import CircuitsConfig, run_circuits
+from circuits.tasks import get_task
+from sparsetrain.report import number, value_of
+
+FOLDER = "formation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormationConfig:
+    """Circuits during training. ours"""
+
+    tasks: tuple[str, ...] = ()
+    """Tasks to follow, of those in `circuits.tasks`; none: no circuits before the end. The settings of the search are those
+    of `circuits.find`, without nonsense twins."""
+    n_looks: int = 7
+    """Steps before the last at most: half of the training, a quarter, ..."""
+
+    def __post_init__(self) -> None:
+        if self.n_looks < 1:
+            raise ValueError(f"formation.n_looks={self.n_looks} must be at least 1")
+        for task in self.tasks:
+            get_task(task)
+
+
+def look(
+    step: int,
+    export: Path,
+    run_dir: Path,
+    formation: FormationConfig,
+    config: CircuitsConfig,
+    windows: Callable[[], torch.Tensor],
+    windows_source: str,
+) -> dict[str, float]:
+    """Searches the tasks in the weights of a step; saved under `<run>/formation/step_<n>/`.
+
+    Returns:
+        Scalars to log: per task the model's loss and, where there is a circuit, its edges and loss.
+    """
+    folder = run_dir / FOLDER / f"step_{step}"
+    search = replace(config, tasks=formation.tasks, find=replace(config.find, nonsense_twin=False))
+    section = run_circuits(export, folder, search, windows, windows_source=windows_source, progress=False)
+    (folder / "section.json").write_text(json.dumps(section, indent=1) + "\n")
+    scalars = {}
+    for task in section["tasks"]:
+        name = f"circuits/{task['task']}"
+        scalars[f"{name}/model_loss"] = value_of(task["gate"]["loss"])
+        if task["circuits"]:
+            scalars[f"{name}/n_edges"] = float(value_of(task["circuits"][0]["n_edges"]))
+            scalars[f"{name}/task_loss"] = value_of(task["circuits"][0]["task_loss"])
+    return scalars
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What was found at a step: the tasks of a report's section, and the folder that their paths start from."""
+
+    step: int
+    folder: Path
+    tasks: Sequence[Mapping[str, Any]]
+
+    def task(self, name: str) -> Mapping[str, Any]:
+        """A task's entry."""
+        return next(task for task in self.tasks if task["task"] == name)
+
+    def nodes(self, name: str) -> set[str]:
+        """Nodes of a task's best circuit; none where there is no circuit."""
+        found = self.task(name)["circuits"]
+        return set(Circuit.load(self.folder / found[0]["path"]).node_ids) if found else set()
+
+
+def formation_section(run_dir: Path, tasks: Sequence[str], n_steps: int, report: Mapping[str, Any]) -> dict[str, Any]:
+    """The `formation` section of report.json, from the files of every step looked at.
+
+    Args:
+        tasks: tasks followed.
+        n_steps: the last step, whose circuits are those of the report.
+        report: the run's other sections: `circuits`, density from `training`, out-of-distribution sparsity from
+            `representation`.
+    """
+    looks = [
+        Look(
+            step=int(folder.name.rpartition("_")[2]),
+            folder=folder,
+            tasks=json.loads((folder / "section.json").read_text())["tasks"],
+        )
+        for folder in (run_dir / FOLDER).glob("step_*")
+    ]
+    last = Look(step=n_steps, folder=run_dir, tasks=report["circuits"]["tasks"])
+    looks = [*sorted(looks, key=lambda look: look.step), last]
+    final = {name: last.nodes(name) for name in tasks}
+    rows = [
+        {
+            "task": name,
+            "points": [
+                {"step": look.step, **_point(look.task(name)), **_overlaps(name, look.nodes(name), final)}
+                for look in looks
+            ],
+        }
+        for name in tasks
+    ]
+    return {"tasks": rows, "density": _density(report), "sparsity": _sparsity(report)}
+
+
+def _point(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Status, the model's loss and accuracy, size and loss of the best circuit, overlap of the mask seeds."""
+    point = {
+        "status": task["status"],
+        "model_loss": _measured(task["gate"]["loss"]),
+        "model_accuracy": _measured(task["gate"]["accuracy"]),
+    }
+    if task["circuits"]:
+        best = task["circuits"][0]
+        point |= {key: _measured(best[key]) for key in ("n_nodes", "n_edges", "task_loss")}
+        point["jaccard_seeds"] = _measured(task["seeds"]["jaccard_nodes"])
+    return point
+
+
+def _measured(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A curve over training: the weights of its earlier points need not be kept."""
+    return {**entry, "status": "measured"}
+
+
+def _overlaps(name: str, own: set[str], final: Mapping[str, set[str]]) -> dict[str, Any]:
+    if not own:
+        return {}
+    overlaps = (jaccard([own, nodes]) for task, nodes in final.items() if task != name and nodes)
+    others = [overlap for overlap in overlaps if overlap is not None]
+    found = {}
+    if final[name]:
+        found["jaccard_final"] = number(jaccard([own, final[name]]), "fraction", "measured")
+    if others:
+        mean = sum(others) / len(others)
+        found["jaccard_other_tasks"] = number(mean, "fraction", "measured", n=len(others))
+    return found
+
+
+def _density(report: Mapping[str, Any]) -> dict[str, Any]:
+    return report.get("training", {}).get("curves", {}).get("density", {"step": [], "value": []})
+
+
+def _sparsity(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The headline measure of the residual stream before the last norm, per split."""
+    representation = report.get("representation")
+    if representation is None:
+        return {"measure": "", "hook_point": "", "curves": []}
+    measure, hook = representation["headline"], "final_norm.hook_resid"
+    chosen = [c for c in representation["curves"] if c["measure"] == measure and c["hook_point"] == hook]
+    curves = [{"split": c["split"], "step": c["step"], "value": c["value"]} for c in chosen]
+    return {"measure": measure, "hook_point": hook, "curves": curves}

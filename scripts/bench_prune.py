@@ -1,0 +1,144 @@
+"""What the search for circuits costs.
+
+`prune:seeds8`: eight mask seeds in one search against eight searches in a row. `prune:to_circuit`: from nothing to a finished
+circuit (attribution, masks, bisection, clean-up) against 2000 plain steps of mask learning on the masked full model, all
+nodes taking part; those are timed as 100 steps x 20, and run once in full to see whether they give fewer edges after the same
+bisection and clean-up.
+
+The model is that of a finished run with --run, and the task the first that it solves; without, a model of width 128 is
+trained on simple idioms first, which takes a minute or two.
+
+    python scripts/bench_prune.py [--run runs/quickstart/<stamp>] [--threads 2] [--runs 3] [--device cuda]
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from circuits.circuit import pair_answers
+from circuits.edges import count_edges
+from circuits.find import FindConfig, Pairs
+from circuits.means import Means, measure_means
+from circuits.prune import PruneConfig, Run, Search, calibrated_loss, learn_masks, search
+from circuits.tasks.loss import task_loss
+from sparsetrain.callbacks import CallbacksConfig, LoggerConfig
+from sparsetrain.checkpoint import latest_export, load_model
+from sparsetrain.data import DataConfig
+from sparsetrain.data.sources import IdiomsSource
+from sparsetrain.data.tokenizer import Tokenizer
+from sparsetrain.kernels.bench import Case, measure, parse_arguments, print_report
+from sparsetrain.lit import TrainerConfig
+from sparsetrain.model import ModelConfig, Transformer
+from sparsetrain.optim import OptimConfig
+from sparsetrain.run import OodConfig, RunConfig, text_windows, train
+from sparsetrain.sparsity import SparsityConfig
+
+TASKS = ("with_as", "var_if", "lambda_func", "while_return_true", "for_while")
+FIND = FindConfig(n_train=192, n_fit=48, n_val=64, margin=0.75)
+PLAIN_STEPS, TIMED_STEPS = 2000, 100
+
+
+def small_run(folder: Path) -> tuple[Transformer, Tokenizer, Means]:
+    """A weight-sparse model of width 128, trained on idioms alone."""
+    config = RunConfig(
+        model=ModelConfig(n_layer=4, d_model=128, n_ctx=128, d_vocab=1024),
+        sparsity=SparsityConfig(density=0.125),
+        optim=OptimConfig(lr_peak=1e-2),
+        data=DataConfig(sources={"idioms": IdiomsSource(n_chars=3_000_000)}, d_vocab=1024),
+        ood=OodConfig(enabled=False),
+        trainer=TrainerConfig(n_steps=500, batch_size=16, progress=False),
+        callbacks=CallbacksConfig(val_every=500, checkpoint_every=500),
+        logger=LoggerConfig(wandb="disabled"),
+        cache_dir=str(folder / "cache"),
+    )
+    done = train(config, folder, command="bench_prune")
+    model, tokenizer = load_model(done.export), Tokenizer.load(done.export / "tokenizer.json")
+    windows = text_windows(done.corpus, config, "means", 256)
+    return model, tokenizer, measure_means(model, windows, source="idioms", weights_sha256="")
+
+
+def finished_run(folder: Path) -> tuple[Transformer, Tokenizer, Means]:
+    """What a run left."""
+    export = latest_export(folder)
+    means = Means.load(folder / "circuits" / "means.safetensors")
+    return load_model(export), Tokenizer.load(export / "tokenizer.json"), means
+
+
+def solved_task(model: Transformer, tokenizer: Tokenizer) -> tuple[str, Pairs]:
+    """The first task whose gate the model passes."""
+    losses = {}
+    for task in TASKS:
+        pairs = Pairs.build(task, tokenizer, FIND)
+        fit, heldout = (pair_answers(model, part) for part in (pairs.fit, pairs.heldout))
+        losses[task] = float(task_loss(calibrated_loss(fit)[1].apply(heldout)))
+        if losses[task] <= FIND.target_loss:
+            return task, pairs
+    raise SystemExit(f"the model solves none of the tasks; their losses: {losses}")
+
+
+def bench(model: Transformer, means: Means, task: str, pairs: Pairs, device: str, runs: int) -> list[Case]:
+    """Both cases; prints the sizes of the circuits that are compared."""
+    space, values, target = means.space, means.values, FIND.margin * FIND.target_loss
+
+    def run(seed: int) -> Run:
+        return Run(seed=seed, train=pairs.train, val=pairs.val)
+
+    def found(seeds: list[int]) -> list[int]:
+        results = search(model, space, values, [run(seed) for seed in seeds], target, PruneConfig())
+        return [count_edges(model, space, result.keep) for result in results if result.reached]
+
+    def plain(n_steps: int) -> torch.Tensor:
+        config = replace(PruneConfig(), n_steps=n_steps)
+        everything = torch.ones(1, space.n_nodes, dtype=torch.bool)
+        ranks = torch.zeros(1, space.n_nodes)
+        return learn_masks(model, space, values, [run(0)], everything, ranks, target, config)[0][0]
+
+    def plain_edges() -> int | None:
+        looking = Search(model, space, values, [run(0)], target, PruneConfig())
+        tau = plain(PLAIN_STEPS)
+        order = tau.argsort(descending=True)
+        (ranked,) = looking.bisect([order], [int((tau > 0).sum())])
+        if float(looking.loss(ranked[None], [0])[0]) > target:
+            return None
+        return count_edges(model, space, looking.clean(0, ranked, order)[0])
+
+    print(f"{task}: edges of the circuit {found([0])}, after {PLAIN_STEPS} plain steps {plain_edges()}", flush=True)
+    print(f"{task}: edges of eight seeds {found(list(range(8)))}", flush=True)
+    together = measure(
+        {"prune:seeds8": lambda _: found(list(range(8)))},
+        lambda _: [found([seed]) for seed in range(8)],
+        "eight searches in a row",
+        make=lambda: None,
+        runs=runs,
+        device=device,
+        n_warmup=0,
+    )
+    alone = measure(
+        {"prune:to_circuit": lambda _: found([0])},
+        lambda _: plain(TIMED_STEPS),
+        f"{PLAIN_STEPS} plain steps (timed as {TIMED_STEPS} x {PLAIN_STEPS // TIMED_STEPS})",
+        make=lambda: None,
+        runs=runs,
+        device=device,
+        n_warmup=0,
+    )
+    return [*together, *(replace(case, speedup=case.speedup * PLAIN_STEPS / TIMED_STEPS) for case in alone)]
+
+
+def main() -> None:
+    """Prints the table and the JSON line."""
+    more = {"run": "folder of a finished run with circuits; without it a small model is trained"}
+    arguments = parse_arguments(__doc__ or "", runs=3, more=more)
+    with TemporaryDirectory() as folder:
+        given = Path(arguments.run) if arguments.run else None
+        model, tokenizer, means = small_run(Path(folder)) if given is None else finished_run(given)
+        task, pairs = solved_task(model, tokenizer)
+        model = model.to(arguments.device)
+        cases = bench(model, means, task, pairs, arguments.device, arguments.runs)
+    print_report("prune", arguments.device, arguments.runs, cases)
+
+
+if __name__ == "__main__":
+    main()
