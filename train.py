@@ -1,4 +1,4 @@
-"""One run: compose -> data -> train -> export -> circuits -> report.
+"""One run: compose -> data -> train -> export -> circuits -> report; or one study (`study.kind`).
 
 python train.py +experiment=quickstart
 python train.py --help
@@ -8,14 +8,19 @@ import shlex
 import sys
 from pathlib import Path
 
-from circuits.run import TrainRun, run
+from circuits.run import VIEWS, TrainRun, run
 from sparsetrain.entry import entry
+from sparsetrain.studies import run_study
 
 
 @entry(TrainRun, "train", new_run=True)
 def main(config: TrainRun, run_dir: Path) -> float | None:
     """Runs every stage; returns the validation loss (nats/token) of a single model, for sweeps."""
-    report = run(config, run_dir, command=shlex.join(["python", "train.py", *sys.argv[1:]]))
+    command = shlex.join(["python", "train.py", *sys.argv[1:]])
+    if config.study.kind != "none":
+        run_study(config, run_dir, VIEWS, command)
+        return None
+    report = run(config, run_dir, command)
     return None if report is None or "training" not in report else report["training"]["val_loss"]["mixed"]["value"]
 
 

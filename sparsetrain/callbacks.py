@@ -9,7 +9,7 @@ import io
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -250,6 +250,24 @@ class Export(L.Callback):
             and trainer.is_global_zero
         ):
             self.export(step)
+
+
+class AtSteps(L.Callback):
+    """Calls `look(step)` at given optimizer steps: 0 is the model at initialisation."""
+
+    def __init__(self, steps: Sequence[int], look: Callable[[int], object]) -> None:
+        self.steps = frozenset(steps)
+        self.look = look
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step in self.steps:
+            self.look(trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and trainer.global_step in self.steps:
+            self.look(trainer.global_step)
 
 
 class ResumeLogs(L.Callback):

@@ -38,6 +38,13 @@ def next_token_loss(model: Transformer, batch: Mapping[str, Tensor]) -> Tensor:
     return F.cross_entropy(rearrange(logits, "b p v -> (b p) v"), rearrange(tokens[:, 1:], "b p -> (b p)"))
 
 
+def answer_loss(model: Transformer, batch: Mapping[str, Tensor]) -> Tensor:
+    """Mean cross-entropy of the last token of each row alone, nats; `batch["tokens"]` is `[batch, length]` int64."""
+    tokens = batch["tokens"]
+    at = torch.full((len(tokens),), tokens.shape[1] - 2, device=tokens.device)
+    return F.cross_entropy(model(tokens[:, :-1], at=at), tokens[:, -1])
+
+
 class LitTransformer(L.LightningModule):
     """Trains `model` under `sparsity` (None: dense).
 

@@ -8,7 +8,7 @@ and AdamW turns into momentum SGD, so it warns.
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import sqrt
+from math import cos, pi, sqrt
 from typing import Literal
 
 import torch
@@ -29,7 +29,8 @@ class OptimConfig:
     eps: float = 0.1
     warmup: float = 0.01
     """Fraction of the steps."""
-    decay: Literal["linear", "constant"] = "linear"
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape after the warm-up: to 0 in a line (paper) or along half a cosine, or not at all."""
     density_factor: Literal["paper", "script", "off"] = "paper"
     """The learning rate is also multiplied by 1/sqrt(density) (paper; ends at 1/sqrt(target)) or by
     sqrt(target/density) (the authors' script; ends at 1)."""
@@ -66,6 +67,8 @@ def lr_factor(step: int, n_steps: int, config: OptimConfig, density: float = 1.0
         shape = (step + 1) / (n_warmup + 1)
     elif config.decay == "linear":
         shape = (n_steps - step) / (n_steps - n_warmup)
+    elif config.decay == "cosine":
+        shape = (1 + cos(pi * (step - n_warmup) / (n_steps - n_warmup))) / 2
     else:
         shape = 1.0
     factor = {"paper": 1 / sqrt(density), "script": sqrt(target / density), "off": 1.0}[config.density_factor]

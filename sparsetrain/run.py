@@ -41,6 +41,7 @@ from sparsetrain.report import number
 from sparsetrain.report.wandb_log import log_report
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig, curves_for_report
 from sparsetrain.sparsity import SparsityConfig, build_sparsity
+from sparsetrain.study import StudyConfig
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
+    """A study that is run instead of one training; kind=none: none."""
 
 
 Watch = Callable[[Corpus, Callable[[int], Path]], list[L.Callback]]

@@ -142,3 +142,21 @@ class _Endless(IterableDataset[Batch]):
         while True:
             yield {"tokens": torch.from_numpy(self.stream.rows(k, self.rank, self.n_ranks)), "k": k}
             k += step
+
+
+class RowsDataModule(LightningDataModule):
+    """Given rows in their given order, each once: batch k is rows k * batch_size and on (the last one may be short).
+
+    Args:
+        rows: tokens `[n_rows, length]` int64.
+        batch_size: rows of a batch.
+    """
+
+    def __init__(self, rows: Tensor, batch_size: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.batch_size = batch_size
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        batches = [{"tokens": batch, "k": k} for k, batch in enumerate(self.rows.split(self.batch_size))]
+        return DataLoader(batches, batch_size=None)  # pyright: ignore[reportArgumentType]

@@ -8,13 +8,16 @@
    and "not supported" is as reachable as "supported": an interval that excludes every effect of interest says it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest, rankdata
+from scipy.optimize import minimize_scalar
+from scipy.stats import binomtest, norm, rankdata
+from scipy.stats import t as student_t
 
 Word = Literal["supported", "not supported", "undecided"]
 MAX_CHUNK = 2**20  # entries of resampled data held at once
@@ -54,7 +57,9 @@ def _columns(n_min: int, **arrays: ArrayLike) -> list[np.ndarray]:
 def _interval(
     statistic: Callable[[np.ndarray], np.ndarray], n: int, n_bootstrap: int, confidence: float, seed: int
 ) -> tuple[float, float]:
-    """Percentile interval of `statistic(indices [b, n]) -> [b]` over resampled items."""
+    """Percentile interval of `statistic(indices [b, n]) -> [b]` over resampled items; NaN without resamples."""
+    if n_bootstrap < 1:
+        return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     chunk = max(1, MAX_CHUNK // n)
     values = [
@@ -196,6 +201,77 @@ def permutation_p(x: ArrayLike, y: ArrayLike, *, n_permutations: int = 1000, see
     return (n_as_far + 1) / (n_permutations + 1)
 
 
+def over_seeds(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
+    """Mean of an effect over independent runs, with Student's t interval: what holds beyond these seeds.
+
+    Args:
+        values: `[n_seeds]`, the effect in each seed; a NaN (undefined in a seed) makes the mean undefined.
+        confidence: of the interval; one seed has none (NaN).
+    """
+    v = np.asarray(values, dtype=np.float64)
+    method = f"mean over {len(v)} seeds, {confidence:.0%} Student's t interval"
+    if len(v) < 2 or not np.isfinite(v).all():
+        mean = float(v.mean()) if len(v) else float("nan")
+        return Estimate(value=mean, lo=float("nan"), hi=float("nan"), n=len(v), method=method)
+    half = float(student_t.isf((1 - confidence) / 2, len(v) - 1)) * float(v.std(ddof=1)) / sqrt(len(v))
+    return Estimate(
+        value=float(v.mean()), lo=float(v.mean()) - half, hi=float(v.mean()) + half, n=len(v), method=method
+    )
+
+
+def mixed_model(
+    y: ArrayLike, effects: Mapping[str, ArrayLike], groups: ArrayLike, *, confidence: float = 0.95
+) -> dict[str, Estimate]:
+    """Linear mixed model: y = a + sum of effects + an intercept of each group + noise, by restricted maximum likelihood.
+
+    The ratio of the variance between groups to the noise is found by a bounded search over its logarithm; at each ratio the
+    rest has a closed form. Intervals are Wald's (normal), with groups as what is sampled.
+
+    Args:
+        y: `[n]`.
+        effects: name -> `[n]`, fixed effects.
+        groups: `[n]`, which group an item belongs to.
+        confidence: of the intervals.
+
+    Returns:
+        Name -> slope, in the unit of y over that of the effect.
+
+    Raises:
+        ValueError: effects that determine each other, or fewer than two groups.
+    """
+    target, *columns = _columns(len(effects) + 3, y=y, **effects)
+    labels, group = np.unique(np.asarray(groups), return_inverse=True)
+    if len(labels) < 2:
+        raise ValueError(f"{len(labels)} group of items; a mixed model needs at least two")
+    x = np.stack([np.ones_like(target), *columns], -1)
+    if np.linalg.matrix_rank(x) < x.shape[1]:
+        raise ValueError(f"effects {', '.join(effects)} determine each other (or one is constant); leave one out")
+    sizes = np.bincount(group)
+    sums_x = np.stack([np.bincount(group, weights=column) for column in x.T], -1)
+    sums_y = np.bincount(group, weights=target)
+    n_free = len(target) - x.shape[1]
+
+    def fit(log_ratio: float) -> tuple[float, np.ndarray, np.ndarray]:
+        ratio = np.exp(log_ratio)
+        shrink = ratio / (1 + ratio * sizes)
+        gram = x.T @ x - sums_x.T @ (shrink[:, None] * sums_x)
+        moment = x.T @ target - sums_x.T @ (shrink * sums_y)
+        beta = np.linalg.solve(gram, moment)
+        noise = (target @ target - sums_y @ (shrink * sums_y) - beta @ moment) / n_free
+        noise = max(float(noise), 1e-300)
+        minus_log_likelihood = n_free * np.log(noise) + np.log1p(ratio * sizes).sum() + np.linalg.slogdet(gram)[1]
+        return float(minus_log_likelihood), beta, noise * np.linalg.inv(gram)
+
+    best = minimize_scalar(lambda log_ratio: fit(log_ratio)[0], bounds=(-12.0, 12.0), method="bounded")
+    _, beta, covariance = fit(float(best.x))  # pyright: ignore[reportAttributeAccessIssue]
+    half = float(norm.isf((1 - confidence) / 2)) * np.sqrt(np.diag(covariance))
+    method = f"mixed model, intercepts of {len(labels)} groups, REML, {confidence:.0%} Wald interval"
+    return {
+        name: Estimate(value=float(b), lo=float(b - h), hi=float(b + h), n=len(target), method=method)
+        for name, b, h in zip(effects, beta[1:], half[1:], strict=True)
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class SignTest:
     """How many of several independent runs (seeds) show an effect of one sign."""
@@ -223,10 +299,13 @@ class Criterion:
     Supported: the estimate has the expected sign, its interval excludes 0, it is at least `margin`, and at least
     `n_agreeing` seeds have that sign. Not supported: the interval excludes every effect of `margin` or more in the
     expected direction, or at least `n_agreeing` seeds have the other sign. Undecided: anything else.
+
+    Where no effect is expected (`none`), supported: the interval lies within +-`margin`. Not supported: the interval lies outside
+    of +-`margin`. Undecided: anything else; seeds are not asked for.
     """
 
     claim: str
-    expected: Literal["positive", "negative"]
+    expected: Literal["positive", "negative", "none"]
     margin: float
     """Smallest effect of interest, in the unit of the estimate, positive. Without one, no data could say no."""
     n_agreeing: int | None = None
@@ -237,9 +316,13 @@ class Criterion:
             raise ValueError(f"margin={self.margin} of claim {self.claim!r} must be positive")
         if self.n_agreeing is not None and self.n_agreeing < 1:
             raise ValueError(f"n_agreeing={self.n_agreeing} of claim {self.claim!r} must be at least 1, or None")
+        if self.expected == "none" and self.n_agreeing is not None:
+            raise ValueError(f"claim {self.claim!r} expects no effect, which has no sign for seeds to agree on")
 
     def describe(self) -> str:
         """The criterion in words."""
+        if self.expected == "none":
+            return f"interval within +-{self.margin:g}"
         seeds = "" if self.n_agreeing is None else f", the same sign in at least {self.n_agreeing} seeds"
         return f"{self.expected}, interval without 0, size at least {self.margin:g}{seeds}"
 
@@ -282,6 +365,8 @@ def decide(criterion: Criterion, estimate: Estimate, per_seed: ArrayLike | None 
 
 
 def _judge(criterion: Criterion, estimate: Estimate, seeds: SignTest | None) -> tuple[Word, str]:
+    if criterion.expected == "none":
+        return _judge_none(criterion.margin, estimate)
     sign = 1 if criterion.expected == "positive" else -1
     value, lo, hi = sign * estimate.value, *sorted((sign * estimate.lo, sign * estimate.hi))
     if not np.isfinite([value, lo, hi]).all():
@@ -302,3 +387,14 @@ def _judge(criterion: Criterion, estimate: Estimate, seeds: SignTest | None) -> 
     if value < criterion.margin:
         return "undecided", f"the effect is smaller than {criterion.margin:g}, but the interval reaches it"
     return "supported", f"the interval excludes 0 and the size is at least {criterion.margin:g}{seen}"
+
+
+def _judge_none(margin: float, estimate: Estimate) -> tuple[Word, str]:
+    if not np.isfinite([estimate.value, estimate.lo, estimate.hi]).all():
+        return "undecided", "the estimate is not defined on these data"
+    lo, hi = sorted((estimate.lo, estimate.hi))
+    if -margin < lo and hi < margin:
+        return "supported", f"the interval lies within +-{margin:g}"
+    if hi <= -margin or lo >= margin:
+        return "not supported", f"the interval lies outside of +-{margin:g}"
+    return "undecided", f"the interval reaches across {margin:g} or -{margin:g}"

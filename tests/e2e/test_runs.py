@@ -171,6 +171,12 @@ def test_saved_circuit_evaluates_to_the_reported_loss_exactly(smoke):
         (["train.py", *SMOKE, "sparsity.density=0.01"], "smallest feasible density 0.0625"),
         (["train.py", *SMOKE, "model.n_head=7"], "does not divide"),
         (["train.py", *SMOKE, "ckpt_path=nowhere.ckpt"], "ckpt_path does not exist: nowhere.ckpt"),
+        (["train.py", "+experiment=familiarity", "+debug=smoke", "study.margin=0"], "study.margin=0.0 must be above 0"),
+        (
+            ["train.py", "+experiment=familiarity", "+debug=smoke", "study.familiarity.levels=[1,2]"],
+            "study.familiarity.levels=[1, 2] must rise from 0",
+        ),
+        (["train.py", "+experiment=knowledge_graph", "+debug=smoke", "stop_at_step=3"], "are for single trainings"),
         (["scripts/find_circuits.py", "run=.", "task=nope"], "unknown task 'nope': tasks are single_double_quote"),
         (["scripts/find_circuits.py", "run=."], "holds no export"),
         (["scripts/report.py", "run=/nonexistent"], "no report.json"),

@@ -11,6 +11,8 @@ from sparsetrain.representation.trends import (
     Estimate,
     decide,
     difference,
+    mixed_model,
+    over_seeds,
     partial_spearman,
     permutation_p,
     sign_test,
@@ -189,3 +191,70 @@ def test_level_means_overstate():
     gini = LEVELS + 10 * rng(8).standard_normal(len(LEVELS))
     means = [gini[level == LEVELS].mean() for level in range(5)]
     assert abs(spearman(np.arange(5), means, seed=0).value) > 2 * abs(spearman(LEVELS, gini, seed=0).value)
+
+
+def test_over_seeds_is_students():
+    v = np.array([0.2, 0.5, 0.1, 0.4, 0.3])
+    got = over_seeds(v)
+    lo, hi = stats.t.interval(0.95, 4, loc=v.mean(), scale=stats.sem(v))
+    assert (got.value, got.lo, got.hi, got.n) == pytest.approx((v.mean(), lo, hi, 5))
+    assert np.isnan(over_seeds([1.0]).lo) and over_seeds([1.0]).value == 1.0
+    assert np.isnan(over_seeds([1.0, np.nan, 2.0]).value)
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "word"),
+    [(-0.1, 0.2, "supported"), (0.5, 0.9, "not supported"), (-0.9, -0.5, "not supported"), (-0.1, 0.6, "undecided")],
+)
+def test_no_effect_can_be_claimed(lo, hi, word):
+    criterion = Criterion(claim="none", expected="none", margin=0.4)
+    estimate = Estimate(value=(lo + hi) / 2, lo=lo, hi=hi, n=5, method="")
+    assert decide(criterion, estimate, [0.0] * 5).verdict == word
+    nothing = Estimate(value=0.0, lo=np.nan, hi=np.nan, n=1, method="")
+    assert decide(criterion, nothing).verdict == "undecided"
+    with pytest.raises(ValueError, match="no sign for seeds"):
+        Criterion(claim="none", expected="none", margin=0.4, n_agreeing=4)
+
+
+def grouped(slope, seed, n_groups=60, size=8):
+    """y = slope * x + intercept of the group + noise; x goes with the group's intercept, which confounds plain regression."""
+    r = rng(seed)
+    group = np.repeat(np.arange(n_groups), size)
+    intercept = r.standard_normal(n_groups) * 3
+    x = r.standard_normal(len(group))
+    z = r.standard_normal(len(group))
+    return slope * x + 0.5 * z + intercept[group] + r.standard_normal(len(group)), x, z, group
+
+
+def test_mixed_model_recovers_planted_slopes():
+    hits = []
+    for seed in range(20):
+        y, x, z, group = grouped(0.3, seed)
+        found = mixed_model(y, {"x": x, "z": z}, group)
+        hits.append(found["x"].lo < 0.3 < found["x"].hi)
+        assert found["z"].value == pytest.approx(0.5, abs=0.2)
+    assert sum(hits) >= 17  # of 20 intervals of 95%
+
+
+def test_mixed_model_without_groups_that_matter_is_least_squares():
+    y, x, z, group = grouped(0.3, 0, n_groups=40)
+    y = y - np.array([(y - 0.3 * x - 0.5 * z)[group == g].mean() for g in range(40)])[group]
+    found = mixed_model(y, {"x": x, "z": z}, group)
+    design = np.stack([np.ones_like(x), x, z], -1)
+    assert found["x"].value == pytest.approx(np.linalg.lstsq(design, y, rcond=None)[0][1], abs=1e-3)
+
+
+def test_mixed_model_with_strong_groups_is_the_within_estimate():
+    y, x, z, group = grouped(0.3, 1)
+    y = y + 1000.0 * rng(9).standard_normal(60)[group]
+    within = [v - np.array([v[group == g].mean() for g in range(60)])[group] for v in (y, x, z)]
+    want = np.linalg.lstsq(np.stack(within[1:], -1), within[0], rcond=None)[0][0]
+    assert mixed_model(y, {"x": x, "z": z}, group)["x"].value == pytest.approx(want, abs=1e-3)
+
+
+def test_mixed_model_refuses_what_it_cannot_tell():
+    y, x, _, group = grouped(0.3, 0)
+    with pytest.raises(ValueError, match="determine each other"):
+        mixed_model(y, {"x": x, "twice": 2 * x}, group)
+    with pytest.raises(ValueError, match="at least two"):
+        mixed_model(y, {"x": x}, np.zeros_like(group))

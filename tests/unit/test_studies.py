@@ -1,0 +1,123 @@
+"""Studies at smoke size in this process: the folder is complete, the report follows the schema, starting again trains nothing."""
+
+import json
+import math
+from itertools import pairwise
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+
+from sparsetrain.callbacks import LoggerConfig
+from sparsetrain.checkpoint import load_model
+from sparsetrain.data.sources.facts import FactsConfig, draw_facts
+from sparsetrain.data.sources.knowledge_graph import GraphConfig
+from sparsetrain.lit import TrainerConfig, answer_loss
+from sparsetrain.model import ModelConfig
+from sparsetrain.optim import OptimConfig, lr_factor
+from sparsetrain.report import SCHEMA_PATH
+from sparsetrain.report.sections import VIEWS
+from sparsetrain.representation.controls import read_items
+from sparsetrain.run import OodConfig, RunConfig
+from sparsetrain.sparsity import SparsityConfig
+from sparsetrain.studies import run_study
+from sparsetrain.studies.familiarity import FactReadings
+from sparsetrain.study import Arm, StudyConfig
+
+
+def config(kind: str, **changes) -> RunConfig:
+    study = StudyConfig(
+        kind=kind,  # pyright: ignore[reportArgumentType]
+        n_seeds=2,
+        n_checkpoints=3,
+        arms={"constant": Arm(), "sparse": Arm(density=0.5, decay="cosine")},
+        familiarity=FactsConfig(n_groups=1, levels=(0, 1, 2), unlearnable=(2,), n_new_subjects=1),
+        knowledge_graph=GraphConfig(n_entities=60, closure_every=30, n_train=240, n_eval=4),
+    )
+    settings = {
+        "name": kind,
+        "debug": True,
+        "model": ModelConfig(n_layer=2, d_model=32, d_head=8, n_ctx=3, bigram=False, abs_topk={}),
+        "sparsity": SparsityConfig(floor=0),
+        "optim": OptimConfig(lr_peak=1e-3),
+        "trainer": TrainerConfig(n_steps=6, batch_size=8, device="cpu", n_threads=1, progress=False),
+        "logger": LoggerConfig(wandb="disabled"),
+        "study": study,
+    }
+    return RunConfig(**{**settings, **changes})
+
+
+@pytest.mark.parametrize("kind", ["familiarity", "knowledge_graph"])
+def test_a_study_ends_in_a_report_and_resumes(kind, tmp_path):
+    report = run_study(config(kind), tmp_path, VIEWS, "test")
+    written = json.loads((tmp_path / "report.json").read_text())
+    jsonschema.validate(written, json.loads(SCHEMA_PATH.read_text()))
+    study = written["study"]
+    assert study["status"] == "done" and len(study["models"]) == 4
+    assert {claim["key"] for claim in study["claims"]} == {claim["key"] for claim in study["plan"]["claims"]}
+    assert all(len(claim["per_seed"]) == 2 for claim in study["claims"])
+    assert json.loads((tmp_path / "plan.json").read_text())["sha256"] == study["plan_sha256"]
+    for name in ("report.md", "report.html", "constant/seed_0/items.npz", "constant/seed_1/metrics.csv", "sparse/seed_0/result.json"):  # fmt: skip
+        assert (tmp_path / name).is_file(), name
+    assert len(list((tmp_path / "figures").glob("*.svg"))) == len(study["figures"])
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("items.npz")}
+    again = run_study(config(kind), tmp_path, VIEWS, "test")
+    assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("items.npz")}
+    assert again["study"]["claims"] == report["study"]["claims"]
+
+
+def test_the_same_stage_gives_the_same_weights_and_readings(tmp_path):
+    one = run_study(config("familiarity"), tmp_path / "a", VIEWS, "test")
+    two = run_study(config("familiarity"), tmp_path / "b", VIEWS, "test")
+    assert one["study"]["models"] == two["study"]["models"]
+    with np.load(tmp_path / "a/sparse/seed_1/items.npz") as a, np.load(tmp_path / "b/sparse/seed_1/items.npz") as b:
+        assert all((a[name] == b[name]).all() for name in a.files)
+
+
+def test_arms_differ_as_they_say(tmp_path):
+    run_study(config("familiarity"), tmp_path, VIEWS, "test")
+    meta = json.loads(next((tmp_path / "sparse/seed_0/export").glob("*/meta.json")).read_text())
+    assert meta["density"] == 0.5
+    dense = json.loads(next((tmp_path / "constant/seed_0/export").glob("*/meta.json")).read_text())
+    assert dense["density"] == 1.0
+
+
+def test_readings_are_those_of_the_weights_of_their_step(tmp_path):
+    run_study(config("familiarity"), tmp_path, VIEWS, "test")
+    facts = draw_facts(config("familiarity").study.familiarity, 1)
+    read = FactReadings.load(tmp_path / "sparse/seed_1/items.npz", facts=facts)
+    other = FactReadings.load(tmp_path / "constant/seed_1/items.npz", facts=facts)
+    n_steps = math.ceil(len(facts.rows) / 8)
+    assert (read.steps[0], read.steps[-1]) == (0, n_steps)
+    assert (read.loss[0] == other.loss[0]).all() and (read.loss[-1] != other.loss[-1]).any()
+    model = load_model(tmp_path / f"sparse/seed_1/export/step_{n_steps}")
+    items = read_items(model, torch.from_numpy(facts.prompts), ["final_norm.hook_norm"])
+    assert np.allclose(read.loss[-1], items.loss, atol=1e-5)
+    assert np.allclose(read.of("gain")[-1], items.measures["final_norm.hook_norm", "gain", "gini"], atol=1e-5)
+
+
+def test_watching_can_be_switched_off(tmp_path):
+    report = run_study(config("knowledge_graph", ood=OodConfig(enabled=False)), tmp_path, VIEWS, "test")
+    assert "representation" not in report and not list(tmp_path.rglob("ood_sparsity.csv"))
+
+
+def test_what_means_nothing_to_a_study_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="stop_at_step=3"):
+        run_study(config("familiarity", stop_at_step=3), tmp_path, VIEWS, "test")
+    with pytest.raises(ValueError, match="shorter than a prompt"):
+        run_study(config("familiarity", model=ModelConfig(n_ctx=2, d_model=32)), tmp_path, VIEWS, "test")
+
+
+def test_answer_loss_is_that_of_the_last_token(make_model):
+    model = make_model(bigram=False)
+    tokens = torch.randint(0, 61, (5, 4), generator=torch.Generator().manual_seed(0))
+    want = torch.nn.functional.cross_entropy(model(tokens[:, :-1])[:, -1], tokens[:, -1])
+    assert answer_loss(model, {"tokens": tokens}).item() == pytest.approx(want.item(), abs=1e-6)
+
+
+def test_cosine_learning_rate():
+    optim = OptimConfig(decay="cosine", warmup=0.1, density_factor="off")
+    factors = [lr_factor(step, 100, optim) for step in range(101)]
+    assert factors[10] == 1.0 and factors[55] == pytest.approx(0.5) and factors[100] == pytest.approx(0.0)
+    assert all(a > b for a, b in pairwise(factors[10:]))
