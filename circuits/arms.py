@@ -121,11 +121,13 @@ class Member:
 
 
 def smoke(arms: ArmsConfig) -> ArmsConfig:
-    """The first dense and the first sparse arm, one seed: enough to try out the machinery."""
+    """The first dense and the first sparse arm at the run's own width, one seed: enough to try out the machinery."""
     first: dict[bool, str] = {}
     for name, arm in arms.models.items():
         first.setdefault(arm.dense, name)
-    return replace(arms, seeds=arms.seeds[:1], models={name: arms.models[name] for name in first.values()})
+    return replace(
+        arms, seeds=arms.seeds[:1], models={name: replace(arms.models[name], d_model=None) for name in first.values()}
+    )
 
 
 def run_arms(

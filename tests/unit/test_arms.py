@@ -92,7 +92,9 @@ def test_arms_differ_from_their_run_in_what_they_say():
     assert ArmConfig(density=0.25).of(base, "arm", 0).sparsity == replace(base.sparsity, density=0.25)
     with pytest.raises(ValueError, match=r"density=0\.5 contradict"):
         ArmConfig(dense=True, density=0.5)
-    small = smoke(replace(ARMS, seeds=(4, 5)))
+    wide = {**ARMS.models, "sparse": ArmConfig(d_model=4096)}
+    small = smoke(replace(ARMS, models=wide, seeds=(4, 5)))
+    assert small.models["sparse"].d_model is None
     assert list(small.models) == ["sparse", "dense"] and small.seeds == (4,)
 
 
