@@ -245,6 +245,23 @@ def find_in_pairs(
     return _Finder(model, name, description, pairs, twin, means, config, token, out_dir, progress).run()
 
 
+def seeds_note(circuits: Sequence[Circuit]) -> str:
+    """Says that other circuits exist where seeds found several that meet the target; empty where they agree.
+
+    Args:
+        circuits: those that meet the target, the smallest first.
+    """
+    if len({frozenset(circuit.node_ids) for circuit in circuits}) < 2:
+        return ""
+    best = circuits[0]
+    equal = [circuit for circuit in circuits if circuit.n_edges == best.n_edges]
+    if len({frozenset(circuit.node_ids) for circuit in equal}) > 1:
+        shared = set.intersection(*(set(circuit.node_ids) for circuit in equal))
+        return f"other circuits of this size exist: seeds share only {len(shared)} of {best.n_nodes} nodes"
+    shared = set.intersection(*(set(circuit.node_ids) for circuit in circuits))
+    return f"seeds found other, larger circuits: they share {len(shared)} of the smallest one's {best.n_nodes} nodes"
+
+
 class _Finder:
     """One task's search; holds what its steps share."""
 
@@ -340,6 +357,7 @@ class _Finder:
         result["seeds"] = {
             "jaccard_nodes": number(jaccard(sets), "fraction", n=len(sets)),
             "core_nodes": sorted(core, key=self.space.number),
+            "note": seeds_note([circuit for circuit, entry in scored if entry["task_loss"]["value"] <= limit]),
         }
         if self.twin is not None:
             result["nonsense_twin"] = self._twin(pruned[-1], self.twin)

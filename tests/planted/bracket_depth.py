@@ -17,11 +17,11 @@ from string_closing import MARGIN, clear_head_, pair_set, random_background_, se
 from torch import Tensor
 
 from circuits.tasks.pairs import PairSet
-from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.hooks import NODE_KINDS
+from sparsetrain.model import ModelConfig, Transformer
 
-D_VOCAB, N_WORDS = 26, 14
-EOT, OPEN, CLOSE, ROUND_OPEN, ROUND_CLOSE, ONE_MORE, END, ROUND_ONE_MORE, ROUND_END, NOTHING_A, NOTHING_B = range(11)
+D_VOCAB, N_WORDS = 24, 15
+EOT, OPEN, CLOSE, ROUND_OPEN, ROUND_CLOSE, ONE_MORE, END, ROUND_ONE_MORE, ROUND_END = range(9)
 FIRST_WORD = D_VOCAB - N_WORDS
 
 IS_OPEN, IS_CLOSE, IS_ROUND, DEPTH, ROUND_DEPTH, ANSWER, ROUND_ANSWER, LEVEL = range(8)  # residual channels

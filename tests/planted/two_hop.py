@@ -24,8 +24,8 @@ from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import NODE_KINDS
 from sparsetrain.model import ModelConfig, Transformer
 
-D_VOCAB, N_WORDS, N_CTX = 26, 14, 16
-EOT, A, B, P, Q, SET, STRING, ADD, PLUS, NOTHING_A, NOTHING_B = range(11)
+D_VOCAB, N_WORDS, N_CTX = 24, 15, 16
+EOT, A, B, P, Q, SET, STRING, ADD, PLUS = range(9)
 FIRST_WORD = D_VOCAB - N_WORDS
 
 # residual channels; the others are distractors

@@ -1,0 +1,80 @@
+"""Where there is nothing to find, nothing is found: twins of the planted tasks, and planted models in permuted weights.
+
+Search and budget are those that recover every planted circuit (`test_search_recovers.py`).
+"""
+
+from dataclasses import replace
+from functools import partial
+from math import log
+
+import pytest
+import torch
+from cases import PLANTED, PRUNE, TARGET
+from twins import label_twin, nonsense_twin
+
+from circuits.card import PRESETS, CardInputs, card_verdict, report_card
+from circuits.circuit import Circuit, Provenance
+from circuits.critique.nulls import permuted_model, same_nodes
+from circuits.masks import NodeSpace
+from circuits.prune import Run, search
+from circuits.tasks.loss import Calibration
+
+MODELS = ("string_closing", "bracket_depth", "two_hop", "shared_detector", "behind_sink", "redundant_heads")
+CARD = replace(
+    PRESETS["quick"],
+    max_task_loss=TARGET,
+    n_pairs=16,
+    n_random=20,
+    n_random_necessity=5,
+    n_subsets=2,
+    n_partial=1,
+    n_adversary_steps=1,
+    n_scrub=1,
+    n_boot=100,
+    n_permutations=100,
+)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_nonsense_and_label_permuted_twins_have_no_circuit(name):
+    planted = PLANTED[name]
+    model = planted.model()
+    twins = [planted.pair_sets(partial(nonsense_twin, answers=answers)) for answers in planted.unrelated]
+    twins.append(planted.pair_sets(label_twin))
+    runs = [Run(seed=0, train=pairs.train, val=pairs.val) for pairs in twins]
+    results = search(model, NodeSpace.of(model), planted.means(model).values, runs, TARGET, PRUNE)
+    for pruned in results:
+        assert not pruned.reached
+        # a model that knows nothing has ln 2; nothing that was tried comes near the target
+        assert pruned.loss > 0.9 * log(2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_card_passes_the_planted_circuit_and_fails_it_in_permuted_weights(name):
+    planted = PLANTED[name]
+    model, pairs = planted.model(), planted.pair_sets()
+    means, space = planted.means(model), NodeSpace.of(model)
+    empty = Circuit(
+        task=name,
+        nodes={},
+        edges=(),
+        space=space,
+        means=means.values,
+        calibration=Calibration(scale=torch.tensor(1.0), shift=torch.tensor(0.0)),
+        provenance=Provenance(
+            weights_sha256="0" * 64, seed=0, config={}, loss_convention="", means_source="", means_n_tokens=1
+        ),
+    )
+    circuit = same_nodes(model, empty, space.mask(planted.minimal[0][0]), means.values, pairs.fit)
+    evidence = CardInputs(
+        fit=pairs.fit, heldout=pairs.heldout, alive=means.alive, windows=planted.windows(32, 6), twin_n_edges=[None]
+    )
+    assert card_verdict(report_card(model, circuit, evidence, CARD)) == "pass"
+
+    null = permuted_model(model, seed=0)
+    null_means = planted.means(null)
+    carried = same_nodes(null, circuit, circuit.keep, null_means.values, pairs.fit)
+    entries = report_card(null, carried, replace(evidence, alive=null_means.alive), CARD)
+    assert card_verdict(entries) == "fail"
+    sufficiency = next(entry for entry in entries if entry["name"] == "sufficiency")
+    assert sufficiency["verdict"] == "fail" and sufficiency["value"]["value"] > 0.9 * log(2)
