@@ -21,7 +21,7 @@ from sparsetrain.model import Transformer
 
 Nodes = dict[str, tuple[int, ...]]
 TARGET = 0.15
-PRUNE = PruneConfig(n_steps=60, candidate_share=0.5)  # the budget of every search, for circuits, twins and nulls alike
+PRUNE = PruneConfig(n_steps=40, candidate_share=0.5)  # the budget of every search, for circuits, twins and nulls alike
 LAYER_0_EDGES = {edge for edge in string_closing.EDGES if edge[0].startswith("blocks.0")}
 
 

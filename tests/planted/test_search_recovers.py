@@ -53,7 +53,7 @@ def precision_recall(found: set[Any], true: set[Any]) -> tuple[float, float]:
     return both / len(found), both / len(true)
 
 
-@pytest.mark.parametrize("name", UNIQUE)
+@pytest.mark.parametrize("name", [name for name in UNIQUE if name != "bracket_depth"])  # reported below
 def test_precision_and_recall_of_nodes_and_edges_are_1(name):
     nodes, edges = PLANTED[name].minimal[0]
     for found_nodes, found_edges in found(PLANTED[name], seeds=(0, 1)):
@@ -85,11 +85,14 @@ def nodes_and_edges(circuit: Circuit) -> tuple[set[str], set[tuple[str, str]]]:
     return set(circuit.node_ids), {(edge.source, edge.target) for edge in circuit.edges}
 
 
-def test_the_report_of_a_unique_circuit_shows_it_and_no_other(tmp_path):
+def test_precision_and_recall_are_1_in_the_report_too_which_shows_no_other_circuit(tmp_path):
     nodes, edges = PLANTED["bracket_depth"].minimal[0]
     found = reported(PLANTED["bracket_depth"], (0, 1), tmp_path)
     assert found.entry["status"] == "circuit"
-    assert [nodes_and_edges(circuit) for circuit in found.circuits] == [(ids(nodes), edges)] * 2
+    assert len(found.circuits) == 2
+    for found_nodes, found_edges in map(nodes_and_edges, found.circuits):
+        assert precision_recall(found_nodes, ids(nodes)) == (1.0, 1.0)
+        assert precision_recall(found_edges, edges) == (1.0, 1.0)
     for circuit in found.entry["circuits"]:
         assert {node["id"] for node in circuit["graph"]["nodes"]} == ids(nodes)
         assert {(edge["source"], edge["target"]) for edge in circuit["graph"]["edges"]} == edges
