@@ -258,8 +258,25 @@ def find_in_pairs(
     return Finder(model, name, description, pairs, twin, means, config, token, out_dir, progress).run()
 
 
-class Finder:
-    """One task's search; holds what its steps share. `scripts/verify_report.py` puts saved circuits in its place."""
+def seeds_note(circuits: Sequence[Circuit]) -> str:
+    """Says that other circuits exist where seeds found several that meet the target; empty where they agree.
+
+    Args:
+        circuits: those that meet the target, the smallest first.
+    """
+    if len({frozenset(circuit.node_ids) for circuit in circuits}) < 2:
+        return ""
+    best = circuits[0]
+    equal = [circuit for circuit in circuits if circuit.n_edges == best.n_edges]
+    if len({frozenset(circuit.node_ids) for circuit in equal}) > 1:
+        shared = set.intersection(*(set(circuit.node_ids) for circuit in equal))
+        return f"other circuits of this size exist: seeds share only {len(shared)} of {best.n_nodes} nodes"
+    shared = set.intersection(*(set(circuit.node_ids) for circuit in circuits))
+    return f"seeds found other, larger circuits: they share {len(shared)} of the smallest one's {best.n_nodes} nodes"
+
+
+class _Finder:
+    """One task's search; holds what its steps share."""
 
     def __init__(
         self,
@@ -348,7 +365,7 @@ class Finder:
         result["seeds"] = {
             "jaccard_nodes": number(jaccard(sets), "fraction", n=len(sets)),
             "core_nodes": sorted(core, key=self.space.number),
-            "n_different": len({frozenset(nodes) for nodes in sets}),
+            "note": seeds_note([circuit for circuit, entry in scored if entry["task_loss"]["value"] <= limit]),
         }
         if self.twin is not None:
             assert twin is not None

@@ -344,12 +344,8 @@ def _remarks(task: Mapping[str, Any]) -> list[Block]:
         core = seeds.get("core_nodes", [])
         overlap = format_number(value_of(seeds["jaccard_nodes"]), "fraction")
         sentences.append(f"Circuits from different seeds overlap by {overlap} (Jaccard); {len(core)} nodes are in all.")
-        n_different = seeds.get("n_different", 1)
-        if n_different > 1:
-            sentences.append(
-                f"The {len(task['circuits'])} mask seeds gave {n_different} different circuits: the one drawn is not the only "
-                f"one that does the task."
-            )
+        if seeds.get("note"):
+            sentences.append(f"{seeds['note'].capitalize()}.")
     rejected = task.get("rejected") or {}
     if rejected:
         words = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items())

@@ -10,7 +10,16 @@ from dataclasses import replace
 
 import torch
 from shared_detector import clear_channel_
-from string_closing import FIRST_WORD, IS_SINGLE, MARGIN, SINGLE, string_closing_model, string_pairs
+from string_closing import (
+    FIRST_WORD,
+    IS_SINGLE,
+    MARGIN,
+    SINGLE,
+    clear_head_,
+    set_margin_,
+    string_closing_model,
+    string_pairs,
+)
 
 from circuits.tasks.pairs import PairSet
 from sparsetrain.model import Transformer
@@ -32,19 +41,14 @@ def sink_model() -> Transformer:
     model = string_closing_model()
     clear_channel_(model, ANSWER)
     attn = model.blocks[1].attn
-    for linear in (attn.W_q, attn.W_k, attn.W_v):
-        linear.weight[12:16] = 0
-    attn.W_o.weight[:, 12:16] = 0
+    clear_head_(attn, HEAD)
     attn.W_q.bias[QK] = 4
     attn.W_k.weight[QK, IS_SINGLE] = 4
     attn.sink[HEAD] = SINK
     attn.W_v.bias[V] = 4
     attn.W_o.weight[ANSWER, V] = 1
     model.unembed.weight[SEEN, ANSWER], model.unembed.weight[NOT_SEEN, ANSWER] = 1.0, -1.0
-    pairs = sink_pairs(64, seed=99)
-    logits = model(pairs.tokens.flatten(0, 1), pairs.last.flatten()).unflatten(0, (-1, 2))
-    difference = logits[..., SEEN] - logits[..., NOT_SEEN]
-    model.unembed.weight[[SEEN, NOT_SEEN]] *= MARGIN / float((difference[:, 0] - difference[:, 1]).mean() / 2)
+    set_margin_(model, sink_pairs(64, seed=99), MARGIN)
     return model
 
 

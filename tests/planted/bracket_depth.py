@@ -1,102 +1,127 @@
-"""A model that tells a list in a list from a flat one: it counts open brackets and compares with its sink.
+"""A two-layer model that counts how deeply brackets are nested, among random weights and a counter of another kind.
 
-A head of layer 0 attends to all tokens alike and writes the mean of "this is an open bracket": depth / length. A head of
-layer 1 takes that as its query against a constant key: at depth 1 its sink gets nearly all of the attention, at depth 2 the
-tokens do, and the constant value is written. Brackets of another kind and closing ones are in the prompts and count
-nothing. Same idea as the nesting-depth circuit of Gao et al. 2025 (7 nodes, 4 edges there).
+One head of layer 0 has no query and no key: it looks at all tokens alike, its sink taking one share more. Its value is +
+at an opening and - at a closing square bracket, so that it writes depth / (tokens + 1). A neuron of layer 1 compares this
+with a threshold (its bias) between one level and two, and writes the answer. Longer prompts dilute the depth, as in the
+nesting-depth circuit found in Gao et al. 2025; the lengths here leave room for one threshold.
 
-Key and value of layer 1 and the query and key of layer 0 are what they are on average, so they are no nodes.
+A second head and a second neuron count round brackets in the same way, for two other answers. Prompts hold both kinds of
+brackets, drawn by lot, so a circuit that reads the round ones, or openings or closings alone, misses the target.
 """
 
-from dataclasses import replace
-from math import log
+from itertools import cycle
+from random import Random
 
 import torch
-from shared_detector import clear_channel_
-from string_closing import FIRST_WORD, LEVEL, N_WORDS, string_closing_model, string_pairs
+from string_closing import MARGIN, clear_head_, pair_set, random_background_, set_margin_
 from torch import Tensor
 
 from circuits.tasks.pairs import PairSet
-from sparsetrain.hooks import record
-from sparsetrain.model import Transformer
+from sparsetrain.hooks import NODE_KINDS
+from sparsetrain.model import ModelConfig, Transformer
 
-OPEN, OTHER_OPEN, OTHER_CLOSE, CLOSE_TWO, CLOSE_ONE = 1, 2, 3, 5, 6  # tokens
-IS_OPEN, DEPTH, ANSWER, IS_OTHER = 0, 2, 4, 1  # residual channels
-V_0, Q_1, K_1, V_1 = 8, 12, 12, 13
-HEAD_1, N_POS, MARGIN = 3, 9, 0.75
+D_VOCAB, N_WORDS = 24, 15
+EOT, OPEN, CLOSE, ROUND_OPEN, ROUND_CLOSE, ONE_MORE, END, ROUND_ONE_MORE, ROUND_END = range(9)
+FIRST_WORD = D_VOCAB - N_WORDS
+
+IS_OPEN, IS_CLOSE, IS_ROUND, DEPTH, ROUND_DEPTH, ANSWER, ROUND_ANSWER, LEVEL = range(8)  # residual channels
+HEAD, ROUND_HEAD, V, ROUND_V = 1, 2, 4, 8  # d_head 4
+NEURON, ROUND_NEURON = 5, 20
+VALUE = 4.0  # times 2 / rms = 1.8: what an opening bracket is worth
+THRESHOLD = 0.65  # between 1 x 7.2 / 14 and 2 x 7.2 / 16
+STEEPNESS = 16.0
 
 NODES = {
-    "blocks.0.attn.hook_in": (IS_OPEN,),
-    "blocks.0.attn.hook_v": (V_0,),
+    "blocks.0.attn.hook_in": (IS_OPEN, IS_CLOSE),
+    "blocks.0.attn.hook_v": (V,),
     "blocks.0.attn.hook_out": (DEPTH,),
-    "blocks.1.attn.hook_in": (DEPTH,),
-    "blocks.1.attn.hook_q": (Q_1,),
-    "blocks.1.attn.hook_out": (ANSWER,),
+    "blocks.1.mlp.hook_in": (DEPTH,),
+    "blocks.1.mlp.hook_neuron": (NEURON,),
+    "blocks.1.mlp.hook_out": (ANSWER,),
 }
 EDGES = {
-    (f"blocks.0.attn.hook_in:{IS_OPEN}", f"blocks.0.attn.hook_v:{V_0}"),
-    (f"blocks.0.attn.hook_v:{V_0}", f"blocks.0.attn.hook_out:{DEPTH}"),
-    (f"blocks.1.attn.hook_in:{DEPTH}", f"blocks.1.attn.hook_q:{Q_1}"),
+    (f"blocks.0.attn.hook_in:{IS_OPEN}", f"blocks.0.attn.hook_v:{V}"),
+    (f"blocks.0.attn.hook_in:{IS_CLOSE}", f"blocks.0.attn.hook_v:{V}"),
+    (f"blocks.0.attn.hook_v:{V}", f"blocks.0.attn.hook_out:{DEPTH}"),
+    (f"blocks.1.mlp.hook_in:{DEPTH}", f"blocks.1.mlp.hook_neuron:{NEURON}"),
+    (f"blocks.1.mlp.hook_neuron:{NEURON}", f"blocks.1.mlp.hook_out:{ANSWER}"),
 }
 
 
 @torch.no_grad()
 def bracket_model() -> Transformer:
-    """The planted model; the random weights around it are those of the string-closing model."""
-    model = string_closing_model()
-    for channel in range(LEVEL):
-        clear_channel_(model, channel)
-    model.embed.weight[OPEN, IS_OPEN] = 2
-    model.embed.weight[OTHER_OPEN, IS_OTHER] = 2
-    first, second = model.blocks[0].attn, model.blocks[1].attn
-    for attn, head in ((first, slice(8, 12)), (second, slice(8, 16))):
-        for linear in (attn.W_q, attn.W_k, attn.W_v):
-            linear.weight[head] = 0
-            linear.bias[head] = 0
-        attn.W_o.weight[:, head] = 0
-    first.W_v.weight[V_0, IS_OPEN] = 2
-    first.W_o.weight[DEPTH, V_0] = 2
-    second.W_q.weight[Q_1, DEPTH] = 1
-    second.W_k.bias[K_1] = 4
-    second.W_v.bias[V_1] = 4
-    second.W_o.weight[ANSWER, V_1] = 1
-    pairs = bracket_pairs(64, seed=99)
-    _, seen = record(model, pairs.tokens.flatten(0, 1), ["blocks.1.attn.hook_q"])
-    one, two = (seen["blocks.1.attn.hook_q"][side::2, N_POS - 1, Q_1].mean() for side in (1, 0))
-    # Scores of +-2 around the point where tokens and sink share the attention; a score is q k / sqrt(d_head).
-    second.W_q.weight[Q_1, DEPTH] *= 4 / float((two - one) * 4 / 2)
-    middle = 2 * float(two + one) / float(two - one)
-    second.sink[HEAD_1] = middle + log(N_POS)
-    model.unembed.weight[[CLOSE_TWO, CLOSE_ONE]] = 0
-    model.unembed.weight[CLOSE_TWO, ANSWER], model.unembed.weight[CLOSE_ONE, ANSWER] = 1.0, -1.0
-    logits = model(pairs.tokens.flatten(0, 1), pairs.last.flatten()).unflatten(0, (-1, 2))
-    difference = logits[..., CLOSE_TWO] - logits[..., CLOSE_ONE]
-    model.unembed.weight[[CLOSE_TWO, CLOSE_ONE]] *= MARGIN / float((difference[:, 0] - difference[:, 1]).mean() / 2)
+    """The planted model; sinks on, AbsTopK keeps half at all eight kinds."""
+    config = ModelConfig(
+        d_vocab=D_VOCAB, n_layer=2, d_model=16, d_head=4, d_mlp=32, n_ctx=16, abs_topk=dict.fromkeys(NODE_KINDS, 0.5)
+    )
+    torch.manual_seed(1)
+    model = Transformer(config).eval().requires_grad_(False)
+    random_background_(model, n_reserved=LEVEL + 1)
+    model.embed.weight[:, LEVEL] = 4  # keeps the norm's scale nearly the same for all tokens
+    for token, channel, sign in (
+        (OPEN, IS_OPEN, 1),
+        (CLOSE, IS_CLOSE, 1),
+        (ROUND_OPEN, IS_ROUND, 1),
+        (ROUND_CLOSE, IS_ROUND, -1),
+    ):
+        model.embed.weight[token, channel] = 2 * sign
+    attn, mlp = model.blocks[0].attn, model.blocks[1].mlp
+    for head, v, reads, writes in (
+        (HEAD, V, {IS_OPEN: 1, IS_CLOSE: -1}, DEPTH),
+        (ROUND_HEAD, ROUND_V, {IS_ROUND: 1}, ROUND_DEPTH),
+    ):
+        clear_head_(attn, head)
+        for channel, sign in reads.items():
+            attn.W_v.weight[v, channel] = VALUE * sign
+        attn.W_o.weight[writes, v] = 1
+    for neuron, reads, writes, answers in (
+        (NEURON, DEPTH, ANSWER, (ONE_MORE, END)),
+        (ROUND_NEURON, ROUND_DEPTH, ROUND_ANSWER, (ROUND_ONE_MORE, ROUND_END)),
+    ):
+        mlp.W_in.weight[neuron] = 0
+        mlp.W_in.weight[neuron, reads] = STEEPNESS
+        mlp.W_in.bias[neuron] = -STEEPNESS * THRESHOLD
+        mlp.W_out.weight[:, neuron] = 0
+        mlp.W_out.weight[writes, neuron] = 0.3  # small beside LEVEL, so that the final norm's scale hardly moves
+        model.unembed.weight[answers[0]], model.unembed.weight[answers[1]] = 0, 0
+        model.unembed.weight[answers[0], writes], model.unembed.weight[answers[1], writes] = 1.0, -1.0
+    set_margin_(model, bracket_pairs(64, seed=99), MARGIN)
     return model
 
 
-def bracket_pairs(n: int, seed: int, answers: tuple[int, int] = (CLOSE_TWO, CLOSE_ONE)) -> PairSet:
-    """`w [ w [ w` -> `]]` against `w [ w ( w` -> `]`: two open brackets, or one and one of another kind; words between.
+def bracket_pairs(n: int, seed: int, answers: tuple[int, int] = (ONE_MORE, END)) -> PairSet:
+    """Two square brackets open -> ONE_MORE, one open -> END.
 
-    On both sides a bracket of the other kind may stand somewhere else too.
+    In every other pair the sides differ in an opening bracket, in the rest in a closing one; zero to two more groups are
+    opened and closed before. Zero to two round brackets are open, the same on both sides.
     """
-    generator = torch.Generator().manual_seed(seed)
-    side = torch.randint(FIRST_WORD, FIRST_WORD + N_WORDS, (n, N_POS), generator=generator)
-    side[:, 0] = 0
-    places = torch.rand(n, N_POS - 2, generator=generator).argsort(1)[:, :3] + 1
-    rows = torch.arange(n)
-    side[rows, places[:, 0]] = OPEN
-    extra = torch.rand(n, generator=generator) < 0.5
-    side[rows, places[:, 2]] = torch.where(extra, OTHER_CLOSE, side[rows, places[:, 2]])
-    tokens = side[:, None].repeat(1, 2, 1)
-    tokens[rows, 0, places[:, 1]] = OPEN
-    tokens[rows, 1, places[:, 1]] = OTHER_OPEN
-    return replace(string_pairs(n, seed, answers=answers), task="planted_brackets", tokens=tokens)
+    rng = Random(seed)
+    tokens, last = torch.full((n, 2, 15), EOT), torch.zeros(n, 2, dtype=torch.int64)
+    for i, differs in zip(range(n), cycle((OPEN, CLOSE)), strict=False):
+        length = rng.randint(12, 14)
+        words = [rng.randrange(FIRST_WORD, D_VOCAB) for _ in range(length)]
+        groups = [OPEN, CLOSE] * rng.randrange(3)
+        if differs == OPEN:
+            sides = ([*groups, OPEN, OPEN], [*groups, OPEN, words[0]])
+        else:
+            sides = ([*groups, OPEN, OPEN, words[0]], [*groups, OPEN, OPEN, CLOSE])
+        n_round = rng.randrange(3)
+        rounds = [ROUND_OPEN] * n_round + [ROUND_CLOSE] * rng.randrange(n_round + 1)
+        n_brackets = len(sides[0]) + len(rounds)
+        places = rng.sample(range(length - 1), n_brackets)
+        for s, side in enumerate(sides):
+            line = words.copy()
+            for some, brackets in ((places[: len(side)], side), (places[len(side) :], rounds)):
+                for place, bracket in zip(sorted(some), brackets, strict=True):
+                    line[place] = bracket
+            tokens[i, s, 1 : length + 1] = torch.tensor(line)
+        last[i] = length
+    return pair_set("planted_brackets", seed, tokens, last, answers, ("v = [[4, 7", "]]"), ("v = [4, 7", "]"))
 
 
 def bracket_windows(n: int, seed: int) -> Tensor:
-    """Text with brackets of both kinds, `[n, 16]` int64."""
+    """Stands for pretraining text: words, now and then a bracket of either kind, `[n, 16]` int64."""
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(FIRST_WORD, FIRST_WORD + N_WORDS, (n, 16), generator=generator)
-    brackets = torch.randint(OPEN, OTHER_CLOSE + 1, (n, 16), generator=generator)
-    return torch.where(torch.rand(n, 16, generator=generator) < 0.2, brackets, tokens)
+    tokens = torch.randint(FIRST_WORD, D_VOCAB, (n, 16), generator=generator)
+    brackets = torch.randint(OPEN, ROUND_CLOSE + 1, (n, 16), generator=generator)
+    return torch.where(torch.rand(n, 16, generator=generator) < 0.3, brackets, tokens)

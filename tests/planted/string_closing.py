@@ -16,7 +16,7 @@ from torch import Tensor
 
 from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairText, Side
-from sparsetrain.model import ModelConfig, Transformer
+from sparsetrain.model import Attention, ModelConfig, Transformer
 
 D_VOCAB, N_WORDS = 24, 16
 EOT, SINGLE, DOUBLE, CLOSE_SINGLE, CLOSE_DOUBLE, NONSENSE_A, NONSENSE_B, FIRST_WORD = range(8)
@@ -57,22 +57,10 @@ def string_closing_model(abs_topk: float = 0.5) -> Transformer:
     )
     torch.manual_seed(0)
     model = Transformer(config).eval().requires_grad_(False)
-    distractor = torch.ones(16)
-    distractor[: LEVEL + 1] = 0
-
-    model.embed.weight.copy_(0.2 * torch.randn(D_VOCAB, 16) * distractor)
+    random_background_(model, n_reserved=LEVEL + 1)
     model.embed.weight[:, LEVEL] = 4  # keeps the norm's scale nearly the same for all tokens
     model.embed.weight[SINGLE, IS_SINGLE] = 2
     model.embed.weight[DOUBLE, IS_DOUBLE] = 2
-    for block in model.blocks:
-        attn, mlp = block.attn, block.mlp
-        for linear in (attn.W_q, attn.W_k, attn.W_v, mlp.W_in):
-            linear.weight.copy_(
-                0.2 * torch.randn_like(linear.weight) * distractor * (torch.rand_like(linear.weight) < 0.3)
-            )
-        for linear in (attn.W_o, mlp.W_out):
-            keep = distractor[:, None] * (torch.rand_like(linear.weight) < 0.3)
-            linear.weight.copy_(0.2 * torch.randn_like(linear.weight) * keep)
     mlp, attn = model.blocks[0].mlp, model.blocks[1].attn
     for neuron, channel, sign in ((NEURON_SINGLE, IS_SINGLE, 1), (NEURON_DOUBLE, IS_DOUBLE, -1)):
         mlp.W_in.weight[neuron] = 0
@@ -80,25 +68,52 @@ def string_closing_model(abs_topk: float = 0.5) -> Transformer:
         mlp.W_out.weight[:, neuron] = 0
         mlp.W_out.weight[DETECTOR, neuron] = 0.5
         mlp.W_out.weight[TYPE, neuron] = 0.5 * sign
-    head = slice(8, 12)
-    for linear in (attn.W_q, attn.W_k, attn.W_v):
-        linear.weight[head] = 0
-    attn.W_o.weight[:, head] = 0
+    clear_head_(attn, 2)
     attn.W_q.bias[QK] = 4
     attn.W_k.weight[QK, DETECTOR] = 4
     attn.W_v.weight[V, TYPE] = 1
     attn.W_o.weight[ANSWER, V] = 1
-    model.unembed.weight.copy_(torch.randn(D_VOCAB, 16) * distractor)
     model.unembed.weight[[CLOSE_SINGLE, CLOSE_DOUBLE, NONSENSE_A, NONSENSE_B]] = 0
     model.unembed.weight[CLOSE_SINGLE, ANSWER], model.unembed.weight[CLOSE_DOUBLE, ANSWER] = 1.0, -1.0
-
-    pairs = string_pairs(64, seed=99)
-    logits = model(pairs.tokens.flatten(0, 1), pairs.last.flatten()).unflatten(0, (-1, 2))
-    difference = logits[..., CLOSE_SINGLE] - logits[..., CLOSE_DOUBLE]
-    model.unembed.weight[[CLOSE_SINGLE, CLOSE_DOUBLE]] *= MARGIN / float(
-        (difference[:, 0] - difference[:, 1]).mean() / 2
-    )
+    set_margin_(model, string_pairs(64, seed=99), MARGIN)
     return model
+
+
+@torch.no_grad()
+def random_background_(model: Transformer, n_reserved: int) -> None:
+    """Small random weights that neither read nor write the first `n_reserved` residual channels; positions are read."""
+    d_model = model.config.d_model
+    distractor = torch.ones(d_model)
+    distractor[:n_reserved] = 0
+    model.embed.weight.copy_(0.2 * torch.randn_like(model.embed.weight) * distractor)
+    for block in model.blocks:
+        attn, mlp = block.attn, block.mlp
+        for linear in (attn.W_q, attn.W_k, attn.W_v, mlp.W_in):
+            read = torch.cat([distractor, torch.ones(linear.weight.shape[1] - d_model)])
+            linear.weight.copy_(0.2 * torch.randn_like(linear.weight) * read * (torch.rand_like(linear.weight) < 0.3))
+        for linear in (attn.W_o, mlp.W_out):
+            keep = distractor[:, None] * (torch.rand_like(linear.weight) < 0.3)
+            linear.weight.copy_(0.2 * torch.randn_like(linear.weight) * keep)
+    model.unembed.weight.copy_(torch.randn_like(model.unembed.weight) * distractor)
+
+
+@torch.no_grad()
+def clear_head_(attn: Attention, head: int) -> None:
+    """Takes a head from the random weights: it reads and writes nothing."""
+    d_head = attn.W_q.weight.shape[0] // attn.n_head
+    channels = slice(head * d_head, (head + 1) * d_head)
+    for linear in (attn.W_q, attn.W_k, attn.W_v):
+        linear.weight[channels] = 0
+    attn.W_o.weight[:, channels] = 0
+
+
+@torch.no_grad()
+def set_margin_(model: Transformer, pairs: PairSet, margin: float) -> None:
+    """Scales the logits of the two answers so that their difference is `margin` on average over both sides."""
+    logits = model(pairs.tokens.flatten(0, 1), pairs.last.flatten()).unflatten(0, (-1, 2))
+    answers = pairs.answers[0].tolist()
+    difference = logits[..., answers[0]] - logits[..., answers[1]]
+    model.unembed.weight[answers] *= margin / float((difference[:, 0] - difference[:, 1]).mean() / 2)
 
 
 def string_pairs(n: int, seed: int, answers: tuple[int, int] = (CLOSE_SINGLE, CLOSE_DOUBLE)) -> PairSet:
@@ -110,17 +125,32 @@ def string_pairs(n: int, seed: int, answers: tuple[int, int] = (CLOSE_SINGLE, CL
     place = torch.randint(1, 7, (n,), generator=generator)
     for s, quote in enumerate((SINGLE, DOUBLE)):
         tokens[torch.arange(n), s, place] = quote
+    last = torch.full((n, 2), 8)
+    return pair_set("planted_strings", seed, tokens, last, answers, ("f('x", "'"), ('f("x', '"'))
+
+
+def pair_set(
+    task: str,
+    seed: int,
+    tokens: Tensor,
+    last: Tensor,
+    answers: tuple[int, int],
+    positive: tuple[str, str],
+    negative: tuple[str, str],
+) -> PairSet:
+    """Pairs of token ids `[n, side, pos]` whose texts are all the same example of (prompt, answer)."""
     text = PairText(
-        positive=Side(prompt="f('x", answer="'", continuation=")"),
-        negative=Side(prompt='f("x', answer='"', continuation=")"),
+        positive=Side(prompt=positive[0], answer=positive[1], continuation=""),
+        negative=Side(prompt=negative[0], answer=negative[1], continuation=""),
     )
+    n = len(tokens)
     return PairSet(
-        task="planted_strings",
+        task=task,
         split="train",
         seed=seed,
         twin=None,
         tokens=tokens,
-        last=torch.full((n, 2), 8),
+        last=last,
         answers=torch.tensor([answers] * n),
         texts=(text,) * n,
     )

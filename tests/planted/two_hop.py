@@ -1,132 +1,152 @@
-"""A model that looks up the type of a variable in two hops: a name travels to its value, and a query finds the name there.
+"""A three-layer model that finds a variable's type in two hops, among random weights that do not matter.
 
-Prompts hold two variables, each followed by its value, one a set and one a string: `a set ... b string ... a`. Hop 1, layer 0:
-a head that attends to the token before (by concatenated positions) writes the name of the variable onto its value. Hop 2,
-layer 1: the last token asks for its own name, the value with that name is attended to, and its type is copied to the
-answer. Same idea as the variable-type circuit of Gao et al. 2025 (two heads there).
+In `a = set`, `b = ""`, `p = a`, `q = b`, `p` the last token's type stands where `a` was assigned, and that it is `a` stands
+where `p` was assigned. Prompts hold both chains and the sides of a pair differ in which of `a`, `b` is the set: no single
+token, and no single hop, tells them apart.
 
-The query and key channels of hop 1 depend on the position alone: nodes without an edge into them.
+1. A head of layer 0 looks at the token before, by concatenated positions (a cosine and a sine), and notes beside each
+   value which variable it was assigned to.
+2. A head of layer 1 looks from the last token to where its variable was assigned, and copies which variable stands there.
+3. A head of layer 2 looks from there to where that one was assigned, and copies the type.
+
+A variable is the sign of a channel: `a` and `b` are + and - in one, `p` and `q` in another, so that query times key is
+positive where they match, negative where they are the other, 0 (the sink's score) at all other tokens.
 """
 
-from dataclasses import replace
 from math import cos, pi, sin
+from random import Random
 
 import torch
-from string_closing import D_VOCAB, FIRST_WORD, N_WORDS, string_pairs
+from string_closing import MARGIN, clear_head_, pair_set, random_background_, set_margin_
 from torch import Tensor
 
 from circuits.tasks.pairs import PairSet
+from sparsetrain.hooks import NODE_KINDS
 from sparsetrain.model import ModelConfig, Transformer
 
-SET, STRING, NAME_A, NAME_B, ADD, PLUS = 1, 2, 3, 4, 5, 6  # tokens
-NAME, TYPE, COPIED, ANSWER, LEVEL = range(5)  # residual channels; the others are distractors
-Q_COS, Q_SIN, V_0, Q_1, V_1 = 8, 9, 8, 12, 12
-N_POS, MARGIN, ANGLE, SHARPNESS = 9, 0.75, 2 * pi / 16, 11.0
+D_VOCAB, N_WORDS, N_CTX = 24, 15, 16
+EOT, A, B, P, Q, SET, STRING, ADD, PLUS = range(9)
+FIRST_WORD = D_VOCAB - N_WORDS
+
+# residual channels; the others are distractors
+IS_A_OR_B, IS_P_OR_Q, TYPE, TO_A_OR_B, TO_P_OR_Q, HOP, ANSWER, LEVEL = range(8)
+HEADS = (1, 2, 3)  # of layers 0, 1, 2
+COSINE, SINE = 4, 5  # q and k channels of the head of layer 0 (d_head 4)
+V_A_OR_B, V_P_OR_Q = 6, 7
+QK_1, V_1, QK_2, V_2 = 8, 9, 12, 13
+NEARNESS = 10.0  # scores of the head of layer 0 are NEARNESS^2 cos(angle) / 2
+MATCH = 2.5
 
 NODES = {
-    "blocks.0.attn.hook_in": (NAME,),
-    "blocks.0.attn.hook_q": (Q_COS, Q_SIN),
-    "blocks.0.attn.hook_k": (Q_COS, Q_SIN),
-    "blocks.0.attn.hook_v": (V_0,),
-    "blocks.0.attn.hook_out": (COPIED,),
-    "blocks.1.attn.hook_in": (NAME, TYPE, COPIED),
-    "blocks.1.attn.hook_q": (Q_1,),
-    "blocks.1.attn.hook_k": (Q_1,),
+    "blocks.0.attn.hook_in": (IS_A_OR_B, IS_P_OR_Q),
+    "blocks.0.attn.hook_q": (COSINE, SINE),
+    "blocks.0.attn.hook_k": (COSINE, SINE),
+    "blocks.0.attn.hook_v": (V_A_OR_B, V_P_OR_Q),
+    "blocks.0.attn.hook_out": (TO_A_OR_B, TO_P_OR_Q),
+    "blocks.1.attn.hook_in": (IS_A_OR_B, IS_P_OR_Q, TO_P_OR_Q),
+    "blocks.1.attn.hook_q": (QK_1,),
+    "blocks.1.attn.hook_k": (QK_1,),
     "blocks.1.attn.hook_v": (V_1,),
-    "blocks.1.attn.hook_out": (ANSWER,),
+    "blocks.1.attn.hook_out": (HOP,),
+    "blocks.2.attn.hook_in": (TYPE, TO_A_OR_B, HOP),
+    "blocks.2.attn.hook_q": (QK_2,),
+    "blocks.2.attn.hook_k": (QK_2,),
+    "blocks.2.attn.hook_v": (V_2,),
+    "blocks.2.attn.hook_out": (ANSWER,),
 }
 EDGES = {
-    (f"blocks.0.attn.hook_in:{NAME}", f"blocks.0.attn.hook_v:{V_0}"),
-    (f"blocks.0.attn.hook_v:{V_0}", f"blocks.0.attn.hook_out:{COPIED}"),
-    (f"blocks.1.attn.hook_in:{NAME}", f"blocks.1.attn.hook_q:{Q_1}"),
-    (f"blocks.1.attn.hook_in:{COPIED}", f"blocks.1.attn.hook_k:{Q_1}"),
-    (f"blocks.1.attn.hook_in:{TYPE}", f"blocks.1.attn.hook_v:{V_1}"),
-    (f"blocks.1.attn.hook_v:{V_1}", f"blocks.1.attn.hook_out:{ANSWER}"),
+    (f"blocks.0.attn.hook_in:{IS_A_OR_B}", f"blocks.0.attn.hook_v:{V_A_OR_B}"),
+    (f"blocks.0.attn.hook_in:{IS_P_OR_Q}", f"blocks.0.attn.hook_v:{V_P_OR_Q}"),
+    (f"blocks.0.attn.hook_v:{V_A_OR_B}", f"blocks.0.attn.hook_out:{TO_A_OR_B}"),
+    (f"blocks.0.attn.hook_v:{V_P_OR_Q}", f"blocks.0.attn.hook_out:{TO_P_OR_Q}"),
+    (f"blocks.1.attn.hook_in:{IS_P_OR_Q}", f"blocks.1.attn.hook_q:{QK_1}"),
+    (f"blocks.1.attn.hook_in:{TO_P_OR_Q}", f"blocks.1.attn.hook_k:{QK_1}"),
+    (f"blocks.1.attn.hook_in:{IS_A_OR_B}", f"blocks.1.attn.hook_v:{V_1}"),
+    (f"blocks.1.attn.hook_v:{V_1}", f"blocks.1.attn.hook_out:{HOP}"),
+    (f"blocks.2.attn.hook_in:{HOP}", f"blocks.2.attn.hook_q:{QK_2}"),
+    (f"blocks.2.attn.hook_in:{TO_A_OR_B}", f"blocks.2.attn.hook_k:{QK_2}"),
+    (f"blocks.2.attn.hook_in:{TYPE}", f"blocks.2.attn.hook_v:{V_2}"),
+    (f"blocks.2.attn.hook_v:{V_2}", f"blocks.2.attn.hook_out:{ANSWER}"),
 }
 
 
 @torch.no_grad()
 def two_hop_model() -> Transformer:
-    """The planted model, with positions concatenated to what layers read; AbsTopK keeps half at all kinds."""
-    kinds = ("attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out")
+    """The planted model; sinks on, positions concatenated, AbsTopK keeps half at all eight kinds."""
     config = ModelConfig(
         d_vocab=D_VOCAB,
-        n_layer=2,
-        d_model=16,
+        n_layer=3,
+        d_model=20,
         d_head=4,
         d_mlp=32,
-        n_ctx=16,
+        n_ctx=N_CTX,
         positions="concat",
         d_pos=2,
-        abs_topk=dict.fromkeys(kinds, 0.5),
+        abs_topk=dict.fromkeys(NODE_KINDS, 0.5),
     )
-    torch.manual_seed(0)
+    torch.manual_seed(2)
     model = Transformer(config).eval().requires_grad_(False)
-    distractor = torch.ones(16)
-    distractor[: LEVEL + 1] = 0
-    model.embed.weight.copy_(0.2 * torch.randn(D_VOCAB, 16) * distractor)
-    model.embed.weight[:, LEVEL] = 4
-    model.embed.weight[[NAME_A, NAME_B], NAME] = torch.tensor([2.0, -2.0])
-    model.embed.weight[[SET, STRING], TYPE] = torch.tensor([2.0, -2.0])
+    random_background_(model, n_reserved=LEVEL + 1)
+    model.embed.weight[:, LEVEL] = 4  # keeps the norm's scale nearly the same for all tokens
+    for plus, minus, channel in ((A, B, IS_A_OR_B), (P, Q, IS_P_OR_Q), (SET, STRING, TYPE)):
+        model.embed.weight[plus, channel], model.embed.weight[minus, channel] = 2, -2
+    angle = 2 * pi / N_CTX
     assert model.positions is not None
-    model.positions.copy_(torch.tensor([[cos(ANGLE * p), sin(ANGLE * p)] for p in range(16)]))
-    readers = torch.cat([distractor, torch.zeros(2)])
-    for block in model.blocks:
-        attn, mlp = block.attn, block.mlp
-        for linear in (attn.W_q, attn.W_k, attn.W_v, mlp.W_in):
-            some = torch.rand_like(linear.weight) < 0.3
-            linear.weight.copy_(0.2 * torch.randn_like(linear.weight) * readers * some)
-        for linear in (attn.W_o, mlp.W_out):
-            some = distractor[:, None] * (torch.rand_like(linear.weight) < 0.3)
-            linear.weight.copy_(0.2 * torch.randn_like(linear.weight) * some)
-    first, second = model.blocks[0].attn, model.blocks[1].attn
-    for attn in (first, second):
-        for linear in (attn.W_q, attn.W_k, attn.W_v):
-            linear.weight[8:] = 0
-        attn.W_o.weight[:, 8:] = 0
-    # The key says where it is, the query where the token before is: the angle turned back by one.
-    first.W_k.weight[[Q_COS, Q_SIN], 16:] = SHARPNESS * torch.eye(2)
-    back = torch.tensor([[cos(ANGLE), sin(ANGLE)], [-sin(ANGLE), cos(ANGLE)]])
-    first.W_q.weight[[Q_COS, Q_SIN], 16:] = SHARPNESS * back
-    first.W_v.weight[V_0, NAME] = 1
-    first.W_o.weight[COPIED, V_0] = 1
-    second.W_q.weight[Q_1, NAME] = 3
-    second.W_k.weight[Q_1, COPIED] = 3
-    second.W_v.weight[V_1, TYPE] = 1
-    second.W_o.weight[ANSWER, V_1] = 1
-    model.unembed.weight.copy_(torch.randn(D_VOCAB, 16) * distractor)
-    model.unembed.weight[[ADD, PLUS, 0, 7]] = 0
+    model.positions.copy_(torch.tensor([[cos(angle * i), sin(angle * i)] for i in range(N_CTX)]))
+    before, first, second = (block.attn for block in model.blocks)
+    for attn, head in zip((before, first, second), HEADS, strict=True):
+        clear_head_(attn, head)
+
+    before.W_q.weight[[COSINE, SINE], -2:] = NEARNESS * torch.eye(2)
+    # turned by one position: the score of query i and key j falls with the distance of j + 1 from i
+    turn = torch.tensor([[cos(angle), -sin(angle)], [sin(angle), cos(angle)]])
+    before.W_k.weight[[COSINE, SINE], -2:] = NEARNESS * turn
+    for v, reads, writes in ((V_A_OR_B, IS_A_OR_B, TO_A_OR_B), (V_P_OR_Q, IS_P_OR_Q, TO_P_OR_Q)):
+        before.W_v.weight[v, reads] = 1
+        before.W_o.weight[writes, v] = 1
+    for attn, qk, v, query, key, value, writes in (
+        (first, QK_1, V_1, IS_P_OR_Q, TO_P_OR_Q, IS_A_OR_B, HOP),
+        (second, QK_2, V_2, HOP, TO_A_OR_B, TYPE, ANSWER),
+    ):
+        attn.W_q.weight[qk, query] = MATCH
+        attn.W_k.weight[qk, key] = MATCH
+        attn.W_v.weight[v, value] = 1
+        attn.W_o.weight[writes, v] = 1
+    model.unembed.weight[[ADD, PLUS]] = 0
     model.unembed.weight[ADD, ANSWER], model.unembed.weight[PLUS, ANSWER] = 1.0, -1.0
-    pairs = two_hop_pairs(64, seed=99)
-    logits = model(pairs.tokens.flatten(0, 1), pairs.last.flatten()).unflatten(0, (-1, 2))
-    difference = logits[..., ADD] - logits[..., PLUS]
-    model.unembed.weight[[ADD, PLUS]] *= MARGIN / float((difference[:, 0] - difference[:, 1]).mean() / 2)
+    set_margin_(model, two_hop_pairs(64, seed=99), MARGIN)
     return model
 
 
 def two_hop_pairs(n: int, seed: int, answers: tuple[int, int] = (ADD, PLUS)) -> PairSet:
-    """`a set w b string w a` -> ADD against `a string w b set w a` -> PLUS; which name is asked for, and when, varies."""
-    generator = torch.Generator().manual_seed(seed)
-    side = torch.randint(FIRST_WORD + 1, FIRST_WORD + N_WORDS, (n, N_POS), generator=generator)
-    side[:, 0] = 0
-    rows = torch.arange(n)
-    place_1 = torch.randint(1, 3, (n,), generator=generator)
-    place_2 = torch.randint(4, 6, (n,), generator=generator)
-    swapped = torch.rand(n, generator=generator) < 0.5
-    asked_first = torch.rand(n, generator=generator) < 0.5
-    name_1, name_2 = torch.where(swapped, NAME_B, NAME_A), torch.where(swapped, NAME_A, NAME_B)
-    side[rows, place_1], side[rows, place_2] = name_1, name_2
-    side[:, N_POS - 1] = torch.where(asked_first, name_1, name_2)
-    tokens = side[:, None].repeat(1, 2, 1)
-    for s, (own, other) in enumerate(((SET, STRING), (STRING, SET))):
-        tokens[rows, s, place_1 + 1] = torch.where(asked_first, own, other)
-        tokens[rows, s, place_2 + 1] = torch.where(asked_first, other, own)
-    return replace(string_pairs(n, seed, answers=answers), task="planted_two_hop", tokens=tokens)
+    """The last variable leads to a set -> ADD, to a string -> PLUS; the other chain ends in the other type.
+
+    By lot: which of p, q comes last, which of them was assigned a, the order of the assignments, words between them.
+    """
+    rng = Random(seed)
+    tokens = torch.full((n, 2, N_CTX), EOT)
+    n_gaps = N_CTX - 2 - 8  # words; four assignments of two tokens, the separator and the last variable
+    for i in range(n):
+        asked, sources = rng.choice((P, Q)), rng.sample((A, B), 2)
+        wanted = sources[asked == Q]
+        chains = [[P, sources[0]], [Q, sources[1]]]
+        order, cuts = rng.sample((A, B), 2), sorted(rng.randint(0, n_gaps) for _ in range(4))
+        rng.shuffle(chains)
+        words = [rng.randrange(FIRST_WORD, D_VOCAB) for _ in range(n_gaps)]
+        for s, (right, other) in enumerate(((SET, STRING), (STRING, SET))):
+            lines = [[name, right if name == wanted else other] for name in order] + chains
+            line = [EOT]
+            for start, end, assignment in zip([0, *cuts], cuts, lines, strict=False):
+                line += words[start:end] + assignment
+            tokens[i, s] = torch.tensor([*line, *words[cuts[-1] :], asked])
+    last = torch.full((n, 2), N_CTX - 1)
+    positive, negative = ('a = set()\nb = ""\np = a\np', ".add"), ('a = ""\nb = set()\np = a\np', " +=")
+    return pair_set("planted_two_hop", seed, tokens, last, answers, positive, negative)
 
 
 def two_hop_windows(n: int, seed: int) -> Tensor:
-    """Text with names and values now and then, `[n, 16]` int64."""
+    """Stands for pretraining text: words, now and then a variable or a type, `[n, 16]` int64."""
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(FIRST_WORD + 1, FIRST_WORD + N_WORDS, (n, 16), generator=generator)
-    special = torch.randint(SET, NAME_B + 1, (n, 16), generator=generator)
-    return torch.where(torch.rand(n, 16, generator=generator) < 0.2, special, tokens)
+    tokens = torch.randint(FIRST_WORD, D_VOCAB, (n, N_CTX), generator=generator)
+    others = torch.randint(A, STRING + 1, (n, N_CTX), generator=generator)
+    return torch.where(torch.rand(n, N_CTX, generator=generator) < 0.4, others, tokens)

@@ -162,7 +162,7 @@ def task(name: str, status: str, circuits: list[dict[str, Any]], description: st
         twin = {"reached": True, "n_nodes": number(61, "nodes"), "n_edges": number(144, "edges")}
         entry["nonsense_twin"] = {**twin, "task_loss": number(0.149, "nats", n=128), "note": "same search budget"}
         core = [entry["id"] for entry in circuits[0]["graph"]["nodes"][:3]]
-        entry["seeds"] = {"jaccard_nodes": number(0.62, "fraction"), "core_nodes": core}
+        entry["seeds"] = {"jaccard_nodes": number(0.62, "fraction"), "core_nodes": core, "note": ""}
     return entry
 
 
