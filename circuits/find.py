@@ -275,8 +275,8 @@ def seeds_note(circuits: Sequence[Circuit]) -> str:
     return f"seeds found other, larger circuits: they share {len(shared)} of the smallest one's {best.n_nodes} nodes"
 
 
-class _Finder:
-    """One task's search; holds what its steps share."""
+class Finder:
+    """One task's search; holds what its steps share. `scripts/verify_report.py` puts saved circuits in its place."""
 
     def __init__(
         self,

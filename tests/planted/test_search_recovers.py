@@ -4,10 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from collections.abc import Callable
-
-import behind_sink
-import bracket_depth
 import pytest
 from cases import PLANTED, PRUNE, TARGET, UNIQUE, Planted
 
