@@ -25,6 +25,7 @@ from sparsetrain.report.blocks import (
     format_number,
     note_of,
 )
+from sparsetrain.report.measurement import measurement
 
 BIGRAM_MARGIN = 0.2  # nats/token; ours: less than this below a bigram table and the weights have learned little
 
@@ -300,5 +301,11 @@ def _layers(section: Mapping[str, Any]) -> list[Block]:
     return [Details(summary=f"All {n_points} hook points", blocks=(heatmap,), open=n_points <= 16)]
 
 
-VIEWS: dict[str, View] = {"training": training, "sparsity": sparsity, "representation": representation, "data": data}
+VIEWS: dict[str, View] = {
+    "training": training,
+    "sparsity": sparsity,
+    "representation": representation,
+    "measurement": measurement,
+    "data": data,
+}
 """The views of sparsetrain in reading order; the entry point adds those of others."""
