@@ -62,13 +62,15 @@ def explain(error: BaseException, known: list[str]) -> str:
 
 
 def entry(
-    schema: type[T], config_name: str, *, new_run: bool = False
+    schema: type[T], config_name: str, *, folder: str = "", new_run: bool = False
 ) -> Callable[[Callable[[T, Path], Any]], Callable[[], None]]:
     """Decorator: `main(config: schema, run_dir) -> float | None` becomes a Hydra command without arguments.
 
     Args:
         schema: frozen dataclass with a default for every field but those that yaml must choose.
         config_name: file in `conf/` without its ending; its defaults list must begin with `base_<config_name>`.
+        folder: of `conf/` that holds the file, for a command with a key that is a group of `conf/` itself: Hydra takes any
+            `key=value` whose key is a group for the choice of a file.
         new_run: whether the command makes a run folder; then what was composed is saved there as `config.yaml`, with
             interpolations, hence secrets from the environment, left unresolved.
     """
@@ -104,7 +106,7 @@ def entry(
         def command() -> None:
             failures.clear()
             quieten()
-            run = hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(task)
+            run = hydra.main(config_path=str(conf_dir() / folder), config_name=config_name, version_base="1.3")(task)
             # Hydra prints errors in its own several lines unless told to let them through.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:

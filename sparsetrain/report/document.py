@@ -113,7 +113,8 @@ def _run_blocks(report: Report) -> list[Block]:
     blocks += [KeyNumbers(items=tuple(facts))] if facts else []
     blocks += [Code(text=str(run["command"]), caption="Command")] if run.get("command") else []
     if weights.get("sha256"):
-        blocks.append(Code(text=str(weights["sha256"]), caption=f"sha256 of the weights of step {weights.get('step')}"))
+        of_step = "" if weights.get("step") is None else f" of step {weights['step']}"
+        blocks.append(Code(text=str(weights["sha256"]), caption=f"sha256 of the weights{of_step}"))
     blocks.append(
         Text(
             text="Every number on this page stands in report.json beside it, with unit, sample size and interval where "

@@ -25,6 +25,7 @@ from sparsetrain.report.blocks import (
     format_number,
     note_of,
 )
+from sparsetrain.report.measurement import measurement
 from sparsetrain.report.studies import study
 
 BIGRAM_MARGIN = 0.2  # nats/token; ours: less than this below a bigram table and the weights have learned little
@@ -306,6 +307,7 @@ VIEWS: dict[str, View] = {
     "training": training,
     "sparsity": sparsity,
     "representation": representation,
+    "measurement": measurement,
     "data": data,
 }
 """The views of sparsetrain in reading order; the entry point adds those of others."""

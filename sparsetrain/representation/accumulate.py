@@ -133,22 +133,27 @@ class UnitSums(Metric):
         self.add_state("powers", torch.zeros(n_groups, 5, sum(widths), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("n_tokens", torch.zeros(n_groups, len(widths), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, h: Magnitudes, first: int, windows: Tensor) -> None:
+    def update(self, h: Magnitudes, first: int, windows: Tensor, valid: Tensor | None = None) -> None:
         """Adds activations of neighbouring hook points of one width.
 
         Args:
             h: magnitudes of `[n_points, n_windows, pos, width]`.
             first: index of the first of these hook points in `widths`.
             windows: `[n_windows]` int64, number of each window within its split.
+            valid: `[n_windows, pos]` bool, positions that count; None: all.
         """
         n_points, _, n_pos, width = h.raw.shape
         start = sum(self.widths[:first])
         groups = windows % self.n_groups
         squared = h.raw.square()
         powers = (h.roots, h.raw, squared, squared.square(), h.active)
+        n_tokens = torch.full((len(groups),), float(n_pos), device=h.raw.device)
+        if valid is not None:
+            powers = tuple(torch.where(valid[..., None], power, 0.0) for power in powers)
+            n_tokens = valid.sum(1)
         per_window = rearrange([power.sum(2) for power in powers], "power point n d -> n power (point d)")
         self.powers[..., start : start + n_points * width].index_add_(0, groups, per_window.double())
-        tokens = torch.full((len(groups), n_points), n_pos, dtype=torch.float64, device=h.raw.device)
+        tokens = n_tokens.double()[:, None].expand(-1, n_points)
         self.n_tokens[:, first : first + n_points].index_add_(0, groups, tokens)
 
     def compute(self) -> tuple[Tensor, Tensor]:

@@ -3,12 +3,13 @@
 1. The same windows and the same positions at every evaluation and in every split (matched positions): nothing is drawn.
 2. Only positions that have a next token are read; at a last token nothing is being predicted.
 3. Measures are taken per token, then averaged over a window's positions, then over windows (`accumulate.py`), batch by
-   batch: memory does not depend on the number of windows.
+   batch: beside the tokens themselves, memory does not depend on the number of windows.
 4. Loss, entropy and logit norm at the same positions stand beside them as covariates (hook point `logits`).
-5. Nothing is touched: no gradient, no random number, and every module's train/eval mode is put back.
+5. Windows may differ in length: -1 fills up a row behind its last token and is never read.
+6. Nothing is touched: no gradient, no random number, and every module's train/eval mode is put back.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
@@ -46,7 +47,7 @@ class Split(Protocol):
 
     @property
     def tokens(self) -> Any:
-        """`[n_windows, n_ctx]` integers, array or tensor."""
+        """`[n_windows, n_ctx]` integers, array or tensor; -1 behind the end of a shorter window."""
         ...
 
     @property
@@ -168,13 +169,64 @@ def watched_points(model: nn.Module, config: WatchConfig) -> dict[str, HookPoint
     return points
 
 
+@dataclass(frozen=True, kw_only=True)
+class Positions:
+    """Which positions of a batch of windows are read."""
+
+    where: slice | Tensor
+    """The same for all windows, or `[n, m]` int64."""
+    valid: Tensor | None
+    """`[n, m]` bool, False where a row of `where` has no more positions; None: True everywhere."""
+
+    def of(self, x: Tensor) -> Tensor:
+        """`[n, pos, ...] -> [n, m, ...]`."""
+        if isinstance(self.where, slice):
+            return x[:, self.where]
+        return x[torch.arange(len(x), device=x.device)[:, None], self.where]
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Mean over the positions read: `[n, m, ...] -> [n, ...]`."""
+        if self.valid is None:
+            return x.mean(1)
+        valid = self.valid.reshape(*self.valid.shape, *[1] * (x.ndim - 2))
+        return torch.where(valid, x, 0.0).sum(1) / valid.sum(1)
+
+
+def positions_of(batch: Tensor, config: WatchConfig) -> Positions:
+    """The positions that `config` reads of windows, each of its own length.
+
+    Args:
+        batch: `[n, n_ctx]` int64, -1 behind the end of a shorter window.
+        config: `strided` or `last`; a window too short for the stride is read at its last position with a next token.
+
+    Raises:
+        ValueError: a window of fewer than two tokens, or -1 in front of a token.
+    """
+    real = batch >= 0
+    if real.all():
+        return Positions(where=config.read_positions(batch.shape[1]), valid=None)
+    n_tokens = real.sum(1)
+    if n_tokens.min() < 2 or bool((real[:, 1:] & ~real[:, :-1]).any()):
+        raise ValueError("a window needs at least two tokens, and -1 behind its last one only")
+    last = n_tokens - 2  # the last position that has a next token
+    if config.positions == "last":
+        return Positions(where=last[:, None], valid=None)
+    strided = torch.arange(
+        config.position_stride - 1, max(batch.shape[1] - 1, config.position_stride), config.position_stride
+    )
+    where = strided.to(batch.device).expand(len(batch), -1).clone()
+    where[:, 0] = where[:, 0].minimum(last)
+    valid = where <= last[:, None]
+    return Positions(where=where.minimum(last[:, None]), valid=valid)
+
+
 def split_tokens(split: Split) -> Tensor:
-    """Tokens of a split, `[n_windows, n_ctx]` int64.
+    """Tokens of a split, `[n_windows, n_ctx]`, integers of whatever type they are kept in.
 
     Raises:
         ValueError: no windows, or windows of fewer than two tokens.
     """
-    tokens = torch.as_tensor(split.tokens).long()
+    tokens = torch.as_tensor(split.tokens)
     if tokens.ndim != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
         raise ValueError(
             f"split {split.name!r} has tokens of shape {tuple(tokens.shape)}; it needs [windows, tokens] with at "
@@ -208,7 +260,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def measure_splits(
-    model: nn.Module, splits: Sequence[Split], config: WatchConfig, *, rank: int = 0, world_size: int = 1
+    model: nn.Module,
+    splits: Sequence[Split],
+    config: WatchConfig,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    on_batch: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Measures every watched hook point of a model on every split.
 
@@ -217,6 +275,7 @@ def measure_splits(
         splits: each with at least one window.
         config: what to measure.
         rank, world_size: with several ranks each takes its share of the windows; all must call, all get all results.
+        on_batch: called with the number of windows after each batch of this rank.
 
     Returns:
         The same numbers on every rank.
@@ -234,7 +293,7 @@ def measure_splits(
     windows: dict[str, np.ndarray] = {}
     with evaluating(model):
         for split in splits:
-            means, units = _measure_split(model, split_tokens(split), layout, config, rank, world_size)
+            means, units = _measure_split(model, split_tokens(split), layout, config, rank, world_size, on_batch)
             population = means.summary(config.n_bootstrap, config.confidence, config.bootstrap_seed)
             lifetime = units.summary(config.lifetime_measures, config.confidence)
             slots = means.slot_means()
@@ -270,7 +329,7 @@ class _Readings:
     """
 
     def __init__(
-        self, config: WatchConfig, layout: "_Layout", windows: Tensor, positions: slice, units: UnitSums
+        self, config: WatchConfig, layout: "_Layout", windows: Tensor, positions: Positions, units: UnitSums
     ) -> None:
         self.config = config
         self.layout = layout
@@ -285,7 +344,7 @@ class _Readings:
     def watch(self, x: Tensor, point: HookPoint) -> Tensor:
         """The function at every watched hook point: `x` `[n, pos, width]` passes unchanged."""
         waiting = self.pending.setdefault(point.width, [])
-        waiting.append((point.name, x[:, self.positions]))
+        waiting.append((point.name, self.positions.of(x)))
         if len(waiting) * waiting[0][1].numel() >= MAX_PENDING:
             self.flush(point.width)
         return x
@@ -297,9 +356,14 @@ class _Readings:
         readings = torch.stack([MEASURES[name].fn(h) for name in self.config.measures], -1)  # [point, n, pos, measure]
         # A zero vector has no distribution and is left out; a NaN from elsewhere must stay visible.
         known = ~(readings.isnan() & (h.peak == 0)[..., None])
+        valid = self.positions.valid
+        if valid is not None:
+            known &= valid[None, :, :, None]
         n_pairs = h.active.shape[1] // 2
         first = torch.arange(0, 2 * n_pairs, 2, device=h.active.device)
         overlap = jaccard(h.active[:, first], h.active[:, first + 1])  # [point, pair, pos]
+        if valid is not None:
+            overlap = torch.where(valid[first] & valid[first + 1], overlap, torch.nan)
         where = torch.tensor([self.layout.points[name] for name in names], device=h.active.device)
         self.values[:, where, :-1] = rearrange(
             torch.where(known, readings, 0.0).sum(2) / known.sum(2), "p n m -> n p m"
@@ -307,7 +371,7 @@ class _Readings:
         self.defined[:, where, :-1] = rearrange(known.any(2), "p n m -> n p m")
         self.values[first[:, None], where, -1] = rearrange(overlap.nanmean(2), "p pair -> pair p")
         self.defined[first[:, None], where, -1] = rearrange(~overlap.isnan().all(2), "p pair -> pair p")
-        self.units.update(h, self.layout.units[names[0]], self.windows)
+        self.units.update(h, self.layout.units[names[0]], self.windows, valid)
 
     def finish(self) -> None:
         """Measures whatever still waits."""
@@ -337,7 +401,13 @@ def _layout(points: Mapping[str, HookPoint]) -> _Layout:
 
 
 def _measure_split(
-    model: nn.Module, tokens: Tensor, layout: _Layout, config: WatchConfig, rank: int, world_size: int
+    model: nn.Module,
+    tokens: Tensor,
+    layout: _Layout,
+    config: WatchConfig,
+    rank: int,
+    world_size: int,
+    on_batch: Callable[[int], None] | None,
 ) -> tuple[WindowMeans, UnitSums]:
     """Runs one split through the model with accumulators in the hooks; `model` is in eval mode already."""
     device = next(model.parameters()).device
@@ -345,27 +415,30 @@ def _measure_split(
     n_series = len(layout.points) * (len(config.measures) + 1) + len(LOGIT_MEASURES)
     means = WindowMeans(n_series, min(config.n_slots, n_windows)).to(device)
     units = UnitSums(layout.widths, min(config.n_groups, n_windows)).to(device)
-    positions = config.read_positions(tokens.shape[1])
     for first in range(rank * config.batch_size, n_windows, world_size * config.batch_size):
-        batch = tokens[first : min(first + config.batch_size, n_windows)].to(device)
+        batch = tokens[first : min(first + config.batch_size, n_windows)].long().to(device)
+        batch = batch[:, : max(2, int((batch >= 0).sum(1).max()))]
+        positions = positions_of(batch, config)
         windows = torch.arange(first, first + len(batch), device=device)
         readings = _Readings(config, layout, windows, positions, units)
         with hooked(model, dict.fromkeys(layout.points, readings.watch)):
-            logits = model(batch[:, :-1])[:, positions]
+            logits = positions.of(model(batch[:, :-1].clamp_min(0)))
         readings.finish()
-        of_logits = _measure_logits(logits.float(), batch[:, 1:][:, positions])
+        of_logits = positions.mean(_measure_logits(logits.float(), positions.of(batch[:, 1:])))
         means.update(
             torch.cat([readings.values.flatten(1), of_logits], 1),
             torch.cat([readings.defined.flatten(1), torch.ones_like(of_logits, dtype=torch.bool)], 1),
             windows,
         )
+        if on_batch is not None:
+            on_batch(len(batch))
     return means, units
 
 
 def _measure_logits(logits: Tensor, targets: Tensor) -> Tensor:
-    """`LOGIT_MEASURES` per window: `[n, pos, d_vocab]`, `[n, pos]` -> `[n, 3]`."""
+    """`LOGIT_MEASURES` per position: `[n, pos, d_vocab]`, `[n, pos]` -> `[n, pos, 3]`."""
     log_p = F.log_softmax(logits, dim=-1)
     loss = -log_p.gather(-1, targets[..., None])[..., 0]
     entropy = -torch.linalg.vecdot(log_p.exp(), log_p)
     norm = (logits - logits.mean(-1, keepdim=True)).norm(dim=-1)
-    return torch.stack([loss, entropy, norm], -1).mean(1)
+    return torch.stack([loss, entropy, norm], -1)

@@ -228,6 +228,77 @@ def _formation(hostile_or: Callable[[str], str], steps: list[int], density: list
     }
 
 
+def _measurement(hostile_or: Callable[[str], str]) -> dict[str, Any]:
+    """A model measured on two splits of a user's texts."""
+    names = [hostile_or("near"), hostile_or("far")]
+
+    def known(value: float, unit: str = "fraction") -> dict[str, Any]:
+        return number(value, unit, n=40, lo=value - 0.01, hi=value + 0.01)
+
+    points = ["blocks.0.mlp.hook_neuron", "final_norm.hook_resid"]
+    return {
+        "model": {
+            "name": hostile_or("hf:models/small"),
+            "architecture": "GPTJForCausalLM",
+            "n_params": 29_472,
+            "n_ctx": 64,
+            "left_out": {"blocks.0.mlp.norm": hostile_or("it reads the same norm as the attention")},
+        },
+        "headline": "gini",
+        "interval": "95% percentile bootstrap over examples",
+        "positions": "every 8th that has a next token",
+        "splits": [
+            {
+                "name": name,
+                "level": level,
+                "description": hostile_or("texts.jsonl"),
+                "n_examples": 40,
+                "n_tokens": 800,
+                "median_tokens": 20.0,
+                "unknown_share": 0.01 * level,
+                "n_cut": 1,
+                "n_short": 2,
+                "n_unknown": 0,
+                "loss": known(3.0 + level, "nats/token"),
+                "entropy": known(2.5, "nats"),
+                "logit_norm": known(9.0, "L2 norm"),
+            }
+            for level, name in enumerate(names)
+        ],
+        "points": [
+            {
+                "hook_point": point,
+                "width": 32,
+                "shown": True,
+                "gaussian": {"gini": 0.4, "top5": 0.13},
+                "values": {
+                    name: {"gini": known(0.45 + 0.02 * i), "top5": known(0.2), "dead": known(0.0)}
+                    for i, name in enumerate(names)
+                },
+                "trends": {
+                    "loss": number(0.1, "correlation", n=80, lo=-0.1, hi=0.3, seed=0),
+                    "level": number(0.4, "correlation", n=80, lo=0.2, hi=0.6, seed=0),
+                    "level_controlled": number(0.05, "correlation", n=80, lo=-0.2, hi=0.3, seed=0),
+                },
+            }
+            for point in points
+        ],
+        "against_loss": [
+            {
+                "hook_point": point,
+                "split": name,
+                "loss": [2.0, 3.0, 4.0],
+                "value": [0.44, 0.45, 0.47],
+                "lo": [0.43, 0.44, None],
+                "hi": [0.45, 0.46, None],
+                "n": [14, 13, 1],
+            }
+            for point in points
+            for name in names
+        ],
+    }
+
+
 def example_report(hostile: bool = False, gates: str = "on") -> dict[str, Any]:
     """A whole report; see the module's docstring."""
     steps = list(range(0, 1501, 10))
@@ -376,6 +447,7 @@ def example_report(hostile: bool = False, gates: str = "on") -> dict[str, Any]:
                 "value": [[0.5 + 0.02 * level + 0.01 * depth for depth in range(3)] for level in range(7)],
             },
         },
+        "measurement": _measurement(hostile_or),
         "circuits": {
             "definitions": {
                 "task_loss": "-log p(right answer) over the two answers, averaged over both sides, in nats",

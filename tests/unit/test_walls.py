@@ -16,6 +16,7 @@ ALLOWED = {
     },
     "hydra": {"sparsetrain/entry.py"},
     "omegaconf": {"sparsetrain/entry.py"},
+    "transformers": {"sparsetrain/adapters/hub_files.py"},
     "wandb": {"sparsetrain/report/wandb_log.py"},
 }  # fmt: skip
 

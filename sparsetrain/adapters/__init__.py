@@ -1,0 +1,126 @@
+"""Other people's models behind the same few verbs as ours: logits, hook points, tokenizer.
+
+1. `load_language_model("hf:<path or name>")` or `("<run folder>")` gives a `LanguageModel`, whichever it is.
+2. Its `module` maps tokens to logits and has hook points in the same naming, so that `hooked`, `record` and
+   `measure_splits` work on it as on a model of ours (`hugging_face.py` says how).
+3. What an architecture does not show is not made up: it is absent, with the reason in `left_out`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sparsetrain.adapters import exported, hub_files, hugging_face
+from sparsetrain.checkpoint import latest_export, n_params, read_meta
+from sparsetrain.hooks import HookPoint, hook_points
+
+HUB_PREFIX = "hf:"
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class TextTokenizer(Protocol):
+    """Text to the ids that a model reads, and ids to words for people."""
+
+    @property
+    def d_vocab(self) -> int: ...
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that stand for no text: separators, padding, and the id of whatever is unknown."""
+        ...
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The id of whatever is unknown; None: any text can be written."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text that begins here, with whatever the model expects in front of it."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def token(self, id: int) -> str:
+        """One token as a person reads it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModel:
+    """A model that predicts next tokens, with its tokenizer; in eval mode, weights frozen."""
+
+    name: str
+    """What the user called it."""
+    architecture: str
+    module: nn.Module = field(repr=False)
+    """Tokens `[batch, pos]` int64 -> logits `[batch, pos, d_vocab]` float32; right padding changes nothing before it."""
+    tokenizer: TextTokenizer
+    n_ctx: int | None
+    """Most positions it can read; None: as many as memory allows."""
+    step: int | None
+    """Training step of the weights, where known."""
+    weights_sha256: str
+    left_out: Mapping[str, str]
+    """Hook points that this architecture does not give -> why."""
+
+    @property
+    def n_params(self) -> int:
+        """Entries over all parameters."""
+        return n_params(self.module)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """`[batch, pos]` int64 -> `[batch, pos, d_vocab]` float32, nats, no gradient."""
+        with torch.no_grad():
+            return self.module(tokens)
+
+    def hook_points(self) -> dict[str, HookPoint]:
+        """All hook points by name, in forward order."""
+        return hook_points(self.module)
+
+
+def load_language_model(name: str, *, device: str, precision: Precision = "float32") -> LanguageModel:
+    """Loads a model by what the user calls it.
+
+    Args:
+        name: `hf:<folder or hub name>`, or the folder of a run or export of ours.
+        device: cpu or cuda.
+        precision: of the weights; ours are float32 only.
+
+    Raises:
+        ValueError: no `transformers` for an `hf:` model, not a causal language model, an architecture without any hook
+            point, a hidden size that changes between layers.
+        FileNotFoundError: no such run.
+    """
+    if name.startswith(HUB_PREFIX):
+        source = name.removeprefix(HUB_PREFIX)
+        hub, tokenizer = hub_files.load(source, getattr(torch, precision))
+        module = hugging_face.HookedHubModel(hub.to(device))
+        return LanguageModel(
+            name=name,
+            architecture=type(hub).__name__,
+            module=module,
+            tokenizer=tokenizer,
+            n_ctx=module.n_ctx,
+            step=None,
+            weights_sha256=hub_files.weights_sha256(hub),
+            left_out=module.left_out,
+        )
+    if precision != "float32":
+        raise ValueError(f"precision={precision} is for models behind {HUB_PREFIX!r}; exports of ours run in float32")
+    folder = latest_export(name)
+    model, tokenizer = exported.load(folder, device)
+    meta = read_meta(folder)
+    return LanguageModel(
+        name=name,
+        architecture=type(model).__name__,
+        module=model,
+        tokenizer=tokenizer,
+        n_ctx=model.config.n_ctx,
+        step=meta["step"],
+        weights_sha256=meta["weights_sha256"],
+        left_out={},
+    )

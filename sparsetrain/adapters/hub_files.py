@@ -1,0 +1,102 @@
+"""Model and tokenizer of `transformers`, from a folder or from the hub: the one file that knows that library."""
+
+import hashlib
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Hash of names, types and values of all weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class HubTokenizer:
+    """A tokenizer of `transformers`, with the special tokens that it puts around a text by itself.
+
+    Args:
+        backend: as `AutoTokenizer` loads it.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.d_vocab = len(backend)
+        self.special_ids = frozenset(int(i) for i in backend.all_special_ids)
+        self.unknown_id: int | None = backend.unk_token_id
+        self._ends = {backend.eos_token_id, backend.sep_token_id} - {None, backend.bos_token_id, backend.cls_token_id}
+
+    def encode(self, text: str) -> list[int]:
+        ids = [int(i) for i in self._backend.encode(text, verbose=False)]
+        # An end behind the text would be read as the last token; a text goes on.
+        return ids[:-1] if ids and ids[-1] in self._ends else ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._backend.decode(list(ids))
+
+    def token(self, id: int) -> str:
+        word = self._backend.convert_ids_to_tokens(int(id))
+        if word is None:
+            raise ValueError(f"no token with id {id}; ids go from 0 to {self.d_vocab - 1}")
+        text = self._backend.convert_tokens_to_string([word])
+        return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def load(source: str, dtype: torch.dtype) -> tuple[nn.Module, HubTokenizer]:
+    """Model and tokenizer by folder or hub name.
+
+    Raises:
+        ValueError: `transformers` is not installed; no such model; weights that are missing; a tokenizer with more
+            tokens than the model has.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise ValueError(
+            f"model=hf:{source} needs the transformers library; install it with pip install 'sparsetrain[hub]'"
+        ) from None
+    if not source:
+        raise ValueError("model=hf: names no model; give model=hf:<folder or hub name>")
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"model=hf:{source}: the folder has no config.json; save the model there with save_pretrained"
+            )
+    elif folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
+        siblings = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+        near = get_close_matches(folder.name, siblings, n=3)
+        raise ValueError(f"model=hf:{source}: no such folder{'; near names: ' + ', '.join(near) if near else ''}")
+    place = str(folder) if folder.is_dir() else source
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        model, loaded = cast(
+            tuple[nn.Module, dict[str, Any]],
+            transformers.AutoModelForCausalLM.from_pretrained(place, dtype=dtype, output_loading_info=True),
+        )
+        missing = sorted(map(str, {*loaded["missing_keys"], *loaded["mismatched_keys"]}))
+        if missing:
+            raise ValueError(f"{len(missing)} weights of the model are not in its files, the first {missing[0]}")
+        tokenizer = HubTokenizer(transformers.AutoTokenizer.from_pretrained(place))
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"model=hf:{source} could not be loaded: {line}") from error
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
+    d_vocab = cast(Any, model).get_input_embeddings().weight.shape[0]
+    if tokenizer.d_vocab > d_vocab:
+        raise ValueError(
+            f"model=hf:{source}: the tokenizer has {tokenizer.d_vocab} tokens, the model {d_vocab}; they do not belong together"
+        )
+    return model, tokenizer

@@ -1,0 +1,106 @@
+"""A user's files as splits: names, levels, lengths, what is left out, and every mistake as one line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sparsetrain.data.texts import PADDING, TextsConfig, read_texts
+
+
+class Letters:
+    """A letter is a token; capitals are unknown; a separator stands in front."""
+
+    special_ids = frozenset({0, 1})
+    unknown_id = 1
+
+    def encode(self, text):
+        return [0, *(ord(c) - 95 if c.islower() else 1 for c in text if not c.isspace())]
+
+
+def write(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def read(*paths, **settings):
+    return read_texts(paths, Letters(), TextsConfig(**settings))
+
+
+def test_labels_levels_and_files(tmp_path):
+    labelled = write(
+        tmp_path / "a.jsonl",
+        {"text": "abc", "label": "hard", "level": 2},
+        {"text": "de", "label": "easy", "level": 0},
+        {"text": "fg", "level": 1},
+        {"text": "hij", "label": "hard", "level": 2},
+    )
+    splits = read(labelled)
+    assert [(s.name, s.level, len(s.tokens)) for s in splits] == [("easy", 0, 1), ("level_1", 1, 1), ("hard", 2, 2)]
+    hard = splits[2]
+    np.testing.assert_array_equal(hard.tokens, [[0, 2, 3, 4], [0, 9, 10, 11]])
+    assert hard.places == (f"{labelled}:1", f"{labelled}:4") and hard.description == "a.jsonl"
+    plain = tmp_path / "b.txt"
+    plain.write_text("abcdefgh\n")
+    splits = read(write(tmp_path / "c.jsonl", {"body": "ab"}, {"body": "cd"}), str(plain), text_field="body", n_ctx=4)
+    assert [(s.name, s.level) for s in splits] == [("c", 0), ("b", 1)]
+    # nine ids in pieces of four; the last one is shorter than two tokens
+    np.testing.assert_array_equal(splits[1].tokens, [[0, 2, 3, 4], [5, 6, 7, 8]])
+    assert splits[1].n_short == 1 and splits[1].n_cut == 0
+
+
+def test_lengths_unknown_tokens_and_counts(tmp_path):
+    path = write(
+        tmp_path / "a.jsonl", {"text": "abXd"}, {"text": "a"}, {"text": "XYZ"}, {"text": ""}, {"text": "abcdefgh"}
+    )
+    (split,) = read(path, n_ctx=6, min_tokens=3)
+    np.testing.assert_array_equal(split.tokens, [[0, 2, 3, 1, 5, PADDING], [0, 2, 3, 4, 5, 6]])
+    assert split.lengths.tolist() == [5, 6] and split.unknown_share == pytest.approx(1 / 11)
+    assert (split.n_cut, split.n_short, split.n_unknown) == (1, 1, 2)
+    matched = read(path, n_ctx=5, min_tokens=5)[0]
+    assert (matched.tokens != PADDING).all() and len(matched.tokens) == 2
+
+
+def test_draw_is_seeded_and_keeps_places(tmp_path):
+    words = [chr(97 + i) * (i + 2) for i in range(20)]
+    (split,) = read(write(tmp_path / "a.jsonl", *({"text": word} for word in words)))
+    drawn, again, other = split.draw(7, 0), split.draw(7, 0), split.draw(7, 1)
+    assert len(drawn.tokens) == 7 and drawn.places == again.places != other.places
+    for row, place in zip(drawn.tokens, drawn.places, strict=True):
+        line = int(place.rpartition(":")[2])
+        assert row[row != PADDING].tolist() == Letters().encode(words[line - 1])
+    assert split.draw(20, 0) is split
+
+
+def test_mistakes_are_one_line(tmp_path):
+    def failing(match, *paths, **settings):
+        with pytest.raises((ValueError, FileNotFoundError), match=match) as error:
+            read(*paths, **settings)
+        assert "\n" not in str(error.value)
+
+    failing("no text file; give data=")
+    failing("no such text file", str(tmp_path / "none.jsonl"))
+    failing(r"split 'a' is empty: .*a\.jsonl has no line", write(tmp_path / "a.jsonl"))
+    (tmp_path / "b.txt").write_text(" \n")
+    failing(r"split 'b' is empty: .*b\.txt has no text", str(tmp_path / "b.txt"))
+    failing(
+        r"split 'far' has no single known token in 2 examples \(.*c\.jsonl:2",
+        write(tmp_path / "c.jsonl", {"text": "ab"}, *({"text": "XY", "label": "far"} for _ in range(2))),
+    )
+    failing(
+        r"longest example has 3 tokens, texts\.min_tokens=9", write(tmp_path / "d.jsonl", {"text": "ab"}), min_tokens=9
+    )
+    failing(r"e\.jsonl:1 has no text under 'text'; its keys: words", write(tmp_path / "e.jsonl", {"words": "ab"}))
+    failing(r"f\.jsonl:1 is a JSON list", write(tmp_path / "f.jsonl", ["ab"]))
+    (tmp_path / "g.jsonl").write_text('{"text": "ab"}\n{"text": \n')
+    failing(r"g\.jsonl:2 is no JSON", str(tmp_path / "g.jsonl"))
+    for level in ("far", 1.5, True):
+        failing(
+            r"h\.jsonl:1: level=.* must be a whole number", write(tmp_path / "h.jsonl", {"text": "ab", "level": level})
+        )
+    two = [{"text": "ab", "label": "x", "level": level} for level in (0, 3)]
+    failing(r"i\.jsonl:2: split 'x' has level 0 and 3", write(tmp_path / "i.jsonl", *two))
+    (tmp_path / "j.txt").write_bytes(b"ab\xff")
+    failing(r"j\.txt is not UTF-8 text \(byte 2\)", str(tmp_path / "j.txt"))
+    failing(r"texts\.n_ctx=1", write(tmp_path / "k.jsonl", {"text": "ab"}), n_ctx=1)
+    failing(r"texts\.min_tokens=9 must lie in \[2, texts\.n_ctx=4\]", "x", n_ctx=4, min_tokens=9)
