@@ -1,15 +1,15 @@
-"""What watching costs: seconds of one tracker evaluation against seconds of a training step, in one run.
+"""What watching costs: training steps with the default interval's share of an evaluation against plain ones.
 
     python scripts/bench_tracker.py [--threads 2] [--runs 7]
 
-The quickstart's model and batch on random tokens, seven splits. Training steps and evaluations take turns; the ratio is
-(evaluation) / (every_n_steps * step), the share of training time at the default interval. Before that, two short
-trainings, watched and unwatched, must end in byte-identical weights.
+The quickstart's model and batch on random tokens, seven splits. Every turn times five training steps and one evaluation;
+`tracker:<size>:step` is a step plus 1 / every_n_steps of an evaluation, and its speedup is the plain step over that: 0.95
+is watching at 5% of training time. `tracker:<size>:run` spreads the evaluations of a whole run, those of the first and
+the last step included, over its steps. Before that, two short trainings, watched and unwatched, must end in byte-identical
+weights.
 """
 
-import json
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from sparsetrain.kernels.bench import parse_arguments, seconds
+from sparsetrain.entry import quieten
+from sparsetrain.kernels.bench import Case, parse_arguments, print_report, seconds
 from sparsetrain.lit import LitTransformer, next_token_loss, take_step
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
@@ -28,7 +29,8 @@ from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
 from sparsetrain.representation.watch import measure_splits
 from sparsetrain.sparsity import SparsityConfig, build_sparsity
 
-N_STEPS, BATCH = 2000, 16  # the quickstart's
+N_STEPS, BATCH = 1600, 16  # the quickstart's
+N_COMPARED_STEPS, N_TIMED_STEPS = 4, 5
 MODEL = ModelConfig(d_vocab=1024, n_layer=4, d_model=128, n_ctx=128)
 
 
@@ -76,20 +78,21 @@ def weights_after(n_steps: int, device: str, callbacks: list[L.Callback]) -> dic
 
 
 def main() -> None:
-    """Prints the numbers and a JSON line."""
+    """Prints the table and the JSON line."""
     arguments = parse_arguments(__doc__ or "")
     device = arguments.device
-    warnings.filterwarnings("ignore", module="lightning")
+    quieten()
     torch.set_flush_denormal(True)  # as every training does
     splits = [RandomSplit(name=f"split_{i}", level=i, tokens=random_tokens(64, MODEL.n_ctx, i)) for i in range(7)]
     config = TrackerConfig()
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "ood_sparsity.csv"
         tracker = SparsityTracker(TrackerConfig(every_n_steps=2), splits, table)
-        plain, watched = weights_after(4, device, []), weights_after(4, device, [tracker])
+        plain, watched = weights_after(N_COMPARED_STEPS, device, []), weights_after(N_COMPARED_STEPS, device, [tracker])
         assert tracker.n_evaluations == 3
         if not all(torch.equal(plain[name], watched[name]) for name in plain):
             raise SystemExit("weights differ with watching on and off")
+        print(f"weights after {N_COMPARED_STEPS} steps: byte-identical, watched and unwatched")
 
         module = build(device)
         optimizer = module.configure_optimizers()["optimizer"]
@@ -103,20 +106,35 @@ def main() -> None:
 
         step(None)
         evaluate(None)
-        steps, evaluations = [], []
+        turns = []
         for _ in range(arguments.runs):
-            steps += [seconds(step, None, device) for _ in range(5)]
-            evaluations.append(seconds(evaluate, None, device))
-    per_step, per_evaluation = median(steps), median(evaluations)
-    share = per_evaluation / (config.every_n_steps * per_step)
+            plain_step = median(seconds(step, None, device) for _ in range(N_TIMED_STEPS))
+            turns.append((plain_step, seconds(evaluate, None, device)))
     n_evaluations = N_STEPS // config.every_n_steps + 2  # with step 0 and the last one
-    whole_run = n_evaluations * per_evaluation / (N_STEPS * per_step)
-    print("weights after 4 steps: byte-identical, watched and unwatched")
-    print(f"training step   {1e3 * per_step:9.1f} ms   ({BATCH} x {MODEL.n_ctx} tokens)")
-    print(f"one evaluation  {1e3 * per_evaluation:9.1f} ms   ({len(splits)} splits x {config.n_windows} windows)")
-    print(f"share at every_n_steps={config.every_n_steps}: {share:.2%}; over a run of {N_STEPS} steps: {whole_run:.2%}")
-    numbers = {"step_ms": 1e3 * per_step, "evaluation_ms": 1e3 * per_evaluation, "share": share, "share_run": whole_run}
-    print(json.dumps({"bench": "tracker", "device": device, "threads": torch.get_num_threads(), **numbers}))
+    size = f"{MODEL.n_layer}x{MODEL.d_model}"
+    cases = [
+        case(f"tracker:{size}:step", turns, 1 / config.every_n_steps, f"a step unwatched (of {config.every_n_steps})"),
+        case(
+            f"tracker:{size}:run",
+            turns,
+            n_evaluations / N_STEPS,
+            f"a step unwatched ({n_evaluations} times in {N_STEPS})",
+        ),
+    ]
+    print_report("tracker", device, arguments.runs, cases)
+
+
+def case(name: str, turns: list[tuple[float, float]], share: float, versus: str) -> Case:
+    """A watched step, `share` of an evaluation added to it, against the plain one; `turns` are seconds of (step, evaluation)."""
+    watched = [step + share * evaluation for step, evaluation in turns]
+    return Case(
+        name=name,
+        ms=1e3 * median(watched),
+        ms_min=1e3 * min(watched),
+        versus=versus,
+        speedup=median(step / both for (step, _), both in zip(turns, watched, strict=True)),
+        floor_ratio=None,
+    )
 
 
 if __name__ == "__main__":

@@ -58,11 +58,7 @@ def main(config: MeasureSparsityRun, run_dir: Path) -> None:
         raise ValueError("device=cuda, but torch sees no CUDA device; use device=cpu or auto")
     model = load_language_model(name, device=device, precision=config.precision)
     select_points(model.module, config.measure.points)
-    if model.n_ctx is not None and config.texts.n_ctx > model.n_ctx:
-        raise ValueError(
-            f"texts.n_ctx={config.texts.n_ctx}, but {name} reads {model.n_ctx} positions; give texts.n_ctx={model.n_ctx}"
-        )
-    texts = read_texts(paths, model.tokenizer, config.texts)
+    texts = read_texts(paths, model.tokenizer, config.texts.fit(model.n_ctx))
     splits = [split.draw(config.measure.n_examples, config.measure.seed) for split in texts]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not config.progress, transient=True) as bar:

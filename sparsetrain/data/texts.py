@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+DEFAULT_N_CTX = 256
 PADDING = -1
 """Behind the end of a shorter example."""
 
@@ -30,16 +31,33 @@ class TextsConfig:
     """Key of the split's name, where a line has one."""
     level_field: str = "level"
     """Key of the whole-number distance from the training distribution, where a line has one."""
-    n_ctx: int = 256
-    """Tokens of an example at most; what lies behind is cut off."""
+    n_ctx: int | None = None
+    """Tokens of an example at most; what lies behind is cut off. None: 256, or what the model reads where that is less."""
     min_tokens: int = 2
     """Shorter examples are left out. Equal to n_ctx: all examples have one length."""
 
     def __post_init__(self) -> None:
+        if self.n_ctx is None:
+            if self.min_tokens < 2:
+                raise ValueError(f"texts.min_tokens={self.min_tokens} must be at least 2: a token and the next one")
+            return
         if self.n_ctx < 2:
             raise ValueError(f"texts.n_ctx={self.n_ctx} must be at least 2: a token and the next one")
         if not 2 <= self.min_tokens <= self.n_ctx:
             raise ValueError(f"texts.min_tokens={self.min_tokens} must lie in [2, texts.n_ctx={self.n_ctx}]")
+
+    def fit(self, n_ctx: int | None) -> "TextsConfig":
+        """The same for a model that reads `n_ctx` positions at most (None: any number), with `n_ctx` chosen.
+
+        Raises:
+            ValueError: more tokens are asked for than the model reads.
+        """
+        limit = DEFAULT_N_CTX if n_ctx is None else min(DEFAULT_N_CTX, n_ctx)
+        if self.n_ctx is not None and n_ctx is not None and self.n_ctx > n_ctx:
+            raise ValueError(
+                f"texts.n_ctx={self.n_ctx}, but the model reads {n_ctx} positions; give texts.n_ctx={n_ctx}"
+            )
+        return replace(self, n_ctx=limit if self.n_ctx is None else self.n_ctx)
 
 
 class Encoder(Protocol):
@@ -108,6 +126,7 @@ def read_texts(paths: Sequence[str], encoder: Encoder, config: TextsConfig) -> l
         ValueError: no file; a file that is not UTF-8; a line that is no JSON object or has no text; a level that is no whole number,
             or two of them in one split; a split without an example, or without a single known token.
     """
+    config = config.fit(None)
     if not paths:
         raise ValueError("no text file; give data=<file.jsonl>, or several as data='[a.jsonl,b.txt]'")
     known_levels: dict[str, int | None] = {}
@@ -139,8 +158,9 @@ def _examples(path: Path, encoder: Encoder, config: TextsConfig) -> Iterator[_Ex
         if not ids:
             raise ValueError(f"split {path.stem!r} is empty: {path} has no text")
         # A piece shorter than min_tokens is the file's end, and counted as left out.
-        for i, start in enumerate(range(0, len(ids), config.n_ctx)):
-            yield _Example(split=path.stem, level=None, place=f"{path}:{i + 1}", ids=ids[start : start + config.n_ctx])
+        n_ctx = _n_ctx(config)
+        for i, start in enumerate(range(0, len(ids), n_ctx)):
+            yield _Example(split=path.stem, level=None, place=f"{path}:{i + 1}", ids=ids[start : start + n_ctx])
         return
     n_found = 0
     for number, line in enumerate(text.split("\n"), start=1):
@@ -159,6 +179,11 @@ def _examples(path: Path, encoder: Encoder, config: TextsConfig) -> Iterator[_Ex
         n_found += 1
     if not n_found:
         raise ValueError(f"split {path.stem!r} is empty: {path} has no line")
+
+
+def _n_ctx(config: TextsConfig) -> int:
+    assert config.n_ctx is not None, "fit the config to a model first"
+    return config.n_ctx
 
 
 def _record(line: str, place: str, config: TextsConfig) -> dict[str, Any]:
@@ -195,9 +220,10 @@ def _split(name: str, level: int, found: Sequence[_Example], encoder: Encoder, c
             f"split {name!r} is empty: its longest example has {longest} tokens, texts.min_tokens={config.min_tokens}; "
             f"lower it or give longer texts"
         )
-    tokens = np.full((len(kept), min(config.n_ctx, max(len(example.ids) for example in kept))), PADDING, dtype=np.int64)
+    n_ctx = _n_ctx(config)
+    tokens = np.full((len(kept), min(n_ctx, max(len(example.ids) for example in kept))), PADDING, dtype=np.int64)
     for row, example in zip(tokens, kept, strict=True):
-        ids = example.ids[: config.n_ctx]
+        ids = example.ids[:n_ctx]
         row[: len(ids)] = ids
     n_unknown = 0 if encoder.unknown_id is None else int((tokens == encoder.unknown_id).sum())
     files = list(dict.fromkeys(example.place.rpartition(":")[0] for example in kept))
@@ -208,7 +234,7 @@ def _split(name: str, level: int, found: Sequence[_Example], encoder: Encoder, c
         description=", ".join(Path(file).name for file in files),
         places=tuple(example.place for example in kept),
         unknown_share=n_unknown / int((tokens != PADDING).sum()),
-        n_cut=sum(len(example.ids) > config.n_ctx for example in kept),
+        n_cut=sum(len(example.ids) > n_ctx for example in kept),
         n_short=len(with_words) - len(kept),
         n_unknown=len(found) - len(with_words),
     )

@@ -24,7 +24,7 @@ class Case:
     """One line of a benchmark."""
 
     name: str
-    """`<operation>:<size>:<forward|forward_backward|warm|cold|step>[:floor]`."""
+    """`<operation>:<size>:<forward|forward_backward|warm|cold|step|run>[:floor]`."""
     ms: float
     """Median milliseconds of ours."""
     ms_min: float

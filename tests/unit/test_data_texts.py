@@ -72,6 +72,15 @@ def test_draw_is_seeded_and_keeps_places(tmp_path):
     assert split.draw(20, 0) is split
 
 
+def test_length_fits_the_model():
+    assert [TextsConfig().fit(n).n_ctx for n in (None, 64, 1000)] == [256, 64, 256]
+    assert TextsConfig(n_ctx=40).fit(64).n_ctx == 40
+    with pytest.raises(ValueError, match=r"texts\.n_ctx=65, but the model reads 64 positions; give texts\.n_ctx=64"):
+        TextsConfig(n_ctx=65).fit(64)
+    with pytest.raises(ValueError, match=r"texts\.min_tokens=65 must lie in \[2, texts\.n_ctx=64\]"):
+        TextsConfig(min_tokens=65).fit(64)
+
+
 def test_mistakes_are_one_line(tmp_path):
     def failing(match, *paths, **settings):
         with pytest.raises((ValueError, FileNotFoundError), match=match) as error:

@@ -1,0 +1,146 @@
+"""scripts/measure_sparsity.py on a tiny model built on the spot: the folder it leaves, and every mistake as one line."""
+
+import csv
+import json
+import random
+import runpy
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from sparsetrain.checkpoint import export_model
+from sparsetrain.data.tokenizer import train_tokenizer
+from sparsetrain.report import SCHEMA_PATH
+from sparsetrain.representation.record import read_rows
+
+pytest.importorskip("transformers", reason="other people's models need transformers (extra: hub)")
+from hub_example import save_hub_model
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "measure_sparsity.py"
+SMALL = ["texts.n_ctx=24", "measure.n_bootstrap=50", "measure.n_examples=24", "device=cpu"]
+FILES = {"report.json", "report.md", "report.html", "sparsity.csv", "examples.csv", "config.yaml"}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory) -> Path:
+    return save_hub_model(tmp_path_factory.mktemp("hub") / "model")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> Path:
+    """Three labels by level, of 30 lines each."""
+    rng = random.Random(0)
+    path = tmp_path_factory.mktemp("texts") / "words.jsonl"
+    with path.open("w") as file:
+        for i in range(90):
+            words = [f"w{rng.randrange(20 * (i % 3 + 1))}" for _ in range(rng.randint(4, 30))]
+            file.write(json.dumps({"text": " ".join(words), "label": f"split {i % 3}", "level": i % 3}) + "\n")
+    return path
+
+
+@pytest.fixture
+def measure(tmp_path, monkeypatch, capsys):
+    """Runs the script in this process; returns the run's folder, or the one line of an error."""
+
+    def run(*arguments: str) -> Path | str:
+        out = tmp_path / "run"
+        settings = [f"hydra.run.dir={out}", *(a for a in SMALL if a.split("=")[0] not in str(arguments))]
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments, *settings])
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        except SystemExit as stop:
+            assert stop.code == 1
+            error = capsys.readouterr().err
+            assert error.count("\n") == 1 and error.startswith("error: "), error
+            return error
+        return out
+
+    return run
+
+
+def test_a_hub_model_on_a_jsonl(hub, texts, measure):
+    out = measure(f"model=hf:{hub}", f"data={texts}", "progress=false")
+    assert {path.name for path in out.iterdir()} >= FILES
+    report = json.loads((out / "report.json").read_text())
+    jsonschema.validate(report, json.loads(SCHEMA_PATH.read_text()))
+    section = report["measurement"]
+    assert [(s["name"], s["level"], s["n_examples"]) for s in section["splits"]] == [
+        (f"split {i}", i, 24) for i in range(3)
+    ]
+    assert section["model"]["architecture"] == "GPT2LMHeadModel" and len(section["points"]) == 20
+    assert "step" not in report["weights"] and len(report["weights"]["sha256"]) == 64
+    rows = [row for _, row in read_rows(out / "sparsity.csv")]
+    measured = {(row.hook_point, row.measure) for row in rows if row.split == "split 2"}
+    assert {
+        ("logits", "entropy"),
+        ("final_norm.hook_norm", "gini"),
+        ("blocks.1.mlp.hook_neuron", "lifetime_kurtosis"),
+    } <= measured
+    point = next(p for p in section["points"] if p["hook_point"] == "final_norm.hook_norm")
+    gini = point["values"]["split 1"]["gini"]
+    row = next(r for r in rows if (r.split, r.hook_point, r.measure) == ("split 1", "final_norm.hook_norm", "gini"))
+    assert (gini["value"], gini["lo"]) == pytest.approx((row.value, row.lo), rel=1e-6) and gini["lo"] < gini["hi"]
+    with (out / "examples.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 3 * 24 * 20
+    page = (out / "report.html").read_text()
+    assert "gini minus its Gaussian value" in page and "against loss at blocks.0.mlp.hook_neuron" in page
+
+
+def test_a_run_of_ours_and_a_plain_text(make_model, tmp_path, measure):
+    words = "for i in range(3):\n    print(i)\n" * 80
+    tokenizer = train_tokenizer([words], 270)
+    export_model(make_model(d_vocab=270), tmp_path / "ours" / "export" / "step_5", tokenizer.to_json(), {"step": 5})
+    (tmp_path / "code.py").write_text(words)
+    (tmp_path / "noise.txt").write_text("".join(random.Random(0).choices("abcdefgh \n", k=1200)))
+    both = f"data=[{tmp_path}/code.py,{tmp_path}/noise.txt]"
+    out = measure(f"model={tmp_path}/ours", both, "measure.points=[blocks.1.mlp.hook_neuron]", "measure.positions=last")
+    report = json.loads((out / "report.json").read_text())
+    section = report["measurement"]
+    assert report["weights"]["step"] == 5 and [s["name"] for s in section["splits"]] == ["code", "noise"]
+    assert [p["hook_point"] for p in section["points"]] == ["blocks.1.mlp.hook_neuron"]
+    assert section["points"][0]["values"]["code"]["l0"]["value"] == 0.25, "AbsTopK keeps a quarter"
+
+
+def test_help_tells_what_to_type(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert not stop.value.code
+    words = capsys.readouterr().out
+    assert (
+        "model=hf:<folder or hub name> data=<file.jsonl>" in words and "min_tokens: 2" in words and '"level"' in words
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "model= is missing"),
+        (["model=hf:{hub}"], "data= is missing"),
+        (["model=hf:{hub}", "data={tmp}/none.jsonl"], "no such text file: {tmp}/none.jsonl"),
+        (["model=hf:{tmp}/modl", "data={texts}"], "no such folder"),
+        (["model={tmp}/nowhere", "data={texts}"], "no such folder; give the folder of a finished run"),
+        (["model=hf:{hub}", "data={tmp}/empty.jsonl"], "split 'empty' is empty"),
+        (["model=hf:{hub}", "data={tmp}/greek.jsonl"], "split 'greek' has no single known token"),
+        (
+            ["model=hf:{hub}", "data={texts}", "measure.points=[blocks.0.mlp.hook_neurons]"],
+            "no hook point named 'blocks.0.mlp.hook_neurons'; near names: blocks.",
+        ),
+        (["model=hf:{hub}", "data={texts}", "texts.n_ctx=65"], "reads 64 positions; give texts.n_ctx=64"),
+        (["model=hf:{hub}", "data={texts}", "measure.positons=last"], "did you mean measure.positions"),
+        (["model=hf:{hub}", "data={texts}", "texts.text_field=body"], "has no text under 'body'; its keys: text, label, level"),
+    ],
+)  # fmt: skip
+def test_mistakes_end_in_one_line(arguments, message, hub, texts, tmp_path, measure):
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "greek.jsonl").write_text('{"text": "αβγ δε"}\n')
+    places = {"hub": hub, "texts": texts, "tmp": tmp_path}
+    error = measure(*(argument.format(**places) for argument in arguments))
+    assert message.format(**places) in error
+
+
+def test_a_model_without_transformers_names_the_extra(hub, texts, measure, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert "pip install 'sparsetrain[hub]'" in measure(f"model=hf:{hub}", f"data={texts}")
