@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from circuits.sections import VIEWS as CIRCUIT_VIEWS
-from circuits.stage import TrainRun, describe_task, run_circuits
+from circuits.stage import N_TEXT_WINDOWS, TEXT_SOURCE, TrainRun, describe_task, run_circuits
 from sparsetrain.entry import entry
 from sparsetrain.report import save_report
 from sparsetrain.report.render import render
@@ -33,6 +33,8 @@ def main(config: TrainRun, run_dir: Path) -> float | None:
                 config.circuits,
                 lambda: text_windows(done.corpus, config, "means", config.circuits.n_means_windows),
                 windows_source=MEANS_SOURCE,
+                text=lambda: text_windows(done.corpus, config, "heldout", N_TEXT_WINDOWS),
+                text_source=TEXT_SOURCE,
                 on_task=lambda name, result: print(describe_task(name, result)),
                 progress=config.trainer.progress,
             )
