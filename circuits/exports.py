@@ -1,17 +1,27 @@
-"""A circuit for other people's graph tools: GraphML and networkx's node-link JSON.
+"""A circuit for other people's tools. `FORMATS` has them all; `docs/circuits.md` says what each file holds.
 
-Both hold the same directed graph: nodes with hook point, layer, kind, channel and mean, edges with the model's weight. Residual
-links (a write channel to a later read of it) are identities and no edges of a circuit, so they are left out.
+GraphML and networkx's node-link JSON, here, hold the same directed graph: nodes with hook point, layer, kind, channel and mean, edges
+with the model's weight. Residual links (a write channel to a later read of it) are identities and no edges of a circuit, so
+they are left out. `circuits.neuronpedia` writes an attribution graph of one prompt, `circuits.mib` heads and MLPs in the
+form of EAP-IG and MIB. The JSON formats have schemas in `circuits/schemas/`.
 """
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from circuits.circuit import Circuit
+from circuits.mib import mib_json
+from circuits.neuronpedia import SIDES, neuronpedia_json
+from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import node_points
 from sparsetrain.model import Transformer
+
+SCHEMAS = Path(__file__).with_name("schemas")
+"""Folder of the JSON schemas of the JSON formats, `<format>.json`."""
 
 _NAMESPACE = "http://graphml.graphdrawing.org/xmlns"
 _TYPES = {str: "string", int: "long", float: "double"}
@@ -87,8 +97,50 @@ def node_link_json(model: Transformer, circuit: Circuit) -> str:
     return json.dumps(node_link(model, circuit), indent=1) + "\n"
 
 
-FORMATS: dict[str, tuple[str, Callable[[Transformer, Circuit], str]]] = {
-    "graphml": ("graphml", graphml),
-    "node_link": ("node_link.json", node_link_json),
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What formats that are about prompts need besides the circuit.
+
+    Args:
+        pairs: held-out pairs of the circuit's task.
+        pair: the pair whose prompt is written.
+        side: 0 for its positive prompt, 1 for the negative one.
+        token: id -> readable text.
+    """
+
+    pairs: PairSet
+    pair: int
+    side: int
+    token: Callable[[int], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A kind of file.
+
+    Args:
+        ending: of the file's name.
+        write: circuit -> text.
+        per_prompt: whether each prompt has a file of its own.
+    """
+
+    ending: str
+    write: Callable[[Transformer, Circuit, Sample], str]
+    per_prompt: bool = False
+
+    def file_name(self, sample: Sample) -> str:
+        """`circuit.graphml`, `circuit.0_positive.neuronpedia.json`."""
+        prompt = f"{sample.pair}_{SIDES[sample.side]}." if self.per_prompt else ""
+        return f"circuit.{prompt}{self.ending}"
+
+
+def _neuronpedia(model: Transformer, circuit: Circuit, sample: Sample) -> str:
+    return neuronpedia_json(model, circuit, sample.pairs, sample.pair, sample.side, sample.token)
+
+
+FORMATS: dict[str, Format] = {
+    "graphml": Format(ending="graphml", write=lambda model, circuit, _: graphml(model, circuit)),
+    "node_link": Format(ending="node_link.json", write=lambda model, circuit, _: node_link_json(model, circuit)),
+    "neuronpedia": Format(ending="neuronpedia.json", write=_neuronpedia, per_prompt=True),
+    "mib": Format(ending="mib.json", write=lambda model, circuit, sample: mib_json(model, circuit, sample.pairs)),
 }
-"""Format -> file ending and writer."""

@@ -12,7 +12,7 @@ from circuits.arms import ArmsConfig, run_arms, smoke
 from circuits.callback import CircuitFormation, log_spaced_steps
 from circuits.formation import FormationConfig, formation_section, look
 from circuits.sections import VIEWS as CIRCUIT_VIEWS
-from circuits.stage import CircuitsConfig, describe_task, run_circuits
+from circuits.stage import N_TEXT_WINDOWS, TEXT_SOURCE, CircuitsConfig, describe_task, run_circuits
 from sparsetrain.callbacks import build_loggers
 from sparsetrain.report import save_report
 from sparsetrain.report.blocks import View
@@ -101,6 +101,8 @@ def train_and_read(config: TrainRun, run_dir: Path, command: str) -> dict[str, A
                 config.circuits,
                 lambda: text_windows(done.corpus, config, "means", config.circuits.n_means_windows),
                 windows_source=MEANS_SOURCE,
+                text=lambda: text_windows(done.corpus, config, "heldout", N_TEXT_WINDOWS),
+                text_source=TEXT_SOURCE,
                 on_task=lambda name, result: print(describe_task(name, result)),
                 progress=config.trainer.progress,
             )

@@ -13,14 +13,22 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors.torch import save_file
 
+from circuits.activity import MAX_NODES, VERSION, activity
 from circuits.card import CardConfig
+from circuits.circuit import Circuit
 from circuits.comparison import baseline_circuits
-from circuits.find import FindConfig, Finder, Pairs, find_circuits
+from circuits.find import FindConfig, Finder, Pairs, find_circuits, heldout_pairs
 from circuits.judge import CARD_WINDOWS, Judge
 from circuits.means import Means, measure_means
 from circuits.tasks import TASKS, get_task
 from sparsetrain.checkpoint import load_model, read_meta, sha256, write_atomic
 from sparsetrain.data.tokenizer import Tokenizer
+from sparsetrain.model import Transformer
+
+ADDED = ("card", "viewer")
+"""Keys of a circuit's entry that are put in after its search."""
+N_TEXT_WINDOWS = 64  # ours: windows of held-out text on which the circuit page looks for activations
+TEXT_SOURCE = "held-out documents in the training mixture"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +62,8 @@ def run_circuits(
     windows: Callable[[], torch.Tensor],
     *,
     windows_source: str,
+    text: Callable[[], torch.Tensor] | None = None,
+    text_source: str = "",
     on_task: Callable[[str, dict[str, Any]], None] | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -66,6 +76,9 @@ def run_circuits(
         windows: gives token windows `[n, n_ctx]` for the means, used for nothing else; called only if there are no
             means of these weights yet.
         windows_source: what those windows are, in words.
+        text: gives held-out token windows `[n, n_ctx]` on which the circuit page shows activations; called only if a
+            circuit's page is not on disk yet. None: the report's drawings have no such data.
+        text_source: what that text is, in words.
         on_task: called with (task, result) as each task is done.
         progress: draw a progress bar on stderr.
     """
@@ -90,7 +103,7 @@ def run_circuits(
             if on_task is not None:
                 on_task(task, result)
 
-        return find_circuits(
+        section = find_circuits(
             model,
             names,
             tokenizer,
@@ -100,6 +113,36 @@ def run_circuits(
             on_task=on_task_done,
             progress=on_stage,
         )
+        if text is not None:
+            _add_activity(model, tokenizer, run_dir, section["tasks"], text, text_source, on_stage)
+    return section
+
+
+def _add_activity(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    run_dir: Path,
+    tasks: list[dict[str, Any]],
+    text: Callable[[], torch.Tensor],
+    text_source: str,
+    progress: Callable[[str, str, int, int], None],
+) -> None:
+    """Puts `viewer` into the best circuit of every task, if it has at most `MAX_NODES`; made before: read from disk."""
+    found = [task for task in tasks if task["circuits"] and value_of(task["circuits"][0]["n_nodes"]) <= MAX_NODES]
+    windows: torch.Tensor | None = None
+    for i, task in enumerate(found):
+        best = task["circuits"][0]
+        path = run_dir / "circuits" / task["task"] / "viewer.json"
+        key = {"version": VERSION, "circuit": sha256(run_dir / best["path"]), "text": text_source}
+        saved = json.loads(path.read_text()) if path.is_file() else {}
+        if saved.get("key") != key:
+            progress(task["task"], "circuit page", i, len(found))
+            windows = text() if windows is None else windows
+            circuit = Circuit.load(run_dir / best["path"])
+            pairs = heldout_pairs(circuit, tokenizer)
+            saved = {"key": key, "viewer": activity(model, circuit, pairs, windows, text_source, tokenizer.token)}
+            write_atomic(path, (json.dumps(saved) + "\n").encode())
+        best["viewer"] = saved["viewer"]
 
 
 def progress_bar(shown: bool) -> Progress:
@@ -222,23 +265,28 @@ def _once(path: Path, key: dict[str, Any], make: Callable[[], Any]) -> Any:
 def merge_tasks(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
     """The new section, with the tasks of an old one that were not searched again, in the order they first came.
 
-    A circuit found again as it was keeps its report card, and its task the circuits of the baselines.
+    A circuit found again as it was keeps its report card, and the data of its page if no new ones were made; its task keeps the
+    circuits of the baselines.
     """
     if old is None:
         return new
     before = {task["task"]: task for task in old["tasks"]}
     for task in new["tasks"]:
         old_task = before.get(task["task"], {"circuits": []})
-        same = [_without(circuit, "card") for circuit in old_task["circuits"]] == task["circuits"]
-        if same and task["circuits"]:
-            task["circuits"] = old_task["circuits"]
-        if same and "baselines" in old_task:
+        for circuit, same in zip(task["circuits"], old_task["circuits"], strict=False):
+            if _found(circuit) == _found(same):
+                circuit.update({name: same[name] for name in ADDED if name in same and name not in circuit})
+        same_circuits = [_found(circuit) for circuit in old_task["circuits"]] == [
+            _found(circuit) for circuit in task["circuits"]
+        ]
+        if same_circuits and "baselines" in old_task:
             task["baselines"] = old_task["baselines"]
     return {**new, "tasks": list((before | {task["task"]: task for task in new["tasks"]}).values())}
 
 
-def _without(entry: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in entry.items() if name != key}
+def _found(circuit: dict[str, Any]) -> dict[str, Any]:
+    """A circuit's entry as the search left it."""
+    return {name: value for name, value in circuit.items() if name not in ADDED}
 
 
 def describe_task(name: str, result: dict[str, Any]) -> str:

@@ -1,15 +1,20 @@
-"""Writes a circuit of a finished run for other graph tools, beside its circuit.json.
+"""Writes a circuit of a finished run for other tools, beside its circuit.json.
 
 python scripts/export_circuit.py run=runs/quickstart/<stamp> task=with_as format=graphml
 python scripts/export_circuit.py run=... task=with_as format=node_link
+python scripts/export_circuit.py run=... task=with_as format=neuronpedia pair=0 side=positive    # one prompt
+python scripts/export_circuit.py run=... task=with_as format=mib
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from circuits.circuit import Circuit
-from circuits.exports import FORMATS
+from circuits.exports import FORMATS, Sample
+from circuits.find import heldout_pairs
+from circuits.neuronpedia import SIDES
 from sparsetrain.checkpoint import latest_export, load_model, write_atomic
+from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import entry, require
 
 
@@ -22,24 +27,33 @@ class ExportCircuitRun:
     task: str = ""
     """Name of a task whose circuit was found."""
     format: str = "graphml"
-    """graphml or node_link."""
+    """graphml, node_link, neuronpedia (one prompt) or mib."""
+    pair: int = 0
+    """Which held-out pair; for neuronpedia."""
+    side: str = "positive"
+    """Which prompt of the pair, positive or negative; for neuronpedia."""
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise ValueError(f"format={self.format!r} is unknown; allowed: {', '.join(FORMATS)}")
+        if self.side not in SIDES:
+            raise ValueError(f"side={self.side!r} is unknown; allowed: {', '.join(SIDES)}")
 
 
 @entry(ExportCircuitRun, "export_circuit")
 def main(config: ExportCircuitRun, run_dir: Path) -> None:
     """Writes the file and prints its path."""
     run = Path(require("run", config.run))
-    model = load_model(latest_export(run))
+    export = latest_export(run)
+    model, tokenizer = load_model(export), Tokenizer.load(export / "tokenizer.json")
     folder = run / "circuits" / require("task", config.task)
     circuit = Circuit.load(folder)
     circuit.hooks(model)  # refuses another model's circuit
-    ending, text = FORMATS[config.format]
-    path = folder / f"circuit.{ending}"
-    write_atomic(path, text(model, circuit).encode())
+    pairs, side = heldout_pairs(circuit, tokenizer), SIDES.index(config.side)
+    sample = Sample(pairs=pairs, pair=config.pair, side=side, token=tokenizer.token)
+    chosen = FORMATS[config.format]
+    path = folder / chosen.file_name(sample)
+    write_atomic(path, chosen.write(model, circuit, sample).encode())
     print(f"{circuit.n_nodes} nodes, {circuit.n_edges} edges: {path}")
 
 

@@ -19,7 +19,16 @@ from circuits.card import PRESETS
 from circuits.comparison import size_ratios
 from circuits.sections import VIEWS as CIRCUIT_VIEWS
 from circuits.sections.card import summary
-from circuits.stage import CircuitsConfig, describe_task, merge_tasks, run_baselines, run_cards, run_circuits
+from circuits.stage import (
+    N_TEXT_WINDOWS,
+    TEXT_SOURCE,
+    CircuitsConfig,
+    describe_task,
+    merge_tasks,
+    run_baselines,
+    run_cards,
+    run_circuits,
+)
 from sparsetrain.checkpoint import latest_export
 from sparsetrain.data import prepare_corpus
 from sparsetrain.entry import entry, load_run, require
@@ -68,6 +77,8 @@ def main(config: FindCircuitsRun, run_dir: Path) -> None:
         circuits,
         lambda: windows("means", circuits.n_means_windows),
         windows_source=MEANS_SOURCE,
+        text=lambda: windows("heldout", N_TEXT_WINDOWS),
+        text_source=TEXT_SOURCE,
         on_task=lambda name, result: print(describe_task(name, result)),
         progress=config.progress,
     )

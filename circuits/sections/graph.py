@@ -91,20 +91,24 @@ def is_node_id(text: str) -> bool:
     return NODE_ID.fullmatch(text) is not None
 
 
-def widget(graph: Mapping[str, Any], title: str) -> Widget:
-    """The drawing of `graph`, with tables of its nodes and edges as fallback."""
+def widget(graph: Mapping[str, Any], title: str, viewer: Mapping[str, Any] | None = None) -> Widget:
+    """The drawing of `graph`, with tables of its nodes, edges and paths as fallback.
+
+    Args:
+        viewer: activations, effects and paths (`circuits.activity`); reports of earlier versions have none.
+    """
     return Widget(
         name="circuit-graph",
         title=title,
-        data=_data(graph),
+        data=_data(graph, viewer),
         script=Path(__file__).with_name("graph.js").read_text(encoding="utf-8"),
         style=Path(__file__).with_name("graph.css").read_text(encoding="utf-8"),
-        fallback=tables(graph),
+        fallback=tables(graph, viewer),
     )
 
 
-def tables(graph: Mapping[str, Any]) -> tuple[Block, ...]:
-    """Nodes and edges as tables, edges by falling weight."""
+def tables(graph: Mapping[str, Any], viewer: Mapping[str, Any] | None = None) -> tuple[Block, ...]:
+    """Nodes and edges as tables, edges by falling weight; with `viewer` also the strongest paths."""
     nodes = sorted(graph["nodes"], key=lambda node: (*depth(node), KIND_ORDER.index(node["kind"]), node["channel"]))
     node_columns = (
         Column(label="Node", form="code"),
@@ -130,10 +134,36 @@ def tables(graph: Mapping[str, Any]) -> tuple[Block, ...]:
         Column(label="Weight", form="number"),
     )
     edge_rows = tuple((edge["source"], edge["target"], edge["weight"]) for edge in edges)
-    return (
+    drawn = (
         Table(title="Nodes", columns=node_columns, rows=node_rows, limit=N_TABLE_ROWS),
         Table(title="Edges", columns=edge_columns, rows=edge_rows, limit=N_TABLE_ROWS),
     )
+    return drawn if viewer is None else (*drawn, _path_table(graph, viewer))
+
+
+def _path_table(graph: Mapping[str, Any], viewer: Mapping[str, Any]) -> Table:
+    labels = {node["id"]: _label(node) for node in graph["nodes"]}
+    columns = (
+        Column(label="Prompt"),
+        Column(label="Path", form="code"),
+        Column(label="Influence", form="number", unit="fraction", help="share of what reaches the answer"),
+        Column(
+            label="Effect",
+            form="number",
+            help="first-order effect on logit(right) - logit(wrong), norms frozen, logits",
+        ),
+    )
+    rows = []
+    for path in viewer["paths"]:
+        prompt = viewer["prompts"][path["prompt"]]
+        first = visible(prompt["tokens"][path["tokens"][0][0]])
+        way = " → ".join([f"'{first}'", *(labels[node] for node in path["nodes"]), "answer"])
+        rows.append((prompt["side"], way, path["share"], path["effect"]))
+    return Table(title="Paths", columns=columns, rows=tuple(rows))
+
+
+def _label(node: Mapping[str, Any]) -> str:
+    return f"{SHORT[node['kind']]}{node['channel']}"
 
 
 def _strongest(entries: list[dict[str, Any]], n: int = 3) -> str:
@@ -153,10 +183,13 @@ def signed(weight: float | None) -> str:
     return ("−" if weight < 0 else "+") + f"{abs(weight):.3g}"
 
 
-def _data(graph: Mapping[str, Any]) -> dict[str, Any]:
-    """What `graph.js` needs: nodes with labels, edges and links as index pairs."""
+def _data(graph: Mapping[str, Any], viewer: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What `graph.js` needs: nodes with labels, edges and links as index pairs, activations by node."""
     d_head = graph.get("d_head")
     index = {node["id"]: position for position, node in enumerate(graph["nodes"])}
+    links = [[index[source], index[target], kind] for source, target, kind in derived_links(graph)]
+    edges = [[index[edge["source"]], index[edge["target"]], edge["weight"]] for edge in graph["edges"]]
+    heads = _heads(graph, viewer) if viewer is not None else {}
     nodes = [
         {
             "id": node["id"],
@@ -164,18 +197,54 @@ def _data(graph: Mapping[str, Any]) -> dict[str, Any]:
             "kind": node["kind"],
             "stage": STAGE[node["kind"]],
             "channel": node["channel"],
-            "label": f"{SHORT[node['kind']]}{node['channel']}",
+            "label": _label(node),
             "name": node_name(node, d_head),
             "mean": node.get("mean"),
             "delta": node.get("ablation_delta"),
             "reads": _tokens(node, "reads"),
             "writes": _tokens(node, "writes"),
+            "seen": None if viewer is None else viewer["nodes"][node["id"]],
+            "heads": heads.get(node["id"], []),
         }
         for node in graph["nodes"]
     ]
-    edges = [[index[edge["source"]], index[edge["target"]], edge["weight"]] for edge in graph["edges"]]
-    links = [[index[source], index[target], kind] for source, target, kind in derived_links(graph)]
-    return {"nodes": nodes, "edges": edges, "links": links}
+    if viewer is None:
+        importance = {
+            "words": "of an edge its |weight|, of a node the change of the loss without it",
+            "nodes": [abs(node["delta"] or 0.0) for node in nodes],
+            "edges": [abs(weight) for _, _, weight in edges],
+        }
+        return {"nodes": nodes, "edges": edges, "links": links, "importance": importance, "viewer": None}
+    importance = {
+        "words": f"share of the influence on the answer that runs through it, mean over {viewer['n_flow_pairs']} pairs",
+        "nodes": [viewer["nodes"][node["id"]]["importance"] for node in graph["nodes"]],
+        "edges": viewer["edges"],
+    }
+    kept = ("text", "n_pairs", "prompts", "heads", "token_share", "token_effect")
+    shown = {name: viewer[name] for name in kept} | {"sides": ["positive", "negative"]}
+    shown["paths"] = [{**path, "nodes": [index[node] for node in path["nodes"]]} for path in viewer["paths"]]
+    return {"nodes": nodes, "edges": edges, "links": links, "importance": importance, "viewer": shown}
+
+
+def _heads(graph: Mapping[str, Any], viewer: Mapping[str, Any]) -> dict[str, list[list[int]]]:
+    """Node -> its heads, each as its places in `viewer["heads"]`, one per prompt.
+
+    A query, key or value channel has its own head; a channel that attention writes has those whose values reach it.
+    """
+    places: dict[tuple[int, int], list[int]] = {}
+    for place, entry in enumerate(viewer["heads"]):
+        places.setdefault((entry["layer"], entry["head"]), []).append(place)
+    nodes, d_head = {node["id"]: node for node in graph["nodes"]}, graph.get("d_head")
+    used: dict[str, set[tuple[int, int]]] = {}
+    for node in nodes.values():
+        head = head_of(node, d_head)
+        if head is not None:
+            used.setdefault(node["id"], set()).add((node["layer"], head))
+    for edge in graph["edges"]:
+        source = nodes[edge["source"]]
+        if source["kind"] == "attn_v":
+            used.setdefault(edge["target"], set()).update(used.get(source["id"], set()))
+    return {name: [places[key] for key in sorted(keys) if key in places] for name, keys in used.items()}
 
 
 def _tokens(node: Mapping[str, Any], side: str) -> list[list[Any]]:

@@ -267,7 +267,7 @@ def _circuit(task: Mapping[str, Any], circuit: Mapping[str, Any], target: float 
     graph = circuit.get("graph")
     if graph and graph["nodes"]:
         title = f"Circuit of {task['task']}, seed {circuit['seed']}"
-        blocks.append(widget(graph, title))
+        blocks.append(widget(graph, title, circuit.get("viewer")))
         words = program(graph)
         if words:
             blocks.append(Code(text=words, caption="The circuit in words"))

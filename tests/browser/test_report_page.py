@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_example import PAYLOADS, circuit, example_report, random_graph, task
+from report_example import PAYLOADS, circuit, example_report, random_graph, task, viewer
 
 import circuits.sections
 from sparsetrain.report.render import render
@@ -21,7 +21,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     large = example_report()
     graph = random_graph(500, 5000, n_layer=4, width=300)
     assert (len(graph["nodes"]), len(graph["edges"])) == (500, 5000)
-    large["circuits"]["tasks"] = [task("large", "circuit", [circuit("large", graph, 1, 0.1)], "")]
+    seen = {"viewer": viewer(graph, ["def", " f", "(", "x", "):", "\\n", "    ", "return", " x"] * 3)}
+    large["circuits"]["tasks"] = [task("large", "circuit", [circuit("large", graph, 1, 0.1) | seen], "")]
     reports = {"plain": example_report(), "hostile": example_report(hostile=True, gates="off"), "large": large}
     return {name: render(report, VIEWS, tmp_path_factory.mktemp(name))["html"] for name, report in reports.items()}
 
@@ -42,8 +43,13 @@ def show_all(page: Any) -> None:
             window.scrollTo(0, y);
             await frame();
         }
+        for (const path of document.querySelectorAll(".cg-path")) { path.click(); path.click(); }
         for (const node of document.querySelectorAll(".node")) {
             node.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
+            for (const place of document.querySelectorAll(".cg-switch button, [data-say]")) {
+                place.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
+                if (place.click) place.click();
+            }
         }
     }""")
     page.wait_for_function(
@@ -118,6 +124,9 @@ def test_mouse_and_keyboard_tell_about_a_node(plain):
     assert "MLP neuron 460" in text and "blocks.0.mlp.hook_neuron:460" in text
     for part in ("0.08", "+0.61", "r44", "+1.27", "r20", "+0.12", "w863", "−1.44"):
         assert part in text, part
+    for part in ("importance\n13%", "positive, in all +1.5 −0.75", "negative, in all +0.375 +0.0625"):
+        assert part in text.replace("\t", " "), part
+    assert "positive, direct" not in text  # a neuron writes no residual channel
     assert drawing.locator(".edge.on").count() == 3
     page.mouse.move(5, 5)
     assert "Point at a node" in panel.inner_text()
@@ -134,17 +143,151 @@ def test_mouse_and_keyboard_tell_about_a_node(plain):
         ("Home", "query channel 83 (head 5)"),
         ("ArrowRight", "key channel 83 (head 5)"),
         ("ArrowUp", "attention reads"),
+        ("PageUp", "MLP writes residual channel"),
+        ("PageDown", "attention reads"),
     ):
         page.keyboard.press(key)
         assert name in panel.inner_text(), (key, name)
+    ring = drawing.locator(".node:focus .ring").evaluate("(ring) => getComputedStyle(ring).strokeWidth")
+    assert float(ring.removesuffix("px")) > 2  # focus is seen
     page.keyboard.press("Enter")
     assert drawing.locator(".node[aria-pressed=true]").count() == 1
     node("n460").hover()
     assert "attention reads" in panel.inner_text()  # a kept node stays
-    page.keyboard.press("Escape")
-    assert drawing.locator(".node[aria-pressed=true]").count() == 0
+    kept = panel.locator("h4").inner_text()
     panel.get_by_role("button").first.click()
-    assert "attention reads" not in panel.locator("h4").inner_text()
+    assert panel.locator("h4").inner_text() != kept and drawing.locator(".node[aria-pressed=true]").count() == 1
+    page.keyboard.press("Escape")
+    assert drawing.locator(".node[aria-pressed=true], .edge.on").count() == 0
+    assert "Point at a node" in panel.inner_text()
+
+
+def test_tab_enters_the_drawing_and_leaves_it(plain):
+    drawing = first_drawing(plain)
+    drawing.locator("input[type=range]").focus()
+    plain.keyboard.press("Tab")
+    assert plain.evaluate("document.activeElement.classList.contains('node')")
+    plain.keyboard.press("Tab")
+    while plain.evaluate("document.activeElement.closest('.cg-panel') !== null"):
+        plain.keyboard.press("Tab")
+    assert plain.evaluate("document.activeElement.classList.contains('cg-path')")
+    plain.keyboard.press("Enter")
+    assert drawing.locator(".cg-path[aria-pressed=true]").count() == 1
+    plain.keyboard.press("Escape")
+    assert drawing.locator(".cg-path[aria-pressed=true], .node.on").count() == 0
+
+
+def test_heat_maps_say_their_numbers_without_colour(plain):
+    drawing = first_drawing(plain)
+    panel = drawing.locator(".cg-panel")
+    drawing.locator(".node:has(text:text-is('w1079'))").click()
+    assert panel.locator(".cg-heat").count() == 5  # two prompts, three windows of text
+    assert "furthest from the mean at" in panel.locator(".cg-heat").first.get_attribute("aria-label")
+    cells = panel.locator(".cg-heat span").evaluate_all("""(cells) => cells.map((cell) => {
+        const style = getComputedStyle(cell);
+        return [cell.dataset.say, style.borderBottomStyle, parseFloat(style.borderBottomWidth), cell.className];
+    })""")
+    assert len(cells) == 25
+    for said, style, width, name in cells:
+        away = float(said.split(", ")[-1].split(" ")[0].replace("−", "-"))
+        if "still" not in name and away != 0:
+            assert style == ("dashed" if away < 0 else "solid"), said
+            assert width >= 0.5
+    widths = {name.split()[-1]: width for *_, width, name in cells}
+    assert max(width for *_, width, _ in cells) == 4  # 4.6 px, drawn in whole pixels
+    assert "peak" in widths and len({width for *_, width, _ in cells}) > 2
+    panel.locator(".cg-heat span.peak").first.hover()
+    said = panel.locator(".cg-say").inner_text()
+    assert "from the mean" in said and said in [cell[0] for cell in cells]
+    plain.keyboard.press("Escape")
+
+
+def test_attention_shows_the_sink(plain):
+    drawing = first_drawing(plain)
+    panel = drawing.locator(".cg-panel")
+    drawing.locator(".node:has(text:text-is('k83'))").click()
+    matrix = panel.locator(".cg-attention")
+    assert matrix.count() == 1
+    assert matrix.locator("g[data-say]").count() == sum(range(1, 6)) + 5  # keys of five queries, and the sink
+    assert "to the sink" in matrix.get_attribute("aria-label")
+    sizes = matrix.locator("g[data-say]").evaluate_all(
+        "(all) => all.map((g) => [g.dataset.say, g.children[1].width.baseVal.value ** 2, g.children[0].width.baseVal.value])"
+    )
+    for said, area, cell in sizes:
+        share = float(said.split("gives ")[1].split("%")[0]) / 100
+        assert area == pytest.approx(share * (cell - 1) ** 2, rel=0.15)  # what is said is what is drawn
+    pressed = panel.locator(".cg-switch [aria-pressed=true]")
+    assert pressed.inner_text() == "positive prompt"
+    panel.get_by_role("button", name="negative prompt").click()
+    assert pressed.inner_text() == "negative prompt"
+    matrix.locator("g[data-say]").last.hover()
+    assert "to the sink" in panel.locator(".cg-say").inner_text()
+    plain.keyboard.press("Escape")
+
+
+def test_paths_light_up(plain):
+    drawing = first_drawing(plain)
+    path = drawing.locator(".cg-path").first
+    assert path.inner_text().split("\n")[0].startswith("print")
+    path.click()
+    assert path.get_attribute("aria-pressed") == "true"
+    assert drawing.locator(".node.on").count() == 2 and drawing.locator(".cg-canvas .edge.on").count() == 1
+    panel = drawing.locator(".cg-panel")
+    assert "25%" in panel.inner_text() and "answer" in panel.inner_text()
+    drawing.locator(".node").last.hover()
+    assert drawing.locator(".node.on").count() == 2  # a path stays while one points elsewhere
+    path.click()
+    assert drawing.locator(".node.on, [aria-pressed=true].cg-path").count() == 0
+    assert "30% begins at no token" in drawing.locator(".cg-paths").inner_text()
+
+
+def test_filter_says_what_it_hides(plain):
+    drawing = first_drawing(plain)
+    slider, state = drawing.locator("input[type=range]"), drawing.locator("[role=status]")
+    assert state.inner_text() == "all 9 edges and 12 nodes shown"
+    slider.fill("2")
+    shares = [0.4 / (i + 1) for i in range(9)]
+    hidden = 100 * sum(shares[2:]) / sum(shares)
+    assert "2 of 9 edges and 3 of 12 nodes shown" in state.inner_text()  # edges 20 -> 985 and 20 -> 460
+    assert f"7 edges with {hidden:.0f}% of the edges’ importance" in state.inner_text()
+    nodes = [0.5 / (i + 1) for i in range(12)]
+    lost = 100 * (sum(nodes) - nodes[0] - nodes[2] - nodes[3]) / sum(nodes)
+    assert f"9 nodes with {lost:.0f}% of the nodes’" in state.inner_text()
+    assert drawing.locator(".node:visible").count() == 3 and drawing.locator(".cg-canvas .edge:visible").count() == 2
+    drawing.locator(".node:has(text:text-is('r20'))").focus()
+    plain.keyboard.press("ArrowDown")
+    plain.keyboard.press("ArrowDown")
+    assert "MLP neuron" in drawing.locator(".cg-panel h4").inner_text()  # the keyboard stays among what is shown
+    plain.keyboard.press("Escape")
+    slider.fill("9")
+    assert drawing.locator(".node:visible").count() == 12
+
+
+def test_shapes_tell_kinds_apart(plain):
+    drawing = first_drawing(plain)
+    outlines = drawing.locator(".node").evaluate_all(
+        "(all) => all.map((g) => [g.classList[1], g.querySelector('.shape').getAttribute('d'), g.querySelector('text').textContent[0]])"
+    )
+    shapes = {}
+    for kind, outline, letter in outlines:
+        part = {"attn_q": "head", "attn_k": "head", "attn_v": "head"}.get(kind, kind.split("_")[1])
+        commands = "".join(char for char in outline if char.isalpha())
+        wider_above = part == "in"
+        shapes.setdefault(part, set()).add((commands, wider_above, letter if part != "head" else ""))
+    assert {part: len(found) for part, found in shapes.items()} == dict.fromkeys(("in", "neuron", "out", "head"), 1)
+    assert len({next(iter(found)) for found in shapes.values()}) == 4
+
+
+def test_a_report_without_activity_still_draws(pages, open_page, tmp_path):
+    report = example_report()
+    del report["circuits"]["tasks"][0]["circuits"][0]["viewer"]
+    watched = open_page(render(report, VIEWS, tmp_path)["html"])
+    drawing = first_drawing(watched.page)
+    drawing.locator(".node").first.hover()
+    assert "loss without it" in drawing.locator(".cg-panel").inner_text()
+    assert drawing.locator(".cg-paths, .cg-heat").count() == 0
+    assert "|weight|" in drawing.locator(".cg-what").inner_text()
+    assert watched.complaints == []
 
 
 def test_one_tab_stop_per_drawing_and_names_for_readers(plain):
@@ -183,10 +326,12 @@ def test_large_circuit_opens_fast_and_says_what_it_hides(pages, open_page):
         };
         return Math.min(once(), once());
     }""")
-    assert milliseconds < 2000
+    loaded = watched.page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
+    assert loaded + milliseconds < 2000
     assert drawing.locator(".node").count() == 500
     assert drawing.locator(".cg-canvas .edge").count() == 5000
-    assert "300 of 5,000 edges shown" in drawing.locator("[role=status]").inner_text()
+    print(f"page of 500 nodes and 5,000 edges: loaded in {loaded:.0f} ms, drawn in {milliseconds:.0f} ms")
+    assert "300 of 5,000 edges" in drawing.locator("[role=status]").inner_text()
     drawing.locator("input[type=range]").fill("5000")
-    assert drawing.locator("[role=status]").inner_text() == "all 5,000 edges shown"
+    assert drawing.locator("[role=status]").inner_text() == "all 5,000 edges and 500 nodes shown"
     assert watched.complaints == []

@@ -106,6 +106,52 @@ def random_graph(n_nodes: int, n_edges: int, n_layer: int = 4, width: int = 256,
     return _graph(nodes, [(s, t, draw.gauss(0, 1)) for s, t in candidates[:n_edges]])
 
 
+def viewer(graph: dict[str, Any], tokens: list[str], answers: tuple[str, str] = ("')", '")')) -> dict[str, Any]:
+    """Made-up activity of a graph: what `circuits.activity` would store, with `tokens` as prompts and as text."""
+    draw = random.Random(len(graph["nodes"]))
+    n, d_head = len(tokens), graph["d_head"]
+
+    def values() -> list[float]:
+        return [round(draw.gauss(0, 1), 2) if draw.random() < 0.4 else 0 for _ in tokens]
+
+    heads = sorted(
+        {(x["layer"], x["channel"] // d_head) for x in graph["nodes"] if x["kind"] in ("attn_q", "attn_k", "attn_v")}
+    )
+    rows = [[round(0.6 / (i + 1), 3)] * (i + 1) + [0.4] for i in range(n)]
+    rows[-1] = [0.05] * (n - 1) + [0.12, round(0.88 - 0.05 * (n - 1), 3)]
+    way = [entry["id"] for entry in graph["nodes"] if entry["kind"] in ("mlp_in", "mlp_neuron", "mlp_out")][::2]
+    ends = graph["edges"][0]
+    ways = [[ends["source"], ends["target"]], way[:4]]
+    return {
+        "text": {"source": "held-out documents", "n_windows": 64, "n_tokens": 8192},
+        "n_pairs": 16,
+        "n_flow_pairs": 2,
+        "prompts": [
+            {"pair": 0, "side": side, "tokens": tokens, "right": answers[i], "wrong": answers[1 - i]}
+            for i, side in enumerate(("positive", "negative"))
+        ],
+        "nodes": {
+            entry["id"]: {
+                "importance": round(0.5 / (i + 1), 4),
+                "direct": [[0.5, -0.25], [0, 0.125]] if entry["kind"].endswith("out") else None,
+                "removal": [[1.5, -0.75], [0.0625, 0.375]],
+                "text": [{"tokens": tokens, "values": values(), "peak": 1} for _ in range(3)],
+                "prompts": [{"prompt": 0, "values": values()}, {"prompt": 1, "values": values()}],
+            }
+            for i, entry in enumerate(graph["nodes"])
+        },
+        "edges": [round(0.4 / (i + 1), 5) for i in range(len(graph["edges"]))],
+        "heads": [{"layer": a, "head": b, "prompt": side, "weights": rows} for side in range(2) for a, b in heads],
+        "paths": [
+            {"prompt": side, "nodes": nodes, "tokens": [[1, 0.2], [0, 0.05]], "share": 0.25 - 0.1 * i, "effect": 0.8}
+            for side in range(2)
+            for i, nodes in enumerate(ways)
+        ],
+        "token_share": [0.7, 0.65],
+        "token_effect": [-1.5, 1.5],
+    }
+
+
 def circuit(task: str, graph: dict[str, Any], seed: int, loss: float) -> dict[str, Any]:
     draw = random.Random(seed)
     return {
@@ -333,12 +379,16 @@ def example_report(hostile: bool = False, gates: str = "on") -> dict[str, Any]:
         for entry in quotes["nodes"]:
             for side in ("reads", "writes"):
                 entry[side] = [{"what": next(payloads), "weight": 0.5} for _ in range(2)]
+    words = ["<|endoftext|>", "print", "('", "red", " fox"]
+    told = [next(payloads) for _ in words] if hostile else words
+    answers = (hostile_or("')"), hostile_or('")'))
+    seen = {"viewer": viewer(quotes, told, answers)}
     tasks = [
         task(
             hostile_or("single_double_quote"),
             "circuit",
             [
-                circuit("single_double_quote", quotes, 1, 0.112),
+                circuit("single_double_quote", quotes, 1, 0.112) | seen,
                 circuit("single_double_quote", random_graph(34, 58), 2, 0.131),
             ],
             hostile_or("close a string with the quote that opened it"),

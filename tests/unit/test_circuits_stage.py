@@ -94,3 +94,37 @@ def test_cards_are_made_once_and_kept(export: Path, tmp_path: Path, monkeypatch:
     assert "card" not in unjudged["tasks"][0]["circuits"][0]
     merged = merge_tasks(section, unjudged)
     assert merged["tasks"][0]["circuits"][0]["card"] == first["card"], "the same circuit keeps its card"
+
+
+def test_the_circuit_page_is_made_once_for_the_best_circuit(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = torch.randint(400, (4, 24), generator=torch.Generator().manual_seed(0))
+    config = CircuitsConfig(tasks=("var_if",), n_means_windows=4, find=replace(FIND, seeds=(0, 1)))
+
+    def search(text) -> list[dict]:
+        more = {"windows_source": "noise", "progress": False, "text": text, "text_source": "held-out noise"}
+        return run_circuits(export, tmp_path, config, lambda: windows, **more)["tasks"][0]["circuits"]
+
+    best, second = search(lambda: windows)
+    nodes = {node["id"] for node in best["graph"]["nodes"]}
+    assert set(best["viewer"]["nodes"]) == nodes
+    assert len(best["viewer"]["edges"]) == len(best["graph"]["edges"])
+    assert best["viewer"]["text"]["source"] == "held-out noise"
+    assert "viewer" not in second
+    dumps(best)
+
+    def refuse():
+        raise AssertionError("the page lies on disk")
+
+    assert search(refuse)[0]["viewer"] == best["viewer"]
+    plain = search(None)
+    assert "viewer" not in plain[0]
+    old, new = ({"tasks": [{"task": "var_if", "circuits": circuits}]} for circuits in ([best, second], plain))
+    assert merge_tasks(old, new)["tasks"][0]["circuits"][0]["viewer"] == best["viewer"], "the same circuit keeps it"
+    monkeypatch.setattr(stage, "MAX_NODES", len(nodes) - 1)
+    assert "viewer" not in search(refuse)[0], "too large to read"
+    monkeypatch.setattr(stage, "MAX_NODES", len(nodes))
+    monkeypatch.setattr(stage, "VERSION", -1)
+    with pytest.raises(AssertionError, match="on disk"):
+        search(refuse)  # another version is made anew

@@ -1,7 +1,7 @@
 """What circuits contribute: which circuit stands for a task, links that are no weights, the program in words."""
 
 import pytest
-from report_example import circuit, example_report, random_graph, string_closing_graph, task
+from report_example import circuit, example_report, random_graph, string_closing_graph, task, viewer
 
 from circuits.sections.graph import STAGE, derived_links, node_name, signed, tables, visible, widget
 from circuits.sections.tasks import best, circuits
@@ -130,3 +130,40 @@ def test_visible(text, shown):
 
 def test_signed():
     assert [signed(x) for x in (0.5, -0.5, 0.0, None)] == ["+0.5", "−0.5", "+0", "?"]
+
+
+def test_widget_carries_the_activity_of_its_nodes():
+    graph = string_closing_graph()
+    seen = viewer(graph, ["a", "b", "c"])
+    data = widget(graph, "t", seen).data
+    places = {node["id"]: i for i, node in enumerate(graph["nodes"])}
+    for node in data["nodes"]:
+        assert node["seen"] == seen["nodes"][node["id"]]
+    assert data["importance"]["edges"] == seen["edges"]
+    assert data["importance"]["nodes"] == [seen["nodes"][node["id"]]["importance"] for node in graph["nodes"]]
+    assert [path["nodes"] for path in data["viewer"]["paths"]] == [
+        [places[node] for node in path["nodes"]] for path in seen["paths"]
+    ]
+    heads = {node["id"]: node["heads"] for node in data["nodes"] if node["heads"]}
+    attention = {"blocks.1.attn.hook_q:83", "blocks.1.attn.hook_k:83", "blocks.1.attn.hook_v:82"}
+    assert set(heads) == attention | {"blocks.1.attn.hook_out:1079"}  # what it writes comes from that head's values
+    for places_of_head in heads.values():
+        for prompt, place in enumerate(places_of_head[0]):
+            assert (seen["heads"][place]["head"], seen["heads"][place]["prompt"]) == (5, prompt)
+
+
+def test_paths_are_a_table_too():
+    graph = string_closing_graph()
+    seen = viewer(graph, ["a", "b\n", "c"])
+    *_, paths = tables(graph, seen)
+    assert isinstance(paths, Table)
+    assert paths.rows[0] == ("positive", "'b⏎' → r20 → n985 → answer", 0.25, 0.8)
+    assert len(paths.rows) == len(seen["paths"])
+
+
+def test_importance_without_activity():
+    graph = string_closing_graph()
+    data = widget(graph, "t").data
+    assert data["viewer"] is None and {node["seen"] for node in data["nodes"]} == {None}
+    assert data["importance"]["edges"] == [abs(edge["weight"]) for edge in graph["edges"]]
+    assert data["importance"]["nodes"] == [abs(node["ablation_delta"]) for node in graph["nodes"]]
