@@ -24,6 +24,7 @@ from circuits.tasks import TASKS, get_task
 from sparsetrain.checkpoint import load_model, read_meta, sha256, write_atomic
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.model import Transformer
+from sparsetrain.report import value_of
 
 ADDED = ("card", "viewer")
 """Keys of a circuit's entry that are put in after its search."""
