@@ -24,6 +24,7 @@ import numpy as np
 from sparsetrain.checkpoint import write_atomic
 from sparsetrain.data.sources.facts import FactsConfig
 from sparsetrain.data.sources.knowledge_graph import GraphConfig
+from sparsetrain.hooks import NODE_KINDS
 from sparsetrain.report import canonical, number
 from sparsetrain.representation.trends import Criterion, Word, decide, over_seeds
 
@@ -45,10 +46,37 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdaptiveConfig:
+    """How the number of active channels is set by hand. ours"""
+
+    arms: tuple[str, ...] = ("constant", "weight_sparse")
+    """Which of `study.arms` are trained; the first is the one that the others are compared with."""
+    kind: str = "mlp_neuron"
+    """Kind of hook point at which channels are set in each layer, besides the final norm."""
+    levels_per_octave: int = 2
+    """Numbers of channels tried per factor of two, from 1 to all."""
+    energy: float = 0.95
+    """Share of the energy that an item's own active channels carry."""
+    n_bootstrap: int = 1000
+    """Resamples of items behind a best number of channels."""
+
+    def __post_init__(self) -> None:
+        if not self.arms or len(set(self.arms)) < len(self.arms):
+            raise ValueError(f"study.adaptive.arms={list(self.arms)} must name at least one arm, each once")
+        if self.kind not in NODE_KINDS:
+            raise ValueError(f"study.adaptive.kind={self.kind!r} is unknown; allowed: {', '.join(NODE_KINDS)}")
+        for name in ("levels_per_octave", "n_bootstrap"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"study.adaptive.{name}={getattr(self, name)} must be at least 1")
+        if not 0 < self.energy <= 1:
+            raise ValueError(f"study.adaptive.energy={self.energy} must lie in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyConfig:
     """Which study is run instead of a single training, and by which rules. ours"""
 
-    kind: Literal["none", "familiarity", "knowledge_graph"] = "none"
+    kind: Literal["none", "adaptive_sparsity", "familiarity", "knowledge_graph"] = "none"
     n_seeds: int = 5
     """Seeds of the study: the run's seed and those that follow it."""
     n_agreeing: int = 4
@@ -61,6 +89,7 @@ class StudyConfig:
         default_factory=lambda: {"constant": Arm(), "cosine": Arm(decay="cosine"), "weight_sparse": Arm(density=0.25)}
     )
     """The first is the one that the others are compared with."""
+    adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
     familiarity: FactsConfig = field(default_factory=FactsConfig)
     knowledge_graph: GraphConfig = field(default_factory=GraphConfig)
 

@@ -64,6 +64,18 @@ def as_splits(graph: KnowledgeGraph) -> list[TripleSplit]:
     ]
 
 
+def is_gold_first(logits: Tensor, choices: Tensor) -> Tensor:
+    """Whether the first choice has the largest logit: `[n, d_vocab]`, tokens `[n, n_choices]` -> bool `[n]`."""
+    scores = logits.gather(-1, choices)
+    return scores[:, 0] > scores[:, 1:].amax(-1)
+
+
+def training_rows(graph: KnowledgeGraph, n_rows: int, seed: int) -> Tensor:
+    """Training triples drawn with replacement, as tokens `[n_rows, 4]`."""
+    drawn = np.random.default_rng(seed).integers(len(graph.train), size=n_rows)
+    return as_rows(graph.rows(graph.train))[drawn]
+
+
 @dataclass(frozen=True)
 class KnowledgeGraphStudy:
     """The study of one config; see `sparsetrain.studies.run.Study`."""
@@ -337,17 +349,12 @@ class _Training:
         prompts = torch.cat([split.tokens for split in splits])
         choices = 1 + as_rows(np.concatenate([graph.choices[name] for name in SPLITS]))
 
-        def correct(logits: Tensor) -> Tensor:
-            scores = logits.gather(-1, choices)
-            return scores[:, 0] > scores[:, 1:].amax(-1)
-
-        drawn = np.random.default_rng(self.run.seed).integers(
-            len(graph.train), size=self.run.n_steps * trainer.batch_size
+        recorder = Recorder(
+            prompts, read_points(self.run.config.model.n_layer), lambda logits: is_gold_first(logits, choices)
         )
-        recorder = Recorder(prompts, read_points(self.run.config.model.n_layer), correct)
         tracker = SparsityTracker(self.study.tracker(), splits, folder / "ood_sparsity.csv")
         watchers = [tracker] if self.run.config.ood.enabled else []
-        rows = as_rows(graph.rows(graph.train))[drawn]
+        rows = training_rows(graph, self.run.n_steps * trainer.batch_size, self.run.seed)
         _, meta = self.run.train(rows, folder, self.study.steps, recorder, watchers=watchers)
         recorder.save(folder / "items.npz")
         return {

@@ -12,6 +12,7 @@ from sparsetrain.report.render import render
 from sparsetrain.report.studies import lines_of
 from sparsetrain.report.svg import to_svg
 from sparsetrain.run import RunConfig, describe_run, log_to_wandb
+from sparsetrain.studies.adaptive import AdaptiveStudy
 from sparsetrain.studies.familiarity import FamiliarityStudy
 from sparsetrain.studies.knowledge_graph import KnowledgeGraphStudy
 from sparsetrain.study import Plan, Stage, preregister, run_stages
@@ -30,6 +31,7 @@ class Study(Protocol):
 
 
 STUDIES: Mapping[str, Callable[[RunConfig], Study]] = {
+    "adaptive_sparsity": AdaptiveStudy,
     "familiarity": FamiliarityStudy,
     "knowledge_graph": KnowledgeGraphStudy,
 }

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import jsonschema
@@ -23,7 +24,8 @@ from sparsetrain.run import OodConfig, RunConfig
 from sparsetrain.sparsity import SparsityConfig
 from sparsetrain.studies import run_study
 from sparsetrain.studies.familiarity import FactReadings
-from sparsetrain.study import Arm, StudyConfig
+from sparsetrain.studies.surfaces import Surface
+from sparsetrain.study import AdaptiveConfig, Arm, StudyConfig
 
 
 def config(kind: str, **changes) -> RunConfig:
@@ -32,6 +34,7 @@ def config(kind: str, **changes) -> RunConfig:
         n_seeds=2,
         n_checkpoints=3,
         arms={"constant": Arm(), "sparse": Arm(density=0.5, decay="cosine")},
+        adaptive=AdaptiveConfig(arms=("constant", "sparse"), n_bootstrap=20),
         familiarity=FactsConfig(n_groups=1, levels=(0, 1, 2), unlearnable=(2,), n_new_subjects=1),
         knowledge_graph=GraphConfig(n_entities=60, closure_every=30, n_train=240, n_eval=4),
     )
@@ -48,8 +51,11 @@ def config(kind: str, **changes) -> RunConfig:
     return RunConfig(**{**settings, **changes})
 
 
-@pytest.mark.parametrize("kind", ["familiarity", "knowledge_graph"])
-def test_a_study_ends_in_a_report_and_resumes(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "readings"),
+    [("familiarity", "items.npz"), ("knowledge_graph", "items.npz"), ("adaptive_sparsity", "surface.npz")],
+)
+def test_a_study_ends_in_a_report_and_resumes(kind, readings, tmp_path):
     report = run_study(config(kind), tmp_path, VIEWS, "test")
     written = json.loads((tmp_path / "report.json").read_text())
     jsonschema.validate(written, json.loads(SCHEMA_PATH.read_text()))
@@ -58,12 +64,12 @@ def test_a_study_ends_in_a_report_and_resumes(kind, tmp_path):
     assert {claim["key"] for claim in study["claims"]} == {claim["key"] for claim in study["plan"]["claims"]}
     assert all(len(claim["per_seed"]) == 2 for claim in study["claims"])
     assert json.loads((tmp_path / "plan.json").read_text())["sha256"] == study["plan_sha256"]
-    for name in ("report.md", "report.html", "constant/seed_0/items.npz", "constant/seed_1/metrics.csv", "sparse/seed_0/result.json"):  # fmt: skip
+    for name in ("report.md", "report.html", f"constant/seed_0/{readings}", "constant/seed_1/metrics.csv", "sparse/seed_0/result.json"):  # fmt: skip
         assert (tmp_path / name).is_file(), name
     assert len(list((tmp_path / "figures").glob("*.svg"))) == len(study["figures"])
-    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("items.npz")}
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob(readings)}
     again = run_study(config(kind), tmp_path, VIEWS, "test")
-    assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("items.npz")}
+    assert len(stamps) == 4 and stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob(readings)}
     assert again["study"]["claims"] == report["study"]["claims"]
 
 
@@ -102,9 +108,33 @@ def test_watching_can_be_switched_off(tmp_path):
     assert "representation" not in report and not list(tmp_path.rglob("ood_sparsity.csv"))
 
 
+def test_what_was_set_by_hand_leaves_the_model_and_is_that_of_its_weights(tmp_path):
+    """The full width is the untouched model; settings of another kind and AbsTopK in the model work alike."""
+    settings = config("adaptive_sparsity")
+    model = replace(settings.model, abs_topk={"attn_v": 0.25})
+    study = replace(settings.study, adaptive=AdaptiveConfig(arms=("sparse",), kind="attn_v", n_bootstrap=20))
+    run_study(replace(settings, model=model, study=study), tmp_path, VIEWS, "test")
+    surface = Surface.load(tmp_path / "sparse/seed_1/surface.npz")
+    assert set(surface.levels) == {"layer 0", "layer 1", "all layers", "final norm"}
+    assert list(surface.levels["layer 1"]) == [1, 2, 3, 4, 6, 8, 11, 16, 23, 32]
+    for place in surface.levels:
+        for how in ("largest", "random"):
+            assert np.allclose(surface.loss["end", place, how][-1], surface.covariates["loss"], atol=1e-5)
+    for layer in ("layer 0", "layer 1", "all layers"):  # 8 of 32 are all that the model lets through
+        values = surface.loss["end", layer, "largest"]
+        assert np.allclose(values[5:], values[-1], atol=1e-5) and not np.allclose(values[0], values[-1], atol=1e-5)
+        assert (surface.natural["end", layer] <= 3 + 1e-9).all()
+    assert not np.allclose(
+        surface.loss["end", "final norm", "random"][3], surface.loss["end", "final norm", "largest"][3]
+    )
+
+
 def test_what_means_nothing_to_a_study_is_refused(tmp_path):
     with pytest.raises(ValueError, match="stop_at_step=3"):
         run_study(config("familiarity", stop_at_step=3), tmp_path, VIEWS, "test")
+    unknown = replace(config("adaptive_sparsity").study, adaptive=AdaptiveConfig(arms=("dense",)))
+    with pytest.raises(ValueError, match=r"study\.adaptive\.arms has dense; study\.arms are constant, sparse"):
+        run_study(config("adaptive_sparsity", study=unknown), tmp_path, VIEWS, "test")
     with pytest.raises(ValueError, match="shorter than a prompt"):
         run_study(config("familiarity", model=ModelConfig(n_ctx=2, d_model=32)), tmp_path, VIEWS, "test")
 

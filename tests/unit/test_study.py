@@ -13,6 +13,7 @@ from sparsetrain.report.markdown import to_markdown
 from sparsetrain.report.sections import VIEWS
 from sparsetrain.representation.trends import Criterion
 from sparsetrain.study import (
+    AdaptiveConfig,
     Arm,
     Claim,
     Gate,
@@ -124,6 +125,20 @@ def test_bad_configs(settings, message):
         StudyConfig(**settings)
     with pytest.raises(ValueError, match=r"density=2 must lie in \(0, 1\]"):
         Arm(density=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "mlp"}, r"study\.adaptive\.kind='mlp' is unknown; allowed: attn_in, "),
+        ({"arms": ()}, "must name at least one arm"),
+        ({"energy": 0.0}, r"energy=0\.0 must lie in \(0, 1\]"),
+        ({"levels_per_octave": 0}, "levels_per_octave=0 must be at least 1"),
+    ],
+)
+def test_bad_settings_of_active_channels(settings, message):
+    with pytest.raises(ValueError, match=message):
+        AdaptiveConfig(**settings)
 
 
 def page(done: bool, gates: list[float]) -> dict:

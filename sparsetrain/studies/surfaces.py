@@ -1,0 +1,115 @@
+"""Response surfaces: how items are answered as a function of the number of active channels, and what follows from them.
+
+A `Surface` holds one seed's measurements; the functions here turn them into best numbers of channels and their differences. Which of
+the numbers decides what is up to the study.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+TIE = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surface:
+    """What one training left. Keys: `when` is init or end, `how` largest or random, `by` topk or temperature, `target` id or shifted."""
+
+    levels: Mapping[str, Floats]
+    """Place -> numbers of active channels tried, rising, the last one all, `[n_levels]`."""
+    correct: Mapping[tuple[str, str, str], Floats]
+    """(when, place, how) -> whether each item is answered at each level, `[n_levels, n_items]`."""
+    loss: Mapping[tuple[str, str, str], Floats]
+    """The same keys -> loss of the answer, nats."""
+    natural: Mapping[tuple[str, str], Floats]
+    """(when, place) -> log2 of the channels that each item uses untouched, `[n_items]`."""
+    held_correct: Mapping[tuple[str, str, str, str], Floats]
+    """(when, place, by, target) -> items answered with the density that `target` items have, `[n_items]`."""
+    held_loss: Mapping[tuple[str, str, str, str], Floats]
+    covariates: Mapping[str, Floats]
+    """correct, loss, entropy and logit_norm of the untouched trained model, `[n_items]`."""
+
+    def save(self, path: Path) -> None:
+        """Writes one array per entry, named field|key|key."""
+        arrays = {}
+        for name, entries in vars(self).items():
+            for key, value in entries.items():
+                arrays["|".join((name, *((key,) if isinstance(key, str) else key)))] = value
+        np.savez(path, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads what `save` wrote."""
+        fields: dict[str, dict[str | tuple[str, ...], Floats]] = {}
+        with np.load(path) as file:
+            for name in file.files:
+                field, *key = name.split("|")
+                fields.setdefault(field, {})[key[0] if len(key) == 1 else tuple(key)] = file[name].astype(np.float64)
+        return cls(**fields)  # pyright: ignore[reportArgumentType]
+
+
+def level_grid(width: int, per_octave: int) -> Floats:
+    """Numbers of channels from 1 to width, `per_octave` to a factor of two, each once."""
+    n = round(per_octave * np.log2(width)) + 1
+    return np.array(sorted({*(round(float(k)) for k in np.geomspace(1, width, n)), width}), dtype=np.float64)
+
+
+def best_level(outcome: Floats, log2_levels: Floats) -> Floats:
+    """log2 of the level at which an outcome is largest; levels that tie count equally.
+
+    Args:
+        outcome: `[n_levels, ...]`, more is better.
+        log2_levels: `[n_levels]`.
+    """
+    best = outcome >= outcome.max(0) - TIE
+    weights = log2_levels.reshape(-1, *[1] * (outcome.ndim - 1))
+    return (best * weights).sum(0) / best.sum(0)
+
+
+def enough_level(means: Floats, log2_levels: Floats, *, share: float) -> float:
+    """log2 of the smallest level from which on, up to the best one, a mean outcome `[n_levels]` is at least `share` of its best."""
+    short = np.flatnonzero(means[: means.argmax()] < share * means.max())
+    return float(log2_levels[short[-1] + 1 if len(short) else 0])
+
+
+def resampled_best(
+    outcome: Floats, log2_levels: Floats, *, n_items: int, n_bootstrap: int, rng: np.random.Generator
+) -> Floats:
+    """The best level of the mean over items, in each of `n_bootstrap` resamples of `n_items` items.
+
+    Both sides of a comparison are given the same `n_items`, since the maximum of a noisier mean lies elsewhere.
+
+    Args:
+        outcome: `[n_levels, n]` per item, more is better.
+
+    Returns:
+        log2 levels, `[n_bootstrap]`.
+    """
+    counts = rng.multinomial(n_items, np.full(outcome.shape[1], 1 / outcome.shape[1]), size=n_bootstrap)
+    return best_level(outcome @ counts.T / n_items, log2_levels)
+
+
+def gain_of_own_best(shifted: Floats, reference: Floats, *, n_splits: int, rng: np.random.Generator) -> float:
+    """How much better shifted items are answered at their best level than at that of the reference, on items not used to choose.
+
+    Args:
+        shifted, reference: `[n_levels, n]` per item, more is better, the same levels.
+        n_splits: random halvings over which the result is averaged.
+    """
+    gains = []
+    for _ in range(n_splits):
+        order = rng.permutation(shifted.shape[1])
+        chosen, tested = np.array_split(order, 2)
+        other = rng.permutation(reference.shape[1])[: max(1, len(chosen))]
+        own, foreign = (_densest_best(x.mean(1)) for x in (shifted[:, chosen], reference[:, other]))
+        gains.append(shifted[own, tested].mean() - shifted[foreign, tested].mean())
+    return float(np.mean(gains))
+
+
+def _densest_best(means: Floats) -> int:
+    return int(np.flatnonzero(means >= means.max() - TIE)[-1])
