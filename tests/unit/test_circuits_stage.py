@@ -8,7 +8,7 @@ from random import Random
 import pytest
 import torch
 
-from circuits import judge
+from circuits import judge, stage
 from circuits.card import CRITERIA, PRESETS
 from circuits.find import FindConfig
 from circuits.prune import PruneConfig
