@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from circuits.edges import edge_weights, join_weight, joins
 from circuits.masks import NodeSpace
 from circuits.prune import PruneConfig, Pruned, Run, Search, attribution, frozen, run_answers
-from circuits.tasks.loss import Calibration, logit_diff
+from circuits.tasks.loss import logit_diff
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookFn, HookPoint, hooked, record
 from sparsetrain.model import Transformer
@@ -197,12 +197,12 @@ def circuit_by_ranking(
     target: float,
     config: PruneConfig,
 ) -> Pruned:
-    """The circuit that a ranking gives: shortest prefix that meets the target, then clean-up and calibration.
+    """The circuit that a ranking gives: shortest prefix that meets the target, clean-up, transfer and calibration.
 
     Args:
         means: `[n_nodes]`, what deleted nodes emit.
         run: its validation pairs are bisected and calibrated on, as in the learned search; its training pairs are
-            those to take scores from.
+            those to take scores from, and to transfer to.
         scores: float `[n_nodes]`, larger is more important.
         target: calibrated task loss to meet on the validation pairs, nats.
         config: `n_screen`, `screen_slack`, `clean_rounds`, `max_rows` and, for the first length tried,
@@ -216,16 +216,5 @@ def circuit_by_ranking(
     looking = Search(model, space, means, [run], target, config)
     guess = max(1, round(config.candidate_share * space.n_nodes))
     order = scores.argsort(descending=True, stable=True)
-    (ranked,) = looking.bisect([order], [guess])
-    keep, rise = ranked, torch.zeros(space.n_nodes)
-    if float(looking.loss(ranked[None], [0])[0]) <= target:
-        keep, rise = looking.clean(0, ranked, order)
-    loss, calibration = looking.loss(keep[None], [0])
-    return Pruned(
-        keep=keep,
-        loss=float(loss[0]),
-        reached=float(loss[0]) <= target,
-        calibration=Calibration(scale=calibration.scale[0], shift=calibration.shift[0]),
-        n_ranked=int(ranked.sum()),
-        removal_loss=rise,
-    )
+    (found,) = looking.circuits([order], [guess])
+    return found

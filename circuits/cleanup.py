@@ -1,8 +1,8 @@
 """Drops, from a circuit that meets the target, every node or edge whose removal keeps it.
 
 Each round removes every part alone on a few pairs, orders the parts by the loss that leaves, and drops the longest
-prefix of that order that keeps the loss on all pairs. Where not even the first may go, all parts that looked harmless
-are tried singly on all pairs. It ends when no part can go.
+prefix of that order that keeps the loss on all pairs. Where not even the first may go, the parts that looked harmless
+are tried singly on all pairs, some at a time. It ends when no part can go.
 
 A large circuit first loses parts in groups: 64 of them, halved whenever no group can go, in the same kind of rounds; trying
 hundreds of parts one by one costs a pass each. Source: the idea of delta debugging (Zeller & Hildebrandt 2002).
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 N_GROUPS = 64  # ours
+N_SINGLES = 16  # ours: parts tried singly on all pairs before any of them is dropped
 
 Losses = Callable[[Tensor], Tensor]
 """Masks bool `[n, n_parts]` -> calibrated task losses `[n]`, nats."""
@@ -59,19 +60,28 @@ def drop_harmless(
         everyone = len(parts) == int(keep.sum())
         alone = few_losses(without_each(keep, parts))
         plausible = parts[alone.argsort()][: int((alone <= slack * target).sum())]
+        untried = plausible[:0]
         n_dropped = _longest(keep, losses, target, plausible, surely=0)
         if n_dropped == 0 and len(plausible):
-            plausible = plausible[:max_singles]
-            alone = losses(without_each(keep, plausible))
-            plausible = plausible[alone.argsort()][: int((alone <= target).sum())]
+            plausible, untried = _harmless(keep, losses, target, plausible[:max_singles])
             n_dropped = _longest(keep, losses, target, plausible, surely=min(1, len(plausible)))
         if (n_dropped == 0 and everyone) or n_rounds == max_rounds:
             return keep
         keep = _without(keep, plausible[:n_dropped])
         report(n_dropped, len(parts))
         # Who was needed mostly stays needed: look at all again only when no suspect is left to drop.
-        suspects = torch.zeros_like(keep).index_fill(0, plausible, True) if n_dropped else keep
+        suspects = torch.zeros_like(keep).index_fill(0, torch.cat([plausible, untried]), True) if n_dropped else keep
     raise AssertionError("unreachable: the rounds are endless")
+
+
+def _harmless(keep: Tensor, losses: Losses, target: float, parts: Tensor) -> tuple[Tensor, Tensor]:
+    """The first few of `parts` that may go alone, those that leave the least loss first; and the parts not tried."""
+    for start in range(0, len(parts), N_SINGLES):
+        some = parts[start : start + N_SINGLES]
+        alone = losses(without_each(keep, some))
+        if (alone <= target).any():
+            return some[alone.argsort()][: int((alone <= target).sum())], parts[start + N_SINGLES :]
+    return parts[:0], parts[:0]
 
 
 def _drop_groups(

@@ -107,6 +107,25 @@ def count_edges(model: Transformer, space: NodeSpace, keep: Tensor) -> int:
     return total
 
 
+def degrees(model: Transformer, space: NodeSpace) -> Callable[[Tensor], Tensor]:
+    """A function from masks to the number of edges that each node has, or would have, with the kept nodes.
+
+    Returns:
+        bool `[n_runs, n_nodes]` -> float32 of that shape, on the model's device.
+    """
+    there = [(join, (join_weight(model, space, join) != 0).float()) for join in joins(model)]
+
+    def count(keep: Tensor) -> Tensor:
+        kept = space.split(keep.float())
+        found = {name: torch.zeros_like(part) for name, part in kept.items()}
+        for join, weights in there:
+            found[join.target] += kept[join.source] @ weights.T
+            found[join.source] += kept[join.target] @ weights
+        return space.join(found)
+
+    return count
+
+
 def count_biases(model: Transformer, space: NodeSpace, keep: Tensor) -> int:
     """Nonzero biases of kept nodes; counted apart from edges."""
     kept = space.split(keep)

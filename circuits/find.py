@@ -67,7 +67,7 @@ class FindConfig:
     gate: bool = True
     """False prunes even where the model fails, to the loss that it has: for smoke tests, and the report says so."""
     seeds: tuple[int, ...] = (0, 1)
-    settle: tuple[float, ...] = (1.0,)
+    settle: tuple[float, ...] = (0.6, 1.0)
     """Grid of prices: each seed searches once per entry, all in one batch, and keeps its smallest circuit. An entry is the loss
     at which the price of a node settles, as a multiple of the search's aim."""
     trials: int = 0

@@ -8,8 +8,10 @@
 3. Bisection: nodes ranked by tau; the smallest k whose calibrated loss on fixed validation pairs meets the target.
 4. Clean-up: nodes that lie on no path from tokens to logits go if the loss allows; then, round by round, all single
    removals are tried at once and the harmless ones dropped, until every node left is needed.
+5. Transfer: training pairs have other names than validation pairs. 3 and 4 take no step that leaves a circuit worse
+   there than the target, or than all candidates are; else it would be fitted to the names that it is cleaned up on.
 
-Source: Gao et al. 2025, arXiv 2511.13653, section A.5. Steps 1 and 4, the steering and the calibration during learning
+Source: Gao et al. 2025, arXiv 2511.13653, section A.5. Steps 1, 4 and 5, the steering and the calibration during learning
 are ours.
 """
 
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 
 from circuits.calibrate import fit_calibrations
 from circuits.cleanup import drop_harmless, without_each
-from circuits.edges import narrowed, on_path
+from circuits.edges import degrees, narrowed, on_path
 from circuits.masks import HardConcreteMasks, NodeMasks, NodeSpace, ablation_hooks
 from circuits.tasks.loss import Calibration, answer_logits, logit_diff, task_loss
 from circuits.tasks.pairs import PairSet
@@ -51,6 +53,9 @@ class PruneConfig:
     """Largest norm of one run's gradient of tau."""
     k_coef: float = 5e-3
     """Price of a kept node at the start, nats; the paper's 1e-4 is the end of a search over hyperparameters. ours"""
+    price: Literal["edges", "nodes"] = "edges"
+    """What a kept node is charged for: the edges that it has with the other kept nodes and itself, in units of the mean over the
+    kept, or (the paper) itself alone. ours"""
     steer: float = 0.05
     """Each step multiplies a run's k_coef by exp(steer (1 - loss / target)), so that its loss settles at the target. ours"""
     smooth: float = 0.8
@@ -298,6 +303,7 @@ def learn_masks(
     smooth = settle.clone()
     best, fewest = masks.tau.detach().clone(), active.sum(1) + 1
     fits = Calibration(scale=torch.ones(len(runs)), shift=torch.zeros(len(runs)))
+    count = degrees(model, space)
     with frozen(model), torch.enable_grad(), narrowed(model, space, active.any(0), values) as channels:
         for step in range(config.n_steps):
             for group in optimizer.param_groups:
@@ -313,7 +319,10 @@ def learn_masks(
             better = (smooth <= settle) & (n_kept < fewest)
             best, fewest = torch.where(better[:, None], masks.tau.detach(), best), torch.where(better, n_kept, fewest)
             k_coef = k_coef * (config.steer * (1 - smooth / settle).clamp(-1, 1)).exp()[:, None]
-            grad = (grad + k_coef * masks.price_gradient()) * active
+            price = masks.price_gradient()
+            if config.price == "edges":
+                price = price * _relative(1 + count(masks.keep), masks.keep)
+            grad = (grad + k_coef * price) * active
             grad = space.tied(grad) if config.tie_qk else grad
             norm = grad.norm(dim=1, keepdim=True)
             masks.tau.grad = grad * (config.grad_clip / norm.clamp(min=config.grad_clip))
@@ -324,6 +333,11 @@ def learn_masks(
     final = masks.tau.detach()
     best = torch.where((fewest <= active.sum(1))[:, None], best, final)
     return torch.where(active, final, -1.0).cpu(), torch.where(active, best, -1.0).cpu()
+
+
+def _relative(charge: Tensor, keep: Tensor) -> Tensor:
+    """Charges in units of their mean over the kept nodes of each run, `[n_runs, n_nodes]`."""
+    return charge / ((charge * keep).sum(1) / keep.sum(1).clamp(min=1)).clamp(min=1)[:, None]
 
 
 def _batches(run: Run, n_pairs: int) -> Iterator[PairSet]:
@@ -338,7 +352,7 @@ def _batches(run: Run, n_pairs: int) -> Iterator[PairSet]:
 
 
 class Search:
-    """Bisection and clean-up of several runs on their validation pairs.
+    """From an order of the nodes to a circuit, for several runs: bisection and clean-up on validation pairs, transfer.
 
     Args:
         target: calibrated task loss to meet, nats.
@@ -355,7 +369,60 @@ class Search:
         progress: Progress | None = None,
     ) -> None:
         self.model, self.space, self.means, self.runs = model, space, means, runs
+        by_train = {id(run.train): run.train.batch(slice(0, len(run.val))) for run in runs}
+        self.transfer = [by_train[id(run.train)] for run in runs]  # seeds share their pairs, and with them a pass
         self.target, self.config, self.progress = target, config, progress
+        self.allowed = [target] * len(runs)
+
+    def circuits(self, orders: Sequence[Tensor], guesses: Sequence[int]) -> list[Pruned]:
+        """One result per run: the smallest prefix of its order that meets the target, cleaned up.
+
+        Args:
+            orders: per run, node numbers from most to least important.
+            guesses: per run, the length of the order that bisection tries first.
+        """
+        runs = range(len(self.runs))
+        everything = torch.stack([self._prefix(order, len(order)) for order in orders])
+        losses = self.training_loss(everything, runs, self.loss(everything, runs)[1])
+        self.allowed = [max(self.target, loss) for loss in losses.tolist()]
+        found = []
+        for run, ranked in enumerate(self.bisect(orders, guesses)):
+            keep, rise = ranked, torch.zeros(self.space.n_nodes)
+            if self._meets(run, ranked):
+                keep, rise = self.clean(run, ranked, orders[run])
+            loss, calibration = self.loss(keep[None], [run])
+            found.append(
+                Pruned(
+                    keep=keep,
+                    loss=float(loss[0]),
+                    reached=float(loss[0]) <= self.target,
+                    calibration=Calibration(scale=calibration.scale[0], shift=calibration.shift[0]),
+                    n_ranked=int(ranked.sum()),
+                    removal_loss=rise,
+                )
+            )
+        return found
+
+    def training_loss(self, keep: Tensor, which: Sequence[int], calibration: Calibration) -> Tensor:
+        """Task losses `[n]` of circuits on training pairs, as many as there are validation pairs."""
+        sets = [self.transfer[run] for run in which]
+        answers = masked_answers(self.model, self.space, keep, self.means, sets, self.config.max_rows)
+        return task_loss(calibration.apply(answers.double()))
+
+    def worst_loss(self, keep: Tensor, which: Sequence[int]) -> Tensor:
+        """`loss`, or the loss on training pairs in units of what is allowed there where that is larger: `[n]`.
+
+        Training pairs are looked at only where the target is met on the validation pairs.
+        """
+        losses, calibration = self.loss(keep, which)
+        good = (losses <= self.target).nonzero().flatten()
+        if len(good):
+            runs = [which[i] for i in good.tolist()]
+            chosen = Calibration(scale=calibration.scale[good], shift=calibration.shift[good])
+            allowed = torch.tensor([self.allowed[run] for run in runs])
+            elsewhere = self.training_loss(keep[good], runs, chosen) * self.target / allowed
+            losses = losses.index_copy(0, good, torch.maximum(losses[good], elsewhere.to(losses.dtype)))
+        return losses
 
     def answers(self, keep: Tensor, which: Sequence[int]) -> Tensor:
         """Answer logits of circuits `keep [n, n_nodes]`, the i-th on the validation pairs of run `which[i]`."""
@@ -428,8 +495,7 @@ class Search:
         n_rounds = 0
         while open_runs := [run for run in range(len(orders)) if high[run] - low[run] > 1]:
             keep = torch.stack([self._prefix(orders[run], tries[run]) for run in open_runs])
-            losses, _ = self.loss(keep, open_runs)
-            for run, loss in zip(open_runs, losses.tolist(), strict=True):
+            for run, loss in zip(open_runs, self.worst_loss(keep, open_runs).tolist(), strict=True):
                 if loss <= self.target:
                     high[run] = tries[run]
                 else:
@@ -458,7 +524,7 @@ class Search:
 
         keep = drop_harmless(
             keep,
-            lambda masks: self.loss(masks, [run] * len(masks))[0],
+            lambda masks: self.worst_loss(masks, [run] * len(masks)),
             lambda masks: calibrated_loss(few_answers(masks))[0],
             self.target,
             slack=self.config.screen_slack,
@@ -485,7 +551,7 @@ class Search:
         return keep
 
     def _meets(self, run: int, keep: Tensor) -> bool:
-        return float(self.loss(keep[None], [run])[0]) <= self.target
+        return float(self.worst_loss(keep[None], [run])) <= self.target
 
     def _report(self, stage: str, done: int, total: int) -> None:
         if self.progress is not None:
@@ -516,22 +582,4 @@ def search(
     final, best = learn_masks(model, space, means, runs, candidates, ranks, target, config, progress)
     tau, n_kept = looking.better(final, best)
     orders = [row.argsort(descending=True)[: int(on.sum())] for row, on in zip(tau, candidates, strict=True)]
-    ranked = torch.stack(looking.bisect(orders, n_kept))
-    losses, _ = looking.loss(ranked, range(len(runs)))
-    found = []
-    for run, (keep, loss) in enumerate(zip(ranked, losses.tolist(), strict=True)):
-        cleaned, rise = keep, torch.zeros(space.n_nodes)
-        if loss <= target:
-            cleaned, rise = looking.clean(run, keep, orders[run])
-        last, calibration = looking.loss(cleaned[None], [run])
-        found.append(
-            Pruned(
-                keep=cleaned,
-                loss=float(last[0]),
-                reached=float(last[0]) <= target,
-                calibration=Calibration(scale=calibration.scale[0], shift=calibration.shift[0]),
-                n_ranked=int(keep.sum()),
-                removal_loss=rise,
-            )
-        )
-    return found
+    return looking.circuits(orders, n_kept)

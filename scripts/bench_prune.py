@@ -99,10 +99,8 @@ def bench(model: Transformer, means: Means, task: str, pairs: Pairs, device: str
         looking = Search(model, space, values, [run(0)], target, PruneConfig())
         tau = plain(PLAIN_STEPS)
         order = tau.argsort(descending=True)
-        (ranked,) = looking.bisect([order], [int((tau > 0).sum())])
-        if float(looking.loss(ranked[None], [0])[0]) > target:
-            return None
-        return count_edges(model, space, looking.clean(0, ranked, order)[0])
+        (found,) = looking.circuits([order], [int((tau > 0).sum())])
+        return count_edges(model, space, found.keep) if found.reached else None
 
     print(f"{task}: edges of the circuit {found([0])}, after {PLAIN_STEPS} plain steps {plain_edges()}", flush=True)
     print(f"{task}: edges of eight seeds {found(list(range(8)))}", flush=True)

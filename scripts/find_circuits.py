@@ -29,13 +29,14 @@ from circuits.stage import (
     run_cards,
     run_circuits,
 )
+from sparsetrain.callbacks import wandb_loggers
 from sparsetrain.checkpoint import latest_export
 from sparsetrain.data import prepare_corpus
 from sparsetrain.entry import entry, load_run, require
 from sparsetrain.report import load_report, number, save_report
 from sparsetrain.report.render import render
 from sparsetrain.report.sections import VIEWS
-from sparsetrain.run import MEANS_SOURCE, RunConfig, cache_dir, text_windows
+from sparsetrain.run import MEANS_SOURCE, RunConfig, cache_dir, log_to_wandb, text_windows
 
 N_CARD_WINDOWS = 64  # ours: windows of validation text for the criteria that need pretraining text
 
@@ -53,6 +54,8 @@ class FindCircuitsRun:
     baselines: bool = False
     """Also find circuits by gradients, integrated gradients, EAP-IG and at random, and compare sizes."""
     circuits: CircuitsConfig = field(default_factory=CircuitsConfig)
+    wandb: Literal["as_run", "auto", "online", "offline", "disabled"] = "as_run"
+    """Log the report as a W&B run of its own: as the training run's logger.wandb says, or otherwise."""
     progress: bool = True
 
 
@@ -103,7 +106,10 @@ def main(config: FindCircuitsRun, run_dir: Path) -> None:
     seconds = number(time.perf_counter() - started, "s", "measured")
     report["stages"].append({"name": f"find_circuits {config.task}".strip(), "seconds": seconds})
     save_report(report, run / "report.json")
-    paths = render(report, {**VIEWS, **CIRCUIT_VIEWS}, run)
+    views = {**VIEWS, **CIRCUIT_VIEWS}
+    paths = render(report, views, run)
+    logger = trained.logger if config.wandb == "as_run" else replace(trained.logger, wandb=config.wandb)
+    log_to_wandb(wandb_loggers(logger, run, f"{trained.name}-find_circuits"), report, views, run)
     print(f"report: {paths['html']}")
 
 

@@ -309,17 +309,14 @@ class LoggerConfig:
 
 
 def build_loggers(config: LoggerConfig, run_dir: Path, name: str) -> list[Logger]:
-    """metrics.csv, and W&B unless it is disabled; W&B's files lie in `<run_dir>/wandb/`."""
-    loggers: list[Logger] = [MetricsCSV(run_dir / "metrics.csv")]
+    """metrics.csv, and W&B unless it is disabled."""
+    return [MetricsCSV(run_dir / "metrics.csv"), *wandb_loggers(config, run_dir, name)]
+
+
+def wandb_loggers(config: LoggerConfig, run_dir: Path, name: str) -> list[Logger]:
+    """A new W&B run whose files lie in `<run_dir>/wandb/`; none where it is disabled."""
     mode = wandb_mode() if config.wandb == "auto" else config.wandb
-    if mode != "disabled":
-        loggers.append(
-            WandbLogger(
-                project=config.project,
-                name=f"{name}/{run_dir.name}",
-                save_dir=run_dir,
-                mode=mode,
-                settings=wandb_settings(),
-            )
-        )
-    return loggers
+    if mode == "disabled":
+        return []
+    title = f"{name}/{run_dir.name}"
+    return [WandbLogger(project=config.project, name=title, save_dir=run_dir, mode=mode, settings=wandb_settings())]

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +162,23 @@ def test_saved_circuit_evaluates_to_the_reported_loss_exactly(smoke):
             model, heldout_pairs(circuit, tokenizer), batch_size=circuit.provenance.config["batch_size"]
         )
         assert loss == entry["task_loss"]["value"]
+
+
+@pytest.mark.slow
+def test_circuits_of_a_finished_run_join_its_report_and_go_to_wandb(smoke, tmp_path):
+    run = Path(shutil.copytree(smoke, tmp_path / "run"))
+    small = ("gate=false", "n_train=16", "n_fit=8", "n_val=8", "n_heldout=8", "n_random=5", "n_boot=20",
+             "prune.n_steps=5", "prune.clean_rounds=1")  # fmt: skip
+    done = command(
+        "scripts/find_circuits.py", f"run={run}", "task=var_if", *(f"circuits.find.{setting}" for setting in small)
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    tasks = {task["task"] for task in json.loads((run / "report.json").read_text())["circuits"]["tasks"]}
+    assert tasks == {"single_double_quote", "for_while", "var_if"}
+    (logged,) = set((run / "wandb").glob("offline-run-*")) - {
+        run / path.relative_to(smoke) for path in (smoke / "wandb").glob("offline-run-*")
+    }
+    assert (logged / "files" / "media" / "html" / "report").is_dir()
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """Extraction finds exactly the circuit that was set by hand, and the report's numbers are those worked out by hand."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from math import exp, log1p
 
 import pytest
+import torch
 from string_closing import (
     D_VOCAB,
     EDGES,
@@ -24,8 +26,9 @@ from circuits.edges import find_edges
 from circuits.find import FindConfig, Pairs, find_in_pairs
 from circuits.masks import NodeSpace
 from circuits.means import Means, measure_means
-from circuits.prune import PruneConfig
+from circuits.prune import PruneConfig, Run, Search
 from circuits.prune_edges import prune_edges
+from circuits.tasks.loss import Calibration
 from sparsetrain.model import Transformer
 
 CONFIG = FindConfig(
@@ -72,10 +75,11 @@ def test_extraction_recovers_the_planted_nodes_and_edges(result):
     [
         {"prune": replace(CONFIG.prune, masks="hard_concrete")},
         {"prune": replace(CONFIG.prune, tie_qk=True)},
-        {"settle": (0.5, 1.0)},
+        {"prune": replace(CONFIG.prune, price="nodes")},
+        {"settle": (0.8,)},
         {"trials": 2},
     ],
-    ids=["hard-concrete", "tied q and k", "grid of prices", "Optuna"],
+    ids=["hard-concrete", "tied q and k", "price per node", "one price", "Optuna"],
 )
 def test_every_way_to_search_recovers_it(planted, change):
     model, means = planted
@@ -85,6 +89,27 @@ def test_every_way_to_search_recovers_it(planted, change):
     (found,) = entry["circuits"]
     assert {(edge["source"], edge["target"]) for edge in found["graph"]["edges"]} == EDGES
     assert not entry["nonsense_twin"]["reached"]
+
+
+class FitsNamesOnly(Search):
+    """A search in whose training pairs half the circuit does badly."""
+
+    def training_loss(self, keep: torch.Tensor, which: Sequence[int], calibration: Calibration) -> torch.Tensor:
+        losses = self.loss(keep, which)[0]
+        return torch.where(losses > 0.5 * self.target, 1.0, losses)
+
+
+@pytest.mark.parametrize(("kind", "n_nodes"), [(Search, 6), (FitsNamesOnly, 11)])
+def test_clean_up_keeps_what_training_pairs_need(planted, kind, n_nodes):
+    model, means = planted
+    space, both = means.space, pairs()
+    run = Run(seed=0, train=both.train, val=both.val)
+    target = log1p(exp(-2 * MARGIN)) + 0.01  # one of the two quote readers is enough on validation pairs
+    looking = kind(model, space, means.values, [run], target, CONFIG.prune)
+    order = torch.cat([space.mask(NODES).nonzero().flatten(), (~space.mask(NODES)).nonzero().flatten()])
+    (found,) = looking.circuits([order], [len(order)])
+    assert found.reached
+    assert int(found.keep.sum()) == n_nodes
 
 
 def test_numbers_are_those_worked_out_by_hand(result):

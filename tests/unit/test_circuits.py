@@ -7,7 +7,7 @@ import torch
 
 from circuits.ablate import ablate, parse_nodes
 from circuits.calibrate import fit_calibrations
-from circuits.edges import count_edges, edge_masks, find_edges, on_path
+from circuits.edges import count_edges, degrees, edge_masks, find_edges, joins, on_path
 from circuits.faithfulness import bootstrap, jaccard, random_circuits
 from circuits.find import FindConfig
 from circuits.masks import NodeMasks, NodeSpace
@@ -146,6 +146,23 @@ def test_edges_are_nonzero_weights_between_kept_nodes(model):
     assert edges[0].weight == float(model.blocks[0].mlp.W_in.weight[5, 4])
     assert count_edges(model, space, keep) == 1
     assert int(sum(mask.sum() for mask in edge_masks(model, space, edges).values())) == 1
+
+
+def test_degrees_are_edges_gained_by_keeping_a_node(model):
+    with torch.no_grad():
+        for join in joins(model):
+            model.get_submodule(join.linear).weight.mul_(
+                torch.rand(model.get_submodule(join.linear).weight.shape) < 0.3
+            )
+    space = NodeSpace.of(model)
+    keep = torch.rand(2, space.n_nodes, generator=torch.Generator().manual_seed(1)) < 0.2
+    found = degrees(model, space)(keep)
+    for run in range(2):
+        assert float(found[run][keep[run]].sum()) == 2 * count_edges(model, space, keep[run]) > 0
+    for node in range(0, space.n_nodes, 7):
+        without, with_it = (keep[0].index_fill(0, torch.tensor(node), on) for on in (False, True))
+        gained = count_edges(model, space, with_it) - count_edges(model, space, without)
+        assert float(found[0, node]) == gained
 
 
 def test_edges_of_another_model_are_refused(make_model):
