@@ -4,7 +4,8 @@
    circuits), heldout (everything reported). Disjoint; names differ between train, val and held-out.
 2. Gate: the full model, calibrated on fit, must meet the target on held-out pairs. Pruning to a loss that the model
    does not reach would manufacture behaviour. If the empty circuit meets the target too, the task is 'bigram'.
-3. Search: all seeds and the nonsense twin in one batch (`circuits.prune`), towards a stricter loss on val.
+3. Search: all seeds and the nonsense twin in one batch (`circuits.prune`), towards a stricter loss on val, and no worse on
+   train, whose names differ from val's.
 4. Evidence on held-out pairs (`circuits.faithfulness`), a saved `Circuit` per seed, plain data for the report.
 """
 

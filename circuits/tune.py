@@ -51,7 +51,7 @@ def tuned(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     best: list[Found] = []
 
-    first = {"settle": 1.0, **{name: float(getattr(config, name)) for name in RANGES if name != "settle"}}
+    first = {"settle": 0.6, **{name: float(getattr(config, name)) for name in RANGES if name != "settle"}}
 
     def objective(trial: Any) -> float:
         drawn = {

@@ -26,7 +26,7 @@ def trials(seed: int, n_trials: int, start: PruneConfig) -> list[tuple[PruneConf
 def test_the_first_trial_is_the_settings_given_and_the_rest_stays_as_it_is():
     start = PruneConfig(lr=3e-2, n_steps=7)
     tried = trials(0, 12, start)
-    assert len(tried) == 12 and tried[0] == (start, 1.0)
+    assert len(tried) == 12 and tried[0] == (start, 0.6)
     for config, settle in tried:
         assert config.n_steps == 7
         values = {"settle": settle, **{name: getattr(config, name) for name in RANGES if name != "settle"}}
