@@ -27,6 +27,7 @@ from sparsetrain.report.blocks import (
     Column,
     Curve,
     Lines,
+    Pick,
     Table,
     Tone,
     Verdict,
@@ -199,8 +200,8 @@ def test_sampled_lines_show_recorded_points():
 
 def test_figure_escapes_names_and_fits_references():
     report = canonical(example_report(hostile=True))
-    lines = next(b for b in walk(OWN_VIEWS["representation"](report["representation"])) if isinstance(b, Lines))
-    drawn = figure(lines)
+    pick = next(b for b in walk(OWN_VIEWS["representation"](report["representation"])) if isinstance(b, Pick))
+    drawn = figure(pick.options["gini", "blocks.0.mlp.norm.hook_resid"])
     named = [trace["name"] for trace in drawn["data"] if "name" in trace]
     assert len(named) == 7 and not any("<" in name for name in named)
     low, high = drawn["layout"]["yaxis"]["range"]
@@ -261,7 +262,7 @@ def test_bare_reports_render():
     assert "# bare" in to_markdown(assemble(MINIMAL, VIEWS))
     report = example_report()
     report["sparsity"] = {"method": "none", "tensors": []}
-    report["representation"] = {"headline": "gini", "splits": [], "curves": []}
+    report["representation"] = {"headline": "gini", "interval": "", "positions": "", "splits": [], "points": []}
     report["circuits"]["tasks"] = []
     for task in example_report()["circuits"]["tasks"]:
         for key in ("description", "example", "seconds", "rejected", "nonsense_twin", "seeds"):
