@@ -58,7 +58,7 @@ class OodConfig:
     shifts: ShiftsConfig = field(default_factory=ShiftsConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     """While training."""
-    survey: SurveyConfig | None = field(default_factory=lambda: SurveyConfig(n_examples=48, n_bootstrap=200))
+    survey: SurveyConfig | None = field(default_factory=lambda: SurveyConfig(n_examples=32, n_bootstrap=200))
     """Once, of the finished model: single examples and controls. None: the report has the tracker's numbers alone."""
 
 
@@ -177,6 +177,16 @@ def check_budgets(config: RunConfig) -> None:
             sparsity.prepare(Transformer(config.model))
 
 
+def check_points(config: RunConfig) -> None:
+    """Refuses a hook point that does not exist before any text is read; the KeyError lists near names."""
+    if config.ood.enabled:
+        with torch.device("meta"):
+            model = Transformer(config.model)
+        watched_points(model, config.ood.tracker)
+        if config.ood.survey is not None:
+            watched_points(model, config.ood.survey.watch())
+
+
 def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda corpus, export: []) -> TrainedRun:
     """Runs the stages data, training, export.
 
@@ -188,9 +198,11 @@ def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda 
 
     Raises:
         ValueError: an empty corpus, an infeasible budget, a checkpoint of other data.
+        KeyError: a hook point to watch that does not exist.
         OSError: the disk refused a file; the message names it.
     """
     check_budgets(config)
+    check_points(config)
     resume = resume_path(config.ckpt_path, run_dir)
     stages = Stages()
     with stages("data"):
@@ -212,8 +224,6 @@ def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda 
 
     L.seed_everything(config.seed, workers=True, verbose=False)
     model = initial_model(config, bigram)
-    if config.ood.enabled and config.ood.survey is not None:
-        watched_points(model, config.ood.survey.watch())  # a hook point that does not exist is refused before training
     sparsity = build_sparsity(config.sparsity, config.trainer.n_steps)
     if sparsity is not None:
         sparsity.prepare(model)

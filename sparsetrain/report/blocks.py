@@ -308,6 +308,8 @@ def format_number(value: Any, unit: str = "") -> str:
         return "yes" if value else "no"
     if unit == "s":
         return _duration(value)
+    if unit in ("correlation", "p-value"):
+        return f"{value:.3f}"
     if unit.split(" ")[0] == "fraction":
         return f"{100 * value:.3g}%" if abs(value) < 0.9995 or value == 1 else f"{100 * value:.4g}%"
     if isinstance(value, int) or (float(value).is_integer() and 1000 <= abs(value) < 1e15):

@@ -5,7 +5,8 @@ the first split and from Gaussian noise, plain and under each control; sparsity 
 correlations with distance, naive and controlled. What a section does not have is not drawn.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sparsetrain.report import value_of
@@ -146,8 +147,7 @@ def _notes(section: Mapping[str, Any]) -> str:
     notes = [f"Positions read: {section['positions']}. Interval: {section['interval']}."]
     training = section.get("training")
     if training is not None:
-        least, most = min(training["n"].values()), max(training["n"].values())
-        n = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+        n = _span(training["n"].values())
         notes.append(f"While training: {n} windows per split, positions: {training['positions']}; {training['interval']}.")
         if training["points"] != "all":
             notes.append("Curves of a few hook points only: all of them would be too many numbers for a page.")
@@ -157,6 +157,12 @@ def _notes(section: Mapping[str, Any]) -> str:
     if "examples" in files:
         notes.append(f"Every example stands in {files['examples']}.")
     return " ".join(notes)
+
+
+def _span(sizes: Iterable[int]) -> str:
+    """`12`, or `8 to 12`."""
+    least, most = min(sizes := list(sizes)), max(sizes)
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _splits(splits: Sequence[Mapping[str, Any]]) -> Table:
@@ -178,7 +184,9 @@ def _splits(splits: Sequence[Mapping[str, Any]]) -> Table:
     for split in splits:
         counts = (split["unknown_share"], split["n_short"] + split["n_unknown"]) if counted else ()
         head = (Cell(value=split["name"], sub=split["description"]), split["level"], split["n_examples"])
-        rows.append((*head, split["median_tokens"], *counts, *(split[m] for m in covariates)))
+        median = split["median_tokens"]
+        median = int(median) if float(median).is_integer() else median
+        rows.append((*head, median, *counts, *(split[m] for m in covariates)))
     return Table(title="Splits", columns=tuple(columns), rows=tuple(rows))
 
 
@@ -207,10 +215,11 @@ def _over_training(section: Mapping[str, Any], training: Mapping[str, Any]) -> P
                 for split, value, lo, hi in of_splits
             ),
             references=() if reference is None else (Reference(label="Gaussian", value=reference),),
-            note=f"{MEASURE_WORDS.get(measure, measure)}. n = {max(n.values()):,} windows per split",
+            note=f"{MEASURE_WORDS.get(measure, measure)}. n = {_span(n.values())} windows per split",
         )
-    # what the page opens with: the last place in the model that is shown
-    wanted = [(headline, point) for point in reversed(shown)] + [("loss", LOGITS)]
+    # the page opens with the first: the residual stream at the end
+    shown = sorted(shown, key=lambda point: point != "final_norm.hook_resid")
+    wanted = [(headline, point) for point in shown] + [("loss", LOGITS)]
     first = [keys for keys in wanted if keys in options] or [next(iter(options))]
     return Pick(labels=("Measure", "Hook point"), options=options, shown=tuple(first))
 
@@ -328,7 +337,7 @@ def _against_loss(section: Mapping[str, Any], point: str) -> Lines:
             )
             for curve in chosen
         ),
-        note=f"each point is the mean over {min(sizes)} to {max(sizes)} examples of like loss" if sizes else "",
+        note=f"each point is the mean over {_span(sizes)} examples of like loss" if sizes else "",
     )
 
 
@@ -360,6 +369,7 @@ def _trends(section: Mapping[str, Any]) -> list[Block]:
         "level_means": "Level, split means",
         "loss": "Loss, given level",
     }
+    shown = {point["hook_point"] for point in points if point["shown"]}
     blocks: list[Block] = []
     names = [name for name in TREND_HELP if any(name in trends for _, trends in of_points)]
     if names:
@@ -368,8 +378,7 @@ def _trends(section: Mapping[str, Any]) -> list[Block]:
             *(Column(label=labels[name], form="number", help=help_of[name]) for name in names),
         )
         rows = tuple((point, *(trends.get(name) for name in names)) for point, trends in of_points)
-        title = f"Does {headline} go with distance, with loss?"
-        blocks.append(_folded(title, Table(title=title, columns=columns, rows=rows)))
+        blocks += _short_and_whole(f"Does {headline} go with distance, with loss?", columns, rows, shown)
     controls = [c for c in CONTROL_HELP if any(f"level_{c}" in trends for _, trends in of_points)]
     if controls:
         columns = (
@@ -379,9 +388,21 @@ def _trends(section: Mapping[str, Any]) -> list[Block]:
         )
         keys = ("level", *(f"level_{control}" for control in controls))
         rows = tuple((point, *(trends.get(key) for key in keys)) for point, trends in of_points)
-        title = f"Does {headline} still go with distance under the controls?"
-        blocks.append(_folded(title, Table(title=title, columns=columns, rows=rows)))
+        blocks += _short_and_whole(
+            f"Does {headline} still go with distance under the controls?", columns, rows, shown
+        )
     return blocks
+
+
+def _short_and_whole(
+    title: str, columns: tuple[Column, ...], rows: tuple[tuple[Any, ...], ...], shown: set[str]
+) -> list[Block]:
+    """The rows of the hook points that are shown, and all of them on request."""
+    short = Table(title=title, columns=columns, rows=tuple(row for row in rows if row[0] in shown))
+    if len(short.rows) == len(rows):
+        return [short]
+    whole = Table(columns=tuple(replace(column, help="") for column in columns), rows=rows)
+    return [short, Details(summary=f"The same at all {len(rows)} hook points", blocks=(whole,))]
 
 
 def _seeds(seeds: Mapping[str, Any], headline: str) -> Details:
@@ -399,7 +420,7 @@ def _seeds(seeds: Mapping[str, Any], headline: str) -> Details:
         for key in labels:
             found = row.get(key)
             signs = f"{found['n_positive']} + / {found['n_negative']} −" if found else None
-            each = ", ".join(format_number(value) for value in found["each"]) if found else None
+            each = ", ".join(format_number(value, "correlation") for value in found["each"]) if found else None
             cells += [found["over"] if found else None, each, signs]
         rows.append(tuple(cells))
     title = f"Does {headline} go with distance in every seed?"
@@ -409,7 +430,3 @@ def _seeds(seeds: Mapping[str, Any], headline: str) -> Details:
         blocks=(Table(title=title, columns=tuple(columns), rows=tuple(rows)), note),
         open=len(rows) <= 24,
     )
-
-
-def _folded(title: str, table: Table) -> Details:
-    return Details(summary=title, blocks=(table,), open=len(table.rows) <= 24)

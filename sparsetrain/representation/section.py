@@ -33,7 +33,8 @@ UNITS = {
 
 
 def default_points(names: Sequence[str]) -> list[str]:
-    """The few hook points drawn in the report: the residual stream and the neurons of the first, middle and last block.
+    """The few hook points drawn in the report: the residual stream and the neurons of the first, middle and last block, the
+    residual stream at the end, and what the last norm makes of it.
 
     Args:
         names: all watched hook points, in forward order.
@@ -42,7 +43,7 @@ def default_points(names: Sequence[str]) -> list[str]:
     for ending in ("mlp.norm.hook_resid", "mlp.hook_neuron"):
         same = [name for name in names if name.endswith(ending)]
         chosen += [same[i] for i in sorted({0, len(same) // 2, len(same) - 1}) if same]
-    chosen += [name for name in names if name == "final_norm.hook_resid"]
+    chosen += [name for name in names if name in ("final_norm.hook_resid", "final_norm.hook_norm")]
     return [name for name in names if name in chosen] or list(names[:4])
 
 

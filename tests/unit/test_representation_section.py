@@ -83,7 +83,7 @@ def test_too_many_numbers_become_a_few_hook_points_and_steps(watched, monkeypatc
     training = curves_for_report(path, splits, CONFIG, model=model)["training"]
     names = {curve["hook_point"] for curve in training["curves"]}
     assert training["points"] == "few" and names == {
-        "logits", "final_norm.hook_resid",
+        "logits", "final_norm.hook_resid", "final_norm.hook_norm",
         *(f"blocks.{i}.mlp.{place}" for i in range(2) for place in ("norm.hook_resid", "hook_neuron")),
     }  # fmt: skip
     monkeypatch.setattr(module, "MAX_STEPS", 3)
