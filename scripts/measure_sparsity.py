@@ -103,8 +103,8 @@ def main(config: MeasureSparsityRun, run_dir: Path) -> None:
             same = draw(of_seed, paths, config)
             seen = look(of_seed, same, config, lambda n: bar.advance(task, n))
             sections.append(survey_section(seen, same, config.measure, of_seed.module))
-    for entry, split in zip(section["splits"], splits, strict=True):
-        entry |= split.counts()
+    for described, split in zip(section["splits"], splits, strict=True):
+        described |= split.counts()
     if len(names) > 1:
         section["seeds"] = over_seeds_section(names, sections, config.measure.confidence)
     section["files"] = {"table": "sparsity.csv", "examples": "examples.csv"}

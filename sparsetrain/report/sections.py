@@ -6,7 +6,6 @@ from typing import Any
 from sparsetrain.report import value_of
 from sparsetrain.report.blocks import (
     Block,
-    Cell,
     Column,
     Curve,
     Details,

@@ -148,7 +148,9 @@ def _notes(section: Mapping[str, Any]) -> str:
     training = section.get("training")
     if training is not None:
         n = _span(training["n"].values())
-        notes.append(f"While training: {n} windows per split, positions: {training['positions']}; {training['interval']}.")
+        notes.append(
+            f"While training: {n} windows per split, positions: {training['positions']}; {training['interval']}."
+        )
         if training["points"] != "all":
             notes.append("Curves of a few hook points only: all of them would be too many numbers for a page.")
     files = section.get("files", {})
@@ -238,7 +240,9 @@ def _maps(section: Mapping[str, Any], when: str) -> Choice:
             title = f"{measure} minus that of {first}{when}"
             panels.append(Panel(keys=(measure, f"minus {first}"), blocks=(_minus_first(title, plain, splits, marked),)))
         title = f"{measure} minus its Gaussian value{when}"
-        panels.append(Panel(keys=(measure, "minus Gaussian"), blocks=(_minus_gaussian(title, plain, splits, gaussian),)))
+        panels.append(
+            Panel(keys=(measure, "minus Gaussian"), blocks=(_minus_gaussian(title, plain, splits, gaussian),))
+        )
     controls = list(dict.fromkeys(control for point in points for control in point.get("controls", {})))
     for control in controls:
         words = f"{headline}, {CONTROL_WORDS.get(control, control)}"
@@ -388,9 +392,7 @@ def _trends(section: Mapping[str, Any]) -> list[Block]:
         )
         keys = ("level", *(f"level_{control}" for control in controls))
         rows = tuple((point, *(trends.get(key) for key in keys)) for point, trends in of_points)
-        blocks += _short_and_whole(
-            f"Does {headline} still go with distance under the controls?", columns, rows, shown
-        )
+        blocks += _short_and_whole(f"Does {headline} still go with distance under the controls?", columns, rows, shown)
     return blocks
 
 

@@ -152,7 +152,7 @@ def survey(
         raise ValueError("controls have 'initialisation', but there is no model at initialisation; leave it out")
     plain = measure_splits(model, splits, config.watch(), on_batch=on_batch)
     again = replace(config.watch(), measures=(HEADLINE,), lifetime_measures=())
-    looks = [look for look in LOOKS if look in config.controls]
+    looks: list[Look] = [look for look in LOOKS if look in config.controls]
     controls: dict[str, Evaluation] = {
         look: measure_splits(model, splits, again, view=view, on_batch=on_batch)
         for look, view in views(model, looks, plain.energy, config.seed).items()
@@ -162,9 +162,7 @@ def survey(
     return Survey(plain=plain, controls=controls)
 
 
-def survey_section(
-    measured: Survey, splits: Sequence[Split], config: SurveyConfig, model: nn.Module
-) -> dict[str, Any]:
+def survey_section(measured: Survey, splits: Sequence[Split], config: SurveyConfig, model: nn.Module) -> dict[str, Any]:
     """What report.json says of a survey.
 
     Returns:
@@ -288,7 +286,9 @@ def _estimate(estimate: Estimate, unit: str, seed: int) -> dict[str, Any]:
 SEED_TRENDS = ("level", "level_controlled")
 
 
-def over_seeds_section(names: Sequence[str], sections: Sequence[Mapping[str, Any]], confidence: float) -> dict[str, Any]:
+def over_seeds_section(
+    names: Sequence[str], sections: Sequence[Mapping[str, Any]], confidence: float
+) -> dict[str, Any]:
     """What several models say together that differ in the seed of their training.
 
     Args:

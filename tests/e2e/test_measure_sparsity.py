@@ -98,7 +98,9 @@ def test_other_seeds_and_chosen_controls(hub, texts, measure, tmp_path):
     hub_model("gpt2", seed=1).save_pretrained(tmp_path / "other")
     save_tokenizer(tmp_path / "other", WORDS)
     settings = ("measure.controls=[shuffled]", "measure.covariates=[length]", "measure.kinds=[norm]", "progress=false")
-    out = measure(f"model=hf:{hub}", f"seeds=hf:{tmp_path}/other", f"data={texts}", *settings, "measure.positions=matched")
+    out = measure(
+        f"model=hf:{hub}", f"seeds=hf:{tmp_path}/other", f"data={texts}", *settings, "measure.positions=matched"
+    )
     report = json.loads((out / "report.json").read_text())
     jsonschema.validate(report, json.loads(SCHEMA_PATH.read_text()))
     section = report["measurement"]

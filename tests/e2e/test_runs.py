@@ -146,7 +146,9 @@ def test_run_folder_is_complete(smoke):
     assert report["training"]["n_tokens"]["value"] == 12 * 4 * 64
     section = report["representation"]
     assert len(section["splits"]) >= 5 and section["training"]["steps"] == [0, 4, 8, 12]
-    assert len({curve["hook_point"] for curve in section["training"]["curves"]}) == 27, "all hook points, and the logits"
+    assert len({curve["hook_point"] for curve in section["training"]["curves"]}) == 27, (
+        "all hook points, and the logits"
+    )
     assert set(section["points"][0]["controls"]) == {"rotated", "trimmed", "initialisation"}
 
 

@@ -391,14 +391,10 @@ def _representation(names: list[str], marks: list[int], hostile_or: Callable[[st
                 [base + 0.02 * depth + (0.06 + 0.018 * level) * (1 - math.exp(-step / 300)) for step in marks]
                 for level in range(len(names))
             ]
-            band = {
-                end: [[v + shift for v in row] for row in value] for end, shift in (("lo", -0.006), ("hi", 0.006))
-            }
+            band = {end: [[v + shift for v in row] for row in value] for end, shift in (("lo", -0.006), ("hi", 0.006))}
             curves.append({"hook_point": point, "measure": measure, "gaussian": base, "value": value, **band})
     gone: list[list[float | None]] = [[None for _ in marks] for _ in names]
-    curves.append(
-        {"hook_point": points[0], "measure": "dead", "gaussian": None, "value": gone, "lo": gone, "hi": gone}
-    )
+    curves.append({"hook_point": points[0], "measure": "dead", "gaussian": None, "value": gone, "lo": gone, "hi": gone})
     return {
         **page,
         "step": marks[-1],

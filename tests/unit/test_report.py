@@ -267,7 +267,11 @@ def test_a_figure_to_pick_from_differs_in_y_alone():
     assert drawn["options"][0]["layout"] == {}, "what is shared is not repeated"
     assert "t1.0" in render_block(pick) and "t0.0" not in render_block(pick)
     with pytest.raises(AssertionError, match="same curves"):
-        Pick(labels=("a",), options={("x",): lines(0.0), ("y",): Lines(title="", x_label="", y_label="", curves=())}, shown=(("x",),))
+        Pick(
+            labels=("a",),
+            options={("x",): lines(0.0), ("y",): Lines(title="", x_label="", y_label="", curves=())},
+            shown=(("x",),),
+        )
 
 
 def test_document_has_a_section_per_view_and_all_verdicts():

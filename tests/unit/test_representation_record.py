@@ -15,7 +15,11 @@ def test_rows_come_back(tmp_path):
     path = tmp_path / "ood_sparsity.csv"
     append_rows(path, 0, [ROW])
     append_rows(path, 10, [ROW._replace(value=-1.5), ROW])
-    assert path.read_text().splitlines()[0] == ",".join(COLUMNS) == "step,split,shift_level,hook_point,measure,value,lo,hi,n"
+    assert (
+        path.read_text().splitlines()[0]
+        == ",".join(COLUMNS)
+        == "step,split,shift_level,hook_point,measure,value,lo,hi,n"
+    )
     steps, rows = zip(*read_rows(path), strict=True)
     assert steps == (0, 10, 10) and [row.value for row in rows] == [0.5, -1.5, 0.5]
     assert rows[0].split == "prose, old" and rows[0].n == 3 and np.isnan(rows[0].hi)

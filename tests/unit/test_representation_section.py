@@ -61,7 +61,9 @@ def test_curves_of_every_measure_at_every_hook_point(watched):
                 assert curve["value"][i] == [None, None]
     neuron = training["curves"][pairs.index(("blocks.1.mlp.hook_neuron", "gini"))]
     assert neuron["gaussian"] == gaussian_reference(128, 32)["gini"]
-    assert all(lo < value < hi for lo, value, hi in zip(neuron["lo"][0], neuron["value"][0], neuron["hi"][0], strict=True))
+    assert all(
+        lo < value < hi for lo, value, hi in zip(neuron["lo"][0], neuron["value"][0], neuron["hi"][0], strict=True)
+    )
 
 
 def test_the_last_evaluation_in_numbers(watched):

@@ -132,7 +132,9 @@ def test_section_and_tables_of_a_model(make_model, tmp_path):
     assert {"level_rotated", "level_trimmed", "level_initialisation", "shuffled"} <= set(neuron["trends"])
     assert "level_means" not in neuron["trends"], "two splits have no such correlation"
     norm = next(point for point in section["points"] if point["hook_point"] == "final_norm.hook_norm")
-    assert norm["controls"]["gain"]["far"]["value"] == measured.controls["gain"].value("far", "final_norm.hook_norm", "gini")
+    assert norm["controls"]["gain"]["far"]["value"] == measured.controls["gain"].value(
+        "far", "final_norm.hook_norm", "gini"
+    )
     write_examples(tmp_path / "examples.csv", measured, splits, CONFIG, {s.name: s.places for s in splits})
     with (tmp_path / "examples.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["hook_point"] == "blocks.1.mlp.hook_neuron"]
@@ -179,9 +181,7 @@ def test_seeds_side_by_side(make_model):
     sections = [survey_section(survey(m, splits, config), splits, config, m) for m in models]
     found = canonical(over_seeds_section(["a", "b", "c"], sections, 0.95))
     schema = json.loads(SCHEMA_PATH.read_text())
-    jsonschema.validate(
-        found, {**schema["$defs"]["sparsity_page"]["properties"]["seeds"], "$defs": schema["$defs"]}
-    )
+    jsonschema.validate(found, {**schema["$defs"]["sparsity_page"]["properties"]["seeds"], "$defs": schema["$defs"]})
     each = [section["points"][0]["trends"]["level"]["value"] for section in sections]
     level = found["points"][0]["level"]
     assert level["each"] == each and level["over"]["value"] == pytest.approx(np.mean(each)) and level["over"]["n"] == 3
