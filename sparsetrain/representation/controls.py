@@ -3,7 +3,7 @@
 1. `none`: as it is; at a norm that is without its gain (before the norm every measure is the same, since it only scales).
    `gain`, at norms alone: with the gain, what the next layer reads. `rotated`: in a random orthonormal basis, where Gini
    goes to .414 if the effect is in the basis. `trimmed`: without the 1% of channels that carry most energy over all items.
-2. `views` makes of the controls other looks at a model's hook points, for `measure_splits`.
+2. `view_of` makes of the controls other looks at a model's hook points, for `measure_splits`.
 3. `read_items` reads single prompts at their last position, where the answer is predicted, at norms under all controls.
 """
 
@@ -69,38 +69,43 @@ def gain_of(model: nn.Module, point: str) -> Tensor | None:
     return gain.detach() if isinstance(gain, Tensor) else None
 
 
-def views(
+def view_of(
     model: nn.Module, looks: Sequence[Look], energy: Mapping[str, np.ndarray], rotation_seed: int
-) -> dict[Look, View]:
-    """What `measure_splits` has to look at for each control.
+) -> tuple[View, dict[str, dict[str, str]]]:
+    """What `measure_splits` has to look at for the controls, all in one pass.
 
     Args:
         model: has the hook points that `energy` names.
-        looks: which controls; one that is defined at no hook point is left out.
+        looks: which controls; each is there only at hook points where it is defined.
         energy: hook point -> `[width]`, sum of h^2 of each channel over all items (`Evaluation.energy`).
         rotation_seed: of the random basis, one for each width.
+
+    Returns:
+        The view, and control -> label -> hook point.
     """
     kinds = {name: point.kind for name, point in hook_points(model).items()}
     rotations = {len(e): random_rotation(len(e), rotation_seed) for e in energy.values()} if "rotated" in looks else {}
-    found: dict[Look, dict[str, tuple[Callable[[Tensor], Tensor], int]]] = {look: {} for look in looks}
+    changes: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {}
+    widths: dict[str, int] = {}
+    labels: dict[str, dict[str, str]] = {}
+
+    def add(look: Look, point: str, change: Callable[[Tensor], Tensor], width: int) -> None:
+        label = f"{point}, {look}"
+        changes.setdefault(point, {})[label] = change
+        widths[label] = width
+        labels.setdefault(look, {})[label] = point
+
     for name, of_channels in energy.items():
         width = len(of_channels)
         gain = gain_of(model, name) if "gain" in looks and kinds[name] == "norm" else None
         if gain is not None:
-            found["gain"][name] = (_times(gain), width)
+            add("gain", name, _times(gain), width)
         if "rotated" in looks:
-            found["rotated"][name] = (_in_basis(rotations[width]), width)
+            add("rotated", name, _in_basis(rotations[width]), width)
         if "trimmed" in looks and width > 2:
             kept = quiet_channels(torch.from_numpy(of_channels))
-            found["trimmed"][name] = (_only(kept), len(kept))
-    return {
-        look: View(
-            changes={name: change for name, (change, _) in points.items()},
-            widths={name: width for name, (_, width) in points.items()},
-        )
-        for look, points in found.items()
-        if points
-    }
+            add("trimmed", name, _only(kept), len(kept))
+    return View(looks=changes, widths=widths), labels
 
 
 def _times(gain: Tensor) -> Callable[[Tensor], Tensor]:

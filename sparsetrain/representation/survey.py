@@ -1,8 +1,8 @@
 """One thorough measurement of a model: every example a window, every statement with an interval, controls beside it.
 
-1. `survey` measures all splits once, and once more for each control that needs the activations again: with the gains, in a
-   random basis, without the strongest channels (`controls.py`), in the same model at initialisation. An example is the
-   unit, so resampling is over examples.
+1. `survey` measures all splits once; once more under all controls that look at the same activations in another way: with the
+   gains, in a random basis, without the strongest channels (`controls.py`); and once in the same model at initialisation.
+   An example is the unit, so resampling is over examples.
 2. `survey_section` makes of it what report.json says: per split and hook point each measure, the Gaussian reference of that
    width, the difference from the nearest split, sparsity against loss, and rank correlations with the level: plain, given
    covariates, with labels shuffled, over level means, under each control.
@@ -21,7 +21,7 @@ from torch import nn
 
 from sparsetrain.hooks import NODE_KINDS
 from sparsetrain.report import number, value_of
-from sparsetrain.representation.controls import LOOKS, Look, views
+from sparsetrain.representation.controls import LOOKS, Look, view_of
 from sparsetrain.representation.measures import HEADLINE, MEASURES
 from sparsetrain.representation.section import finite, page_section, window_lengths
 from sparsetrain.representation.trends import (
@@ -115,7 +115,7 @@ class SurveyConfig:
     @property
     def n_passes(self) -> int:
         """How often all examples are read."""
-        return 1 + sum(control in (*LOOKS, "initialisation") for control in set(self.controls))
+        return 1 + any(look in self.controls for look in LOOKS) + ("initialisation" in self.controls)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,13 +153,24 @@ def survey(
     plain = measure_splits(model, splits, config.watch(), on_batch=on_batch)
     again = replace(config.watch(), measures=(HEADLINE,), lifetime_measures=())
     looks: list[Look] = [look for look in LOOKS if look in config.controls]
-    controls: dict[str, Evaluation] = {
-        look: measure_splits(model, splits, again, view=view, on_batch=on_batch)
-        for look, view in views(model, looks, plain.energy, config.seed).items()
-    }
+    controls: dict[str, Evaluation] = {}
+    if looks:
+        view, labels = view_of(model, looks, plain.energy, config.seed)
+        together = measure_splits(model, splits, again, view=view, on_batch=on_batch)
+        controls = {look: _under(together, labels[look]) for look in looks if look in labels}
     if "initialisation" in config.controls and initial is not None:
         controls["initialisation"] = measure_splits(initial(), splits, again, on_batch=on_batch)
     return Survey(plain=plain, controls=controls)
+
+
+def _under(together: Evaluation, points: Mapping[str, str]) -> Evaluation:
+    """One control of an evaluation of several: label -> hook point."""
+    return Evaluation(
+        rows=[row._replace(hook_point=points[row.hook_point]) for row in together.rows if row.hook_point in points],
+        series={(points[p], measure): i for (p, measure), i in together.series.items() if p in points},
+        windows=together.windows,
+        energy={point: together.energy[label] for label, point in points.items()},
+    )
 
 
 def survey_section(measured: Survey, splits: Sequence[Split], config: SurveyConfig, model: nn.Module) -> dict[str, Any]:

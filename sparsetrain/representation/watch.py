@@ -7,7 +7,7 @@
    batch: beside the tokens themselves, memory does not depend on the number of windows.
 4. Loss, entropy and logit norm at the same positions stand beside them as covariates (hook point `logits`).
 5. Windows may differ in length: -1 fills up a row behind its last token and is never read.
-6. A `View` shows hook points in another way (another basis, fewer channels): the controls of `controls.py`.
+6. A `View` looks at hook points in other ways (another basis, fewer channels): the controls of `controls.py`.
 7. Nothing is touched: no gradient, no random number, and every module's train/eval mode is put back.
 """
 
@@ -194,12 +194,13 @@ def watched_points(model: nn.Module, config: WatchConfig) -> dict[str, HookPoint
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """Another way to look at the activations of some hook points; the model itself sees them as they are."""
+    """Other ways to look at the activations of some hook points; the model itself sees them as they are."""
 
-    changes: Mapping[str, Callable[[Tensor], Tensor]]
-    """Hook point -> `[n, m, width] -> [n, m, its width in this view]`; points that are not named are not measured."""
+    looks: Mapping[str, Mapping[str, Callable[[Tensor], Tensor]]]
+    """Hook point -> label -> `[n, m, width] -> [n, m, width of the label]`. The label, different for each, stands in the rows in
+    place of the hook point. Points that are not named are not measured."""
     widths: Mapping[str, int]
-    """Width of each in this view."""
+    """Label -> width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +321,7 @@ def measure_splits(
         config: what to measure.
         rank, world_size: with several ranks each takes its share of the windows; all must call, all get all results.
         on_batch: called with the number of windows after each batch of this rank.
-        view: look at its hook points in its way (None: at all that are watched, as they are).
+        view: measure its looks at hook points (None: all that are watched, as they are).
 
     Returns:
         The same numbers on every rank.
@@ -331,12 +332,16 @@ def measure_splits(
     """
     check_splits(splits)
     points = watched_points(model, config)
-    if view is not None:
-        points = {name: point for name, point in points.items() if name in view.changes}
-    layout = _layout({name: point.width if view is None else view.widths[name] for name, point in points.items()})
+    if view is None:
+        widths = {name: point.width for name, point in points.items()}
+        hooks = tuple(points)
+    else:
+        hooks = tuple(name for name in points if name in view.looks)
+        widths = {label: view.widths[label] for name in hooks for label in view.looks[name]}
+    layout = _layout(hooks, widths)
     # Lengths are looked at only where they decide: all tokens would have to be read.
     shortest = shortest_window(splits, config) if config.positions == "matched" else 0
-    per_point = [(name, measure) for name in points for measure in (*config.measures, "jaccard")]
+    per_point = [(name, measure) for name in layout.points for measure in (*config.measures, "jaccard")]
     series = {key: i for i, key in enumerate([*per_point, *((LOGITS, measure) for measure in LOGIT_MEASURES)])}
     rows: list[Row] = []
     windows: dict[str, np.ndarray] = {}
@@ -404,14 +409,20 @@ class _Readings:
     def watch(self, x: Tensor, point: HookPoint) -> Tensor:
         """The function at every watched hook point: `x` `[n, pos, width]` passes unchanged."""
         read = self.positions.of(x)
-        if self.view is not None:
-            read = self.view.changes[point.name](read)
+        if self.view is None:
+            self.add(point.name, read)
+        else:
+            for label, change in self.view.looks[point.name].items():
+                self.add(label, change(read))
+        return x
+
+    def add(self, name: str, read: Tensor) -> None:
+        """Activations `[n, m, width]` that wait under a name of the layout."""
         width = read.shape[-1]
         waiting = self.pending.setdefault(width, [])
-        waiting.append((point.name, read))
+        waiting.append((name, read))
         if len(waiting) * read.numel() >= MAX_PENDING:
             self.flush(width)
-        return x
 
     def flush(self, width: int) -> None:
         """Measures what waits at points of this width."""
@@ -447,17 +458,20 @@ class _Readings:
 class _Layout:
     """Where each hook point's numbers stand in the accumulators."""
 
+    hooks: tuple[str, ...]
+    """Hook points that are read."""
     points: dict[str, int]
-    """Hook point -> its number, in forward order."""
+    """Hook point (or label of a look at one) -> its number, in forward order."""
     units: dict[str, int]
     """Hook point -> its number in `UnitSums`, where points of one width stand together, in forward order."""
     widths: list[int]
     """Width of each point in the order of `units`."""
 
 
-def _layout(widths: Mapping[str, int]) -> _Layout:
+def _layout(hooks: tuple[str, ...], widths: Mapping[str, int]) -> _Layout:
     by_width = sorted(widths, key=lambda name: widths[name])
     return _Layout(
+        hooks=hooks,
         points={name: i for i, name in enumerate(widths)},
         units={name: i for i, name in enumerate(by_width)},
         widths=[widths[name] for name in by_width],
@@ -492,7 +506,7 @@ def _measure_split(
         positions = positions_of(batch, config, shortest)
         windows = torch.arange(first, first + len(batch), device=device)
         readings = _Readings(config, layout, windows, positions, units, view)
-        with hooked(model, dict.fromkeys(layout.points, readings.watch)):
+        with hooked(model, dict.fromkeys(layout.hooks, readings.watch)):
             logits = positions.of(model(batch[:, :-1].clamp_min(0)))
         readings.finish()
         of_logits = positions.mean(_measure_logits(logits.float(), positions.of(batch[:, 1:])))
