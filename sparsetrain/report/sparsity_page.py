@@ -147,10 +147,9 @@ def _notes(section: Mapping[str, Any]) -> str:
     notes = [f"Positions read: {section['positions']}. Interval: {section['interval']}."]
     training = section.get("training")
     if training is not None:
-        n = _span(training["n"].values())
-        notes.append(
-            f"While training: {n} windows per split, positions: {training['positions']}; {training['interval']}."
-        )
+        same = all(training[key] == section[key] for key in ("positions", "interval"))
+        how = "" if same else f", positions: {training['positions']}; {training['interval']}"
+        notes.append(f"While training: {_span(training['n'].values())} windows per split{how}.")
         if training["points"] != "all":
             notes.append("Curves of a few hook points only: all of them would be too many numbers for a page.")
     files = section.get("files", {})
@@ -272,7 +271,8 @@ def _minus_first(
         others,
         tuple(values),
         tuple(tuple(_minus(of[name], value_of(of[first])) for name in others) for of in values.values()),
-        note=f"0: as on {first}" + ("; * the interval of the difference excludes 0" if differences else ""),
+        note=f"0: as on {first}"
+        + ("; * the interval of the difference excludes 0" if any(differences.values()) else ""),
         marked=marked,
     )
 

@@ -230,6 +230,7 @@ def test_the_page_of_a_table_alone():
     blocks = list(walk(OWN_VIEWS["representation"](section)))
     assert any(isinstance(b, Pick) for b in blocks) and any(isinstance(b, Heatmap) for b in blocks)
     assert "against loss" not in str(blocks) and "under the controls" not in str(blocks)
+    assert "excludes 0" not in str(blocks), "nothing is marked"
     del section["training"]
     assert not any(isinstance(b, Pick) for b in walk(OWN_VIEWS["representation"](section)))
 
