@@ -163,6 +163,12 @@ def _sparsity(report: Mapping[str, Any]) -> dict[str, Any]:
     if representation is None:
         return {"measure": "", "hook_point": "", "curves": []}
     measure, hook = representation["headline"], "final_norm.hook_resid"
-    chosen = [c for c in representation["curves"] if c["measure"] == measure and c["hook_point"] == hook]
-    curves = [{"split": c["split"], "step": c["step"], "value": c["value"]} for c in chosen]
+    training = representation["training"]
+    splits = [split["name"] for split in representation["splits"]]
+    curves = [
+        {"split": split, "step": training["steps"], "value": values}
+        for curve in training["curves"]
+        if (curve["measure"], curve["hook_point"]) == (measure, hook)
+        for split, values in zip(splits, curve["value"], strict=True)
+    ]
     return {"measure": measure, "hook_point": hook, "curves": curves}

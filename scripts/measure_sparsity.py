@@ -9,7 +9,9 @@ docs/measure_sparsity.md says what is measured and how to read it.
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,15 +20,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import sparsetrain
-from sparsetrain.adapters import Precision, load_language_model
-from sparsetrain.data.texts import TextsConfig, read_texts
+from sparsetrain.adapters import LanguageModel, Precision, at_initialisation, load_language_model
+from sparsetrain.data.texts import TextsConfig, TextSplit, read_texts
 from sparsetrain.entry import entry, require
 from sparsetrain.hooks import select_points
 from sparsetrain.report import number, save_report
 from sparsetrain.report.render import render
 from sparsetrain.report.sections import VIEWS
 from sparsetrain.representation.record import append_rows
-from sparsetrain.representation.survey import SurveyConfig, measurement_section, survey, write_examples
+from sparsetrain.representation.survey import (
+    Survey,
+    SurveyConfig,
+    over_seeds_section,
+    survey,
+    survey_section,
+    write_examples,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +46,8 @@ class MeasureSparsityRun:
     """hf:<folder or hub name>, or the folder of a finished run."""
     data: str | list[str] = ""
     """A file, several as a,b or as a list."""
+    seeds: str | list[str] = ""
+    """Further models that differ from it in the seed alone: correlations are then also given over models."""
     texts: TextsConfig = field(default_factory=TextsConfig)
     measure: SurveyConfig = field(default_factory=SurveyConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -45,27 +56,61 @@ class MeasureSparsityRun:
     progress: bool = True
 
 
+def names_in(value: str | list[str]) -> list[str]:
+    """Names given as a list or as `a,b`."""
+    return [name.strip() for name in (value.split(",") if isinstance(value, str) else value) if name.strip()]
+
+
+def draw(model: LanguageModel, paths: list[str], config: MeasureSparsityRun) -> list[TextSplit]:
+    """The examples as the model's tokenizer reads them; a hook point that it has not is refused before."""
+    select_points(model.module, config.measure.points)
+    texts = read_texts(paths, model.tokenizer, config.texts.fit(model.n_ctx))
+    return [split.draw(config.measure.n_examples, config.measure.seed) for split in texts]
+
+
+def look(
+    model: LanguageModel, splits: list[TextSplit], config: MeasureSparsityRun, on_batch: Callable[[int], None]
+) -> Survey:
+    """One model under all controls."""
+    initial = partial(at_initialisation, model, config.measure.seed)
+    return survey(model.module, splits, config.measure, initial=initial, on_batch=on_batch)
+
+
 @entry(MeasureSparsityRun, "measure_sparsity", folder="texts", new_run=True)
 def main(config: MeasureSparsityRun, run_dir: Path) -> None:
     """Measures, writes the tables and the report."""
     started = time.perf_counter()
     name = require("model", config.model)
-    files = config.data.split(",") if isinstance(config.data, str) else config.data
-    paths = [path.strip() for path in files if path.strip()]
+    paths = names_in(config.data)
     require("data", ",".join(paths))
+    names = [name, *names_in(config.seeds)]
     device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda, but torch sees no CUDA device; use device=cpu or auto")
+    if len(set(names)) < len(names):
+        raise ValueError(f"seeds={config.seeds} names a model twice; give others than model={name}")
     model = load_language_model(name, device=device, precision=config.precision)
-    select_points(model.module, config.measure.points)
-    texts = read_texts(paths, model.tokenizer, config.texts.fit(model.n_ctx))
-    splits = [split.draw(config.measure.n_examples, config.measure.seed) for split in texts]
+    splits = draw(model, paths, config)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not config.progress, transient=True) as bar:
-        task = bar.add_task("examples", total=sum(len(split.tokens) for split in splits))
-        evaluation = survey(model.module, splits, config.measure, lambda n: bar.advance(task, n))
-    append_rows(run_dir / "sparsity.csv", model.step or 0, evaluation.rows)
-    write_examples(run_dir / "examples.csv", evaluation, splits, config.measure.measures)
+        n_examples = sum(len(split.tokens) for split in splits) * config.measure.n_passes
+        task = bar.add_task("examples", total=n_examples * len(names))
+        measured = look(model, splits, config, lambda n: bar.advance(task, n))
+        section = survey_section(measured, splits, config.measure, model.module)
+        sections = [section]
+        for other in names[1:]:
+            of_seed = load_language_model(other, device=device, precision=config.precision)
+            same = draw(of_seed, paths, config)
+            seen = look(of_seed, same, config, lambda n: bar.advance(task, n))
+            sections.append(survey_section(seen, same, config.measure, of_seed.module))
+    for described, split in zip(section["splits"], splits, strict=True):
+        described |= split.counts()
+    if len(names) > 1:
+        section["seeds"] = over_seeds_section(names, sections, config.measure.confidence)
+    section["files"] = {"table": "sparsity.csv", "examples": "examples.csv"}
+    append_rows(run_dir / "sparsity.csv", model.step or 0, measured.plain.rows)
+    places = {split.name: split.places for split in splits}
+    write_examples(run_dir / "examples.csv", measured, splits, config.measure, places)
     described = {
         "name": name,
         "architecture": model.architecture,
@@ -73,7 +118,6 @@ def main(config: MeasureSparsityRun, run_dir: Path) -> None:
         "n_ctx": model.n_ctx,
         "left_out": dict(model.left_out),
     }
-    section = measurement_section(evaluation, splits, config.measure, model.module)
     seconds = number(time.perf_counter() - started, "s", "measured")
     report = {
         "schema_version": 1,

@@ -6,7 +6,7 @@ watchers, exports the model and returns a `TrainedRun`, from which later stages 
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +39,9 @@ from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.report import number
 from sparsetrain.report.wandb_log import log_report
+from sparsetrain.representation.survey import SurveyConfig, survey, survey_section, write_examples
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig, curves_for_report
+from sparsetrain.representation.watch import Split, watched_points
 from sparsetrain.sparsity import SparsityConfig, build_sparsity
 from sparsetrain.study import StudyConfig
 
@@ -55,6 +57,9 @@ class OodConfig:
     enabled: bool = True
     shifts: ShiftsConfig = field(default_factory=ShiftsConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    """While training."""
+    survey: SurveyConfig | None = field(default_factory=lambda: SurveyConfig(n_examples=32, n_bootstrap=200))
+    """Once, of the finished model: single examples and controls. None: the report has the tracker's numbers alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +177,16 @@ def check_budgets(config: RunConfig) -> None:
             sparsity.prepare(Transformer(config.model))
 
 
+def check_points(config: RunConfig) -> None:
+    """Refuses a hook point that does not exist before any text is read; the KeyError lists near names."""
+    if config.ood.enabled:
+        with torch.device("meta"):
+            model = Transformer(config.model)
+        watched_points(model, config.ood.tracker)
+        if config.ood.survey is not None:
+            watched_points(model, config.ood.survey.watch())
+
+
 def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda corpus, export: []) -> TrainedRun:
     """Runs the stages data, training, export.
 
@@ -183,9 +198,11 @@ def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda 
 
     Raises:
         ValueError: an empty corpus, an infeasible budget, a checkpoint of other data.
+        KeyError: a hook point to watch that does not exist.
         OSError: the disk refused a file; the message names it.
     """
     check_budgets(config)
+    check_points(config)
     resume = resume_path(config.ckpt_path, run_dir)
     stages = Stages()
     with stages("data"):
@@ -206,9 +223,7 @@ def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda 
         splits = build_shifts(config.ood.shifts, corpus, config.model.n_ctx, config.seed) if config.ood.enabled else []
 
     L.seed_everything(config.seed, workers=True, verbose=False)
-    model = Transformer(config.model)
-    if config.model.bigram and config.bigram_init == "counts":
-        init_bigram_(model, bigram)
+    model = initial_model(config, bigram)
     sparsity = build_sparsity(config.sparsity, config.trainer.n_steps)
     if sparsity is not None:
         sparsity.prepare(model)
@@ -263,9 +278,8 @@ def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda 
             "sparsity": {"method": config.sparsity.method, "tensors": [] if sparsity is None else sparsity.audit()},
         }
         if config.ood.enabled:
-            report["representation"] = curves_for_report(
-                run_dir / "ood_sparsity.csv", splits, config.ood.tracker, model=model
-            )
+            with stages("representation"):
+                report["representation"] = describe_representation(config, model, bigram, splits, run_dir)
     return TrainedRun(
         model=model, corpus=corpus, export=folder, report=report, loggers=loggers, stages=stages, complete=complete
     )
@@ -285,6 +299,41 @@ def describe_run(config: RunConfig, command: str) -> dict[str, Any]:
         "n_threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+
+
+def initial_model(config: RunConfig, bigram: BigramTable) -> Transformer:
+    """The model before training, drawn from torch's global generator."""
+    model = Transformer(config.model)
+    if config.model.bigram and config.bigram_init == "counts":
+        init_bigram_(model, bigram)
+    return model
+
+
+def describe_representation(
+    config: RunConfig, model: Transformer, bigram: BigramTable, splits: Sequence[Split], run_dir: Path
+) -> dict[str, Any]:
+    """The report's section on representation sparsity: curves of the training, and a survey of the finished model.
+
+    Also writes `ood_examples.csv`: every example of the survey.
+    """
+    table = run_dir / "ood_sparsity.csv"
+    section = curves_for_report(table, splits, config.ood.tracker, model=model)
+    section["files"] = {"table": table.name}
+    settings = config.ood.survey
+    if settings is None:
+        return section
+
+    def before_training() -> Transformer:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return initial_model(config, bigram).to(next(model.parameters()).device)
+
+    measured = survey(model, splits, settings, initial=before_training)
+    places = {split.name: [f"{split.name}:{i}" for i in range(len(split.tokens))] for split in splits}
+    write_examples(run_dir / "ood_examples.csv", measured, splits, settings, places)
+    section |= survey_section(measured, splits, settings, model)
+    section["files"] = {"table": table.name, "examples": "ood_examples.csv"}
+    return section
 
 
 def describe_training(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sparsetrain.adapters import exported, hub_files, hugging_face
 from sparsetrain.checkpoint import latest_export, n_params, read_meta
 from sparsetrain.hooks import HookPoint, hook_points
+from sparsetrain.model import Transformer
 
 HUB_PREFIX = "hf:"
 
@@ -64,6 +65,8 @@ class LanguageModel:
     step: int | None
     """Training step of the weights, where known."""
     weights_sha256: str
+    seed: int | None
+    """Of its training, where known."""
     left_out: Mapping[str, str]
     """Hook points that this architecture does not give -> why."""
 
@@ -106,6 +109,7 @@ def load_language_model(name: str, *, device: str, precision: Precision = "float
             tokenizer=tokenizer,
             n_ctx=module.n_ctx,
             step=None,
+            seed=None,
             weights_sha256=hub_files.weights_sha256(hub),
             left_out=module.left_out,
         )
@@ -121,6 +125,26 @@ def load_language_model(name: str, *, device: str, precision: Precision = "float
         tokenizer=tokenizer,
         n_ctx=model.config.n_ctx,
         step=meta["step"],
+        seed=meta.get("seed"),
         weights_sha256=meta["weights_sha256"],
         left_out={},
     )
+
+
+def at_initialisation(model: LanguageModel, seed: int) -> nn.Module:
+    """The same architecture with the weights that training begins with, as a `LanguageModel.module`.
+
+    Of a run of ours these are the very weights it began with, but for a bigram table, which adds to the logits alone and is
+    zero here. Of another model they are drawn as its library draws them.
+
+    Args:
+        model: as loaded.
+        seed: of the weights where the model does not know its own; torch's random state is left as it was.
+    """
+    device = next(model.module.parameters()).device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed if model.seed is None else model.seed)
+        if isinstance(model.module, hugging_face.HookedHubModel):
+            return hugging_face.HookedHubModel(hub_files.initial(model.module.hub).to(device))
+        assert isinstance(model.module, Transformer)
+        return Transformer(model.module.config).to(device)

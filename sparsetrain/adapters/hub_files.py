@@ -49,6 +49,14 @@ class HubTokenizer:
         return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def initial(model: nn.Module) -> nn.Module:
+    """A model of the same settings and precision with weights drawn from torch's global generator."""
+    import transformers
+
+    hub = cast(Any, model)
+    return transformers.AutoModelForCausalLM.from_config(hub.config, dtype=hub.dtype)
+
+
 def load(source: str, dtype: torch.dtype) -> tuple[nn.Module, HubTokenizer]:
     """Model and tokenizer by folder or hub name.
 

@@ -99,6 +99,11 @@ class HookedHubModel(nn.Module):
             point.name = name
             self.points.append(point)
 
+    def norm_gain(self, point: str) -> Tensor | None:
+        """The gain of the norm behind a hook point of kind `norm`, `[width]`; None: it has none."""
+        norm = self._sites[point].norm
+        return None if norm is None else norm.gain
+
     def forward(self, tokens: Tensor) -> Tensor:
         if self.n_ctx is not None and tokens.shape[1] > self.n_ctx:
             raise ValueError(f"{tokens.shape[1]} positions, but the model reads {self.n_ctx}; shorten the input")

@@ -97,6 +97,15 @@ class TextSplit:
         """Tokens of each example, `[n_examples]`."""
         return (self.tokens != PADDING).sum(1)
 
+    def counts(self) -> dict[str, float | int]:
+        """What was cut, left out and not known, for the report."""
+        return {
+            "unknown_share": self.unknown_share,
+            "n_cut": self.n_cut,
+            "n_short": self.n_short,
+            "n_unknown": self.n_unknown,
+        }
+
     def draw(self, n_examples: int, seed: int) -> "TextSplit":
         """At most so many examples, drawn without replacement and kept in order."""
         if len(self.tokens) <= n_examples:

@@ -5,6 +5,7 @@ W&B) escapes for itself. `Widget` is the way in for drawings that only their own
 and style for HTML, and other blocks that say the same for renderers that cannot run it.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -142,8 +143,33 @@ class Lines:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pick:
+    """One figure that shows one of many sets of curves, chosen with one menu per label.
+
+    For more sets than a `Choice` could hold drawings of. They differ in y alone: the same curves over the same x.
+
+    Args:
+        labels: of the menus.
+        options: menu entries -> what is drawn then.
+        shown: those that markdown, W&B and tables show; the page opens with the first.
+    """
+
+    labels: tuple[str, ...]
+    options: Mapping[tuple[str, ...], Lines]
+    shown: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        assert self.shown and set(self.shown) <= set(self.options), self.shown
+        alike = {tuple((c.name, c.x, len(c.lo), len(c.hi)) for c in lines.curves) for lines in self.options.values()}
+        assert len(alike) == 1, "all options have the same curves over the same x"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Heatmap:
-    """A table of numbers shaded by distance from `center` (or from the smallest value if there is none)."""
+    """A table of numbers shaded by distance from `center` (or from the smallest value if there is none).
+
+    `differences` are written with their sign and all with as many decimals; `marked` cells get a star, which `note` explains.
+    """
 
     title: str
     x_labels: tuple[str, ...]
@@ -152,6 +178,27 @@ class Heatmap:
     corner: str = ""
     center: float | None = None
     note: str = ""
+    differences: bool = False
+    marked: tuple[tuple[bool, ...], ...] = ()  # [y, x]
+
+    def words(self) -> tuple[tuple[str, ...], ...]:
+        """What stands in each cell, `[y][x]`."""
+        known = [abs(value) for row in self.values for value in row if value]
+        # three digits of the largest
+        decimals = min(5, max(1, 2 - math.floor(math.log10(max(known))))) if known else 1
+
+        def word(value: float | None, marked: bool) -> str:
+            if value is None:
+                return MISSING
+            # a minus as wide as the plus
+            text = f"{value:+.{decimals}f}".replace("-", "−") if self.differences else format_number(value)
+            return text + ("*" if marked else "")
+
+        stars = self.marked or tuple((False,) * len(row) for row in self.values)
+        return tuple(
+            tuple(word(value, star) for value, star in zip(row, marks, strict=True))
+            for row, marks in zip(self.values, stars, strict=True)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +269,20 @@ class Choice:
 
 
 Block = (
-    Heading | Text | Code | KeyNumbers | Verdict | Table | Lines | Heatmap | Strip | Widget | Grid | Details | Choice
+    Heading
+    | Text
+    | Code
+    | KeyNumbers
+    | Verdict
+    | Table
+    | Lines
+    | Pick
+    | Heatmap
+    | Strip
+    | Widget
+    | Grid
+    | Details
+    | Choice
 )
 View = Callable[[Mapping[str, Any]], list[Block]]
 
@@ -248,6 +308,8 @@ def format_number(value: Any, unit: str = "") -> str:
         return "yes" if value else "no"
     if unit == "s":
         return _duration(value)
+    if unit in ("correlation", "p-value"):
+        return f"{value:.3f}"
     if unit.split(" ")[0] == "fraction":
         return f"{100 * value:.3g}%" if abs(value) < 0.9995 or value == 1 else f"{100 * value:.4g}%"
     if isinstance(value, int) or (float(value).is_integer() and 1000 <= abs(value) < 1e15):

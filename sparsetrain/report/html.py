@@ -25,6 +25,7 @@ from sparsetrain.report.blocks import (
     Grid,
     Heatmap,
     Lines,
+    Pick,
     Strip,
     Widget,
     format_interval,
@@ -46,7 +47,7 @@ def to_html(document: Document) -> str:
     blocks = list(walk(block for section in document.sections for block in section.blocks))
     widgets = [block for block in blocks if isinstance(block, Widget)]
     scripts = [_asset("report.js"), *dict.fromkeys(widget.script for widget in widgets)]
-    plotly = get_plotlyjs() if any(isinstance(block, Lines) for block in blocks) else ""
+    plotly = get_plotlyjs() if any(isinstance(block, Lines | Pick) for block in blocks) else ""
     styles = [_asset("report.css"), *dict.fromkeys(widget.style for widget in widgets)]
     for source in (*scripts, plotly):
         assert "</script" not in source.lower() and "<!--" not in source, source[:80]
@@ -97,6 +98,23 @@ class Dot:
 
     x: float
     row: int
+
+
+def pick_figures(pick: Pick) -> dict[str, Any]:
+    """The figure that the page opens with, and per option what differs from it.
+
+    Returns:
+        `figure`; `options`: list of `keys title note layout` and `y`, the values of every trace in the figure's order. What
+        an option's layout shares with the first is not repeated.
+    """
+    first = figure(pick.options[pick.shown[0]])
+    options = []
+    for keys, lines in pick.options.items():
+        drawn = figure(lines)
+        layout = {key: value for key, value in drawn["layout"].items() if value != first["layout"][key]}
+        y = [trace["y"] for trace in drawn["data"]]
+        options.append({"keys": list(keys), "title": lines.title, "note": lines.note, "layout": layout, "y": y})
+    return {"figure": first, "options": options}
 
 
 def strip_dots(strip: Strip) -> list[Dot]:
@@ -150,6 +168,7 @@ def _environment() -> Environment:
         "strip_dots": strip_dots,
         "strip_range": strip_range,
         "heat": heat,
+        "pick_figures": pick_figures,
     }
     environment.tests["block"] = lambda block, name: type(block).__name__ == name
     return environment

@@ -20,6 +20,7 @@ from sparsetrain.report.blocks import (
     KeyNumber,
     KeyNumbers,
     Lines,
+    Pick,
     Strip,
     Table,
     Text,
@@ -68,9 +69,11 @@ def render_block(block: Block) -> str:
         case Lines():
             table = _table(sample_lines(block))
             return "\n\n".join([table] + ([f"*{escape(block.note)}*"] if block.note else []))
+        case Pick():
+            return "\n\n".join(render_block(block.options[keys]) for keys in block.shown)
         case Heatmap():
             columns = (Column(label=block.corner), *(Column(label=label, form="number") for label in block.x_labels))
-            rows = tuple((label, *row) for label, row in zip(block.y_labels, block.values, strict=True))
+            rows = tuple((label, *row) for label, row in zip(block.y_labels, block.words(), strict=True))
             table = _table(Table(title=block.title, columns=columns, rows=rows))
             return "\n\n".join([table] + ([f"*{escape(block.note)}*"] if block.note else []))
         case Strip():

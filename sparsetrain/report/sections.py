@@ -6,17 +6,13 @@ from typing import Any
 from sparsetrain.report import value_of
 from sparsetrain.report.blocks import (
     Block,
-    Cell,
-    Choice,
     Column,
     Curve,
     Details,
     Grid,
-    Heatmap,
     KeyNumber,
     KeyNumbers,
     Lines,
-    Panel,
     Reference,
     Table,
     Text,
@@ -25,23 +21,10 @@ from sparsetrain.report.blocks import (
     format_number,
     note_of,
 )
-from sparsetrain.report.measurement import measurement
+from sparsetrain.report.sparsity_page import measurement, representation
 from sparsetrain.report.studies import study
 
 BIGRAM_MARGIN = 0.2  # nats/token; ours: less than this below a bigram table and the weights have learned little
-
-MEASURE_WORDS = {
-    "loss": "loss on the split, nats/token",
-    "entropy": "entropy of the predicted next token, nats",
-    "gini": "Gini coefficient of |h|: 0 if all channels are equally strong, 1 if one holds everything",
-    "top1": "share of the energy in the strongest 1% of channels",
-    "top5": "share of the energy in the strongest 5% of channels",
-    "top10": "share of the energy in the strongest 10% of channels",
-    "hoyer": "Hoyer sparsity: 0 if all channels are equally strong, 1 if one holds everything",
-    "energy_rank": "effective share of channels that carry the energy",
-    "participation_ratio": "participation ratio as a share of the width",
-    "kurtosis": "kurtosis",
-}
 
 
 def training(data: Mapping[str, Any]) -> list[Block]:
@@ -223,83 +206,6 @@ def sparsity(section: Mapping[str, Any]) -> list[Block]:
         Text(text=f"Method: {words}. Density is nonzeros / entries; each tensor below was counted after export."),
         Table(columns=columns, rows=rows),
     ]
-
-
-def representation(section: Mapping[str, Any]) -> list[Block]:
-    """How sparse the activations are, split by split, during training."""
-    curves = section.get("curves", [])
-    headline = section.get("headline", "")
-    intro = (
-        "How concentrated activations are, on text like the training text and on text further and further from it "
-        "(higher level, farther shift). The dotted line is what a vector of independent Gaussian numbers would give: "
-        "above it for a sparsity measure means sparser than noise."
-    )
-    blocks: list[Block] = [Text(text=intro)]
-    measures = list(dict.fromkeys(curve["measure"] for curve in curves))
-    measures.sort(key=lambda measure: measure != headline)
-    points = list(dict.fromkeys(curve["hook_point"] for curve in curves))
-    panels = []
-    for measure in measures:
-        for point in points:
-            chosen = [curve for curve in curves if curve["measure"] == measure and curve["hook_point"] == point]
-            if chosen:
-                panels.append(Panel(keys=(measure, point), blocks=(_sparsity_lines(section, measure, point, chosen),)))
-    if panels:
-        blocks.append(Choice(labels=("Measure", "Hook point"), panels=tuple(panels)))
-    blocks += _layers(section)
-    splits = section.get("splits", [])
-    if splits:
-        columns = (
-            Column(label="Split"),
-            Column(label="Level", form="number", help="distance from the training text; 0 is like it"),
-            Column(label="Tokens", form="number"),
-        )
-        rows = tuple(
-            (Cell(value=split["name"], sub=split.get("description", "")), split.get("level"), split.get("n_tokens"))
-            for split in splits
-        )
-        blocks.append(Table(title="Splits", columns=columns, rows=rows))
-    notes = [f"Interval: {section['interval']}." if section.get("interval") else ""]
-    notes.append("All hook points and measures stand in ood_sparsity.csv.")
-    return [*blocks, Text(text=" ".join(note for note in notes if note), tone="note")]
-
-
-def _sparsity_lines(section: Mapping[str, Any], measure: str, point: str, curves: list[dict[str, Any]]) -> Lines:
-    # a hook point with AbsTopK has a Gaussian value of its own
-    own = next((curve["gaussian"] for curve in curves if curve.get("gaussian") is not None), None)
-    reference = own if own is not None else section.get("gaussian", {}).get(measure)
-    ordered = sorted(curves, key=lambda curve: (curve.get("level", 0), curve["split"]))
-    n = max((curve.get("n") or 0 for curve in ordered), default=0)
-    words = MEASURE_WORDS.get(measure, measure)
-    return Lines(
-        title=f"{measure} at {point}",
-        x_label="step",
-        y_label=measure,
-        curves=tuple(_curve(f"{curve['level']} {curve['split']}", curve) for curve in ordered),
-        references=(Reference(label="Gaussian", value=value_of(reference)),) if reference is not None else (),
-        note=words + (f". n = {n:,} per split" if n else ""),
-    )
-
-
-def _layers(section: Mapping[str, Any]) -> list[Block]:
-    """The headline measure at every hook point and split at the last evaluation, as a shaded table."""
-    layers = section.get("layers")
-    if not layers or not layers["hook_points"] or not layers["splits"]:
-        return []
-    center = value_of(section.get("gaussian", {}).get(layers["measure"]))
-    title = f"{layers['measure']} at every hook point, step {layers['step']:,}"
-    by_point = tuple(zip(*layers["value"], strict=True))  # [hook point, split]
-    heatmap = Heatmap(
-        title=title,
-        corner="hook point",
-        x_labels=tuple(layers["splits"]),
-        y_labels=tuple(layers["hook_points"]),
-        values=by_point,
-        center=center,
-        note="" if center is None else f"shaded by distance from the Gaussian value, {format_number(center)}",
-    )
-    n_points = len(layers["hook_points"])
-    return [Details(summary=f"All {n_points} hook points", blocks=(heatmap,), open=n_points <= 16)]
 
 
 VIEWS: dict[str, View] = {

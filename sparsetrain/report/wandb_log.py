@@ -14,12 +14,12 @@ import plotly.graph_objects as go
 import wandb
 
 from sparsetrain.report import Report, value_of
-from sparsetrain.report.blocks import Block, Cell, Choice, Details, Grid, Heatmap, Lines, Table, View, Widget
+from sparsetrain.report.blocks import Block, Cell, Choice, Details, Grid, Heatmap, Lines, Pick, Table, View, Widget
 from sparsetrain.report.document import assemble
 from sparsetrain.report.figures import figure
 
 Mode = Literal["online", "offline", "disabled"]
-FILES = ("report.json", "report.md", "report.html", "ood_sparsity.csv")
+FILES = ("report.json", "report.md", "report.html", "ood_sparsity.csv", "ood_examples.csv")
 
 
 def wandb_mode() -> Mode:
@@ -89,6 +89,9 @@ def _collect(block: Block, place: str, media: dict[str, Any]) -> None:
         )
     elif isinstance(block, Lines):
         media[_key(media, place, block.title)] = wandb.Plotly(go.Figure(figure(block)))
+    elif isinstance(block, Pick):
+        for keys in block.shown:
+            _collect(block.options[keys], place, media)
     elif isinstance(block, Widget):
         for inner in block.fallback:
             _collect(inner, f"{place}/{_word(block.title)}", media)

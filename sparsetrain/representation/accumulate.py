@@ -160,6 +160,12 @@ class UnitSums(Metric):
         """Power sums `[n_groups, 5, sum of widths]` and tokens `[n_groups, n_points]`, over all ranks."""
         return self.powers, self.n_tokens
 
+    def energy(self) -> list[np.ndarray]:
+        """Sum of h^2 of each channel, `[width]` float64 per hook point, over all ranks."""
+        powers, _ = self.compute()
+        squares = powers.cpu().reshape(self.n_groups, 5, -1)[:, 2].sum(0).numpy()
+        return np.split(squares, np.cumsum(self.widths)[:-1])
+
     def summary(self, measures: Sequence[str], confidence: float) -> list[dict[str, tuple[float, float, float]]]:
         """Lifetime numbers per hook point with a delete-a-group jackknife interval (Student's t).
 

@@ -1,22 +1,28 @@
-"""The sparsity of single items under controls: is what is seen a matter of gains, of the basis, of a few channels?
+"""Sparsity under controls: is what is seen a matter of gains, of the basis, of a few channels?
 
-An item is one prompt; what is read is its last position, where the answer is predicted. At a norm the controls are
-`none` (after the norm without its gain; before the norm every measure is the same, since it only scales), `gain` (with the gain,
-what the next layer reads), `rotated` (in a random orthonormal basis: Gini goes to .414 if the effect is in the basis) and
-`trimmed` (without the 1% of channels that carry most energy over all items). Elsewhere only `none` is defined.
+1. `none`: as it is; at a norm that is without its gain (before the norm every measure is the same, since it only scales).
+   `gain`, at norms alone: with the gain, what the next layer reads. `rotated`: in a random orthonormal basis, where Gini
+   goes to .414 if the effect is in the basis. `trimmed`: without the 1% of channels that carry most energy over all items.
+2. `view_of` makes of the controls other looks at a model's hook points, for `measure_splits`.
+3. `read_items` reads single prompts at their last position, where the answer is predicted, at norms under all controls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sparsetrain.hooks import hook_points, record
 from sparsetrain.representation.measures import HEADLINE, MEASURES, Magnitudes
-from sparsetrain.representation.watch import evaluating
+from sparsetrain.representation.watch import View, evaluating
 
-CONTROLS = ("none", "gain", "rotated", "trimmed")
+Look = Literal["gain", "rotated", "trimmed"]
+LOOKS: tuple[Look, ...] = get_args(Look)
+
+CONTROLS = ("none", *LOOKS)
 TRIMMED = 0.01
 """Fraction of the channels that `trimmed` leaves out (at least one channel)."""
 
@@ -44,11 +50,74 @@ def random_rotation(width: int, seed: int) -> Tensor:
     return (q * r.diagonal().sign()).float()
 
 
+def quiet_channels(energy: Tensor) -> Tensor:
+    """Channels that are left without those that carry most energy: `[width] -> [width - max(1, 1%)]` int64, ascending."""
+    n_left_out = max(1, round(TRIMMED * len(energy)))
+    return energy.argsort()[: len(energy) - n_left_out].sort().values
+
+
 def trim(h: Tensor) -> Tensor:
     """Leaves out the channels that carry most energy over all items: `[n, width] -> [n, width - max(1, 1%)]`."""
-    n_left_out = max(1, round(TRIMMED * h.shape[-1]))
-    kept = h.square().sum(0).argsort()[: h.shape[-1] - n_left_out]
-    return h[:, kept.sort().values]
+    return h[:, quiet_channels(h.square().sum(0))]
+
+
+def gain_of(model: nn.Module, point: str) -> Tensor | None:
+    """The gain of the norm that a hook point of kind `norm` stands in, `[width]`; None: it has none."""
+    if hasattr(model, "norm_gain"):  # other people's models say it themselves
+        return model.norm_gain(point)  # pyright: ignore[reportCallIssue]
+    gain = getattr(model.get_submodule(point.rpartition(".")[0]), "gain", None)
+    return gain.detach() if isinstance(gain, Tensor) else None
+
+
+def view_of(
+    model: nn.Module, looks: Sequence[Look], energy: Mapping[str, np.ndarray], rotation_seed: int
+) -> tuple[View, dict[str, dict[str, str]]]:
+    """What `measure_splits` has to look at for the controls, all in one pass.
+
+    Args:
+        model: has the hook points that `energy` names.
+        looks: which controls; each is there only at hook points where it is defined.
+        energy: hook point -> `[width]`, sum of h^2 of each channel over all items (`Evaluation.energy`).
+        rotation_seed: of the random basis, one for each width.
+
+    Returns:
+        The view, and control -> label -> hook point.
+    """
+    kinds = {name: point.kind for name, point in hook_points(model).items()}
+    rotations = {len(e): random_rotation(len(e), rotation_seed) for e in energy.values()} if "rotated" in looks else {}
+    changes: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {}
+    widths: dict[str, int] = {}
+    labels: dict[str, dict[str, str]] = {}
+
+    def add(look: Look, point: str, change: Callable[[Tensor], Tensor], width: int) -> None:
+        label = f"{point}, {look}"
+        changes.setdefault(point, {})[label] = change
+        widths[label] = width
+        labels.setdefault(look, {})[label] = point
+
+    for name, of_channels in energy.items():
+        width = len(of_channels)
+        gain = gain_of(model, name) if "gain" in looks and kinds[name] == "norm" else None
+        if gain is not None:
+            add("gain", name, _times(gain), width)
+        if "rotated" in looks:
+            add("rotated", name, _in_basis(rotations[width]), width)
+        if "trimmed" in looks and width > 2:
+            kept = quiet_channels(torch.from_numpy(of_channels))
+            add("trimmed", name, _only(kept), len(kept))
+    return View(looks=changes, widths=widths), labels
+
+
+def _times(gain: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda h: h * gain.to(h)
+
+
+def _in_basis(rotation: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda h: h.float() @ rotation.to(h.device)
+
+
+def _only(channels: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda h: h[..., channels.to(h.device)]
 
 
 def read_items(
@@ -88,10 +157,11 @@ def read_items(
         h = torch.cat(seen[point])
         variants = {"none": (h, measures)}
         if hook_points(model)[point].kind == "norm":
-            gain = model.get_submodule(point.rpartition(".")[0]).get_parameter("gain").detach().float().cpu()
+            gain = gain_of(model, point)
+            assert gain is not None, point
             rotated = h @ random_rotation(h.shape[-1], rotation_seed)
             variants |= {
-                "gain": (h * gain, measures),
+                "gain": (h * gain.float().cpu(), measures),
                 "rotated": (rotated, (HEADLINE,)),
                 "trimmed": (trim(h), (HEADLINE,)),
             }

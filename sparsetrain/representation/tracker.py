@@ -18,7 +18,8 @@ import lightning as L
 from torch import nn
 
 from sparsetrain.representation.measures import HEADLINE
-from sparsetrain.representation.record import append_rows, curves_for_report, drop_from
+from sparsetrain.representation.record import append_rows, drop_from
+from sparsetrain.representation.section import curves_for_report
 from sparsetrain.representation.watch import (
     LOGITS,
     Evaluation,

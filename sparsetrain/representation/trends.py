@@ -73,6 +73,22 @@ def _interval(
     return float(lo), float(hi)
 
 
+def _ranks(v: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Ranks within resamples of items, ties at their mean rank: `indices [b, n] -> [b, n]`.
+
+    The same numbers as sorting each resample; counting how often each value was drawn is several times faster.
+    """
+    values, place = np.unique(v, return_inverse=True)
+
+    def ranks(i: np.ndarray) -> np.ndarray:
+        at = place[i]
+        row = len(values) * np.arange(len(i))[:, None]
+        drawn = np.bincount((at + row).ravel(), minlength=len(i) * len(values)).reshape(len(i), -1)
+        return np.take_along_axis(drawn.cumsum(1) - (drawn - 1) / 2, at, 1)
+
+    return ranks
+
+
 def _correlate(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Pearson correlation along the last axis, NaN where one side is constant: `[..., n]`, `[..., n]` -> `[...]`."""
     x, y = (a - a.mean(-1, keepdims=True) for a in (x, y))
@@ -106,9 +122,10 @@ def spearman(x: ArrayLike, y: ArrayLike, *, n_bootstrap: int = 1000, confidence:
         Correlation in [-1, 1]; NaN where one side is constant.
     """
     a, b = _columns(3, x=x, y=y)
+    ranks_a, ranks_b = _ranks(a), _ranks(b)
 
     def statistic(i: np.ndarray) -> np.ndarray:
-        return _correlate(rankdata(a[i], axis=-1), rankdata(b[i], axis=-1))
+        return _correlate(ranks_a(i), ranks_b(i))
 
     lo, hi = _interval(statistic, len(a), n_bootstrap, confidence, seed)
     value = float(statistic(np.arange(len(a))[None])[0])
@@ -137,9 +154,10 @@ def partial_spearman(
     """
     named = {f"covariate_{i}": covariate for i, covariate in enumerate(covariates)}
     a, b, *others = _columns(3 + len(covariates), x=x, y=y, **named)
+    ranks_of = [_ranks(v) for v in (a, b, *others)]
 
     def statistic(i: np.ndarray) -> np.ndarray:
-        rank_x, rank_y, *rank_c = (rankdata(v[i], axis=-1) for v in (a, b, *others))
+        rank_x, rank_y, *rank_c = (ranks(i) for ranks in ranks_of)
         c = np.stack(rank_c, -1) if rank_c else np.zeros((*i.shape, 0))
         return _correlate(_residual(rank_x, c), _residual(rank_y, c))
 
@@ -180,10 +198,12 @@ def difference(
         return Estimate(value=float(d.mean()), lo=lo, hi=hi, n=len(d), method=f"paired {method}")
     (a,), (b,) = _columns(2, shifted=shifted), _columns(2, reference=reference)
     rng = np.random.default_rng(seed)
-    resampled = [
-        a[rng.integers(len(a), size=len(a))].mean() - b[rng.integers(len(b), size=len(b))].mean()
-        for _ in range(n_bootstrap)
-    ]
+    bounds = np.repeat([len(a), len(b)], [len(a), len(b)])
+    chunk = max(1, MAX_CHUNK // len(bounds))
+    resampled = []
+    for done in range(0, n_bootstrap, chunk):
+        i = rng.integers(bounds, size=(min(chunk, n_bootstrap - done), len(bounds)))
+        resampled += list(a[i[:, : len(a)]].mean(-1) - b[i[:, len(a) :]].mean(-1))
     lo, hi = (float(q) for q in np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2]))
     return Estimate(value=float(a.mean() - b.mean()), lo=lo, hi=hi, n=min(len(a), len(b)), method=method)
 

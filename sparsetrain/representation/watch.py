@@ -1,18 +1,20 @@
 """One evaluation: how sparse are the activations of a model on each of several fixed splits?
 
-1. The same windows and the same positions at every evaluation and in every split (matched positions): nothing is drawn.
+1. The same windows and the same positions at every evaluation: nothing is drawn. Splits of one length are read at the same
+   positions too; where lengths differ, `positions=matched` reads those that every window of every split has.
 2. Only positions that have a next token are read; at a last token nothing is being predicted.
 3. Measures are taken per token, then averaged over a window's positions, then over windows (`accumulate.py`), batch by
    batch: beside the tokens themselves, memory does not depend on the number of windows.
 4. Loss, entropy and logit norm at the same positions stand beside them as covariates (hook point `logits`).
 5. Windows may differ in length: -1 fills up a row behind its last token and is never read.
-6. Nothing is touched: no gradient, no random number, and every module's train/eval mode is put back.
+6. A `View` looks at hook points in other ways (another basis, fewer channels): the controls of `controls.py`.
+7. Nothing is touched: no gradient, no random number, and every module's train/eval mode is put back.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
@@ -23,6 +25,8 @@ from torch import Tensor, nn
 from sparsetrain.hooks import NODE_KINDS, WATCH_KINDS, HookPoint, hook_points, hooked, select_points
 from sparsetrain.representation.accumulate import UnitSums, WindowMeans
 from sparsetrain.representation.measures import MEASURES, Magnitudes, jaccard
+
+PositionsMode = Literal["strided", "all", "last", "matched"]
 
 LOGITS = "logits"
 """Hook point name of the rows about the model's output."""
@@ -69,10 +73,11 @@ class WatchConfig:
     """Windows per split (all it has, where it has fewer)."""
     batch_size: int = 16
     """Windows per forward pass; even, because windows 2i and 2i + 1 are compared for the overlap of active sets."""
-    positions: Literal["strided", "last"] = "strided"
-    """`strided`: every position_stride-th position; `last`: the last one that has a next token."""
+    positions: PositionsMode = "strided"
+    """Of those that have a next token. `strided`: every position_stride-th; `all`; `last`; `matched`: every
+    position_stride-th that each window of each split has, so that position is the same everywhere."""
     position_stride: int = 8
-    """1 reads all positions; neighbouring tokens of a window tell little more than each other, and cost as much."""
+    """Of `strided` and `matched`. Neighbouring tokens of a window tell little more than each other, and cost as much."""
     n_slots: int = 256
     """Windows beyond this number share slots; see `accumulate.py`."""
     n_groups: int = 8
@@ -92,6 +97,7 @@ class WatchConfig:
         allowed_kinds = [kind for kind in WATCH_KINDS + NODE_KINDS if kind != "norm_scale"]
         from_sums = [name for name, measure in MEASURES.items() if measure.from_sums]
         for name, chosen, allowed in (
+            ("positions", (self.positions,), list(get_args(PositionsMode))),
             ("kinds", self.kinds, allowed_kinds),
             ("measures", self.measures, list(MEASURES)),
             ("lifetime_measures", self.lifetime_measures, from_sums),
@@ -108,12 +114,27 @@ class WatchConfig:
             f"{self.n_groups} groups of windows"
         )
 
+    @property
+    def stride(self) -> int:
+        """Distance of two positions that are read."""
+        return 1 if self.positions == "all" else self.position_stride
+
+    def describe_positions(self) -> str:
+        """Which positions are read, in words."""
+        strided = f"every {self.position_stride}th that has a next token"
+        return {
+            "strided": f"{strided}, the last such one of a shorter window",
+            "all": "all that have a next token",
+            "last": "the last one that has a next token",
+            "matched": f"{strided} in every window of every split",
+        }[self.positions]
+
     def read_positions(self, n_ctx: int) -> slice:
         """Positions that are read of windows of n_ctx tokens: those that have a next token, or every so manyth of them."""
         n_predicting = n_ctx - 1
-        if self.positions == "last" or n_predicting < self.position_stride:
+        if self.positions == "last" or n_predicting < self.stride:
             return slice(n_predicting - 1, n_predicting)
-        return slice(self.position_stride - 1, n_predicting, self.position_stride)
+        return slice(self.stride - 1, n_predicting, self.stride)
 
 
 class Row(NamedTuple):
@@ -139,6 +160,8 @@ class Evaluation:
     """(hook point, measure) -> column of `windows`."""
     windows: dict[str, np.ndarray] = field(repr=False)
     """Split -> `[n_slots, n_series]` float64: the mean over positions of each window (see `accumulate.py`)."""
+    energy: dict[str, np.ndarray] = field(repr=False)
+    """Hook point -> `[width]` float64: sum of h^2 of each channel over all splits."""
 
     def per_window(self, split: str, hook_point: str, measure: str) -> np.ndarray:
         """Values per window, `[n_windows]` float64."""
@@ -170,6 +193,17 @@ def watched_points(model: nn.Module, config: WatchConfig) -> dict[str, HookPoint
 
 
 @dataclass(frozen=True, kw_only=True)
+class View:
+    """Other ways to look at the activations of some hook points; the model itself sees them as they are."""
+
+    looks: Mapping[str, Mapping[str, Callable[[Tensor], Tensor]]]
+    """Hook point -> label -> `[n, m, width] -> [n, m, width of the label]`. The label, different for each, stands in the rows in
+    place of the hook point. Points that are not named are not measured."""
+    widths: Mapping[str, int]
+    """Label -> width."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Positions:
     """Which positions of a batch of windows are read."""
 
@@ -192,17 +226,20 @@ class Positions:
         return torch.where(valid, x, 0.0).sum(1) / valid.sum(1)
 
 
-def positions_of(batch: Tensor, config: WatchConfig) -> Positions:
+def positions_of(batch: Tensor, config: WatchConfig, shortest: int) -> Positions:
     """The positions that `config` reads of windows, each of its own length.
 
     Args:
         batch: `[n, n_ctx]` int64, -1 behind the end of a shorter window.
-        config: `strided` or `last`; a window too short for the stride is read at its last position with a next token.
+        config: a window too short for the stride is read at its last position with a next token.
+        shortest: tokens of the shortest window of all splits; `matched` positions lie within it.
 
     Raises:
         ValueError: a window of fewer than two tokens, or -1 in front of a token.
     """
     real = batch >= 0
+    if config.positions == "matched" and shortest > 1 and bool(real[:, :shortest].all()):
+        return Positions(where=config.read_positions(shortest), valid=None)
     if real.all():
         return Positions(where=config.read_positions(batch.shape[1]), valid=None)
     n_tokens = real.sum(1)
@@ -211,9 +248,7 @@ def positions_of(batch: Tensor, config: WatchConfig) -> Positions:
     last = n_tokens - 2  # the last position that has a next token
     if config.positions == "last":
         return Positions(where=last[:, None], valid=None)
-    strided = torch.arange(
-        config.position_stride - 1, max(batch.shape[1] - 1, config.position_stride), config.position_stride
-    )
+    strided = torch.arange(config.stride - 1, max(batch.shape[1] - 1, config.stride), config.stride)
     where = strided.to(batch.device).expand(len(batch), -1).clone()
     where[:, 0] = where[:, 0].minimum(last)
     valid = where <= last[:, None]
@@ -233,6 +268,15 @@ def split_tokens(split: Split) -> Tensor:
             f"least one window of two tokens. Give it more text, or leave it out"
         )
     return tokens
+
+
+def shortest_window(splits: Sequence[Split], config: WatchConfig) -> int:
+    """Tokens of the shortest window that is read, over all splits."""
+    lengths = []
+    for split in splits:
+        tokens = split_tokens(split)[: config.n_windows]
+        lengths += [int((batch >= 0).sum(1).min()) for batch in tokens.split(config.batch_size)]
+    return min(lengths)
 
 
 def check_splits(splits: Sequence[Split]) -> None:
@@ -267,6 +311,7 @@ def measure_splits(
     rank: int = 0,
     world_size: int = 1,
     on_batch: Callable[[int], None] | None = None,
+    view: View | None = None,
 ) -> Evaluation:
     """Measures every watched hook point of a model on every split.
 
@@ -276,6 +321,7 @@ def measure_splits(
         config: what to measure.
         rank, world_size: with several ranks each takes its share of the windows; all must call, all get all results.
         on_batch: called with the number of windows after each batch of this rank.
+        view: measure its looks at hook points (None: all that are watched, as they are).
 
     Returns:
         The same numbers on every rank.
@@ -286,16 +332,28 @@ def measure_splits(
     """
     check_splits(splits)
     points = watched_points(model, config)
-    layout = _layout(points)
-    per_point = [(name, measure) for name in points for measure in (*config.measures, "jaccard")]
+    if view is None:
+        widths = {name: point.width for name, point in points.items()}
+        hooks = tuple(points)
+    else:
+        hooks = tuple(name for name in points if name in view.looks)
+        widths = {label: view.widths[label] for name in hooks for label in view.looks[name]}
+    layout = _layout(hooks, widths)
+    # Lengths are looked at only where they decide: all tokens would have to be read.
+    shortest = shortest_window(splits, config) if config.positions == "matched" else 0
+    per_point = [(name, measure) for name in layout.points for measure in (*config.measures, "jaccard")]
     series = {key: i for i, key in enumerate([*per_point, *((LOGITS, measure) for measure in LOGIT_MEASURES)])}
     rows: list[Row] = []
     windows: dict[str, np.ndarray] = {}
+    energy = {name: np.zeros(width) for name, width in zip(layout.units, layout.widths, strict=True)}
     with evaluating(model):
         for split in splits:
-            means, units = _measure_split(model, split_tokens(split), layout, config, rank, world_size, on_batch)
+            share = (rank, world_size)
+            means, units = _measure_split(model, split_tokens(split), layout, config, share, shortest, on_batch, view)
             population = means.summary(config.n_bootstrap, config.confidence, config.bootstrap_seed)
             lifetime = units.summary(config.lifetime_measures, config.confidence)
+            for name, of_split in zip(layout.units, units.energy(), strict=True):
+                energy[name] += of_split
             slots = means.slot_means()
             windows[split.name] = slots[: min(len(slots), int(population.n.max()))]
             numbers = {
@@ -318,7 +376,7 @@ def measure_splits(
                 )
                 for (point, measure), (value, lo, hi, n) in numbers.items()
             ]
-    return Evaluation(rows=rows, series=series, windows=windows)
+    return Evaluation(rows=rows, series=series, windows=windows, energy=energy)
 
 
 class _Readings:
@@ -329,9 +387,16 @@ class _Readings:
     """
 
     def __init__(
-        self, config: WatchConfig, layout: "_Layout", windows: Tensor, positions: Positions, units: UnitSums
+        self,
+        config: WatchConfig,
+        layout: "_Layout",
+        windows: Tensor,
+        positions: Positions,
+        units: UnitSums,
+        view: View | None,
     ) -> None:
         self.config = config
+        self.view = view
         self.layout = layout
         self.windows = windows
         self.positions = positions
@@ -343,11 +408,21 @@ class _Readings:
 
     def watch(self, x: Tensor, point: HookPoint) -> Tensor:
         """The function at every watched hook point: `x` `[n, pos, width]` passes unchanged."""
-        waiting = self.pending.setdefault(point.width, [])
-        waiting.append((point.name, self.positions.of(x)))
-        if len(waiting) * waiting[0][1].numel() >= MAX_PENDING:
-            self.flush(point.width)
+        read = self.positions.of(x)
+        if self.view is None:
+            self.add(point.name, read)
+        else:
+            for label, change in self.view.looks[point.name].items():
+                self.add(label, change(read))
         return x
+
+    def add(self, name: str, read: Tensor) -> None:
+        """Activations `[n, m, width]` that wait under a name of the layout."""
+        width = read.shape[-1]
+        waiting = self.pending.setdefault(width, [])
+        waiting.append((name, read))
+        if len(waiting) * read.numel() >= MAX_PENDING:
+            self.flush(width)
 
     def flush(self, width: int) -> None:
         """Measures what waits at points of this width."""
@@ -383,20 +458,23 @@ class _Readings:
 class _Layout:
     """Where each hook point's numbers stand in the accumulators."""
 
+    hooks: tuple[str, ...]
+    """Hook points that are read."""
     points: dict[str, int]
-    """Hook point -> its number, in forward order."""
+    """Hook point (or label of a look at one) -> its number, in forward order."""
     units: dict[str, int]
     """Hook point -> its number in `UnitSums`, where points of one width stand together, in forward order."""
     widths: list[int]
     """Width of each point in the order of `units`."""
 
 
-def _layout(points: Mapping[str, HookPoint]) -> _Layout:
-    by_width = sorted(points, key=lambda name: points[name].width)
+def _layout(hooks: tuple[str, ...], widths: Mapping[str, int]) -> _Layout:
+    by_width = sorted(widths, key=lambda name: widths[name])
     return _Layout(
-        points={name: i for i, name in enumerate(points)},
+        hooks=hooks,
+        points={name: i for i, name in enumerate(widths)},
         units={name: i for i, name in enumerate(by_width)},
-        widths=[points[name].width for name in by_width],
+        widths=[widths[name] for name in by_width],
     )
 
 
@@ -405,23 +483,30 @@ def _measure_split(
     tokens: Tensor,
     layout: _Layout,
     config: WatchConfig,
-    rank: int,
-    world_size: int,
+    share: tuple[int, int],
+    shortest: int,
     on_batch: Callable[[int], None] | None,
+    view: View | None,
 ) -> tuple[WindowMeans, UnitSums]:
-    """Runs one split through the model with accumulators in the hooks; `model` is in eval mode already."""
+    """Runs one split through the model with accumulators in the hooks; `model` is in eval mode already.
+
+    Args:
+        share: rank and number of ranks.
+        shortest: tokens of the shortest window of all splits.
+    """
     device = next(model.parameters()).device
     n_windows = min(config.n_windows, len(tokens))
     n_series = len(layout.points) * (len(config.measures) + 1) + len(LOGIT_MEASURES)
     means = WindowMeans(n_series, min(config.n_slots, n_windows)).to(device)
     units = UnitSums(layout.widths, min(config.n_groups, n_windows)).to(device)
+    rank, world_size = share
     for first in range(rank * config.batch_size, n_windows, world_size * config.batch_size):
         batch = tokens[first : min(first + config.batch_size, n_windows)].long().to(device)
         batch = batch[:, : max(2, int((batch >= 0).sum(1).max()))]
-        positions = positions_of(batch, config)
+        positions = positions_of(batch, config, shortest)
         windows = torch.arange(first, first + len(batch), device=device)
-        readings = _Readings(config, layout, windows, positions, units)
-        with hooked(model, dict.fromkeys(layout.points, readings.watch)):
+        readings = _Readings(config, layout, windows, positions, units, view)
+        with hooked(model, dict.fromkeys(layout.hooks, readings.watch)):
             logits = positions.of(model(batch[:, :-1].clamp_min(0)))
         readings.finish()
         of_logits = positions.mean(_measure_logits(logits.float(), positions.of(batch[:, 1:])))

@@ -303,12 +303,51 @@ def test_one_tab_stop_per_drawing_and_names_for_readers(plain):
 
 def test_menus_switch_panels(plain):
     choice = plain.locator("[data-choice]").first
-    measure, point = choice.locator("select").all()
-    assert choice.locator(".panel:visible figcaption").first.inner_text() == "gini at blocks.0.mlp.norm.hook_resid"
+    measure, shown = choice.locator("select").all()
+    assert choice.locator(".panel:visible figcaption").first.inner_text() == "gini minus that of heldout, step 1,500"
     measure.select_option("top5")
-    point.select_option("final_norm.hook_norm")
+    shown.select_option("minus Gaussian")
     assert choice.locator(".panel:visible").count() == 1
-    assert choice.locator(".panel:visible figcaption").first.inner_text() == "top5 at final_norm.hook_norm"
+    title = "top5 minus its Gaussian value, step 1,500"
+    assert choice.locator(".panel:visible figcaption").first.inner_text() == title
+    measure.select_option("gini, random basis")  # shown in one way only: the other menu follows
+    assert shown.input_value() == "minus heldout"
+    measure.select_option("gini")
+
+
+def test_menus_pick_measure_and_hook_point_of_a_figure(plain):
+    figure = plain.locator("#representation [data-pick]")
+    figure.scroll_into_view_if_needed()
+    figure.locator(".plot svg").first.wait_for()
+    measure, point = figure.locator("select").all()
+    assert figure.locator("figcaption").first.inner_text().startswith("gini at ")
+
+    def drawn() -> list[float]:
+        lines = "(plot) => plot.data.filter((trace) => trace.name).flatMap((trace) => trace.y)"
+        return figure.locator(".plot").evaluate(lines)
+
+    before = drawn()
+    measure.select_option("top5")
+    point.select_option("blocks.2.attn.hook_out")
+    assert figure.locator("figcaption").first.inner_text() == "top5 at blocks.2.attn.hook_out"
+    assert "strongest 5%" in figure.locator("p.note").first.inner_text()
+    assert len(drawn()) == len(before) and drawn() != before
+    assert drawn()[0] == pytest.approx(0.28 + 0.02, abs=0.001)
+    assert "Gaussian 0.280" in figure.locator(".plot").inner_text()
+    measure.select_option("dead")  # only of another hook point: the other menu follows
+    assert point.input_value() == "blocks.0.mlp.norm.hook_resid" and set(drawn()) == {None}
+    measure.select_option("gini")
+
+
+def test_the_sparsity_page_reads_without_colour(plain):
+    page = plain
+    heat = page.locator("#representation figure.heat:visible").first
+    assert heat.locator("td").first.inner_text() == "+0.020*"
+    assert "* the interval of the difference excludes 0" in heat.inner_text()
+    for section in ("representation", "measurement"):
+        text = page.locator(f"#{section}").inner_text()
+        for title in ("against loss at", "Does gini go with distance, with loss?", "under the controls?"):
+            assert title in text, (section, title)
 
 
 def test_large_circuit_opens_fast_and_says_what_it_hides(pages, open_page):

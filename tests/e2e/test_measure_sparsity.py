@@ -9,14 +9,16 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import torch
 
+from sparsetrain.adapters import hub_files
 from sparsetrain.checkpoint import export_model
 from sparsetrain.data.tokenizer import train_tokenizer
 from sparsetrain.report import SCHEMA_PATH
 from sparsetrain.representation.record import read_rows
 
 pytest.importorskip("transformers", reason="other people's models need transformers (extra: hub)")
-from hub_example import save_hub_model
+from hub_example import WORDS, hub_model, save_hub_model, save_tokenizer, shrinking_model
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "measure_sparsity.py"
 SMALL = ["texts.n_ctx=24", "measure.n_bootstrap=50", "measure.n_examples=24", "device=cpu"]
@@ -86,6 +88,28 @@ def test_a_hub_model_on_a_jsonl(hub, texts, measure):
         assert len(list(csv.DictReader(file))) == 3 * 24 * 20
     page = (out / "report.html").read_text()
     assert "gini minus its Gaussian value" in page and "against loss at blocks.0.mlp.hook_neuron" in page
+    assert "gini minus that of split 0" in page and "gini, random basis, minus that of split 0" in page
+    assert set(point["controls"]) == {"gain", "rotated", "trimmed", "initialisation"}
+    assert {"level_gain", "level_initialisation", "level_means", "shuffled"} <= set(point["trends"])
+    assert point["differences"]["split 2"]["lo"] < point["differences"]["split 2"]["hi"]
+
+
+def test_other_seeds_and_chosen_controls(hub, texts, measure, tmp_path):
+    hub_model("gpt2", seed=1).save_pretrained(tmp_path / "other")
+    save_tokenizer(tmp_path / "other", WORDS)
+    settings = ("measure.controls=[shuffled]", "measure.covariates=[length]", "measure.kinds=[norm]", "progress=false")
+    out = measure(
+        f"model=hf:{hub}", f"seeds=hf:{tmp_path}/other", f"data={texts}", *settings, "measure.positions=matched"
+    )
+    report = json.loads((out / "report.json").read_text())
+    jsonschema.validate(report, json.loads(SCHEMA_PATH.read_text()))
+    section = report["measurement"]
+    assert section["covariates"] == ["length"] and section["positions"].endswith("in every example of every split")
+    point = section["points"][-1]
+    assert not point["controls"] and set(point["trends"]) == {"loss", "level", "level_controlled", "shuffled"}
+    over = section["seeds"]["points"][-1]["level"]
+    assert over["each"][0] == point["trends"]["level"]["value"] and over["over"]["n"] == len(over["each"]) == 2
+    assert "Does gini go with distance in every seed?" in (out / "report.html").read_text()
 
 
 def test_a_run_of_ours_and_a_plain_text(make_model, tmp_path, measure):
@@ -128,6 +152,9 @@ def test_help_tells_what_to_type(monkeypatch, capsys):
             ["model=hf:{hub}", "data={texts}", "measure.points=[blocks.0.mlp.hook_neurons]"],
             "no hook point named 'blocks.0.mlp.hook_neurons'; near names: blocks.",
         ),
+        (["model=hf:{hub}", "data={texts}", "measure.controls=[shufled]"], "'shufled'"),
+        (["model=hf:{hub}", "data={texts}", "measure.positions=first"], "measure.positions"),
+        (["model=hf:{hub}", "data={texts}", "seeds=hf:{hub}"], "names a model twice"),
         (["model=hf:{hub}", "data={texts}", "texts.n_ctx=65"], "reads 64 positions; give texts.n_ctx=64"),
         (["model=hf:{hub}", "data={texts}", "measure.positons=last"], "did you mean measure.positions"),
         (["model=hf:{hub}", "data={texts}", "texts.text_field=body"], "has no text under 'body'; its keys: text, label, level"),
@@ -139,6 +166,12 @@ def test_mistakes_end_in_one_line(arguments, message, hub, texts, tmp_path, meas
     places = {"hub": hub, "texts": texts, "tmp": tmp_path}
     error = measure(*(argument.format(**places) for argument in arguments))
     assert message.format(**places) in error
+
+
+def test_a_hidden_size_that_changes_ends_in_one_line(hub, texts, measure, monkeypatch):
+    _, tokenizer = hub_files.load(str(hub), torch.float32)
+    monkeypatch.setattr(hub_files, "load", lambda source, dtype: (shrinking_model(), tokenizer))
+    assert "changes between layers: 32 at blocks.0, 16 at blocks.1" in measure(f"model=hf:{hub}", f"data={texts}")
 
 
 def test_a_model_without_transformers_names_the_extra(hub, texts, measure, monkeypatch):

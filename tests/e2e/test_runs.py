@@ -145,7 +145,29 @@ def test_run_folder_is_complete(smoke):
     assert all(tensor["exact"] for tensor in report["sparsity"]["tensors"])
     assert {"data", "training", "export", "circuits"} <= {stage["name"] for stage in report["stages"]}
     assert report["training"]["n_tokens"]["value"] == 12 * 4 * 64
-    assert len({curve["split"] for curve in report["representation"]["curves"]}) >= 5
+    section = report["representation"]
+    assert len(section["splits"]) >= 5 and section["training"]["steps"] == [0, 4, 8, 12]
+    assert len({curve["hook_point"] for curve in section["training"]["curves"]}) == 27, (
+        "all hook points, and the logits"
+    )
+    assert set(section["points"][0]["controls"]) == {"rotated", "trimmed", "initialisation"}
+
+
+def has_sparsity_page(run_dir: Path) -> bool:
+    """Whether the report has what `scripts/measure_sparsity.py` shows, and the curves of the training."""
+    page = (run_dir / "report.html").read_text()
+    titles = (
+        "gini at final_norm.hook_resid", "gini minus that of heldout, step 12", "gini minus its Gaussian value, step 12",
+        "gini, random basis, minus that of heldout", "gini against loss at final_norm.hook_resid",
+        "Does gini go with distance, with loss?", "Does gini still go with distance under the controls?",
+    )  # fmt: skip
+    return all(title in page for title in titles)
+
+
+def test_report_has_the_sparsity_page(smoke):
+    assert has_sparsity_page(smoke)
+    with (smoke / "ood_examples.csv").open() as file:
+        assert {"gini", "gini_rotated", "gini_initialisation", "loss"} <= set(next(csv.DictReader(file)))
 
 
 def test_saved_circuit_evaluates_to_the_reported_loss_exactly(smoke):
@@ -188,6 +210,16 @@ def test_circuits_of_a_finished_run_join_its_report_and_go_to_wandb(smoke, tmp_p
         (["train.py", *SMOKE, "sparsity.density=0"], "must lie in (0, 1]"),
         (["train.py", *SMOKE, "sparsity.density=0.01"], "smallest feasible density 0.0625"),
         (["train.py", *SMOKE, "model.n_head=7"], "does not divide"),
+        (["train.py", *SMOKE, "ood.survey.controls=[rotate]"], "ood.survey.controls"),
+        (["train.py", *SMOKE, "ood.tracker.positions=first"], "ood.tracker.positions"),
+        (
+            ["train.py", *SMOKE, "ood.survey.points=[blocks.0.mlp.hook_neurons]"],
+            "no hook point named 'blocks.0.mlp.hook_neurons'; near names: blocks.",
+        ),
+        (
+            ["train.py", *SMOKE, "ood.tracker.points=[final_norm.hook_nrm]"],
+            "no hook point named 'final_norm.hook_nrm'; near names: final_norm.hook_norm",
+        ),
         (["train.py", *SMOKE, "ckpt_path=nowhere.ckpt"], "ckpt_path does not exist: nowhere.ckpt"),
         (["train.py", "+experiment=familiarity", "+debug=smoke", "study.margin=0"], "study.margin=0.0 must be above 0"),
         (
@@ -221,6 +253,8 @@ def test_every_experiment_runs_at_smoke_size(experiment, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "report.json").is_file()
+    if experiment == "circuit_formation":
+        assert has_sparsity_page(tmp_path)
 
 
 @pytest.mark.slow

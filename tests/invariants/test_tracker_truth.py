@@ -1,6 +1,6 @@
 """Synthetic truth through the whole path: a model whose activations are planted, the tracker's evaluation, the statistics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ from torch import nn
 
 from sparsetrain.hooks import HookPoint, name_hook_points_
 from sparsetrain.representation.measures import MEASURES, all_measures
-from sparsetrain.representation.trends import Criterion, decide, difference, partial_spearman, spearman
+from sparsetrain.representation.survey import SurveyConfig, survey, trends
+from sparsetrain.representation.trends import Criterion, Estimate, decide, difference, partial_spearman, spearman
 from sparsetrain.representation.watch import WatchConfig, measure_splits
 
 N_LEVELS, TOKENS_PER_LEVEL, WIDTH = 5, 60, 64
@@ -101,16 +102,79 @@ def test_gain_is_no_effect_where_it_is_removed():
     assert verdict(evaluation, "hook_resid") == "not supported"
 
 
-def test_length_is_no_effect_at_matched_positions_nor_as_covariate():
-    # Later positions are sparser, farther splits longer; tokens themselves do not differ.
+def lengthened(by_level, n_ctx=40, seed=0):
+    """Splits whose windows are as long as drawn, a few tokens more per level; tokens themselves do not differ in kind."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for split in splits(n_ctx):
+        lengths = np.clip(9 + by_level * split.level + rng.integers(0, 12, len(split.tokens)), 2, n_ctx)
+        tokens = np.where(np.arange(n_ctx) < lengths[:, None], split.tokens, -1)
+        found.append(FixedSplit(split.name, split.level, tokens))
+    return found
+
+
+def test_length_is_no_effect_at_matched_positions_nor_given_length():
+    # Later positions are sparser, farther splits longer; a window's mean goes with its length.
     model = Planted(np.ones(300), by_position=torch.linspace(0, 1, 40))
-    shifted = [FixedSplit(s.name, s.level, np.tile(s.tokens, (1, 5))[:, : 9 + 7 * s.level]) for s in splits()]
+    shifted = lengthened(by_level=4)
     naive = measure_splits(model, shifted, CONFIG)
     assert verdict(naive, "hook_resid") == "supported"
-    matched = measure_splits(model, [FixedSplit(s.name, s.level, s.tokens[:, :9]) for s in shifted], CONFIG)
+    matched = measure_splits(model, shifted, replace(CONFIG, positions="matched"))
     assert verdict(matched, "hook_resid") == "not supported"
-    # Lengths that overlap between levels can be controlled for; lengths that are the level cannot, and that is said.
     levels, values = per_window(naive, "hook_resid")
-    lengths = 9 + 7 * levels
-    estimate = partial_spearman(levels, values, [lengths], seed=0)
-    assert np.isnan(estimate.value) and decide(SPARSER, estimate).verdict == "undecided"
+    lengths = np.concatenate([(split.tokens >= 0).sum(1) for split in shifted])
+    given = partial_spearman(levels, values, [lengths], seed=0)
+    assert decide(SPARSER, given).verdict == "not supported"
+    # Lengths that are the level cannot be told from it, and that is said.
+    same = partial_spearman(levels, values, [9 + 7 * levels], seed=0)
+    assert np.isnan(same.value) and decide(SPARSER, same).verdict == "undecided"
+
+
+def test_position_is_no_effect_at_matched_positions():
+    # Read at the last token, which stands later where windows are longer.
+    model = Planted(np.ones(300), by_position=torch.linspace(0, 2, 40))
+    shifted = lengthened(by_level=5, seed=1)
+    last = measure_splits(model, shifted, replace(CONFIG, positions="last"))
+    assert verdict(last, "hook_resid") == "supported"
+    levels, values = per_window(last, "hook_resid")
+    positions = np.concatenate([(split.tokens >= 0).sum(1) - 2 for split in shifted])
+    given = partial_spearman(levels, values, [positions], seed=0)
+    assert decide(SPARSER, given).verdict == "not supported"
+    matched = measure_splits(model, shifted, replace(CONFIG, positions="matched", position_stride=8))
+    assert verdict(matched, "hook_resid") == "not supported"
+
+
+SURVEY = SurveyConfig(
+    n_examples=48, batch_size=16, kinds=("resid", "norm"), position_stride=1, controls=("rotated", "trimmed"),
+    measures=("gini",), n_bootstrap=300,
+)  # fmt: skip
+
+
+def surveyed(model, shifted, point, config=SURVEY):
+    """The correlations that the report shows for a hook point, each with the word for it."""
+    found = survey(model, shifted, config)
+    numbers = trends(found.plain, shifted, point, config, found.controls)
+    return {
+        key: decide(
+            SPARSER, Estimate(value=x["value"], lo=x.get("lo", np.nan), hi=x.get("hi", np.nan), n=x["n"], method="")
+        ).verdict
+        for key, x in numbers.items()
+    }
+
+
+def test_the_page_says_supported_where_there_is_an_effect_and_not_where_length_alone_differs():
+    real = surveyed(Planted(1 + 0.1 * LEVEL_OF_TOKEN), lengthened(by_level=0), "hook_resid")
+    assert real["level"] == real["level_controlled"] == real["level_trimmed"] == "supported"
+    assert real["level_rotated"] != "supported", "what was planted is a matter of single channels"
+    model = Planted(np.ones(300), by_position=torch.linspace(0, 1, 40))
+    length = surveyed(model, lengthened(by_level=4), "hook_resid")
+    assert (length["level"], length["level_controlled"]) == ("supported", "not supported")
+    matched = surveyed(model, lengthened(by_level=4), "hook_resid", replace(SURVEY, positions="matched"))
+    assert matched["level"] == "not supported"
+
+
+def test_a_few_loud_channels_are_no_effect_without_them():
+    # One channel of 64 grows with distance: a gain, or an outlier; the others are Gaussian everywhere.
+    gain = np.where(np.arange(WIDTH) < 1, 2.0 + 3 * LEVEL_OF_TOKEN[:, None], 1.0)
+    words = surveyed(Planted(np.ones(300), gain=gain), splits(), "hook_norm")
+    assert (words["level"], words["level_trimmed"]) == ("supported", "not supported")

@@ -7,6 +7,7 @@ import tokenizers
 import torch
 import transformers
 from tokenizers import models, pre_tokenizers
+from torch import nn
 
 WORDS = ["[UNK]", *(f"w{i}" for i in range(60))]
 D_VOCAB = len(WORDS)
@@ -46,6 +47,27 @@ def hub_model(name: str, seed: int = 0) -> Any:
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
     return model.eval()
+
+
+class Shrinking(nn.Module):
+    """A block that hands on a narrower stream."""
+
+    def __init__(self, block: nn.Module, width: int) -> None:
+        super().__init__()
+        self.block, self.down = block, nn.Linear(32, width)
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return self.down(self.block(hidden_states, *args, **kwargs))
+
+
+def shrinking_model() -> Any:
+    """A Llama whose second layer is half as wide as the first."""
+    hub = hub_model("llama")
+    half = transformers.LlamaConfig(**SIZES, **{**GROUPED, "hidden_size": 16, "head_dim": 8})
+    other = transformers.LlamaForCausalLM(half).eval()
+    hub.model.layers[0] = Shrinking(hub.model.layers[0], 16)
+    hub.model.layers[1], hub.model.norm, hub.lm_head = other.model.layers[1], other.model.norm, other.lm_head
+    return hub
 
 
 def save_hub_model(folder: Path, name: str = "gpt2") -> Path:

@@ -274,25 +274,23 @@ def _formation(hostile_or: Callable[[str], str], steps: list[int], density: list
     }
 
 
-def _measurement(hostile_or: Callable[[str], str]) -> dict[str, Any]:
-    """A model measured on two splits of a user's texts."""
-    names = [hostile_or("near"), hostile_or("far")]
+def _page(names: list[str], points: list[str], hostile_or: Callable[[str], str]) -> dict[str, Any]:
+    """What one evaluation says: splits that are ever farther and ever sparser."""
 
     def known(value: float, unit: str = "fraction") -> dict[str, Any]:
         return number(value, unit, n=40, lo=value - 0.01, hi=value + 0.01)
 
-    points = ["blocks.0.mlp.hook_neuron", "final_norm.hook_resid"]
+    def correlation(value: float) -> dict[str, Any]:
+        return number(value, "correlation", n=80, lo=value - 0.2, hi=value + 0.2, seed=0)
+
+    def gini(depth: int, level: int) -> float:
+        return 0.45 + 0.01 * depth + 0.02 * level
+
     return {
-        "model": {
-            "name": hostile_or("hf:models/small"),
-            "architecture": "GPTJForCausalLM",
-            "n_params": 29_472,
-            "n_ctx": 64,
-            "left_out": {"blocks.0.mlp.norm": hostile_or("it reads the same norm as the attention")},
-        },
         "headline": "gini",
         "interval": "95% percentile bootstrap over examples",
         "positions": "every 8th that has a next token",
+        "covariates": ["loss", "entropy", "logit_norm", "length"],
         "splits": [
             {
                 "name": name,
@@ -301,10 +299,6 @@ def _measurement(hostile_or: Callable[[str], str]) -> dict[str, Any]:
                 "n_examples": 40,
                 "n_tokens": 800,
                 "median_tokens": 20.0,
-                "unknown_share": 0.01 * level,
-                "n_cut": 1,
-                "n_short": 2,
-                "n_unknown": 0,
                 "loss": known(3.0 + level, "nats/token"),
                 "entropy": known(2.5, "nats"),
                 "logit_norm": known(9.0, "L2 norm"),
@@ -318,16 +312,26 @@ def _measurement(hostile_or: Callable[[str], str]) -> dict[str, Any]:
                 "shown": True,
                 "gaussian": {"gini": 0.4, "top5": 0.13},
                 "values": {
-                    name: {"gini": known(0.45 + 0.02 * i), "top5": known(0.2), "dead": known(0.0)}
-                    for i, name in enumerate(names)
+                    name: {"gini": known(gini(depth, level)), "top5": known(0.2), "dead": known(0.0)}
+                    for level, name in enumerate(names)
+                },
+                "differences": {name: known(0.02 * level) for level, name in enumerate(names) if level},
+                "controls": {
+                    control: {name: known(gini(depth, level) - 0.1) for level, name in enumerate(names)}
+                    for control in ("rotated", "trimmed", "initialisation")
                 },
                 "trends": {
-                    "loss": number(0.1, "correlation", n=80, lo=-0.1, hi=0.3, seed=0),
-                    "level": number(0.4, "correlation", n=80, lo=0.2, hi=0.6, seed=0),
-                    "level_controlled": number(0.05, "correlation", n=80, lo=-0.2, hi=0.3, seed=0),
+                    "loss": correlation(0.1),
+                    "level": correlation(0.4),
+                    "level_controlled": correlation(0.05),
+                    "level_means": number(0.9, "correlation", n=len(names)),
+                    "shuffled": number(0.01, "p-value", n=80, seed=0),
+                    "level_rotated": correlation(0.0),
+                    "level_trimmed": correlation(0.4),
+                    "level_initialisation": correlation(-0.1),
                 },
             }
-            for point in points
+            for depth, point in enumerate(points)
         ],
         "against_loss": [
             {
@@ -345,6 +349,67 @@ def _measurement(hostile_or: Callable[[str], str]) -> dict[str, Any]:
     }
 
 
+def _measurement(hostile_or: Callable[[str], str]) -> dict[str, Any]:
+    """A model measured on two splits of a user's texts, and another seed of it."""
+    points = ["blocks.0.mlp.hook_neuron", "final_norm.hook_resid"]
+    page = _page([hostile_or("near"), hostile_or("far")], points, hostile_or)
+    for level, split in enumerate(page["splits"]):
+        split |= {"unknown_share": 0.01 * level, "n_cut": 1, "n_short": 2, "n_unknown": 0}
+    over = {
+        "over": number(0.3, "correlation", n=2, lo=-0.1, hi=0.7),
+        "each": [0.4, 0.2],
+        "n_positive": 2,
+        "n_negative": 0,
+        "p": number(0.5, "p-value", n=2),
+    }
+    return {
+        "model": {
+            "name": hostile_or("hf:models/small"),
+            "architecture": "GPTJForCausalLM",
+            "n_params": 29_472,
+            "n_ctx": 64,
+            "left_out": {"blocks.0.mlp.norm": hostile_or("it reads the same norm as the attention")},
+        },
+        **page,
+        "seeds": {
+            "models": [hostile_or("hf:models/small"), hostile_or("hf:models/other")],
+            "interval": "95% Student's t over 2 models",
+            "points": [{"hook_point": points[0], "level": over, "level_controlled": over}, {"hook_point": points[1]}],
+        },
+        "files": {"table": "sparsity.csv", "examples": "examples.csv"},
+    }
+
+
+def _representation(names: list[str], marks: list[int], hostile_or: Callable[[str], str]) -> dict[str, Any]:
+    """Seven splits over a training, and the survey at its end."""
+    points = ["blocks.0.mlp.norm.hook_resid", "blocks.2.attn.hook_out", "final_norm.hook_norm"]
+    page = _page(names, points, hostile_or)
+    curves = []
+    for depth, point in enumerate(points):
+        for measure, base in (("gini", 0.414), ("top5", 0.28)):
+            value = [
+                [base + 0.02 * depth + (0.06 + 0.018 * level) * (1 - math.exp(-step / 300)) for step in marks]
+                for level in range(len(names))
+            ]
+            band = {end: [[v + shift for v in row] for row in value] for end, shift in (("lo", -0.006), ("hi", 0.006))}
+            curves.append({"hook_point": point, "measure": measure, "gaussian": base, "value": value, **band})
+    gone: list[list[float | None]] = [[None for _ in marks] for _ in names]
+    curves.append({"hook_point": points[0], "measure": "dead", "gaussian": None, "value": gone, "lo": gone, "hi": gone})
+    return {
+        **page,
+        "step": marks[-1],
+        "training": {
+            "steps": marks,
+            "points": "all",
+            "interval": "95%, bootstrap over windows",
+            "positions": "every 8th that has a next token",
+            "n": dict.fromkeys(names, 512),
+            "curves": curves,
+        },
+        "files": {"table": "ood_sparsity.csv", "examples": "ood_examples.csv"},
+    }
+
+
 def example_report(hostile: bool = False, gates: str = "on") -> dict[str, Any]:
     """A whole report; see the module's docstring."""
     steps = list(range(0, 1501, 10))
@@ -358,22 +423,7 @@ def example_report(hostile: bool = False, gates: str = "on") -> dict[str, Any]:
     def hostile_or(text: str) -> str:
         return next(payloads) if hostile else text
 
-    splits = [
-        {"name": hostile_or(name), "level": level, "n_tokens": 8192, "description": f"{name} text"}
-        for level, name in enumerate(names)
-    ]
-    points = ["blocks.0.mlp.norm.hook_resid", "blocks.2.attn.hook_out", "final_norm.hook_norm"]
-    curves = []
-    for depth, point in enumerate(points):
-        for measure, base in (("gini", 0.414), ("top5", 0.28)):
-            for split in splits:
-                value = [
-                    base + 0.02 * depth + (0.06 + 0.018 * split["level"]) * (1 - math.exp(-step / 300))
-                    for step in marks
-                ]
-                curve = {"split": split["name"], "level": split["level"], "hook_point": point, "measure": measure}
-                band = {"lo": [v - 0.006 for v in value], "hi": [v + 0.006 for v in value], "n": 512}
-                curves.append({**curve, "step": marks, "value": value, **band})
+    names = [hostile_or(name) for name in names]
     quotes = string_closing_graph()
     if hostile:
         for entry in quotes["nodes"]:
@@ -483,20 +533,7 @@ def example_report(hostile: bool = False, gates: str = "on") -> dict[str, Any]:
             },
         },
         "sparsity": {"method": "projection: exact top-k per tensor after every step", "tensors": tensors},
-        "representation": {
-            "headline": "gini",
-            "interval": "95%, bootstrap over sequences",
-            "splits": splits,
-            "gaussian": {"gini": 0.414, "top5": 0.279},
-            "curves": curves,
-            "layers": {
-                "measure": "gini",
-                "step": 1500,
-                "hook_points": points,
-                "splits": [split["name"] for split in splits],
-                "value": [[0.5 + 0.02 * level + 0.01 * depth for depth in range(3)] for level in range(7)],
-            },
-        },
+        "representation": _representation(names, marks, hostile_or),
         "measurement": _measurement(hostile_or),
         "circuits": {
             "definitions": {

@@ -5,16 +5,27 @@ import sys
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from sparsetrain.adapters import load_language_model
+from sparsetrain.adapters import LanguageModel, at_initialisation, load_language_model
 from sparsetrain.adapters.hugging_face import HookedHubModel
 from sparsetrain.checkpoint import export_model
 from sparsetrain.data.tokenizer import train_tokenizer
 from sparsetrain.hooks import hook_points, hooked, record
+from sparsetrain.model import Transformer
+from sparsetrain.representation.controls import gain_of
 
 transformers = pytest.importorskip("transformers", reason="other people's models need transformers (extra: hub)")
-from hub_example import D_VOCAB, GROUPED, LLAMA, SIZES, WORDS, configs, hub_model, save_hub_model, save_tokenizer  # noqa: E402
+from hub_example import (  # noqa: E402
+    D_VOCAB,
+    LLAMA,
+    SIZES,
+    WORDS,
+    configs,
+    hub_model,
+    save_hub_model,
+    save_tokenizer,
+    shrinking_model,
+)
 
 PARTS = ("norm.hook_resid", "norm.hook_norm", "hook_in", "hook_out")
 WHOLE = [
@@ -130,25 +141,42 @@ def test_near_names_and_length():
         model(torch.zeros(1, 65, dtype=torch.int64))
 
 
-class Shrinking(nn.Module):
-    """A block that hands on a narrower stream."""
-
-    def __init__(self, block, width):
-        super().__init__()
-        self.block, self.down = block, nn.Linear(32, width)
-
-    def forward(self, hidden_states, *args, **kwargs):
-        return self.down(self.block(hidden_states, *args, **kwargs))
-
-
 def test_hidden_size_that_changes_between_layers_is_refused():
-    hub = hub_model("llama")
-    half = transformers.LlamaConfig(**SIZES, **{**GROUPED, "hidden_size": 16, "head_dim": 8})
-    other = transformers.LlamaForCausalLM(half).eval()
-    hub.model.layers[0] = Shrinking(hub.model.layers[0], 16)
-    hub.model.layers[1], hub.model.norm, hub.lm_head = other.model.layers[1], other.model.norm, other.lm_head
     with pytest.raises(ValueError, match=r"LlamaForCausalLM changes between layers: 32 at blocks.0, 16 at blocks.1"):
-        HookedHubModel(hub)
+        HookedHubModel(shrinking_model())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma"])
+def test_gain_and_weights_before_training(name):
+    hub = hub_model(name)
+    module = HookedHubModel(hub)
+    points = ["blocks.1.mlp.norm.hook_norm", "blocks.1.mlp.hook_in"]
+    _, seen = record(module, TOKENS, points)
+    gain = gain_of(module, points[0])
+    bias = getattr(hub.transformer.h[1].ln_2, "bias", 0) if name == "gpt2" else 0
+    torch.testing.assert_close(seen[points[0]] * gain + bias, seen[points[1]], rtol=1e-4, atol=1e-5)
+    model = LanguageModel(
+        name="m", architecture="", module=module, tokenizer=None, n_ctx=64, step=None, weights_sha256="", seed=None,
+        left_out={},
+    )  # fmt: skip
+    state = torch.get_rng_state()
+    first, again, other = (at_initialisation(model, seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert set(hook_points(first)) == set(hook_points(module))
+    assert torch.equal(first(TOKENS), again(TOKENS)) and not torch.equal(first(TOKENS), other(TOKENS))
+    assert not torch.equal(first(TOKENS), module(TOKENS))
+
+
+def test_a_run_of_ours_is_drawn_anew_from_its_own_seed(make_model, tmp_path):
+    config = make_model(d_vocab=270).config
+    torch.manual_seed(5)
+    began = Transformer(config)
+    tokenizer = train_tokenizer(["for i in range(3):\n    print(i)\n" * 80], 270)
+    export_model(make_model(d_vocab=270), tmp_path / "export" / "step_9", tokenizer.to_json(), {"step": 9, "seed": 5})
+    model = load_language_model(str(tmp_path), device="cpu")
+    assert model.seed == 5
+    for name, p in at_initialisation(model, seed=1).state_dict().items():
+        assert torch.equal(p, began.state_dict()[name]), name
 
 
 def test_a_model_that_looks_ahead_is_refused():

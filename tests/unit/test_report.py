@@ -26,7 +26,10 @@ from sparsetrain.report.blocks import (
     Cell,
     Column,
     Curve,
+    Heatmap,
     Lines,
+    Pick,
+    Reference,
     Table,
     Tone,
     Verdict,
@@ -37,9 +40,10 @@ from sparsetrain.report.blocks import (
 )
 from sparsetrain.report.document import GATES_OFF, assemble
 from sparsetrain.report.figures import figure
-from sparsetrain.report.html import walk
+from sparsetrain.report.html import pick_figures, walk
 from sparsetrain.report.markdown import code_span, escape, fence, render_block, to_markdown
 from sparsetrain.report.sections import VIEWS as OWN_VIEWS
+from sparsetrain.report.sparsity_page import sparsity_page
 
 VIEWS = OWN_VIEWS | circuits.sections.VIEWS
 SCHEMA = json.loads(SCHEMA_PATH.read_text())
@@ -199,14 +203,76 @@ def test_sampled_lines_show_recorded_points():
 
 def test_figure_escapes_names_and_fits_references():
     report = canonical(example_report(hostile=True))
-    lines = next(b for b in walk(OWN_VIEWS["representation"](report["representation"])) if isinstance(b, Lines))
-    drawn = figure(lines)
+    pick = next(b for b in walk(OWN_VIEWS["representation"](report["representation"])) if isinstance(b, Pick))
+    drawn = figure(pick.options["gini", "blocks.0.mlp.norm.hook_resid"])
     named = [trace["name"] for trace in drawn["data"] if "name" in trace]
     assert len(named) == 7 and not any("<" in name for name in named)
     low, high = drawn["layout"]["yaxis"]["range"]
     assert low < 0.414 < high
     dashes = {(trace["line"]["dash"], trace["marker"]["symbol"]) for trace in drawn["data"] if "name" in trace}
     assert len(dashes) == 7  # readable without colour
+
+
+def test_one_page_for_a_training_run_and_for_texts():
+    section = canonical(example_report())["measurement"]
+    both = [OWN_VIEWS[name](section) for name in ("representation", "measurement")]
+    shared = sparsity_page(section)
+    # an introduction before it, and of texts what the model does not give behind it
+    assert len(shared) >= 7 and both[0][1:] == shared and both[1][2:-1] == shared
+
+
+def test_the_page_of_a_table_alone():
+    section = canonical(example_report())["representation"]
+    for point in section["points"]:
+        for key in ("differences", "controls", "trends"):
+            del point[key]
+    del section["against_loss"], section["covariates"]
+    blocks = list(walk(OWN_VIEWS["representation"](section)))
+    assert any(isinstance(b, Pick) for b in blocks) and any(isinstance(b, Heatmap) for b in blocks)
+    assert "against loss" not in str(blocks) and "under the controls" not in str(blocks)
+    assert "excludes 0" not in str(blocks), "nothing is marked"
+    del section["training"]
+    assert not any(isinstance(b, Pick) for b in walk(OWN_VIEWS["representation"](section)))
+
+
+def test_what_stands_in_a_map_of_differences():
+    heatmap = Heatmap(
+        title="t", x_labels=("a", "b"), y_labels=("p", "q"), values=((0.0312, -0.002), (None, 0.0)), center=0.0,
+        differences=True, marked=((True, False), (False, False)),
+    )  # fmt: skip
+    assert heatmap.words() == (("+0.0312*", "−0.0020"), ("–", "+0.0000"))
+    assert "| p | +0.0312\\* | −0.0020 |" in render_block(heatmap)
+    plain = Heatmap(title="t", x_labels=("a",), y_labels=("p",), values=((0.4,),))
+    assert plain.words() == (("0.400",),)
+    assert Heatmap(title="t", x_labels=(), y_labels=(), values=(), differences=True).words() == ()
+
+
+def test_a_figure_to_pick_from_differs_in_y_alone():
+    def lines(shift: float, reference: float | None = None) -> Lines:
+        y = (1.0 + shift, None)
+        curve = Curve(name="<a>", x=(0, 1), y=y, lo=y, hi=y)
+        references = () if reference is None else (Reference(label="Gaussian", value=reference),)
+        return Lines(title=f"t{shift}", x_label="step", y_label="v", curves=(curve,), references=references, note="n")
+
+    options = {("m", "p"): lines(0.0), ("m", "q"): lines(1.0), ("k", "p"): lines(2.0, reference=5.0)}
+    pick = Pick(labels=("Measure", "Place"), options=options, shown=(("m", "q"),))
+    drawn = pick_figures(pick)
+    assert drawn["figure"] == figure(options["m", "q"])
+    for option, (keys, of) in zip(drawn["options"], options.items(), strict=True):
+        assert tuple(option["keys"]) == keys and option["title"] == of.title
+        whole = figure(of)
+        assert option["y"] == [trace["y"] for trace in whole["data"]]
+        assert drawn["figure"]["layout"] | option["layout"] == whole["layout"]
+        for trace, other in zip(drawn["figure"]["data"], whole["data"], strict=True):
+            assert {**trace, "y": None} == {**other, "y": None}
+    assert drawn["options"][0]["layout"] == {}, "what is shared is not repeated"
+    assert "t1.0" in render_block(pick) and "t0.0" not in render_block(pick)
+    with pytest.raises(AssertionError, match="same curves"):
+        Pick(
+            labels=("a",),
+            options={("x",): lines(0.0), ("y",): Lines(title="", x_label="", y_label="", curves=())},
+            shown=(("x",),),
+        )
 
 
 def test_document_has_a_section_per_view_and_all_verdicts():
@@ -261,7 +327,7 @@ def test_bare_reports_render():
     assert "# bare" in to_markdown(assemble(MINIMAL, VIEWS))
     report = example_report()
     report["sparsity"] = {"method": "none", "tensors": []}
-    report["representation"] = {"headline": "gini", "splits": [], "curves": []}
+    report["representation"] = {"headline": "gini", "interval": "", "positions": "", "splits": [], "points": []}
     report["circuits"]["tasks"] = []
     for task in example_report()["circuits"]["tasks"]:
         for key in ("description", "example", "seconds", "rejected", "nonsense_twin", "seeds"):

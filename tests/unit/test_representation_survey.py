@@ -1,4 +1,4 @@
-"""A survey's statements: correlations, groups of like loss, the section's form, the table of examples."""
+"""A survey's statements: correlations, controls, groups of like loss, the section's form, the table of examples."""
 
 import csv
 import json
@@ -12,12 +12,16 @@ import torch
 from sparsetrain.data.texts import PADDING, TextSplit
 from sparsetrain.hooks import record
 from sparsetrain.report import SCHEMA_PATH, canonical
-from sparsetrain.representation.measures import MEASURES, all_measures, gaussian_reference
+from sparsetrain.representation.controls import random_rotation
+from sparsetrain.representation.measures import MEASURES, all_measures, gaussian_reference, gini
 from sparsetrain.representation.survey import (
+    CONTROLS,
     SurveyConfig,
     against_loss,
-    measurement_section,
+    differences,
+    over_seeds_section,
     survey,
+    survey_section,
     trends,
     write_examples,
 )
@@ -88,42 +92,129 @@ def test_groups_of_like_loss():
     assert against_loss(evaluation, "s", "p", CONFIG)["n"] == []
 
 
+def test_differences_from_the_first_split():
+    splits = [make_split(f"s{i}", i) for i in range(3)]
+    evaluation = known(lambda level, x: level / 10 + 0.05 * x, lambda level, x: x, splits)
+    evaluation.columns["s2", "p", "gini"][:39] = np.nan
+    found = differences(evaluation, splits, "p", CONFIG)
+    a, b = (evaluation.columns[name, "p", "gini"] for name in ("s1", "s0"))
+    assert set(found) == {"s1"}, "one example has no mean to compare"
+    assert found["s1"]["value"] == pytest.approx(a.mean() - b.mean()) and 0 < found["s1"]["lo"] < found["s1"]["hi"]
+
+
+def test_the_other_readings_of_the_level():
+    splits = [make_split(f"s{i}", i) for i in range(4)]
+    weak = known(lambda level, x: 0.3 * level + 2 * x, lambda level, x: x, splits)
+    found = trends(weak, splits, "p", CONFIG)
+    assert found["level_means"]["n"] == 4 and found["level_means"]["value"] > 2 * found["level"]["value"] > 0
+    assert found["shuffled"]["value"] <= 0.05
+    nothing = known(lambda level, x: x, lambda level, x: x, splits)
+    assert trends(nothing, splits, "p", CONFIG)["shuffled"]["value"] > 0.05
+    bare = SurveyConfig(n_examples=40, controls=(), covariates=(), n_bootstrap=20)
+    assert set(trends(weak, splits, "p", bare)) == {"level", "loss"}
+    given_length = SurveyConfig(n_examples=40, controls=(), covariates=("length",), n_bootstrap=20)
+    same = trends(weak, splits, "p", given_length)
+    assert same["level_controlled"]["value"] == pytest.approx(same["level"]["value"]), "all lengths are equal"
+
+
 def test_section_and_tables_of_a_model(make_model, tmp_path):
     model = make_model()
     splits = [make_split("near", 0, n=12), make_split("far", 1, n=12, lengths=np.arange(12) % 9 + 2)]
-    evaluation = survey(model, splits, CONFIG)
-    section = canonical(measurement_section(evaluation, splits, CONFIG, model))
-    described = {"name": "m", "architecture": "Transformer", "n_params": 1, "n_ctx": 24, "left_out": {}}
+    measured = survey(model, splits, CONFIG, initial=lambda: make_model(seed=1))
+    section = canonical(survey_section(measured, splits, CONFIG, model))
     schema = json.loads(SCHEMA_PATH.read_text())
-    jsonschema.validate(
-        {"model": described, **section}, {**schema["properties"]["measurement"], "$defs": schema["$defs"]}
-    )
+    jsonschema.validate(section, {**schema["$defs"]["sparsity_page"], "$defs": schema["$defs"]})
     neuron = next(point for point in section["points"] if point["hook_point"] == "blocks.1.mlp.hook_neuron")
     assert neuron["shown"] and neuron["gaussian"]["gini"] == gaussian_reference(128, 32)["gini"]
-    assert neuron["values"]["far"]["gini"]["value"] == evaluation.value("far", "blocks.1.mlp.hook_neuron", "gini")
+    assert neuron["values"]["far"]["gini"]["value"] == measured.plain.value("far", "blocks.1.mlp.hook_neuron", "gini")
     assert {"lifetime_kurtosis", "dead", "jaccard"} <= set(neuron["values"]["near"])
-    write_examples(tmp_path / "examples.csv", evaluation, splits, CONFIG.measures)
+    assert set(neuron["controls"]) == {"rotated", "trimmed", "initialisation"}
+    assert {"level_rotated", "level_trimmed", "level_initialisation", "shuffled"} <= set(neuron["trends"])
+    assert "level_means" not in neuron["trends"], "two splits have no such correlation"
+    norm = next(point for point in section["points"] if point["hook_point"] == "final_norm.hook_norm")
+    assert norm["controls"]["gain"]["far"]["value"] == measured.controls["gain"].value(
+        "far", "final_norm.hook_norm", "gini"
+    )
+    write_examples(tmp_path / "examples.csv", measured, splits, CONFIG, {s.name: s.places for s in splits})
     with (tmp_path / "examples.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["hook_point"] == "blocks.1.mlp.hook_neuron"]
     assert len(rows) == 24 and [int(row["n_tokens"]) for row in rows[12:]] == splits[1].lengths.tolist()
+    assert {row["gini_gain"] for row in rows} == {""} and "" not in {row["gini_rotated"] for row in rows}
     for split in splits:
         mean = np.mean([float(row["gini"]) for row in rows if row["split"] == split.name])
-        assert mean == pytest.approx(evaluation.value(split.name, "blocks.1.mlp.hook_neuron", "gini"), rel=1e-5)
+        assert mean == pytest.approx(measured.plain.value(split.name, "blocks.1.mlp.hook_neuron", "gini"), rel=1e-5)
 
 
-@pytest.mark.parametrize("positions", ["strided", "last"])
+def test_controls_are_the_measures_of_what_they_say(make_model):
+    model = make_model(seed=3)
+    splits = [make_split("near", 0, n=6), make_split("far", 1, n=6)]
+    config = SurveyConfig(n_examples=6, position_stride=1, n_bootstrap=5, seed=7)
+    measured = survey(model, splits, config, initial=lambda: make_model(seed=4))
+    assert config.n_passes == 3 and set(measured.controls) == {"gain", "rotated", "trimmed", "initialisation"}
+    point = "blocks.1.mlp.norm.hook_norm"
+    tokens = {split.name: torch.as_tensor(split.tokens) for split in splits}
+    with torch.no_grad():
+        h = {name: record(model, t[:, :-1], [point])[1][point] for name, t in tokens.items()}
+        fresh = {name: record(make_model(seed=4), t[:, :-1], [point])[1][point] for name, t in tokens.items()}
+    together = torch.cat([x.flatten(0, 1) for x in h.values()])
+    loudest = int(together.square().sum(0).argmax())
+    want = {
+        "gain": lambda x, y: x * model.blocks[1].mlp.norm.gain.detach(),
+        "rotated": lambda x, y: x @ random_rotation(32, 7),
+        "trimmed": lambda x, y: x[..., [i for i in range(32) if i != loudest]],
+        "initialisation": lambda x, y: y,
+    }
+    for control, look in want.items():
+        for name in h:
+            got = measured.controls[control].per_window(name, point, "gini")
+            np.testing.assert_allclose(got, gini(look(h[name], fresh[name])).mean(1), rtol=1e-4, err_msg=control)
+    np.testing.assert_allclose(measured.plain.energy[point], together.square().sum(0), rtol=1e-4)
+    assert ("blocks.1.mlp.hook_neuron", "gini") not in measured.controls["gain"].series, "a gain belongs to a norm"
+    without = survey(model, splits, SurveyConfig(n_examples=6, n_bootstrap=5, controls=("shuffled",)))
+    assert not without.controls and SurveyConfig(controls=("shuffled",)).n_passes == 1
+
+
+def test_seeds_side_by_side(make_model):
+    splits = [make_split(f"s{i}", i, n=8) for i in range(3)]
+    config = SurveyConfig(n_examples=8, points=("final_norm.hook_norm",), controls=(), n_bootstrap=20)
+    models = [make_model(seed=seed) for seed in range(3)]
+    sections = [survey_section(survey(m, splits, config), splits, config, m) for m in models]
+    found = canonical(over_seeds_section(["a", "b", "c"], sections, 0.95))
+    schema = json.loads(SCHEMA_PATH.read_text())
+    jsonschema.validate(found, {**schema["$defs"]["sparsity_page"]["properties"]["seeds"], "$defs": schema["$defs"]})
+    each = [section["points"][0]["trends"]["level"]["value"] for section in sections]
+    level = found["points"][0]["level"]
+    assert level["each"] == each and level["over"]["value"] == pytest.approx(np.mean(each)) and level["over"]["n"] == 3
+    assert level["over"]["lo"] < level["over"]["value"] < level["over"]["hi"]
+    assert level["n_positive"] == sum(x > 0 for x in each)
+    other = SurveyConfig(n_examples=8, points=("final_norm.hook_resid",), controls=(), n_bootstrap=20)
+    sections[1] = survey_section(survey(models[1], splits, other), splits, other, models[1])
+    with pytest.raises(ValueError, match=r"seeds: b has no hook point final_norm\.hook_norm"):
+        over_seeds_section(["a", "b", "c"], sections, 0.95)
+
+
+@pytest.mark.parametrize("positions", ["strided", "last", "all", "matched"])
 def test_an_example_reads_the_same_alone_and_beside_longer_ones(make_model, positions):
     model = make_model(positions="learned")
     lengths = np.array([2, 3, 9, 20, 17, 8, 12, 2])
     split = make_split("all", 0, n=8, lengths=lengths)
-    config = SurveyConfig(n_examples=8, batch_size=8, position_stride=4, positions=positions, n_bootstrap=5)
-    together = survey(model, [split], config)
+    config = SurveyConfig(
+        n_examples=8, batch_size=8, position_stride=4, positions=positions, n_bootstrap=5, controls=()
+    )
+    if positions == "matched":
+        lengths[[0, 1, 7]] = (10, 11, 12)
+        split.tokens[:] = make_split("all", 0, n=8, lengths=lengths).tokens
+    together = survey(model, [split], config).plain
     point = "blocks.1.mlp.hook_neuron"
     active, n_read = torch.zeros(0, 128, dtype=torch.bool), []
     for i, length in enumerate(lengths):
         tokens = torch.as_tensor(split.tokens[i : i + 1, :length])
-        at = [p for p in range(3, length - 1, 4)] if positions == "strided" else []
-        at = at or [length - 2]
+        at = {
+            "strided": list(range(3, length - 1, 4)),
+            "all": list(range(length - 1)),
+            "last": [],
+            "matched": list(range(3, min(lengths) - 1, 4)),
+        }[positions] or [length - 2]
         logits, seen = record(model, tokens[:, :-1], [point])
         h = seen[point][0, at].detach()
         active, n_read = torch.cat([active, h != 0]), [*n_read, len(at)]
@@ -140,12 +231,20 @@ def test_an_example_reads_the_same_alone_and_beside_longer_ones(make_model, posi
 def test_settings_that_cannot_be():
     assert SurveyConfig().measures == tuple(MEASURES)
     for settings, match in (
-        ({"n_examples": 0}, r"measure\.n_examples=0"),
+        ({"n_examples": 0}, "n_examples=0 must be at least 1"),
+        ({"controls": ("rotate",)}, r"controls has unknown entries \['rotate'\]; allowed: gain, rotated"),
+        ({"covariates": ("losses",)}, r"covariates has unknown entries \['losses'\]; allowed: loss"),
+        ({"positions": "first"}, r"positions has unknown entries \['first'\]; allowed: strided, all, last, matched"),
         ({"measures": ("top5",)}, "must contain 'gini'"),
         ({"measures": ("gini", "ginni")}, "measures has unknown"),
     ):
         with pytest.raises(ValueError, match=match):
             SurveyConfig(**settings)
+
+
+def test_a_control_that_nobody_can_give_is_refused(make_model):
+    with pytest.raises(ValueError, match="no model at initialisation; leave it out"):
+        survey(make_model(), [make_split("s", 0, n=4)], SurveyConfig(controls=CONTROLS))
 
 
 def test_windows_need_two_tokens_and_padding_behind(make_model):
@@ -154,4 +253,4 @@ def test_windows_need_two_tokens_and_padding_behind(make_model):
         split.tokens[:] = 1
         split.tokens[2, row] = PADDING
         with pytest.raises(ValueError, match=bad):
-            survey(make_model(), [split], CONFIG)
+            survey(make_model(), [split], CONFIG, initial=make_model)

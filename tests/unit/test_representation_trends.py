@@ -9,6 +9,7 @@ from sparsetrain.representation.measures import all_measures
 from sparsetrain.representation.trends import (
     Criterion,
     Estimate,
+    _ranks,
     decide,
     difference,
     mixed_model,
@@ -32,6 +33,20 @@ def test_spearman_is_scipys():
     assert spearman(x, x + y, seed=0) == got and spearman(x, x + y, seed=1).lo != got.lo
     assert spearman(x, -3 * x, seed=0).value == pytest.approx(-1)
     assert np.isnan(spearman(np.ones(10), np.arange(10), seed=0).value)
+
+
+def test_ranks_of_resamples_are_scipys():
+    v = np.concatenate([rng().integers(4, size=20), rng(1).standard_normal(13)]).astype(float)
+    i = rng(2).integers(33, size=(50, 33))
+    np.testing.assert_array_equal(_ranks(v)(i), stats.rankdata(v[i], axis=-1))
+
+
+def test_resamples_of_a_difference_are_drawn_in_turn():
+    a, b = rng().standard_normal(9), rng(1).standard_normal(14)
+    draw = np.random.default_rng(3)
+    means = [a[draw.integers(9, size=9)].mean() - b[draw.integers(14, size=14)].mean() for _ in range(60)]
+    got = difference(a, b, n_bootstrap=60, seed=3)
+    assert (got.lo, got.hi) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), rel=1e-12)
 
 
 def test_partial_spearman_of_one_covariate_is_the_textbook_formula():

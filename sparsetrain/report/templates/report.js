@@ -45,11 +45,28 @@ window.sparsetrain = { widgets: {} };
   }
 
   function drawLines(element) {
-    const figure = dataOf(element);
+    const data = dataOf(element);
+    const figure = "pick" in element.dataset ? data.figure : data;
     const place = element.querySelector(".plot");
     const options = { displayModeBar: false, responsive: true, showLink: false, displaylogo: false };
     window.Plotly.newPlot(place, figure.data, themed(figure.layout), options);
-    plots.push([place, figure.layout]);
+    const plot = [place, figure.layout];
+    plots.push(plot);
+    if (data.options) pick(element, data, plot);
+  }
+
+  // Menus that put other values into a figure.
+  function pick(element, data, plot) {
+    const show = menus(element.querySelector(":scope > .menus"), data.options.map((option) => option.keys), function (i) {
+      const option = data.options[i];
+      plot[1] = Object.assign({}, data.figure.layout, option.layout);
+      const traces = data.figure.data.map((trace, j) => Object.assign({}, trace, { y: option.y[j] }));
+      window.Plotly.react(plot[0], traces, themed(plot[1]));
+      element.querySelector("figcaption").textContent = option.title;
+      element.querySelector("p.note").textContent = option.note;
+      plot[0].setAttribute("aria-label", option.title);
+    });
+    show(0);
   }
 
   function draw(element) {
@@ -64,20 +81,26 @@ window.sparsetrain = { widgets: {} };
   }
 
   // A menu per label; a combination that does not exist falls back to one that keeps the menu just changed.
-  function choose(choice) {
-    const menus = Array.from(choice.querySelectorAll(":scope > .menus select"));
-    const panels = Array.from(choice.querySelectorAll(":scope > .panel"));
-    const keys = panels.map((panel) => JSON.parse(panel.dataset.keys));
+  function menus(place, keys, chosen) {
+    const selects = Array.from(place.querySelectorAll("select"));
     function show(changed) {
-      const want = menus.map((menu) => menu.value);
+      const want = selects.map((menu) => menu.value);
       let pick = keys.findIndex((key) => key.every((value, i) => value === want[i]));
       if (pick < 0) pick = Math.max(0, keys.findIndex((key) => key[changed] === want[changed]));
-      panels.forEach((panel, i) => { panel.hidden = i !== pick; });
-      menus.forEach((menu, i) => { menu.value = keys[pick][i]; });
+      selects.forEach((menu, i) => { menu.value = keys[pick][i]; });
+      chosen(pick);
     }
-    menus.forEach((menu, i) => menu.addEventListener("change", () => show(i)));
-    choice.querySelector(":scope > .menus").hidden = panels.length < 2;
-    show(0);
+    selects.forEach((menu, i) => menu.addEventListener("change", () => show(i)));
+    place.hidden = keys.length < 2;
+    return show;
+  }
+
+  function choose(choice) {
+    const panels = Array.from(choice.querySelectorAll(":scope > .panel"));
+    const keys = panels.map((panel) => JSON.parse(panel.dataset.keys));
+    menus(choice.querySelector(":scope > .menus"), keys, function (pick) {
+      panels.forEach((panel, i) => { panel.hidden = i !== pick; });
+    })(0);
   }
 
   document.addEventListener("DOMContentLoaded", function () {
