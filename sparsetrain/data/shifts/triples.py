@@ -156,8 +156,8 @@ class _Draws:
         places = set(rng.sample(range(self.n_before), self.n_before)[:level])
         if name == "choices":
             other = rng.choice([relation for relation in self.by_relation if relation != r])
-            drawn = self._alternatives(rng, other if control else r, asked)
             neutral = [t for t in self._context(rng, asked) if t[1] not in (r, other)]
+            drawn = self._alternatives(rng, other if control else r, asked)
             if len(drawn) < self.n_before or len(neutral) < self.n_before:
                 raise _Unsuited("few_triples_of_relation")
             before = [drawn[i] if i in places else neutral[i] for i in range(self.n_before)]
