@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sparsetrain.checkpoint import write_atomic
+from sparsetrain.data.shifts.graded import GradedConfig
 from sparsetrain.data.sources.facts import FactsConfig
 from sparsetrain.data.sources.knowledge_graph import GraphConfig
 from sparsetrain.hooks import NODE_KINDS
@@ -76,7 +77,7 @@ class AdaptiveConfig:
 class StudyConfig:
     """Which study is run instead of a single training, and by which rules. ours"""
 
-    kind: Literal["none", "adaptive_sparsity", "familiarity", "knowledge_graph"] = "none"
+    kind: Literal["none", "adaptive_sparsity", "familiarity", "knowledge_graph", "shifts"] = "none"
     n_seeds: int = 5
     """Seeds of the study: the run's seed and those that follow it."""
     n_agreeing: int = 4
@@ -92,6 +93,7 @@ class StudyConfig:
     adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
     familiarity: FactsConfig = field(default_factory=FactsConfig)
     knowledge_graph: GraphConfig = field(default_factory=GraphConfig)
+    shifts: GradedConfig = field(default_factory=GradedConfig)
 
     def __post_init__(self) -> None:
         for name in ("n_seeds", "n_agreeing", "n_checkpoints"):
@@ -105,13 +107,20 @@ class StudyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What must hold in every seed for the study to be interpretable."""
+    """What must hold in every seed for the study, or one arm of it, to be interpretable."""
 
     key: str
     words: str
     rule: Literal["at least", "at most"]
     bound: float
     unit: str
+    arm: str | None = None
+    """The arm that it decides about; None: all."""
+
+    @property
+    def where(self) -> str:
+        """Where it must hold, in words."""
+        return "in every seed and arm" if self.arm is None else f"in every seed of arm {self.arm}"
 
     def passed(self, values: Sequence[float]) -> bool:
         """Whether the rule holds for all seeds (a NaN fails it)."""
@@ -256,24 +265,27 @@ def conclude(
         The sections `gates`, `claims` and `verdicts` of the study, plain data.
     """
     judged = [(gate, gates[gate.key], gate.passed(gates[gate.key])) for gate in plan.gates]
-    failed = [gate.key for gate, _, passed in judged if not passed]
+    failed = [gate for gate, _, passed in judged if not passed]
     verdicts = {c.key: decide(c.criterion, over_seeds(effects[c.key]), effects[c.key]) for c in plan.claims}
     words: dict[str, Word] = {key: verdict.verdict for key, verdict in verdicts.items()}
     rules = []
     for rule in plan.rules:
         word, reason = rule.combine(words)
-        if failed:
-            word, reason = "undecided", f"not interpretable, these gates failed: {', '.join(failed)}"
+        missed = [gate.key for gate in failed if gate.arm in (None, rule.arm)]
+        if missed:
+            word, reason = "undecided", f"not interpretable, these gates failed: {', '.join(missed)}"
         rules.append(
             {"name": rule.name, "arm": rule.arm, "statement": rule.statement, "verdict": word, "reason": reason}
         )
     return {
-        "interpretable": not failed,
+        "interpretable": any(
+            all(gate.arm not in (None, arm) for gate in failed) for arm in (rule.arm for rule in plan.rules)
+        ),
         "gates": [
             {
                 "key": gate.key,
                 "words": gate.words,
-                "criterion": f"{gate.rule} {gate.bound:g} in every seed and arm",
+                "criterion": f"{gate.rule} {gate.bound:g} {gate.where}",
                 "worst": number((min if gate.rule == "at least" else max)(values), gate.unit, n=len(values)),
                 "passed": passed,
             }

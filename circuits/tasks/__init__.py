@@ -6,8 +6,8 @@ scores a model's answers. To add a task: write a generator in a family's file an
 
 from circuits.tasks.catalogue import ENGLISH_TASKS, PYTHON_TASKS, TASKS, get_task
 from circuits.tasks.pairs import PairSet, PairTokenizer, Twin, build_pairs
-from circuits.tasks.pools import SPLITS, Pool, Split, pool
 from circuits.tasks.task import PairText, Side, Task
+from sparsetrain.data.pools import SPLITS, Pool, Split, pool
 
 __all__ = [
     "ENGLISH_TASKS",

@@ -3,8 +3,8 @@
 from functools import partial
 from random import Random
 
-from circuits.tasks.pools import Pool
 from circuits.tasks.task import PairText, Side, Task, flip
+from sparsetrain.data.pools import Pool
 
 
 def set_or_string(rng: Random, pool: Pool, *, fixed_name: str | None = None) -> PairText:

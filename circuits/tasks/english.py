@@ -2,8 +2,8 @@
 
 from random import Random
 
-from circuits.tasks.pools import Pool
 from circuits.tasks.task import PairText, Side, Task, flip
+from sparsetrain.data.pools import Pool
 
 
 def pronoun(rng: Random, pool: Pool) -> PairText:

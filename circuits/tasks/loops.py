@@ -2,8 +2,8 @@
 
 from random import Random
 
-from circuits.tasks.pools import Pool
 from circuits.tasks.task import PairText, Side, Task
+from sparsetrain.data.pools import Pool
 
 
 def enumerate_range(rng: Random, pool: Pool) -> PairText:

@@ -7,7 +7,7 @@ Shared lines are the same on both sides. Padding lines differ between the sides,
 from random import Random
 from typing import Literal
 
-from circuits.tasks.pools import Pool
+from sparsetrain.data.pools import Pool
 
 Language = Literal["python", "english"]
 _N_DIGITS, _N_TERMS = 5, 6  # ours: longest number and longest sum of a padding line

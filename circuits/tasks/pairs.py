@@ -19,8 +19,8 @@ from torch import Tensor
 
 from circuits.tasks.catalogue import get_task
 from circuits.tasks.neutral import padding_lines, shared_line
-from circuits.tasks.pools import SPLITS, Pool, Split, pool
 from circuits.tasks.task import PairText, Side, Task
+from sparsetrain.data.pools import SPLITS, Pool, Split, pool
 
 Twin = Literal["nonsense", "labels"]
 REST = -1  # answer id that means "every token but the other answer"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from circuits.tasks.pools import Pool
+from sparsetrain.data.pools import Pool
 
 
 @dataclass(frozen=True, kw_only=True)

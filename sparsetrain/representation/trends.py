@@ -170,6 +170,22 @@ def partial_spearman(
     return Estimate(value=value, lo=lo, hi=hi, n=len(a), method=method)
 
 
+def over_items(values: ArrayLike, *, n_bootstrap: int = 1000, confidence: float = 0.95, seed: int) -> Estimate:
+    """Mean over items, with a percentile bootstrap interval.
+
+    Args:
+        values: `[n]`, n >= 2, one per item.
+        n_bootstrap, confidence, seed: of the interval.
+
+    Returns:
+        In the unit of the values.
+    """
+    (v,) = _columns(2, values=values)
+    lo, hi = _interval(lambda i: v[i].mean(-1), len(v), n_bootstrap, confidence, seed)
+    method = f"mean over items, {confidence:.0%} percentile bootstrap ({n_bootstrap} resamples, seed {seed})"
+    return Estimate(value=float(v.mean()), lo=lo, hi=hi, n=len(v), method=method)
+
+
 def difference(
     shifted: ArrayLike,
     reference: ArrayLike,
@@ -365,14 +381,16 @@ def decide(criterion: Criterion, estimate: Estimate, per_seed: ArrayLike | None 
     Args:
         criterion: fixed beforehand.
         estimate: over items, or over seeds.
-        per_seed: `[n_seeds]`, the effect in each seed; needed where the criterion asks for seeds.
+        per_seed: `[n_seeds]`, the effect in each seed; needed where the criterion asks for seeds. With a NaN, which makes the
+            estimate undefined too, no signs are counted.
 
     Raises:
         ValueError: the criterion asks for seeds and none are given.
     """
     if criterion.n_agreeing is not None and per_seed is None:
         raise ValueError(f"claim {criterion.claim!r} asks for {criterion.n_agreeing} agreeing seeds; give per_seed")
-    seeds = None if per_seed is None else sign_test(per_seed)
+    defined = per_seed is not None and bool(np.isfinite(np.asarray(per_seed, dtype=np.float64)).all())
+    seeds = sign_test(per_seed) if per_seed is not None and defined else None
     word, reason = _judge(criterion, estimate, seeds)
     return Verdict(
         claim=criterion.claim,

@@ -1,6 +1,6 @@
 """One training of a study: the run's model and optimizer, with the arm's differences, on given rows of tokens.
 
-The rows end in an answer, and the loss is that of the answer alone.
+By default the rows end in an answer, and the loss is that of the answer alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ import sparsetrain
 from sparsetrain.callbacks import AtSteps, ChecksummedIO, MetricsCSV, ProgressBar, ResumeLogs, Throughput
 from sparsetrain.checkpoint import export_model, read_meta
 from sparsetrain.data.datamodule import RowsDataModule
-from sparsetrain.lit import LitTransformer, answer_loss, fit
+from sparsetrain.lit import LitTransformer, Objective, answer_loss, fit
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.representation.tracker import SparsityTracker
 from sparsetrain.run import RunConfig
@@ -35,6 +35,9 @@ class ArmRun:
     seed: int
     d_vocab: int
     n_steps: int
+    objective: Objective = answer_loss
+    n_prompt: int = N_PROMPT
+    """Tokens that the model must be able to read."""
 
     @property
     def model_config(self) -> ModelConfig:
@@ -43,8 +46,10 @@ class ArmRun:
         Raises:
             ValueError: n_ctx is too short for a prompt.
         """
-        if self.config.model.n_ctx < N_PROMPT:
-            raise ValueError(f"model.n_ctx={self.config.model.n_ctx} is shorter than a prompt; give {N_PROMPT} or more")
+        if self.config.model.n_ctx < self.n_prompt:
+            raise ValueError(
+                f"model.n_ctx={self.config.model.n_ctx} is shorter than a prompt; give {self.n_prompt} or more"
+            )
         return replace(self.config.model, d_vocab=self.d_vocab)
 
     @property
@@ -79,15 +84,19 @@ class ArmRun:
         look: Callable[[Transformer, int], object],
         *,
         watchers: Sequence[SparsityTracker] = (),
+        start: Callable[[Transformer], object] | None = None,
+        tokenizer: str | None = None,
     ) -> tuple[Transformer, Mapping[str, Any]]:
         """Trains and exports.
 
         Args:
-            rows: `[n_rows, 4]` int64 in the order of training; `n_steps` batches.
+            rows: `[n_rows, length]` int64 in the order of training; `n_steps` batches.
             folder: gets metrics.csv, checkpoints/ and export/.
             steps: optimizer steps at which `look` is called, 0 being initialisation.
             look: gets the model and the step; must not touch it.
             watchers: trackers of more splits.
+            start: sets weights before the first step, after they are drawn.
+            tokenizer: text of a tokenizer.json for the export.
 
         Returns:
             The model, and its meta data with the hash of its weights.
@@ -95,11 +104,13 @@ class ArmRun:
         trainer = replace(self.config.trainer, n_steps=self.n_steps)
         torch.manual_seed(self.seed)
         model = Transformer(self.model_config)
+        if start is not None:
+            start(model)
         sparsity = build_sparsity(self.sparsity_config, self.n_steps)
         if sparsity is not None:
             sparsity.prepare(model)
         optim = replace(self.config.optim, decay=self.arm.decay)
-        module = LitTransformer(model, answer_loss, optim, sparsity, self.n_steps)
+        module = LitTransformer(model, self.objective, optim, sparsity, self.n_steps)
         callbacks = self.config.callbacks
         fit(
             module,
@@ -127,7 +138,7 @@ class ArmRun:
             "density": module.density(self.n_steps),
         }
         model.cpu()
-        export = export_model(model, folder / "export" / f"step_{self.n_steps}", None, meta)
+        export = export_model(model, folder / "export" / f"step_{self.n_steps}", tokenizer, meta)
         return model, read_meta(export)
 
 

@@ -15,6 +15,7 @@ from sparsetrain.run import RunConfig, describe_run, log_to_wandb
 from sparsetrain.studies.adaptive import AdaptiveStudy
 from sparsetrain.studies.familiarity import FamiliarityStudy
 from sparsetrain.studies.knowledge_graph import KnowledgeGraphStudy
+from sparsetrain.studies.shifts import ShiftsStudy
 from sparsetrain.study import Plan, Stage, preregister, run_stages
 
 
@@ -34,6 +35,7 @@ STUDIES: Mapping[str, Callable[[RunConfig], Study]] = {
     "adaptive_sparsity": AdaptiveStudy,
     "familiarity": FamiliarityStudy,
     "knowledge_graph": KnowledgeGraphStudy,
+    "shifts": ShiftsStudy,
 }
 
 

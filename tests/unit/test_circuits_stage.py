@@ -14,8 +14,8 @@ from circuits.find import FindConfig
 from circuits.prune import PruneConfig
 from circuits.stage import CircuitsConfig, merge_tasks, run_cards, run_circuits
 from circuits.tasks import TASKS
-from circuits.tasks.pools import pool
 from sparsetrain.checkpoint import export_model
+from sparsetrain.data.pools import pool
 from sparsetrain.data.tokenizer import train_tokenizer
 
 FIND = FindConfig(

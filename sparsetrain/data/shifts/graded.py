@@ -1,0 +1,125 @@
+"""Shifts in degrees, each beside a control: what is claimed to matter grows with the level in one and not in the other.
+
+1. A shift has levels, 0 as in training, and rows of one length that end in the answer. Row k of every level and of the control is made
+   of the same names, so that rows are paired.
+2. The control changes the row as the shift does (as many lines or triples of the same form, at the same places) without the thing that
+   is claimed to matter.
+3. `code.py` has the four shifts of Python, `triples.py` those of the knowledge graph.
+
+| shift      | what grows with the level                            | what grows in the control                           |
+|------------|------------------------------------------------------|-----------------------------------------------------|
+| difficulty | distractors; derivation steps                        | lines that define nothing; trained triples           |
+| choices    | names, objects the answer must be picked from        | names, objects that are no candidates                |
+| context    | tokens, triples of the own document in front          | the same in front, of another document               |
+| conflict   | lines, triples that contradict what training taught  | lines, triples that agree with it                    |
+
+Source: the four kinds are those of Jin et al. 2026 (arXiv 2603.03415); tasks and controls are ours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Name = Literal["difficulty", "choices", "context", "conflict"]
+NAMES: tuple[Name, ...] = get_args(Name)
+World = Literal["python", "graph"]
+WORLDS: tuple[World, ...] = get_args(World)
+SIDES = ("shift", "control")
+
+BOUNDS: Mapping[tuple[World, Name], int] = {("python", "choices"): 2}
+"""Lowest possible level where it is not 0."""
+N_STEPS = 2
+"""Farthest level of difficulty in the graph."""
+
+
+def python_levels() -> dict[str, tuple[int, ...]]:
+    """Distractors; candidate names; tokens in front; contradicting lines."""
+    return {"difficulty": (0, 2, 4, 8), "choices": (2, 3, 5, 8), "context": (0, 16, 32, 64), "conflict": (0, 1, 2, 4)}
+
+
+def graph_levels() -> dict[str, tuple[int, ...]]:
+    """0 trained, 1 medium, 2 hard; alternatives; triples in front; contradicting triples."""
+    return {"difficulty": (0, 1, 2), "choices": (0, 2, 4, 7), "context": (0, 2, 4, 7), "conflict": (0, 1, 2, 4)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradedConfig:
+    """Which shifts are built and how far they go. ours"""
+
+    worlds: tuple[World, ...] = WORLDS
+    names: tuple[Name, ...] = NAMES
+    n_items: int = 128
+    """Rows of each level; triples of the graph's difficulty are `study.knowledge_graph.n_eval`."""
+    n_triples: int = 8
+    """Triples of a row of the graph, the last one asked for."""
+    python: dict[str, tuple[int, ...]] = field(default_factory=python_levels)
+    graph: dict[str, tuple[int, ...]] = field(default_factory=graph_levels)
+
+    def __post_init__(self) -> None:
+        for key, allowed in (("worlds", WORLDS), ("names", NAMES)):
+            given = getattr(self, key)
+            if not given or len(set(given)) < len(given) or set(given) - set(allowed):
+                raise ValueError(f"study.shifts.{key}={list(given)} must be different ones of {', '.join(allowed)}")
+        if self.n_items < 2:
+            raise ValueError(f"study.shifts.n_items={self.n_items} must be at least 2")
+        if self.n_triples < 2:
+            raise ValueError(f"study.shifts.n_triples={self.n_triples} must be at least 2")
+        for world in WORLDS:
+            unknown = set(self.levels(world)) - set(NAMES)
+            if unknown:
+                raise ValueError(
+                    f"study.shifts.{world} has unknown shifts {', '.join(sorted(unknown))}; allowed: {', '.join(NAMES)}"
+                )
+            for name in self.names:
+                self._check(world, name)
+
+    def _check(self, world: World, name: Name) -> None:
+        if name not in self.levels(world):
+            raise ValueError(
+                f"study.shifts.{world} has no levels of {name}; give study.shifts.{world}.{name}=[0,...] or leave {name} "
+                f"out of study.shifts.names"
+            )
+        levels = self.levels(world)[name]
+        lowest = BOUNDS.get((world, name), 0)
+        highest = None if world == "python" else N_STEPS if name == "difficulty" else self.n_triples - 1
+        rising = all(a < b for a, b in pairwise(levels))
+        if len(levels) < 2 or not rising or levels[0] != lowest or (highest is not None and levels[-1] > highest):
+            end = "" if highest is None else f" and end at {highest} at most"
+            raise ValueError(
+                f"study.shifts.{world}.{name}={list(levels)} must rise from {lowest}{end}, with two levels or more"
+            )
+
+    def levels(self, world: World) -> dict[str, tuple[int, ...]]:
+        """Shift -> levels."""
+        return self.python if world == "python" else self.graph
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graded:
+    """One shift and its control."""
+
+    name: str
+    levels: tuple[int, ...]
+    tokens: NDArray[np.int64]
+    """`[2, n_levels, n, length]`: shift and control, the answer last."""
+    choices: NDArray[np.int64]
+    """`[2, n_levels, n, n_choices]` tokens the answer is compared with, the right one first; where there are fewer, one is repeated."""
+    rejected: Mapping[str, int]
+    """Reason -> rows thrown away on the way."""
+
+    def __post_init__(self) -> None:
+        assert self.tokens.shape[:2] == (2, len(self.levels)) and self.tokens.shape[:3] == self.choices.shape[:3]
+        assert (self.tokens[..., -1] == self.choices[..., 0]).all()
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """All rows one below the other, `[2 * n_levels * n, length]`."""
+        return self.tokens.reshape(-1, self.tokens.shape[-1])
+
+    def spread(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`[..., n_rows]` in the order of `rows` -> `[..., 2, n_levels, n]`."""
+        return values.reshape(*values.shape[:-1], *self.tokens.shape[:3])
