@@ -42,13 +42,13 @@ def drop_harmless(
         few_losses: on a few of them.
         target: loss to keep, nats.
         slack: parts whose removal leaves at most slack * target on the few pairs look harmless.
-        max_rounds: give up after so many rounds; None: never.
+        max_rounds: give up after so many rounds with groups, and so many with single parts; None: never.
         max_singles: how many of the parts that look harmless are tried singly on all pairs in a round; None: all.
         order: int64, part numbers in an order in which neighbours matter alike (a ranking): groups are taken along it.
         loosen: applied to the mask at the start of every round, for parts that can be seen to do nothing.
         report: called with (parts dropped, parts tried) after every round.
     """
-    keep = _drop_groups(keep, losses, few_losses, target, slack, order, report)
+    keep = _drop_groups(keep, losses, few_losses, target, slack, order, max_rounds, report)
     suspects = keep
     for n_rounds in count(1):
         keep = loosen(keep)
@@ -91,12 +91,14 @@ def _drop_groups(
     target: float,
     slack: float,
     order: Tensor | None,
+    max_rounds: int | None,
     report: Callable[[int, int], None],
 ) -> Tensor:
     """Drops groups of parts until only single parts are worth trying."""
     order = torch.arange(len(keep)) if order is None else order
-    size = int(keep.sum()) // N_GROUPS
-    while size > 1:
+    size, n_rounds = int(keep.sum()) // N_GROUPS, 0
+    while size > 1 and n_rounds != max_rounds:
+        n_rounds += 1
         groups = order[keep[order]].split(size)
         alone = few_losses(torch.stack([_without(keep, group) for group in groups]))
         ranked = [groups[i] for i in alone.argsort().tolist() if alone[i] <= slack * target]
