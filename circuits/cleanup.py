@@ -49,25 +49,30 @@ def drop_harmless(
         report: called with (parts dropped, parts tried) after every round.
     """
     keep = _drop_groups(keep, losses, few_losses, target, slack, order, max_rounds, report)
-    suspects = keep
+    suspects, needed = keep, torch.zeros_like(keep)  # needed: tried singly on all pairs, and no part has gone since
     for n_rounds in count(1):
-        keep = loosen(keep)
+        loose = loosen(keep)
+        if not torch.equal(loose, keep):
+            keep, needed = loose, torch.zeros_like(keep)
         if not (keep & suspects).any():
             suspects = keep
-        parts = (keep & suspects).nonzero().flatten()
+        parts = (keep & suspects & ~needed).nonzero().flatten()
         if not len(parts):
             return keep
-        everyone = len(parts) == int(keep.sum())
+        everyone = not (keep & ~suspects).any()
         alone = few_losses(without_each(keep, parts))
         plausible = parts[alone.argsort()][: int((alone <= slack * target).sum())]
         untried = plausible[:0]
         n_dropped = _longest(keep, losses, target, plausible, surely=0)
         if n_dropped == 0 and len(plausible):
+            needed[plausible[:max_singles]] = True
             plausible, untried = _harmless(keep, losses, target, plausible[:max_singles])
             n_dropped = _longest(keep, losses, target, plausible, surely=min(1, len(plausible)))
         if (n_dropped == 0 and everyone) or n_rounds == max_rounds:
             return keep
         keep = _without(keep, plausible[:n_dropped])
+        if n_dropped:
+            needed = torch.zeros_like(keep)
         report(n_dropped, len(parts))
         # Who was needed mostly stays needed: look at all again only when no suspect is left to drop.
         suspects = torch.zeros_like(keep).index_fill(0, torch.cat([plausible, untried]), True) if n_dropped else keep

@@ -78,7 +78,7 @@ class PruneConfig:
     """Share of all nodes that attribution lets into the search (more where these miss the target). ours"""
     n_screen: int = 8
     """Pairs on which the clean-up tries every node's removal before it looks at all validation pairs. ours"""
-    screen_slack: float = 1.5
+    screen_slack: float = 1.25
     """The clean-up looks closer at nodes whose removal leaves a loss below this multiple of the target. ours"""
     clean_rounds: int | None = None
     """Rounds of clean-up at most; None: until no node can go. A limit is for smoke tests, on models with no small circuit."""
@@ -369,7 +369,7 @@ class Search:
         progress: Progress | None = None,
     ) -> None:
         self.model, self.space, self.means, self.runs = model, space, means, runs
-        by_train = {id(run.train): run.train.batch(slice(0, len(run.val))) for run in runs}
+        by_train = {id(run.train): run.train.batch(slice(0, (len(run.val) + 1) // 2)) for run in runs}
         self.transfer = [by_train[id(run.train)] for run in runs]  # seeds share their pairs, and with them a pass
         self.target, self.config, self.progress = target, config, progress
         self.allowed = [target] * len(runs)
@@ -404,7 +404,7 @@ class Search:
         return found
 
     def training_loss(self, keep: Tensor, which: Sequence[int], calibration: Calibration) -> Tensor:
-        """Task losses `[n]` of circuits on training pairs, as many as there are validation pairs."""
+        """Task losses `[n]` of circuits on training pairs, half as many as there are validation pairs."""
         sets = [self.transfer[run] for run in which]
         answers = masked_answers(self.model, self.space, keep, self.means, sets, self.config.max_rows)
         return task_loss(calibration.apply(answers.double()))
@@ -517,15 +517,21 @@ class Search:
         Returns:
             The smaller mask, and the rise of the loss when one kept node is removed (on a few pairs), `[n_nodes]`.
         """
-        few = self.runs[run].val.batch(slice(0, self.config.n_screen))
+        some = slice(0, self.config.n_screen)
+        few, elsewhere = self.runs[run].val.batch(some), self.transfer[run].batch(some)
 
-        def few_answers(masks: Tensor) -> Tensor:
-            return masked_answers(self.model, self.space, masks, self.means, [few] * len(masks), self.config.max_rows)
+        def answers_on(pairs: PairSet, masks: Tensor) -> Tensor:
+            return masked_answers(self.model, self.space, masks, self.means, [pairs] * len(masks), self.config.max_rows)
+
+        def few_losses(masks: Tensor) -> Tensor:
+            losses, calibration = calibrated_loss(answers_on(few, masks))
+            transferred = task_loss(calibration.apply(answers_on(elsewhere, masks).double()))
+            return torch.maximum(losses, transferred * self.target / self.allowed[run])
 
         keep = drop_harmless(
             keep,
             lambda masks: self.worst_loss(masks, [run] * len(masks)),
-            lambda masks: calibrated_loss(few_answers(masks))[0],
+            few_losses,
             self.target,
             slack=self.config.screen_slack,
             max_rounds=self.config.clean_rounds,
@@ -534,7 +540,7 @@ class Search:
             report=lambda done, total: self._report("clean-up", done, total),
         )
         nodes = keep.nonzero().flatten()
-        answers = few_answers(torch.cat([keep[None], without_each(keep, nodes)]))
+        answers = answers_on(few, torch.cat([keep[None], without_each(keep, nodes)]))
         base, calibration = calibrated_loss(answers[0])
         rise = torch.zeros(self.space.n_nodes)
         rise[nodes] = (task_loss(calibration.apply(answers[1:].double())) - base).float()
