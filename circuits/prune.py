@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from circuits.calibrate import fit_calibrations
 from circuits.cleanup import drop_harmless, without_each
+from circuits.compact import CompactCircuit, compile_circuit
 from circuits.edges import degrees, narrowed, on_path
 from circuits.masks import HardConcreteMasks, NodeMasks, NodeSpace, ablation_hooks
 from circuits.tasks.loss import Calibration, answer_logits, logit_diff, task_loss
@@ -33,6 +34,7 @@ from sparsetrain.hooks import HookPoint, hooked
 from sparsetrain.model import Transformer
 
 N_LENGTH_GROUPS = 4  # ours: groups of similar length into which evaluations split their pairs
+N_COMPILED = 16  # ours: compact circuits that are remembered
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
@@ -86,6 +88,9 @@ class PruneConfig:
     """Rounds of clean-up of edges at most; null: until no edge can go, which takes minutes for a hundred edges. ours"""
     max_rows: int = 256
     """Prompts per pass in evaluations. ours"""
+    compact_nodes: int = 150
+    """On a CPU, circuits of at most so many nodes are evaluated one by one in their compact form; 0: none. Above, passes over the
+    masked model that many circuits share cost less. ours"""
 
     def __post_init__(self) -> None:
         for name in ("clean_rounds", "edge_rounds"):
@@ -373,6 +378,9 @@ class Search:
         self.transfer = [by_train[id(run.train)] for run in runs]  # seeds share their pairs, and with them a pass
         self.target, self.config, self.progress = target, config, progress
         self.allowed = [target] * len(runs)
+        parameters = list(model.parameters())
+        self.compiles = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters)
+        self._compiled: dict[bytes, CompactCircuit] = {}
 
     def circuits(self, orders: Sequence[Tensor], guesses: Sequence[int]) -> list[Pruned]:
         """One result per run: the smallest prefix of its order that meets the target, cleaned up.
@@ -405,8 +413,7 @@ class Search:
 
     def training_loss(self, keep: Tensor, which: Sequence[int], calibration: Calibration) -> Tensor:
         """Task losses `[n]` of circuits on training pairs, half as many as there are validation pairs."""
-        sets = [self.transfer[run] for run in which]
-        answers = masked_answers(self.model, self.space, keep, self.means, sets, self.config.max_rows)
+        answers = self.answers(keep, [self.transfer[run] for run in which])
         return task_loss(calibration.apply(answers.double()))
 
     def worst_loss(self, keep: Tensor, which: Sequence[int]) -> Tensor:
@@ -424,14 +431,32 @@ class Search:
             losses = losses.index_copy(0, good, torch.maximum(losses[good], elsewhere.to(losses.dtype)))
         return losses
 
-    def answers(self, keep: Tensor, which: Sequence[int]) -> Tensor:
-        """Answer logits of circuits `keep [n, n_nodes]`, the i-th on the validation pairs of run `which[i]`."""
-        sets = [self.runs[run].val for run in which]
-        return masked_answers(self.model, self.space, keep, self.means, sets, self.config.max_rows)
+    def answers(self, keep: Tensor, sets: Sequence[PairSet]) -> Tensor:
+        """Answer logits of circuits `keep [n, n_nodes]`, the i-th on the pairs `sets[i]`; small ones in their compact form."""
+        small = (keep.sum(1) <= self.config.compact_nodes) & self.compiles
+        answers = torch.empty(len(keep), len(sets[0]), 2, 2)
+        for i in small.nonzero().flatten().tolist():
+            answers[i] = self._compact(keep[i]).answers(sets[i])
+        large = (~small).nonzero().flatten()
+        if len(large):
+            pairs = [sets[i] for i in large.tolist()]
+            answers[large] = masked_answers(
+                self.model, self.space, keep[large], self.means, pairs, self.config.max_rows
+            )
+        return answers
+
+    def _compact(self, keep: Tensor) -> CompactCircuit:
+        """The circuit compiled; the last few are remembered, since validation pairs are followed by training pairs."""
+        key = keep.numpy().tobytes()
+        if key not in self._compiled:
+            if len(self._compiled) >= N_COMPILED:
+                self._compiled.pop(next(iter(self._compiled)))
+            self._compiled[key] = compile_circuit(self.model, keep, self.means)
+        return self._compiled[key]
 
     def loss(self, keep: Tensor, which: Sequence[int]) -> tuple[Tensor, Calibration]:
-        """Calibrated losses `[n]` of circuits."""
-        return calibrated_loss(self.answers(keep, which))
+        """Calibrated losses `[n]` of circuits, the i-th on the validation pairs of run `which[i]`."""
+        return calibrated_loss(self.answers(keep, [self.runs[run].val for run in which]))
 
     def candidates(self) -> tuple[Tensor, Tensor]:
         """Per run the nodes of highest attribution, bool `[n_runs, n_nodes]`, and ranks in [0, 1] (1 for the highest).
