@@ -23,7 +23,7 @@ from circuits.faithfulness import jaccard
 from circuits.find import TWIN, FindConfig, Finder, Pairs
 from circuits.judge import Judge
 from circuits.means import Means
-from circuits.prune import Pruned, calibrated_loss, masked_answers
+from circuits.prune import Pruned, Run, Search, calibrated_loss
 from circuits.tasks import get_task
 from circuits.tasks.loss import Calibration
 from sparsetrain.checkpoint import latest_export, load_model, read_meta
@@ -133,10 +133,12 @@ class SavedCircuits(Finder):
         return entries
 
     def _pruned(self, circuit: Circuit, pairs: Pairs) -> Pruned:
-        val = masked_answers(self.model, self.space, circuit.keep[None], self.values, [pairs.val], self.max_rows)
+        run = Run(seed=circuit.provenance.seed, train=pairs.train, val=pairs.val)
+        looking = Search(self.model, self.space, self.values, [run], self.config.target_loss, self.config.prune)
+        losses, _ = looking.loss(circuit.keep[None], [0])
         return Pruned(
             keep=circuit.keep,
-            loss=float(calibrated_loss(val)[0]),
+            loss=float(losses[0]),
             reached=True,  # only such circuits are saved
             calibration=circuit.calibration,
             n_ranked=circuit.n_nodes,

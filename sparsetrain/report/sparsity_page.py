@@ -352,12 +352,13 @@ def _numbers(point: Mapping[str, Any], splits: Sequence[Mapping[str, Any]]) -> D
         Column(label="Gaussian", form="number"),
         *(Column(label=split["name"], form="number") for split in splits),
     )
-    rows = tuple(
-        (name, point["gaussian"].get(name), *(point["values"][split["name"]].get(name) for split in splits))
-        for name in measures
-    )
+    rows = []
+    for name in measures:
+        values = [point["values"][split["name"]].get(name) for split in splits]
+        unit = next(value["unit"] for value in values if value is not None)
+        rows.append((name, {"value": point["gaussian"].get(name), "unit": unit}, *values))
     title = f"All measures at {point['hook_point']}, {format_number(point['width'])} units"
-    return Details(summary=title, blocks=(Table(columns=columns, rows=rows),))
+    return Details(summary=title, blocks=(Table(columns=columns, rows=tuple(rows)),))
 
 
 def _trends(section: Mapping[str, Any]) -> list[Block]:

@@ -26,8 +26,7 @@ MAX_STEPS = 60
 UNITS = {
     **dict(zip(LOGIT_MEASURES, ("nats/token", "nats", "L2 norm"), strict=True)),
     "participation_ratio": "units",
-    "kurtosis": "",
-    "lifetime_kurtosis": "",
+    **dict.fromkeys(("gini", "gini_active", "hoyer", "pq_1_2", "pq_half_2", "kurtosis", "lifetime_kurtosis"), ""),
 }
 """Units of measures that are no fraction."""
 

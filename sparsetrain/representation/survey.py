@@ -23,7 +23,7 @@ from sparsetrain.hooks import NODE_KINDS
 from sparsetrain.report import number, value_of
 from sparsetrain.representation.controls import LOOKS, Look, view_of
 from sparsetrain.representation.measures import HEADLINE, MEASURES
-from sparsetrain.representation.section import finite, page_section, window_lengths
+from sparsetrain.representation.section import UNITS, finite, page_section, window_lengths
 from sparsetrain.representation.trends import (
     Estimate,
     difference,
@@ -43,6 +43,7 @@ from sparsetrain.representation.watch import (
     measure_splits,
 )
 
+UNIT = UNITS[HEADLINE]
 N_BINS = 8
 """Groups of examples of like loss."""
 MIN_PER_BIN = 4
@@ -187,7 +188,7 @@ def survey_section(measured: Survey, splits: Sequence[Split], config: SurveyConf
     for control, of_control in measured.controls.items():
         for row in of_control.rows:
             if row.measure == HEADLINE:
-                entry = number(row.value, "fraction", n=row.n, lo=finite(row.lo), hi=finite(row.hi))
+                entry = number(row.value, UNIT, n=row.n, lo=finite(row.lo), hi=finite(row.hi))
                 under.setdefault((row.hook_point, control), {})[row.split] = entry
     for point in section["points"]:
         name = point["hook_point"]
@@ -214,7 +215,7 @@ def differences(
     first, *others = known
     settings = _settings(config)
     return {
-        name: _estimate(difference(known[name], known[first], **settings), "fraction", config.seed)
+        name: _estimate(difference(known[name], known[first], **settings), UNIT, config.seed)
         for name in others
         if min(len(known[name]), len(known[first])) > 1
     }

@@ -37,7 +37,7 @@ CONFIG = FindConfig(
     n_random_necessity=2,
     n_boot=20,
     max_tokens=40,
-    prune=PruneConfig(n_steps=6, n_pairs=4, n_screen=3),
+    prune=PruneConfig(n_steps=6, n_pairs=4, n_screen=3, compact_nodes=10_000),  # so that the compact form is used
 )
 CARD = replace(
     PRESETS["quick"],
@@ -59,7 +59,7 @@ def run(make_model, tmp_path: Path) -> Path:
     texts = [s.prompt + s.hinge + s.answer + s.continuation for pair in pairs for s in (pair.positive, pair.negative)]
     words = " is when not the and of to this that return import None raise from or it on at be are by can but you all\n"
     trained = train_tokenizer([*texts, *[words] * 20], 500)
-    made = make_model(d_vocab=trained.d_vocab, d_model=16, d_head=4, n_ctx=64)
+    made = make_model(d_vocab=trained.d_vocab, d_model=24, d_head=4, n_ctx=64)
     trained.save(tmp_path / "tokenizer.json")
     export = export_model(made, tmp_path / "export" / "step_1", (tmp_path / "tokenizer.json").read_text(), {})
     model, tokenizer = load_model(export), Tokenizer.load(export / "tokenizer.json")
