@@ -274,9 +274,9 @@ def merge_tasks(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, An
     before = {task["task"]: task for task in old["tasks"]}
     for task in new["tasks"]:
         old_task = before.get(task["task"], {"circuits": []})
-        for circuit, same in zip(task["circuits"], old_task["circuits"], strict=False):
-            if _found(circuit) == _found(same):
-                circuit.update({name: same[name] for name in ADDED if name in same and name not in circuit})
+        for circuit in task["circuits"]:
+            same = next((other for other in old_task["circuits"] if _found(other) == _found(circuit)), {})
+            circuit.update({name: same[name] for name in ADDED if name in same and name not in circuit})
         same_circuits = [_found(circuit) for circuit in old_task["circuits"]] == [
             _found(circuit) for circuit in task["circuits"]
         ]

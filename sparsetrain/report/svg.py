@@ -59,9 +59,10 @@ def to_svg(lines: Lines) -> str:
 
 def _band(curve: Curve, color: str, at: "object") -> list[str]:
     assert callable(at)
-    rows = [
-        (x, lo, hi) for x, lo, hi in zip(curve.x, curve.lo, curve.hi, strict=False) if lo is not None and hi is not None
-    ]
+    if not curve.lo:
+        return []
+    points = zip(curve.x, curve.lo, curve.hi, strict=True)
+    rows = [(x, lo, hi) for x, lo, hi in points if lo is not None and hi is not None]
     if len(rows) < 2:
         return []
     outline = [at(x, hi) for x, _, hi in rows] + [at(x, lo) for x, lo, _ in reversed(rows)]

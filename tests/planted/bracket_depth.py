@@ -9,7 +9,6 @@ A second head and a second neuron count round brackets in the same way, for two 
 brackets, drawn by lot, so a circuit that reads the round ones, or openings or closings alone, misses the target.
 """
 
-from itertools import cycle
 from random import Random
 
 import torch
@@ -97,7 +96,8 @@ def bracket_pairs(n: int, seed: int, answers: tuple[int, int] = (ONE_MORE, END))
     """
     rng = Random(seed)
     tokens, last = torch.full((n, 2, 15), EOT), torch.zeros(n, 2, dtype=torch.int64)
-    for i, differs in zip(range(n), cycle((OPEN, CLOSE)), strict=False):
+    for i in range(n):
+        differs = (OPEN, CLOSE)[i % 2]
         length = rng.randint(12, 14)
         words = [rng.randrange(FIRST_WORD, D_VOCAB) for _ in range(length)]
         groups = [OPEN, CLOSE] * rng.randrange(3)

@@ -136,7 +136,7 @@ def two_hop_pairs(n: int, seed: int, answers: tuple[int, int] = (ADD, PLUS)) -> 
         for s, (right, other) in enumerate(((SET, STRING), (STRING, SET))):
             lines = [[name, right if name == wanted else other] for name in order] + chains
             line = [EOT]
-            for start, end, assignment in zip([0, *cuts], cuts, lines, strict=False):
+            for start, end, assignment in zip([0, *cuts[:-1]], cuts, lines, strict=True):
                 line += words[start:end] + assignment
             tokens[i, s] = torch.tensor([*line, *words[cuts[-1] :], asked])
     last = torch.full((n, 2), N_CTX - 1)

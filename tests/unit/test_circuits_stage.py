@@ -122,6 +122,8 @@ def test_the_circuit_page_is_made_once_for_the_best_circuit(
     assert "viewer" not in plain[0]
     old, new = ({"tasks": [{"task": "var_if", "circuits": circuits}]} for circuits in ([best, second], plain))
     assert merge_tasks(old, new)["tasks"][0]["circuits"][0]["viewer"] == best["viewer"], "the same circuit keeps it"
+    moved = {"tasks": [{"task": "var_if", "circuits": plain[::-1]}]}
+    assert merge_tasks(old, moved)["tasks"][0]["circuits"][1]["viewer"] == best["viewer"], "wherever it stands now"
     monkeypatch.setattr(stage, "MAX_NODES", len(nodes) - 1)
     assert "viewer" not in search(refuse)[0], "too large to read"
     monkeypatch.setattr(stage, "MAX_NODES", len(nodes))

@@ -11,15 +11,14 @@
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 from typing import Protocol
 
-import numpy as np
-
 from sparsetrain.data.pools import pool
-from sparsetrain.data.shifts.graded import Graded, GradedConfig, Name
+from sparsetrain.data.shifts.graded import Graded, GradedConfig, Name, Unsuited, draw_graded, tries
 from sparsetrain.data.sources.idioms import INPUTS, OUTPUTS, write_module
 
 STARTS = (("[]", ".append", '""', " +="), ("[]", ".append", "0", " +="), ("set()", ".add", "list()", ".append"))
@@ -28,8 +27,6 @@ NEUTRAL = ("True", "False", "None", "()", "{}")
 FILLERS = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "True", "False", "None", '""', "[]", "()")
 SLACK = 8  # tokens that code in front may be short of its level: it ends with a statement
 SPARE = 8  # tokens of the other document that stand even before the longest code
-MAX_REJECTED = 0.95
-MIN_TRIES = 200
 N_CODES = 50  # modules looked at for code of a length
 
 
@@ -51,10 +48,6 @@ class Draft:
     answer: str
     others: tuple[str, ...]
     continuation: str
-
-
-class Unsuited(Exception):
-    """A row that cannot be made; the message is the reason."""
 
 
 Draw = Callable[[Random, int, bool], Draft]
@@ -135,53 +128,31 @@ def _build(name: Name, config: GradedConfig, words: Words, n_ctx: int, seed: int
             f"raise model.n_ctx"
         )
     n_choices = levels[-1] if name == "choices" else 2
-    rejected: Counter[str] = Counter()
-    tokens, choices = [], []
-    for k in _tries(seed, name):
-        try:
-            made = [
-                [_row(words.encoder, draw(Random(k), level, control), length, name, n_choices) for level in levels]
-                for control in (False, True)
-            ]
-        except Unsuited as reason:
-            rejected[str(reason)] += 1
-            n_rejected = rejected.total()
-            if n_rejected >= MIN_TRIES and n_rejected > MAX_REJECTED * (n_rejected + len(tokens)):
-                most = ", ".join(f"{why}: {n}" for why, n in rejected.most_common())
-                raise ValueError(
-                    f"study.shifts.python.{name}={list(levels)} does not suit this tokenizer: {n_rejected} of "
-                    f"{n_rejected + len(tokens)} rows were rejected ({most}); change the levels or data.d_vocab, or leave "
-                    f"{name} out of study.shifts.names"
-                ) from None
-            continue
-        tokens.append([[row for row, _ in side] for side in made])
-        choices.append([[chosen for _, chosen in side] for side in made])
-        if len(tokens) == config.n_items:
-            break
-    order = (1, 2, 0, 3)
-    return Graded(
-        name=name,
-        levels=levels,
-        tokens=np.array(tokens, dtype=np.int64).transpose(order),
-        choices=np.array(choices, dtype=np.int64).transpose(order),
-        rejected=dict(rejected),
+
+    def row(rng: Random, _item: int, level: int, control: bool) -> tuple[list[int], list[int]]:
+        return _row(words.encoder, draw(rng, level, control), length, name, n_choices)
+
+    return draw_graded(
+        name,
+        levels,
+        config.n_items,
+        seed,
+        row,
+        key=f"study.shifts.python.{name}",
+        unsuited="tokenizer",
+        advice=f"change the levels or data.d_vocab, or leave {name} out of study.shifts.names",
     )
-
-
-def _tries(seed: int, name: str) -> Iterator[str]:
-    k = 0
-    while True:
-        yield f"shifts/{seed}/{name}/{k}"
-        k += 1
 
 
 def _length(name: Name, draw: Draw, levels: Sequence[int], words: Words, seed: int) -> int:
     """Tokens of a prompt with its separator: the most frequent number among a few rows."""
     found: Counter[int] = Counter()
-    for k, _ in zip(_tries(seed, name), range(32), strict=False):
+    for rng in islice(tries(seed, name), 32):
+        state = rng.getstate()
         for level in levels:
+            rng.setstate(state)
             try:
-                prompt = draw(Random(k), 0 if name == "context" else level, False).documents[-1]
+                prompt = draw(rng, 0 if name == "context" else level, False).documents[-1]
             except Unsuited:
                 continue
             found[1 + len(words.encoder.encode(prompt))] += 1

@@ -16,9 +16,11 @@
 Source: the four kinds are those of Jin et al. 2026 (arXiv 2603.03415); tasks and controls are ours.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import count, pairwise
+from random import Random
 from typing import Literal, get_args
 
 import numpy as np
@@ -34,6 +36,8 @@ BOUNDS: Mapping[tuple[World, Name], int] = {("python", "choices"): 2}
 """Lowest possible level where it is not 0."""
 N_STEPS = 2
 """Farthest level of difficulty in the graph."""
+MAX_REJECTED = 0.95
+MIN_TRIES = 200
 
 
 def python_levels() -> dict[str, tuple[int, ...]]:
@@ -123,3 +127,62 @@ class Graded:
     def spread(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """`[..., n_rows]` in the order of `rows` -> `[..., 2, n_levels, n]`."""
         return values.reshape(*values.shape[:-1], *self.tokens.shape[:3])
+
+
+class Unsuited(Exception):
+    """A row that cannot be made; the message is the reason."""
+
+
+Row = Callable[[Random, int, int, bool], tuple[list[int], list[int]]]
+"""(random numbers, which row, level, whether it is the control) -> tokens with the answer, and the tokens to choose from."""
+
+
+def tries(seed: int, name: Name) -> Iterator[Random]:
+    """Random numbers of one try after another to make a row: a function of the arguments."""
+    return (Random(f"shifts/{seed}/{name}/{k}") for k in count())
+
+
+def draw_graded(
+    name: Name, levels: tuple[int, ...], n_items: int, seed: int, row: Row, *, key: str, unsuited: str, advice: str
+) -> Graded:
+    """Rows of all levels and of the control. A row that one of them cannot hold is left out of all and counted.
+
+    Args:
+        n_items: rows of each level.
+        key: the config's name of the levels, for the message.
+        unsuited: what the rows do not fit in.
+        advice: what to change.
+
+    Raises:
+        ValueError: nearly all rows are rejected.
+    """
+    rejected: Counter[str] = Counter()
+    tokens, choices = [], []
+    for random in tries(seed, name):
+        if len(tokens) == n_items:
+            break
+        state = random.getstate()
+        try:
+            made = []
+            for control in (False, True):
+                for level in levels:
+                    random.setstate(state)  # the same names at every level and in the control
+                    made.append(row(random, len(tokens), level, control))
+        except Unsuited as reason:
+            rejected[str(reason)] += 1
+            n_rejected, n_tries = rejected.total(), rejected.total() + len(tokens)
+            if n_rejected >= MIN_TRIES and n_rejected > MAX_REJECTED * n_tries:
+                most = ", ".join(f"{why}: {n}" for why, n in rejected.most_common())
+                raise ValueError(
+                    f"{key}={list(levels)} does not suit this {unsuited}: {n_rejected} of {n_tries} rows were rejected ({most}); "
+                    f"{advice}"
+                ) from None
+            continue
+        tokens.append([found for found, _ in made])
+        choices.append([asked for _, asked in made])
+
+    def by_side(rows: Sequence[Sequence[list[int]]]) -> NDArray[np.int64]:
+        stacked = np.array(rows, dtype=np.int64).swapaxes(0, 1)
+        return stacked.reshape(len(SIDES), len(levels), *stacked.shape[1:])
+
+    return Graded(name=name, levels=levels, tokens=by_side(tokens), choices=by_side(choices), rejected=dict(rejected))

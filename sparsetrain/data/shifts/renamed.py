@@ -77,7 +77,7 @@ def rename_identifiers(code: str, generator: np.random.Generator) -> str | None:
         taken.add(fresh)
     lines = code.splitlines(keepends=True)
     significant = [token for token in tokens if token.type not in (tokenize.NL, tokenize.COMMENT)]
-    for before, token in reversed(list(zip([None, *significant], significant, strict=False))):
+    for before, token in reversed(list(zip([None, *significant[:-1]], significant, strict=True))):
         if token.type == tokenize.NAME and token.string in new_name and (before is None or before.string != "."):
             row, start = token.start
             line = lines[row - 1]

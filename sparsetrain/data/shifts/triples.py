@@ -17,7 +17,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsetrain.data.shifts.graded import Graded, GradedConfig, Name
+from sparsetrain.data.shifts.graded import Graded, GradedConfig, Name, Unsuited, draw_graded
 from sparsetrain.data.sources.knowledge_graph import KnowledgeGraph, Triple
 
 N_MARKS = 2
@@ -28,8 +28,6 @@ END = 0.25
 """Probability that a triple begins a document. ours"""
 REPEATED = 0.25
 """Probability that a triple inside a document repeats an earlier one of it. ours"""
-MAX_REJECTED = 0.95
-MIN_TRIES = 200
 DIFFICULTY = ("id deducible", "medium", "hard")
 
 
@@ -82,10 +80,6 @@ def build_triples(
     return [draws.build(name, seed) for name in config.names]
 
 
-class _Unsuited(Exception):
-    """The reason for which a row cannot be made."""
-
-
 Row = tuple[list[Triple], set[int], list[int]]
 """Triples with the asked one last, places that begin a document besides the first, entities to choose from."""
 
@@ -109,36 +103,21 @@ class _Draws:
     def build(self, name: Name, seed: int) -> Graded:
         levels = self.config.graph[name]
         n = len(self.graph.splits["hard"]) if name == "difficulty" else self.config.n_items
-        rejected: Counter[str] = Counter()
-        tokens, choices = [], []
-        k = 0
-        while len(tokens) < n:
+
+        def row(rng: Random, item: int, level: int, control: bool) -> tuple[list[int], list[int]]:
             # Difficulty goes through the splits in their order, another try being another context.
-            item = len(tokens)
-            try:
-                made = [
-                    [self._row(name, Random(f"shifts/{seed}/{name}/{k}"), item, level, control) for level in levels]
-                    for control in (False, True)
-                ]
-            except _Unsuited as reason:
-                rejected[str(reason)] += 1
-                n_rejected = rejected.total()
-                if n_rejected >= MIN_TRIES and n_rejected > MAX_REJECTED * (n_rejected + len(tokens)):
-                    raise ValueError(
-                        f"study.shifts.graph.{name}={list(levels)} does not suit this graph: {n_rejected} rows were rejected "
-                        f"({', '.join(rejected)}); lower the levels or raise study.knowledge_graph.n_train"
-                    ) from None
-            else:
-                tokens.append([[self._tokens(triples, begins) for triples, begins, _ in side] for side in made])
-                choices.append([[[1 + entity for entity in chosen] for _, _, chosen in side] for side in made])
-            k += 1
-        order = (1, 2, 0, 3)
-        return Graded(
-            name=name,
-            levels=levels,
-            tokens=np.array(tokens, dtype=np.int64).transpose(order),
-            choices=np.array(choices, dtype=np.int64).transpose(order),
-            rejected=dict(rejected),
+            triples, begins, chosen = self._row(name, rng, item, level, control)
+            return self._tokens(triples, begins), [1 + entity for entity in chosen]
+
+        return draw_graded(
+            name,
+            levels,
+            n,
+            seed,
+            row,
+            key=f"study.shifts.graph.{name}",
+            unsuited="graph",
+            advice="lower the levels or raise study.knowledge_graph.n_train",
         )
 
     def _tokens(self, triples: list[Triple], begins: set[int]) -> list[int]:
@@ -159,7 +138,7 @@ class _Draws:
             neutral = [t for t in self._context(rng, asked) if t[1] not in (r, other)]
             drawn = self._alternatives(rng, other if control else r, asked)
             if len(drawn) < self.n_before or len(neutral) < self.n_before:
-                raise _Unsuited("few_triples_of_relation")
+                raise Unsuited("few_triples_of_relation")
             before = [drawn[i] if i in places else neutral[i] for i in range(self.n_before)]
             return [*before, asked], set(), choices
         before = self._context(rng, asked)[: self.n_before]
@@ -201,5 +180,5 @@ class _Draws:
         known = self.answers[asked[:2]]
         free = [entity for entity in range(self.graph.n_entities) if entity not in known]
         if len(free) < n:
-            raise _Unsuited("few_entities")
+            raise Unsuited("few_entities")
         return rng.sample(free, n)
