@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from circuits.edges import edge_weights, join_weight, joins
 from circuits.masks import NodeSpace
-from circuits.prune import PruneConfig, Pruned, Run, Search, attribution, frozen, run_answers
+from circuits.prune import PruneConfig, Run, attribution, frozen, run_answers
+from circuits.search import Pruned, Search
 from circuits.tasks.loss import logit_diff
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookFn, HookPoint, hooked, record

@@ -8,6 +8,8 @@
    completeness, which compare those, are not core.
 
 Two presets: `quick` (seconds on a small model) and `full`. They share all thresholds and differ in draws and pairs.
+
+The criteria stand in one file, each as its question, threshold and measurement, so that a card can be read from top to bottom.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -20,6 +20,8 @@ Transformer's own parameters, and `tests/unit/test_compact.py` holds the two equ
 Logits equal the masked full model's within 1e-5 where logits are of order one (float32; sums are taken in another order),
 and the same channels survive each AbsTopK except where rounding alone decides between two magnitudes: there the full model's
 own choice hangs on the order of its sums. In a dense model nearly everything is reached: the result is right but not small.
+
+One file: its parts (reads, layers, contests of AbsTopK) mean nothing without each other.
 """
 
 from collections.abc import Callable, Iterator, Mapping

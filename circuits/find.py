@@ -4,9 +4,11 @@
    circuits), heldout (everything reported). Disjoint; names differ between train, val and held-out.
 2. Gate: the full model, calibrated on fit, must meet the target on held-out pairs. Pruning to a loss that the model
    does not reach would manufacture behaviour. If the empty circuit meets the target too, the task is 'bigram'.
-3. Search: all seeds and the nonsense twin in one batch (`circuits.prune`), towards a stricter loss on val, and no worse on
+3. Search: all seeds and the nonsense twin in one batch (`circuits.search`), towards a stricter loss on val, and no worse on
    train, whose names differ from val's.
 4. Evidence on held-out pairs (`circuits.faithfulness`), a saved `Circuit` per seed, plain data for the report.
+
+One file, because `verify_report.py` walks the same steps over saved circuits: what it recomputes is what is written here.
 """
 
 import json
@@ -28,13 +30,12 @@ from circuits.means import Means
 from circuits.prune import (
     Progress,
     PruneConfig,
-    Pruned,
     Run,
     calibrated_loss,
     masked_answers,
-    search,
 )
 from circuits.prune_edges import prune_edges
+from circuits.search import Pruned, search
 from circuits.tasks import PairSet, build_pairs, get_task
 from circuits.tasks.loss import (
     TASK_LOSS_CONVENTION,

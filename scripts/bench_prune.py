@@ -21,7 +21,8 @@ from circuits.circuit import pair_answers
 from circuits.edges import count_edges
 from circuits.find import FindConfig, Pairs
 from circuits.means import Means, measure_means
-from circuits.prune import PruneConfig, Run, Search, calibrated_loss, learn_masks, search
+from circuits.prune import PruneConfig, Run, calibrated_loss, learn_masks
+from circuits.search import Search, search
 from circuits.tasks.loss import task_loss
 from sparsetrain.callbacks import CallbacksConfig, LoggerConfig
 from sparsetrain.checkpoint import latest_export, load_model

@@ -23,7 +23,8 @@ from circuits.faithfulness import jaccard
 from circuits.find import TWIN, FindConfig, Finder, Pairs
 from circuits.judge import Judge
 from circuits.means import Means
-from circuits.prune import Pruned, Run, Search, calibrated_loss
+from circuits.prune import Run, calibrated_loss
+from circuits.search import Pruned, Search
 from circuits.tasks import get_task
 from circuits.tasks.loss import Calibration
 from sparsetrain.checkpoint import latest_export, load_model, read_meta

@@ -1,7 +1,6 @@
 """Watching changes nothing and reads the truth: weights, random states and modes; rows against recorded activations."""
 
 import random
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -18,17 +17,10 @@ from sparsetrain.representation.measures import all_measures, mean_pairwise_jacc
 from sparsetrain.representation.record import read_rows
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
 from sparsetrain.representation.watch import WatchConfig, measure_splits
+from tests.fixed_split import FixedSplit
 
 N_CTX, D_VOCAB = 24, 61
 SMALL: dict[str, Any] = {"n_windows": 4, "batch_size": 2, "position_stride": 5, "n_bootstrap": 20}
-
-
-@dataclass
-class FixedSplit:
-    name: str
-    level: int
-    tokens: Any
-    description: str = ""
 
 
 def make_splits(n=6):

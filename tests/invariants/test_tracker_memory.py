@@ -2,8 +2,6 @@
 
 import gc
 import tracemalloc
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,17 +12,10 @@ from sparsetrain.hooks import HookPoint, name_hook_points_
 from sparsetrain.representation import watch
 from sparsetrain.representation.accumulate import UnitSums, WindowMeans
 from sparsetrain.representation.watch import WatchConfig, measure_splits
+from tests.fixed_split import FixedSplit
 
 WIDTH, D_VOCAB, N_CTX = 16, 8, 250
 SIZES = {10_000: 40, 1_000_000: 4000}
-
-
-@dataclass
-class FixedSplit:
-    name: str
-    level: int
-    tokens: Any
-    description: str = ""
 
 
 class Watched(nn.Module):

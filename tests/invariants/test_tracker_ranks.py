@@ -1,8 +1,5 @@
 """Two processes that share the windows of every split get, each, the numbers of one process: sums over ranks by torchmetrics."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -13,17 +10,10 @@ from torchmetrics import Metric
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.representation.accumulate import UnitSums, WindowMeans
 from sparsetrain.representation.watch import WatchConfig, measure_splits
+from tests.fixed_split import FixedSplit
 
 N_CTX, D_VOCAB = 20, 61
 CONFIG = WatchConfig(n_windows=7, batch_size=2, position_stride=5, n_bootstrap=50, n_groups=3)
-
-
-@dataclass
-class FixedSplit:
-    name: str
-    level: int
-    tokens: Any
-    description: str = ""
 
 
 def read(rank, world_size):

@@ -1,7 +1,6 @@
 """Synthetic truth through the whole path: a model whose activations are planted, the tracker's evaluation, the statistics."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,18 +12,11 @@ from sparsetrain.representation.measures import MEASURES, all_measures
 from sparsetrain.representation.survey import SurveyConfig, survey, trends
 from sparsetrain.representation.trends import Criterion, Estimate, decide, difference, partial_spearman, spearman
 from sparsetrain.representation.watch import WatchConfig, measure_splits
+from tests.fixed_split import FixedSplit
 
 N_LEVELS, TOKENS_PER_LEVEL, WIDTH = 5, 60, 64
 SPARSER = Criterion(claim="farther is sparser", expected="positive", margin=0.3)
 CONFIG = WatchConfig(kinds=("resid", "norm"), n_windows=48, batch_size=16, position_stride=1)
-
-
-@dataclass
-class FixedSplit:
-    name: str
-    level: int
-    tokens: Any
-    description: str = ""
 
 
 class Planted(nn.Module):

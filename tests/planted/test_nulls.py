@@ -16,7 +16,8 @@ from circuits.card import PRESETS, CardInputs, card_verdict, report_card
 from circuits.circuit import Circuit, Provenance
 from circuits.critique.nulls import permuted_model, same_nodes
 from circuits.masks import NodeSpace
-from circuits.prune import Run, search
+from circuits.prune import Run
+from circuits.search import search
 from circuits.tasks.loss import Calibration
 
 MODELS = ("string_closing", "bracket_depth", "two_hop", "shared_detector", "behind_sink", "redundant_heads")

@@ -11,7 +11,8 @@ from circuits.circuit import Circuit
 from circuits.edges import find_edges
 from circuits.find import FindConfig, definitions, find_in_pairs, seeds_note
 from circuits.masks import NodeSpace
-from circuits.prune import Run, search
+from circuits.prune import Run
+from circuits.search import search
 from circuits.sections.tasks import circuits as page
 from sparsetrain.report.markdown import render_block
 

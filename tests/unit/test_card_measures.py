@@ -1,4 +1,7 @@
-"""Each measure of the report card against a hand-computed value or a brute-force version."""
+"""Each measure of the report card against a hand-computed value or a brute-force version.
+
+As long as the card: one or two tests a criterion, over fixtures that they share.
+"""
 
 import copy
 from math import exp, log2, sqrt

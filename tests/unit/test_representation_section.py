@@ -1,8 +1,6 @@
 """What report.json says of a table of evaluations: curves of everything, the last evaluation, and what is too much."""
 
 import json
-from dataclasses import dataclass
-from typing import Any
 
 import jsonschema
 import numpy as np
@@ -14,17 +12,10 @@ from sparsetrain.representation.measures import MEASURES, gaussian_reference
 from sparsetrain.representation.record import append_rows
 from sparsetrain.representation.section import curves_for_report, default_points, references
 from sparsetrain.representation.watch import LOGIT_MEASURES, WatchConfig, measure_splits
+from tests.fixed_split import FixedSplit
 
 SCHEMA = json.loads(SCHEMA_PATH.read_text())
 CONFIG = WatchConfig(n_windows=4, batch_size=4, n_bootstrap=20)
-
-
-@dataclass
-class FixedSplit:
-    name: str
-    level: int
-    tokens: Any
-    description: str = ""
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@
 
 Both kinds of quotes are equally likely for every single string, brackets nest one to three deep on one line and over
 several, and a name never tells what type it holds: whoever predicts the next token has to look at the context.
+
+A long file of short functions of one kind: a family is added by writing one and giving it a weight in the table at the end.
 """
 
 import random
