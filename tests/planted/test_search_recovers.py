@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cases import PLANTED, PRUNE, TARGET, UNIQUE, Planted
 
 from circuits.circuit import Circuit
@@ -12,7 +13,7 @@ from circuits.edges import find_edges
 from circuits.find import FindConfig, definitions, find_in_pairs, seeds_note
 from circuits.masks import NodeSpace
 from circuits.prune import Run
-from circuits.search import search
+from circuits.search import Search, search
 from circuits.sections.tasks import circuits as page
 from sparsetrain.report.markdown import render_block
 
@@ -128,3 +129,17 @@ def test_the_note_tells_other_circuits_of_this_size_from_larger_ones(redundant):
     assert seeds_note([smaller, smaller, other]) == (
         "seeds found other, larger circuits: they share 9 of the smallest one's 11 nodes"
     )
+
+
+@pytest.mark.parametrize("name", sorted(PLANTED))
+def test_circuits_are_evaluated_alike_compiled_and_masked(name):
+    model, pairs = PLANTED[name].model(), PLANTED[name].pair_sets()
+    values, space = PLANTED[name].means(model).values, NodeSpace.of(model)
+    runs = [Run(seed=seed, train=pairs.train, val=pairs.val) for seed in range(4)]
+    keep = torch.rand(4, space.n_nodes, generator=torch.Generator().manual_seed(0)) < 0.6
+    compiled, masked = (
+        Search(model, space, values, runs, TARGET, replace(PRUNE, compact_nodes=n)).loss(keep, range(4))[0]
+        for n in (space.n_nodes, 0)
+    )
+    assert compiled.tolist() == pytest.approx(masked.tolist(), abs=1e-5)
+    assert len(set(masked.tolist())) > 1, "circuits of different losses"
