@@ -303,14 +303,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def row_losses(model: nn.Module, tokens: Tensor, batch_size: int = 64) -> Tensor:
-    """Mean loss of the next token of each row: `[n, length]` int64 -> `[n]` float32, nats/token, on the CPU."""
+def row_losses(model: nn.Module, tokens: Tensor, batch_size: int = 64, at: slice = slice(None)) -> Tensor:
+    """Mean loss of the next token of each row: `[n, length]` int64 -> `[n]` float32, nats/token, on the CPU.
+
+    Args:
+        at: positions that are counted; all by default.
+    """
     device = next(model.parameters()).device
     losses = []
     with evaluating(model):
         for batch in tokens.split(batch_size):
             logits = model(batch[:, :-1].to(device)).float().cpu()
-            losses.append(_measure_logits(logits, batch[:, 1:])[..., 0].mean(1))
+            losses.append(_measure_logits(logits[:, at], batch[:, 1:][:, at])[..., 0].mean(1))
     return torch.cat(losses)
 
 

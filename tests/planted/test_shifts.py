@@ -15,7 +15,7 @@ LEVELS = (0, 1, 2, 4)
 N, WIDTH = 300, 256
 STUDY = ShiftsStudy(
     RunConfig(
-        study=StudyConfig(kind="shifts", shifts=GradedConfig(worlds=("python",), names=("context",))),
+        study=StudyConfig(kind="shifts", shifts=GradedConfig(names=("context",))),
     )
 )
 
@@ -58,10 +58,10 @@ def verdicts(**settings: float) -> dict[str, str]:
     found: dict[str, list[float]] = {}
     for seed in range(5):
         for key, value in effects(planted(seed, **settings)).items():
-            found.setdefault(f"python, context: {key}", []).append(value)
-    section = conclude(STUDY.plan(), gates={"python": [1.0] * 5}, effects=found)
-    claims = {claim["key"].removeprefix("python, context: "): claim["verdict"] for claim in section["claims"]}
-    return claims | {v["name"].removeprefix("context, "): v["verdict"] for v in section["verdicts"]}
+            found.setdefault(f"context: {key}", []).append(value)
+    section = conclude(STUDY.plan(), gates={"context": [1.0] * 5}, effects=found)
+    claims = {claim["key"].removeprefix("context: "): claim["verdict"] for claim in section["claims"]}
+    return claims | {v["name"]: v["verdict"] for v in section["verdicts"]}
 
 
 def test_length_and_position_alone_are_no_shift() -> None:
@@ -96,15 +96,16 @@ def test_an_effect_without_the_gain_alone_is_not_enough() -> None:
 
 
 def test_a_failed_gate_decides_about_its_own_arm_alone() -> None:
-    study = ShiftsStudy(RunConfig(study=StudyConfig(kind="shifts", shifts=GradedConfig(names=("context",)))))
+    shifts = GradedConfig(names=("context", "conflict"))
+    study = ShiftsStudy(RunConfig(study=StudyConfig(kind="shifts", shifts=shifts)))
     plan = study.plan()
     found = {claim.key: [0.1, 0.1, 0.1, 0.11, 0.1] for claim in plan.claims}
-    section = conclude(plan, gates={"python": [1.0] * 5, "graph": [0.2] * 5}, effects=found)
+    section = conclude(plan, gates={"context": [1.0] * 5, "conflict": [0.2] * 5}, effects=found)
     words = {(v["arm"], v["name"]): v["verdict"] for v in section["verdicts"]}
     assert section["interpretable"]
-    assert words["python", "context, farther, sparser"] == "supported"
-    assert words["graph", "context, farther, sparser"] == "undecided"
-    neither = conclude(plan, gates={"python": [0.0] * 5, "graph": [0.2] * 5}, effects=found)
+    assert words["context", "farther, sparser"] == "supported"
+    assert words["conflict", "farther, sparser"] == "undecided"
+    neither = conclude(plan, gates={"context": [0.0] * 5, "conflict": [0.2] * 5}, effects=found)
     assert not neither["interpretable"]
 
 

@@ -16,7 +16,7 @@ from sparsetrain.data.shifts.graded import NAMES, GradedConfig
 from sparsetrain.data.shifts.triples import REPEATED, SIZE, Marks, build_triples, training_documents
 from sparsetrain.data.sources.knowledge_graph import GraphConfig, draw_graph
 
-LEVELS = {"difficulty": (0, 1, 3), "choices": (2, 3, 4), "context": (0, 16, 32), "conflict": (0, 1, 2)}
+LEVELS = {"difficulty": (0, 1, 3), "choices": (1, 2, 3), "context": (0, 16, 32), "conflict": (0, 1, 2)}
 CONFIG = GradedConfig(n_items=6, n_triples=6, python=LEVELS, graph={**LEVELS, "difficulty": (0, 1, 2), "choices": (0, 2, 4), "context": (0, 2, 5)})  # fmt: skip
 N_CTX = 96
 SIZES = GraphConfig(n_entities=80, closure_every=30, n_train=300, n_eval=6, n_choices=5)
@@ -63,9 +63,7 @@ def test_rows_have_one_length_end_alike_and_follow_the_seed(python, tokenizer: T
     assert list(python) == list(NAMES)
     for shift in python.values():
         assert shift.tokens.shape[:3] == (2, 3, 6) and shift.tokens.shape[3] <= N_CTX + 1
-        assert shift.choices.shape[3] == (4 if shift.name == "choices" else 2)
-        if shift.name != "choices":  # there the prompt ends in " =" behind names of one length
-            assert len({row[-2] for row in shift.rows}) <= 12
+        assert shift.choices.shape[3] == (3 if shift.name == "choices" else 2)
         assert (shift.tokens[0, 0] == shift.tokens[1, 0]).all(), "level 0 is the same in the control"
         assert all((shift.choices[..., i] != shift.choices[..., 0]).all() for i in (1, -1))
         assert min(shift.rejected.values(), default=1) >= 1
@@ -79,7 +77,11 @@ def test_names_are_of_one_split_alone(python, tokenizer: Tokenizer) -> None:
     own = set(pool("shifted").names)
     known = {name for split in ("train", "val", "heldout") for name in pool(split).names}
     assert own.isdisjoint(known)
-    for name, pattern in (("difficulty", r"^(\w+) =|for (\w+) in (\w+)"), ("choices", r"self, (.*)\)|self\.(\w+)")):
+    for name, pattern in (
+        ("difficulty", r"(?:print\(|return |assert ).(.*)"),
+        ("conflict", r"def (\w+)\((\w+)\)"),
+        ("choices", r"^(\w+) ="),
+    ):
         for side in (0, 1):
             for text, _ in texts(python[name], tokenizer, side, 2):
                 words = re.findall(
@@ -89,34 +91,32 @@ def test_names_are_of_one_split_alone(python, tokenizer: Tokenizer) -> None:
                 assert used and not used & known
 
 
-def test_difficulty_counts_distractors_and_answers_by_the_first_line(python, tokenizer: Tokenizer) -> None:
+def test_difficulty_counts_quoted_words_and_answers_by_the_first_quote(python, tokenizer: Tokenizer) -> None:
     shift = python["difficulty"]
     for side in (0, 1):
         for level, n in enumerate(shift.levels):
             for text, answer in texts(shift, tokenizer, side, level):
-                first, *lines, _, last = text.split("\n")
-                name, start = first.split(" = ")
-                assert last.strip() == name
-                starts = {
-                    "[]": ".", "set()": ".", "list()": ".", '""': " +=", "0": " +=",
-                }  # fmt: skip
-                assert answer == starts[start]
-                others = [line for line in lines if line.split()[-1] in starts]
-                assert len(others) == n and len(lines) == shift.levels[-1]
-                assert all((" == " in line) == bool(side) and line.split()[-1] != start for line in others)
+                quote, *said = re.match(r"(?:print\(|return |assert )(.)(.*)", text).groups()
+                said = said[0].split()
+                assert answer[0] == quote and text.count(quote) == 1
+                ends = [word[0] + word[-1] for word in said if not word[0].isalpha()]
+                quoted = {"'": '""', '"': "''"}[quote]
+                assert len(ends) == shift.levels[-1] and ends.count(quoted) == (0 if side else n)
+                assert len(set(ends)) == (2 if 0 < n < shift.levels[-1] else 1)
 
 
-def test_choices_are_parameters_and_in_the_control_names_beside_them(python, tokenizer: Tokenizer) -> None:
+def test_choices_are_open_brackets_and_in_the_control_closed_ones(python, tokenizer: Tokenizer) -> None:
     shift = python["choices"]
-    parameters = counts(shift, tokenizer, lambda text: text.partition("(self")[2].partition(")")[0].count(","))
-    assert (parameters[0] == np.array(shift.levels)[:, None]).all() and (parameters[1] == 2).all()
-    names = pool("shifted").names
-    together = counts(shift, tokenizer, lambda text: len({w for w in re.findall(r"\w+", text) if w in names}))
-    assert (together == np.array(shift.levels)[:, None]).all(), "as many different names in the control"
+    closers = {"(": ")", "[": "]", "{": "}"}
     for side in (0, 1):
-        for text, answer in texts(shift, tokenizer, side, 2):
-            asked = text.rpartition("self.")[2].removesuffix(" =")
-            assert f" {asked}".startswith(answer) and asked in text.partition("(self")[2].partition(")")[0]
+        for level, n in enumerate(shift.levels):
+            for row, (text, answer) in enumerate(texts(shift, tokenizer, side, level)):
+                opened = [c for c in text if c in closers]
+                closed = [c for c in text if c in closers.values()]
+                assert len(opened) == len(set(opened)) == n and len(closed) == (n - 1 if side else 0)
+                assert closers[opened[-1]] == answer
+                others = {tokenizer.decode(shift.choices[side, level, row, i : i + 1]) for i in (0, 1, 2)}
+                assert others == set(closers.values())
 
 
 def test_context_is_code_of_the_own_document(python, tokenizer: Tokenizer) -> None:
@@ -134,19 +134,13 @@ def test_context_is_code_of_the_own_document(python, tokenizer: Tokenizer) -> No
 
 def test_conflict_contradicts_and_its_control_agrees(python, tokenizer: Tokenizer) -> None:
     shift = python["conflict"]
-    answers = {}
     for side in (0, 1):
         for level, n in enumerate(shift.levels):
-            for row, (text, answer) in enumerate(texts(shift, tokenizer, side, level)):
-                *lines, last = text.split("\n")
-                same = [line for line in lines if last.partition("open(")[2] in line]
-                assert len(lines) == shift.levels[-1] and len(same) == n
-                assert all(line.endswith(f'"{answer}")') for line in same)
-                answers[side, level, row] = answer
-    for row in range(6):
-        usual = answers[1, 0, row]
-        assert [answers[1, level, row] for level in range(3)] == [usual] * 3
-        assert all(answers[0, level, row] != usual for level in (1, 2)) and answers[0, 0, row] == usual
+            for text, answer in texts(shift, tokenizer, side, level):
+                assert answer == ("  " if n and not side else "    ")
+                *before, asked, end = re.split(r"^(?=def )", text, flags=re.MULTILINE)[1:] + [""]
+                assert len(before) == n and not end and asked.endswith("):\n")
+                assert all(re.search(r"\n( *)return", function).group(1) == answer for function in before)
 
 
 def rows_of(shift, side: int, level: int) -> np.ndarray:
@@ -218,8 +212,7 @@ def test_training_documents_repeat_within_documents_alone(graph) -> None:
 def test_levels_that_cannot_be_held_are_refused_in_a_line(tokenizer: Tokenizer, graph) -> None:
     for config, n_ctx, match in (
         (replace(CONFIG, names=("context",)), 20, r"study.shifts.python.context=\[0, 16, 32\] needs rows of \d+ tokens, model.n_ctx=20; lower the levels or raise"),
-        (replace(CONFIG, names=("difficulty",), python={**LEVELS, "difficulty": (0, 500)}), 128, "needs 503 names of equal length, this tokenizer gives"),
-        (replace(CONFIG, names=("choices",), python={**LEVELS, "choices": (2, 70)}), 128, "needs 70 names with different first tokens"),
+        (replace(CONFIG, names=("difficulty",), python={**LEVELS, "difficulty": (0, 500)}), 128, "needs 502 names of equal length, this tokenizer gives"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=match):
             build_python(config, tokenizer, n_ctx, 0)
@@ -231,11 +224,11 @@ def test_levels_that_cannot_be_held_are_refused_in_a_line(tokenizer: Tokenizer, 
     ("changes", "match"),
     [
         ({"names": ("length",)}, r"study.shifts.names=\['length'\] must be different ones of difficulty, choices, context, conflict"),
-        ({"worlds": ("java",)}, r"study.shifts.worlds=\['java'\] must be different ones of python, graph"),
+        ({"world": "java"}, r"study.shifts.world=java must be one of python, graph"),
         ({"python": {"nesting": (0, 1)}}, "study.shifts.python has unknown shifts nesting; allowed: difficulty"),
         ({"python": {"difficulty": (0, 1)}}, "study.shifts.python has no levels of choices"),
         ({"graph": {**LEVELS, "difficulty": (0, 3)}}, r"study.shifts.graph.difficulty=\[0, 3\] must rise from 0 and end at 2 at most"),
-        ({"python": {**LEVELS, "choices": (0, 3)}}, r"study.shifts.python.choices=\[0, 3\] must rise from 2"),
+        ({"python": {**LEVELS, "choices": (0, 3)}}, r"study.shifts.python.choices=\[0, 3\] must rise from 1 and end at 3"),
         ({"n_triples": 3, "graph": {**LEVELS, "choices": (0, 5)}}, "end at 2 at most"),
         ({"n_items": 1}, "n_items=1 must be at least 2"),
     ],

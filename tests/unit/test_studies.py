@@ -16,8 +16,9 @@ from sparsetrain.checkpoint import load_model
 from sparsetrain.data import Tokenizer
 from sparsetrain.data.shifts.code import build_python
 from sparsetrain.data.shifts.graded import GradedConfig
+from sparsetrain.data.shifts.triples import Marks, build_triples
 from sparsetrain.data.sources.facts import FactsConfig, draw_facts
-from sparsetrain.data.sources.knowledge_graph import GraphConfig
+from sparsetrain.data.sources.knowledge_graph import GraphConfig, draw_graph
 from sparsetrain.lit import TrainerConfig, answer_loss
 from sparsetrain.model import ModelConfig
 from sparsetrain.optim import OptimConfig, lr_factor
@@ -78,12 +79,13 @@ def test_a_study_ends_in_a_report_and_resumes(kind, readings, tmp_path):
     assert again["study"]["claims"] == report["study"]["claims"]
 
 
-def test_the_shifts_study_ends_in_a_report_and_resumes(tmp_path):
-    """Both worlds: verdicts beside distances of every level, and readings that belong to the exported weights."""
+@pytest.mark.parametrize("world", ["python", "graph"])
+def test_the_shifts_study_ends_in_a_report_and_resumes(world, tmp_path):
+    """Verdicts beside distances of every level, and readings that belong to the exported weights."""
     data = small_config(tmp_path)
-    levels = {"difficulty": (0, 1), "choices": (2, 3), "context": (0, 8), "conflict": (0, 1)}
+    levels = {"difficulty": (0, 1), "choices": (1, 2), "context": (0, 8), "conflict": (0, 1)}
     graph = {"difficulty": (0, 2), "choices": (0, 1), "context": (0, 1), "conflict": (0, 1)}
-    shifts = GradedConfig(n_items=3, n_triples=3, python=levels, graph=graph)
+    shifts = GradedConfig(world=world, n_items=3, n_triples=3, python=levels, graph=graph)
     settings = config(
         "shifts",
         data=data,
@@ -95,29 +97,38 @@ def test_the_shifts_study_ends_in_a_report_and_resumes(tmp_path):
     written = json.loads((tmp_path / "run/report.json").read_text())
     jsonschema.validate(written, json.loads(SCHEMA_PATH.read_text()))
     study = written["study"]
-    assert len(study["models"]) == 4 and {claim["arm"] for claim in study["claims"]} == {"python", "graph"}
+    assert len(study["models"]) == 2 and {claim["arm"] for claim in study["claims"]} == set(levels)
     table = study["tables"][0]
-    assert len(table["rows"]) == 2 * 4 * 2 * 2 and table["columns"][3:10:3] == [
+    assert len(table["rows"]) == 4 * 2 * 2 and table["columns"][3:10:3] == [
         "gini, without gain", "own loss", "unseen pairs",
     ]  # fmt: skip
-    model = load_model(tmp_path / "run/python/seed_1/export/step_6")
-    tokenizer = Tokenizer.load(tmp_path / "run/python/seed_1/export/step_6/tokenizer.json")
-    shift = build_python(shifts, tokenizer, 64, 1)[0]
-    read = Readings.load(tmp_path / "run/python/seed_1/difficulty.npz")
+    model = load_model(tmp_path / "run/seed_1/export/step_6")
+    read = Readings.load(tmp_path / "run/seed_1/difficulty.npz")
+    if world == "python":
+        tokenizer, at = Tokenizer.load(tmp_path / "run/seed_1/export/step_6/tokenizer.json"), slice(None)
+        shift = build_python(shifts, tokenizer, 64, 1)[0]
+    else:
+        sizes, at = settings.study.knowledge_graph, slice(3, None, 5)  # losses of objects alone
+        shift = build_triples(shifts, draw_graph(sizes, 1), Marks.of(sizes.d_vocab), sizes.n_choices, 64, 1)[0]
     items = read_items(model, torch.from_numpy(shift.rows), ["final_norm.hook_norm"])
     assert np.allclose(read.loss[-1], items.loss, atol=1e-5)
     assert np.allclose(read.of("none")[-1], items.measures["final_norm.hook_norm", "none", "gini"], atol=1e-5)
-    with np.load(tmp_path / "run/python/seed_1/difficulty_distances.npz") as file:
-        logits = model(torch.from_numpy(shift.rows[:, :-1]))
-        want = torch.nn.functional.cross_entropy(
-            logits.transpose(1, 2), torch.from_numpy(shift.rows[:, 1:]), reduction="none"
-        ).mean(1)
-        assert np.allclose(file["own_loss"], want.detach(), atol=1e-5)
+    with np.load(tmp_path / "run/seed_1/difficulty_distances.npz") as file:
+        losses = torch.nn.functional.cross_entropy(
+            model(torch.from_numpy(shift.rows[:, :-1])).transpose(1, 2),
+            torch.from_numpy(shift.rows[:, 1:]),
+            reduction="none",
+        )
+        assert np.allclose(file["own_loss"], losses[:, at].mean(1).detach(), atol=1e-5)
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.npz")}
     again = run_study(settings, tmp_path / "run", VIEWS, "test")
-    assert len(stamps) == 32 and stamps == {path: path.stat().st_mtime_ns for path in stamps}
+    assert len(stamps) == 16 and stamps == {path: path.stat().st_mtime_ns for path in stamps}
     assert json.dumps(again["study"]["claims"]) == json.dumps(report["study"]["claims"])
-    with pytest.raises(ValueError, match=r"n_triples=3 needs rows of 14 tokens, model.n_ctx=8"):
+    needed = {
+        "graph": r"n_triples=3 needs rows of 14 tokens, model.n_ctx=8",
+        "python": r"needs rows of \d+ tokens, model.n_ctx=8",
+    }
+    with pytest.raises(ValueError, match=needed[world]):
         short = replace(settings, model=replace(settings.model, n_ctx=8))
         run_study(short, tmp_path / "short", VIEWS, "test")
 

@@ -1,30 +1,40 @@
 """The four graded shifts of Python, for any tokenizer: tasks that are answered by the next token.
 
+Where forms must be equally long, the first ones are taken that are so in the tokenizer at hand.
+
 1. Names come from a split of `pools.py` that no circuit is fitted on, as many tokens each, so that lines of one form have one length.
-2. difficulty: `x = []`, lines, `for i in items:`, `x` -> `.append` (or `x = 0` -> ` +=`). Level: lines between that give another name
-   the other start; control: lines that compare instead (`y == 0`).
-3. choices: `def __init__(self, a, b, c):`, `self.b =` -> ` b`. Level: parameters; control: as many names in a call before.
-4. context: the task of 2 without lines between; level: tokens of code in front in the same document; control: a separator
-   between that code and the task. In front of either stands another document, so that all rows have one length.
-5. conflict: `x = open("output.txt", "` -> `w`. Level: lines that open the same file for reading; control: for writing. The right answer is
-   that of the lines.
+2. difficulty: `print('...` -> `'`. Level: words inside the string that stand in quotes of the other kind; control: words that stand
+   in brackets instead.
+3. choices: `x = 123 + (45 + {6, 7, 8` -> `}`. Level: brackets that are open, each of another kind; control: as many that are closed again.
+4. context: the task of 2 without quoted words; level: tokens of code in front in the same document; control: a separator
+   between that code and the task.
+5. conflict: `def f(x):` -> indentation by four blanks. Level: functions in front that are indented by two; control: by four. The right
+   answer is that of the functions.
+
+In 4 and 5 another document stands in front of all that, so that all rows have one length.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from random import Random
 from typing import Protocol
 
 from sparsetrain.data.pools import pool
 from sparsetrain.data.shifts.graded import Graded, GradedConfig, Name, Unsuited, draw_graded, tries
-from sparsetrain.data.sources.idioms import INPUTS, OUTPUTS, write_module
+from sparsetrain.data.sources.idioms import write_module
 
-STARTS = (("[]", ".append", '""', " +="), ("[]", ".append", "0", " +="), ("set()", ".add", "list()", ".append"))
-"""Pairs of a start and what the loop does with it; the first pair that the tokenizer gives equal lengths is used."""
-NEUTRAL = ("True", "False", "None", "()", "{}")
-FILLERS = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "True", "False", "None", '""', "[]", "()")
+QUOTES = ("'", '"')
+BEFORE_STRING = ("print(", "return ", "assert ")
+AROUND = ("()", "[]", "{}", "<>", "**")  # ours: what may stand around a word instead of quotes
+CLOSED_BY = {"(": ")", "[": "]", "{": "}"}
+INDENTS = {"usual": "    ", "unusual": "  "}
+DIGITS = "123456789"
+OPEN = ("{o}{d}{e} + ", "{o}{d} + ", "{o}-{d} + ")  # ours, as the next two
+CLOSED = ("{o}{d}{c} + ", "{o}{c} + ", "{o}{d}{e}{c} + ")
+SLOTS = ("{d}{e}{f} + ", "{d}{e} + ", "{d} + {e} + ", "{d} + ", "-{d} + ")
+PADDED = ("context", "conflict")
 SLACK = 8  # tokens that code in front may be short of its level: it ends with a statement
 SPARE = 8  # tokens of the other document that stand even before the longest code
 N_CODES = 50  # modules looked at for code of a length
@@ -64,7 +74,7 @@ class Words:
         groups: dict[tuple[int, int], list[str]] = {}
         for name in self.all:
             groups.setdefault((self.n_tokens(name), self.n_tokens(f" {name}")), []).append(name)
-        (_, self.n_spaced), self.names = max(groups.items(), key=lambda item: len(item[1]))
+        self.names = max(groups.values(), key=len)
 
     def inside(self, text: str) -> list[int]:
         """Tokens of a text in the middle of a line; a name without a blank stands behind a sign."""
@@ -86,20 +96,6 @@ class Words:
                 f"highest level or raise data.d_vocab"
             )
         return rng.sample(self.names, n)
-
-    def draw_distinct(self, rng: Random, n: int, what: str) -> list[str]:
-        """Names whose first tokens differ behind a blank, so that each can be an answer."""
-        by_token = {self.inside(f" {name}")[0]: name for name in rng.sample(self.names, len(self.names))}
-        if n > len(by_token):
-            raise ValueError(
-                f"study.shifts.python.{what} needs {n} names with different first tokens, this tokenizer gives {len(by_token)}; "
-                f"lower its highest level or raise data.d_vocab"
-            )
-        return rng.sample(list(by_token.values()), n)
-
-    def of_length(self, n: int, texts: Sequence[str]) -> list[str]:
-        """Those of the texts that have n tokens behind a blank."""
-        return [text for text in texts if self.n_tokens(f" {text}") == n]
 
 
 def build_python(config: GradedConfig, encoder: Encoder, n_ctx: int, seed: int) -> list[Graded]:
@@ -127,10 +123,9 @@ def _build(name: Name, config: GradedConfig, words: Words, n_ctx: int, seed: int
             f"study.shifts.python.{name}={list(levels)} needs rows of {length} tokens, model.n_ctx={n_ctx}; lower the levels or "
             f"raise model.n_ctx"
         )
-    n_choices = levels[-1] if name == "choices" else 2
 
     def row(rng: Random, _item: int, level: int, control: bool) -> tuple[list[int], list[int]]:
-        return _row(words.encoder, draw(rng, level, control), length, name, n_choices)
+        return _row(words.encoder, draw(rng, level, control), length, name)
 
     return draw_graded(
         name,
@@ -145,24 +140,15 @@ def _build(name: Name, config: GradedConfig, words: Words, n_ctx: int, seed: int
 
 
 def _length(name: Name, draw: Draw, levels: Sequence[int], words: Words, seed: int) -> int:
-    """Tokens of a prompt with its separator: the most frequent number among a few rows."""
-    found: Counter[int] = Counter()
-    for rng in islice(tries(seed, name), 32):
-        state = rng.getstate()
-        for level in levels:
-            rng.setstate(state)
-            try:
-                prompt = draw(rng, 0 if name == "context" else level, False).documents[-1]
-            except Unsuited:
-                continue
-            found[1 + len(words.encoder.encode(prompt))] += 1
-    if not found:
-        raise ValueError(f"study.shifts.python.{name}={list(levels)}: no row could be made; change the levels")
-    length = found.most_common(1)[0][0]
-    return length + levels[-1] + 1 + SPARE if name == "context" else length
+    """Tokens of a prompt with its separator at the highest level: the most frequent number among a few rows."""
+    level, code = (0, levels[-1]) if name == "context" else (levels[-1], 0)
+    found = Counter(
+        1 + len(words.encoder.encode(draw(rng, level, False).documents[-1])) for rng in islice(tries(seed, name), 32)
+    )
+    return found.most_common(1)[0][0] + code + (1 + SPARE if name in PADDED else 0)
 
 
-def _row(encoder: Encoder, draft: Draft, length: int, name: str, n_choices: int) -> tuple[list[int], list[int]]:
+def _row(encoder: Encoder, draft: Draft, length: int, name: Name) -> tuple[list[int], list[int]]:
     """Tokens of a row with its answer, and the tokens to choose from."""
     prompt = encoder.encode(draft.documents[-1])
     after = []
@@ -174,86 +160,94 @@ def _row(encoder: Encoder, draft: Draft, length: int, name: str, n_choices: int)
     if len(set(after)) < len(after):
         raise Unsuited("same_answer_token")
     row = [i for document in draft.documents for i in (encoder.eot_id, *encoder.encode(document))]
-    if len(row) < length or (name != "context" and len(row) != length):
+    if len(row) < length or len(prompt) >= length or (name not in PADDED and len(row) != length):
         raise Unsuited("length")
-    after += after[-1:] * (n_choices - len(after))
     return [*row[-length:], after[0]], after
 
 
+def _quotes(rng: Random) -> tuple[str, str]:
+    """The quote that a string is opened with, and the other one."""
+    return QUOTES if rng.random() < 0.5 else QUOTES[::-1]
+
+
+def _strings(words: Words) -> tuple[str, str, str]:
+    """What stands before a string, and around words in it that are not quoted: twice."""
+
+    def length(before: str, around: str) -> int:
+        return len(words.encoder.encode(f"{before}x {around[0]}y{around[1]} z"))
+
+    for before in BEFORE_STRING:
+        quoted = {length(before + quote, other * 2) for quote, other in (QUOTES, QUOTES[::-1])}
+        equal = [around for around in AROUND if {length(before + quote, around) for quote in QUOTES} == quoted]
+        if len(quoted) == 1 and len(equal) > 1:
+            return before, equal[0], equal[1]
+    raise ValueError(
+        f"study.shifts.names has difficulty or context, but no two of {' '.join(AROUND)} are as long as quotes in this tokenizer; "
+        f"change data.d_vocab or leave both out"
+    )
+
+
 def _difficulty(words: Words, levels: Sequence[int]) -> Draw:
-    starts = _starts(words)
-    n_tokens = words.n_tokens(f" {starts[0]}")
-    neutral = words.of_length(n_tokens, NEUTRAL)
-    if not neutral:
-        raise ValueError(
-            f"study.shifts.python.difficulty: no literal of {', '.join(NEUTRAL)} has the {n_tokens} token(s) of {starts[0]}; raise data.d_vocab or leave "
-            f"difficulty out of study.shifts.names"
-        )
+    before, neutral, alike = _strings(words)
 
     def draw(rng: Random, level: int, control: bool) -> Draft:
-        name, one, many, *others = words.draw(rng, 3 + levels[-1], "difficulty")
-        (start, answer), (other_start, other) = _flipped(rng, starts)
-        literals = [rng.choice(neutral) for _ in others]
-        special = sorted(rng.sample(range(levels[-1]), levels[-1])[:level])
-        sign = "==" if control else "="
-        lines = [
-            f"{other_name} {sign if i in special else '='} {other_start if i in special else literals[i]}\n"
-            for i, other_name in enumerate(others)
-        ]
-        prompt = f"{name} = {start}\n{''.join(lines)}for {one} in {many}:\n    {name}"
-        return Draft(documents=(prompt,), answer=answer, others=(other,), continuation=f" {one}\n")
+        first, *inside, last = words.draw(rng, 2 + levels[-1], "difficulty")
+        quote, other = _quotes(rng)
+        special = set(rng.sample(range(levels[-1]), levels[-1])[:level])
+        around = [(alike if control else other * 2) if i in special else neutral for i in range(levels[-1])]
+        said = [f"{start}{word}{end}" for word, (start, end) in zip(inside, around, strict=True)]
+        prompt = f"{before}{quote}{' '.join([first, *said, last])}"
+        return Draft(documents=(prompt,), answer=quote, others=(other,), continuation=_end(before))
 
     return draw
 
 
-def _starts(words: Words) -> tuple[str, str, str, str]:
-    for starts in STARTS:
-        if words.n_tokens(f" {starts[0]}") == words.n_tokens(f" {starts[2]}"):
-            return starts
-    raise ValueError(
-        f"study.shifts.names has difficulty or context, but no two of {', '.join(f'{a} and {b}' for a, _, b, _ in STARTS)} have as "
-        f"many tokens; raise data.d_vocab or leave both out"
-    )
-
-
-def _flipped(rng: Random, starts: tuple[str, str, str, str]) -> tuple[tuple[str, str], tuple[str, str]]:
-    first, second = starts[:2], starts[2:]
-    return (first, second) if rng.random() < 0.5 else (second, first)
+def _end(before: str) -> str:
+    """What stands behind a string."""
+    return ")\n" if before.endswith("(") else "\n"
 
 
 def _choices(words: Words, levels: Sequence[int]) -> Draw:
-    fillers = words.of_length(words.n_spaced, FILLERS) or [" ".join("1" * words.n_spaced)]
-    most, lowest = levels[-1], levels[0]
+    def filled(form: str, kind: str, digits: Sequence[str]) -> str:
+        return form.format(o=kind, c=CLOSED_BY[kind], **dict(zip("def", digits, strict=True)))
+
+    def n_tokens(form: str) -> int:
+        return words.n_tokens(f" {filled(form, '[', '123')}")
+
+    equal = [forms for forms in product(OPEN, CLOSED, SLOTS) if len({n_tokens(form) for form in forms}) == 1]
+    if not equal:
+        raise ValueError(
+            "study.shifts.names has choices, but no terms with an open bracket, a closed one and none have as many tokens; change "
+            "data.d_vocab or leave choices out"
+        )
+    opened, closed, slot = equal[0]
 
     def draw(rng: Random, level: int, control: bool) -> Draft:
-        names = words.draw_distinct(rng, most, "choices")
-        asked = rng.randrange(lowest)
-        rest = [rng.choice(fillers) for _ in range(most - lowest)]
-        extra, rest = names[lowest:level], rest[level - lowest :]
-        own = names[:lowest] if control else [*names[:lowest], *extra]
-        called = [*extra, *rest] if control else rest
-        gold = own[asked]
-        mixer = Random(rng.random())
-        mixer.shuffle(own)
-        mixer.shuffle(called)
-        prompt = f"print({', '.join(['0', *called])})\ndef __init__({', '.join(['self', *own])}):\n    self.{gold} ="
-        others = tuple(f" {name}" for name in own if name != gold)
-        return Draft(documents=(prompt,), answer=f" {gold}", others=others, continuation="\n")
+        (name,) = words.draw(rng, 1, "choices")
+        asked, *kinds = rng.sample(list(CLOSED_BY), len(CLOSED_BY))
+        special = set(rng.sample(range(levels[-1] - 1), levels[-1] - 1)[: level - 1])
+        terms = [
+            filled(slot if i not in special else closed if control else opened, kinds[i], rng.sample(DIGITS, 3))
+            for i in range(levels[-1] - 1)
+        ]
+        prompt = f"{name} = {''.join(terms)}{asked}{', '.join(rng.sample(DIGITS, 3))}"
+        others = tuple(CLOSED_BY[kind] for kind in kinds)
+        return Draft(documents=(prompt,), answer=CLOSED_BY[asked], others=others, continuation="\n")
 
     return draw
 
 
 def _context(words: Words, levels: Sequence[int]) -> Draw:
-    starts = _starts(words)
+    start, _, _ = _strings(words)
 
     def draw(rng: Random, level: int, control: bool) -> Draft:
-        name, one, many = words.draw(rng, 3, "context")
-        (start, answer), (_, other) = _flipped(rng, starts)
-        task = f"{name} = {start}\nfor {one} in {many}:\n    {name}"
-        before = _other_document(rng, words, levels[-1] + 2 * SPARE, {name, one, many})
-        code = _code_of_length(rng, words, level, {name, one, many}) if level else ""
+        said = words.draw(rng, 2, "context")
+        quote, other = _quotes(rng)
+        task = f"{start}{quote}{' '.join(said)}"
+        before = _other_document(rng, words, levels[-1] + 2 * SPARE, set(said))
+        code = _code_of_length(rng, words, level, set(said)) if level else ""
         documents = (before, code, task) if control and code else (before, code + task)
-        return Draft(documents=documents, answer=answer, others=(other,), continuation=f" {one}\n")
+        return Draft(documents=documents, answer=quote, others=(other,), continuation=_end(start))
 
     return draw
 
@@ -287,35 +281,19 @@ def _holds(text: str, names: set[str]) -> bool:
 
 
 def _conflict(words: Words, levels: Sequence[int]) -> Draw:
-    # The pair of names that the idioms open most often.
-    pairs = [
-        (INPUTS.count(read) * OUTPUTS.count(write), read, write)
-        for read in sorted(set(INPUTS))
-        for write in sorted(set(OUTPUTS))
-        if words.n_tokens(read) == words.n_tokens(write)
-        and sum(words.n_tokens(name) == words.n_tokens(read) for name in words.all) > 1
-    ]
-    if not pairs:
-        raise ValueError(
-            "study.shifts.names has conflict, but no name of a file to read has as many tokens as one to write; raise data.d_vocab or "
-            "leave conflict out"
-        )
-    _, *stems = max(pairs)
-    neutral = [name for name in words.all if words.n_tokens(name) == words.n_tokens(stems[0])]
-
     def draw(rng: Random, level: int, control: bool) -> Draft:
-        asked, *others = words.draw(rng, 1 + levels[-1], "conflict")
-        writes = rng.random() < 0.5
-        usual, unusual = "wr" if writes else "rw"
-        mode = unusual if level and not control else usual
-        special = set(rng.sample(range(levels[-1]), levels[-1])[:level])
-        lines = []
-        for i, other in enumerate(others):
-            stem, drawn = rng.choice(neutral), rng.choice("rw")
-            stem, drawn = (stems[writes], mode) if i in special else (stem, drawn)
-            lines.append(f'{other} = open("{stem}.txt", "{drawn}")\n')
-        prompt = f'{"".join(lines)}{asked} = open("{stems[writes]}.txt", "'
-        return Draft(documents=(prompt,), answer=mode, others=("r" if mode == "w" else "w",), continuation='")\n')
+        asked, given, *names = words.draw(rng, 2 * (1 + levels[-1]), "conflict")
+        told = "unusual" if level and not control else "usual"
+
+        def functions(indent: str, n: int) -> str:
+            pairs = zip(names[::2], names[1::2], strict=True)
+            return "".join(f"def {name}({x}):\n{indent}return {x}\n\n\n" for name, x in islice(pairs, n))
+
+        longest = len(words.encoder.encode(functions(INDENTS["usual"], levels[-1])))
+        before = _other_document(rng, words, longest + 3 * SPARE, {asked, given, *names})
+        task = f"{functions(INDENTS[told], level)}def {asked}({given}):\n"
+        (other,) = (indent for key, indent in INDENTS.items() if key != told)
+        return Draft(documents=(before, task), answer=INDENTS[told], others=(other,), continuation=f"return {given}\n")
 
     return draw
 

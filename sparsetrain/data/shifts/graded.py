@@ -8,10 +8,10 @@
 
 | shift      | what grows with the level                            | what grows in the control                           |
 |------------|------------------------------------------------------|-----------------------------------------------------|
-| difficulty | distractors; derivation steps                        | lines that define nothing; trained triples           |
-| choices    | names, objects the answer must be picked from        | names, objects that are no candidates                |
-| context    | tokens, triples of the own document in front          | the same in front, of another document               |
-| conflict   | lines, triples that contradict what training taught  | lines, triples that agree with it                    |
+| difficulty | distractors; derivation steps                        | brackets that are no quotes; trained triples         |
+| choices    | open brackets; objects the answer is picked from     | brackets, objects that are no candidates             |
+| context    | tokens, triples of the own document in front         | the same in front, of another document               |
+| conflict   | functions, triples that contradict what was learned  | functions, triples that agree with it                |
 
 Source: the four kinds are those of Jin et al. 2026 (arXiv 2603.03415); tasks and controls are ours.
 """
@@ -32,17 +32,15 @@ World = Literal["python", "graph"]
 WORLDS: tuple[World, ...] = get_args(World)
 SIDES = ("shift", "control")
 
-BOUNDS: Mapping[tuple[World, Name], int] = {("python", "choices"): 2}
-"""Lowest possible level where it is not 0."""
-N_STEPS = 2
-"""Farthest level of difficulty in the graph."""
+BOUNDS: Mapping[tuple[World, Name], tuple[int, int]] = {("python", "choices"): (1, 3), ("graph", "difficulty"): (0, 2)}
+"""Lowest and highest possible level where they are not 0 and, of the graph, the triples in front."""
 MAX_REJECTED = 0.95
 MIN_TRIES = 200
 
 
 def python_levels() -> dict[str, tuple[int, ...]]:
-    """Distractors; candidate names; tokens in front; contradicting lines."""
-    return {"difficulty": (0, 2, 4, 8), "choices": (2, 3, 5, 8), "context": (0, 16, 32, 64), "conflict": (0, 1, 2, 4)}
+    """Quoted words; open brackets; tokens in front; contradicting functions."""
+    return {"difficulty": (0, 1, 2, 4), "choices": (1, 2, 3), "context": (0, 16, 32, 64), "conflict": (0, 1, 2, 4)}
 
 
 def graph_levels() -> dict[str, tuple[int, ...]]:
@@ -54,7 +52,7 @@ def graph_levels() -> dict[str, tuple[int, ...]]:
 class GradedConfig:
     """Which shifts are built and how far they go. ours"""
 
-    worlds: tuple[World, ...] = WORLDS
+    world: World = "python"
     names: tuple[Name, ...] = NAMES
     n_items: int = 128
     """Rows of each level; triples of the graph's difficulty are `study.knowledge_graph.n_eval`."""
@@ -64,10 +62,10 @@ class GradedConfig:
     graph: dict[str, tuple[int, ...]] = field(default_factory=graph_levels)
 
     def __post_init__(self) -> None:
-        for key, allowed in (("worlds", WORLDS), ("names", NAMES)):
-            given = getattr(self, key)
-            if not given or len(set(given)) < len(given) or set(given) - set(allowed):
-                raise ValueError(f"study.shifts.{key}={list(given)} must be different ones of {', '.join(allowed)}")
+        if self.world not in WORLDS:
+            raise ValueError(f"study.shifts.world={self.world} must be one of {', '.join(WORLDS)}")
+        if not self.names or len(set(self.names)) < len(self.names) or set(self.names) - set(NAMES):
+            raise ValueError(f"study.shifts.names={list(self.names)} must be different ones of {', '.join(NAMES)}")
         if self.n_items < 2:
             raise ValueError(f"study.shifts.n_items={self.n_items} must be at least 2")
         if self.n_triples < 2:
@@ -88,8 +86,7 @@ class GradedConfig:
                 f"out of study.shifts.names"
             )
         levels = self.levels(world)[name]
-        lowest = BOUNDS.get((world, name), 0)
-        highest = None if world == "python" else N_STEPS if name == "difficulty" else self.n_triples - 1
+        lowest, highest = BOUNDS.get((world, name), (0, None if world == "python" else self.n_triples - 1))
         rising = all(a < b for a, b in pairwise(levels))
         if len(levels) < 2 or not rising or levels[0] != lowest or (highest is not None and levels[-1] > highest):
             end = "" if highest is None else f" and end at {highest} at most"
