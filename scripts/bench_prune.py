@@ -1,18 +1,22 @@
-"""What the search for circuits costs.
+"""What the search for circuits costs, and whether its speed costs edges.
 
 `prune:seeds8`: eight mask seeds in one search against eight searches in a row. `prune:to_circuit`: from nothing to a finished
 circuit (attribution, masks, bisection, clean-up) against 2000 plain steps of mask learning on the masked full model, all
-nodes taking part; those are timed as 100 steps x 20, and run once in full to see whether they give fewer edges after the same
-bisection and clean-up.
+nodes taking part; those are timed as 100 steps x 20. Printed beside them: edges of the circuits of eight mask seeds, and of those of
+three plain runs after the same bisection and clean-up.
 
 The model is that of a finished run with --run, and the task the first that it solves; without, a model of width 128 is
 trained on simple idioms first, which takes a minute or two.
 
-    python scripts/bench_prune.py [--run runs/quickstart/<stamp>] [--threads 2] [--runs 3] [--device cuda]
+    python scripts/bench_prune.py [--run runs/quickstart/<stamp>] [--task with_as] [--threads 2] [--runs 3] [--device cuda]
+
+Some twenty minutes on one core, most of it the plain steps.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 import torch
@@ -22,7 +26,7 @@ from circuits.edges import count_edges
 from circuits.find import FindConfig, Pairs
 from circuits.means import Means, measure_means
 from circuits.prune import PruneConfig, Run, calibrated_loss, learn_masks
-from circuits.search import Search, search
+from circuits.search import Pruned, Search, search
 from circuits.tasks.loss import task_loss
 from sparsetrain.callbacks import CallbacksConfig, LoggerConfig
 from sparsetrain.checkpoint import latest_export, load_model
@@ -39,6 +43,7 @@ from sparsetrain.sparsity import SparsityConfig
 TASKS = ("with_as", "var_if", "lambda_func", "while_return_true", "for_while")
 FIND = FindConfig(n_train=192, n_fit=48, n_val=64, margin=0.75)
 PLAIN_STEPS, TIMED_STEPS = 2000, 100
+SEEDS, PLAIN_SEEDS = range(8), range(3)
 
 
 def small_run(folder: Path) -> tuple[Transformer, Tokenizer, Means]:
@@ -67,10 +72,10 @@ def finished_run(folder: Path) -> tuple[Transformer, Tokenizer, Means]:
     return load_model(export), Tokenizer.load(export / "tokenizer.json"), means
 
 
-def solved_task(model: Transformer, tokenizer: Tokenizer) -> tuple[str, Pairs]:
+def solved_task(model: Transformer, tokenizer: Tokenizer, names: Sequence[str]) -> tuple[str, Pairs]:
     """The first task whose gate the model passes."""
     losses = {}
-    for task in TASKS:
+    for task in names:
         pairs = Pairs.build(task, tokenizer, FIND)
         fit, heldout = (pair_answers(model, part) for part in (pairs.fit, pairs.heldout))
         losses[task] = float(task_loss(calibrated_loss(fit)[1].apply(heldout)))
@@ -80,60 +85,62 @@ def solved_task(model: Transformer, tokenizer: Tokenizer) -> tuple[str, Pairs]:
 
 
 def bench(model: Transformer, means: Means, task: str, pairs: Pairs, device: str, runs: int) -> list[Case]:
-    """Both cases; prints the sizes of the circuits that are compared."""
+    """All cases; prints the sizes of the circuits that are compared."""
     space, values, target = means.space, means.values, FIND.margin * FIND.target_loss
 
     def run(seed: int) -> Run:
         return Run(seed=seed, train=pairs.train, val=pairs.val)
 
-    def found(seeds: list[int]) -> list[int]:
-        results = search(model, space, values, [run(seed) for seed in seeds], target, PruneConfig())
-        return [count_edges(model, space, result.keep) for result in results if result.reached]
+    def edges(found: Sequence[Pruned]) -> list[int]:
+        return sorted(count_edges(model, space, result.keep) for result in found if result.reached)
 
-    def plain(n_steps: int) -> torch.Tensor:
-        config = replace(PruneConfig(), n_steps=n_steps)
-        everything = torch.ones(1, space.n_nodes, dtype=torch.bool)
-        ranks = torch.zeros(1, space.n_nodes)
-        return learn_masks(model, space, values, [run(0)], everything, ranks, target, config)[0][0]
+    def found(seeds: Sequence[int]) -> list[int]:
+        return edges(search(model, space, values, [run(seed) for seed in seeds], target, PruneConfig()))
 
-    def plain_edges() -> int | None:
-        looking = Search(model, space, values, [run(0)], target, PruneConfig())
-        tau = plain(PLAIN_STEPS)
-        order = tau.argsort(descending=True)
-        (found,) = looking.circuits([order], [int((tau > 0).sum())])
-        return count_edges(model, space, found.keep) if found.reached else None
+    def plain(seeds: Sequence[int], n_steps: int) -> torch.Tensor:
+        everything = torch.ones(len(seeds), space.n_nodes, dtype=torch.bool)
+        config, ranks = replace(PruneConfig(), n_steps=n_steps), torch.zeros(len(seeds), space.n_nodes)
+        return learn_masks(model, space, values, [run(seed) for seed in seeds], everything, ranks, target, config)[0]
 
-    print(f"{task}: edges of the circuit {found([0])}, after {PLAIN_STEPS} plain steps {plain_edges()}", flush=True)
-    print(f"{task}: edges of eight seeds {found(list(range(8)))}", flush=True)
-    together = measure(
-        {"prune:seeds8": lambda _: found(list(range(8)))},
-        lambda _: [found([seed]) for seed in range(8)],
-        "eight searches in a row",
-        make=lambda: None,
-        runs=runs,
-        device=device,
-        n_warmup=0,
+    def plain_edges(seeds: Sequence[int]) -> list[int]:
+        tau = plain(seeds, PLAIN_STEPS)
+        looking = Search(model, space, values, [run(seed) for seed in seeds], target, PruneConfig())
+        return edges(looking.circuits([row.argsort(descending=True) for row in tau], (tau > 0).sum(1).tolist()))
+
+    def timed(name: str, call: Callable[[], object], against: Callable[[], object], what: str) -> Case:
+        (case,) = measure(
+            {name: lambda _: call()},
+            lambda _: against(),
+            what,
+            make=lambda: None,
+            runs=runs,
+            device=device,
+            n_warmup=0,
+        )
+        return case
+
+    for what, sizes in ((f"{PLAIN_STEPS} plain steps", plain_edges(PLAIN_SEEDS)), ("the search", found(SEEDS))):
+        middle = f"median {median(sizes):g}" if sizes else "no circuit meets the target"
+        print(f"{task}: edges of the circuits after {what}: {sizes}, {middle}", flush=True)
+    steps = f"{PLAIN_STEPS} plain steps (timed as {TIMED_STEPS} x {PLAIN_STEPS // TIMED_STEPS})"
+    together = timed(
+        "prune:seeds8", lambda: found(SEEDS), lambda: [found([seed]) for seed in SEEDS], "eight searches in a row"
     )
-    alone = measure(
-        {"prune:to_circuit": lambda _: found([0])},
-        lambda _: plain(TIMED_STEPS),
-        f"{PLAIN_STEPS} plain steps (timed as {TIMED_STEPS} x {PLAIN_STEPS // TIMED_STEPS})",
-        make=lambda: None,
-        runs=runs,
-        device=device,
-        n_warmup=0,
-    )
-    return [*together, *(replace(case, speedup=case.speedup * PLAIN_STEPS / TIMED_STEPS) for case in alone)]
+    alone = timed("prune:to_circuit", lambda: found([0]), lambda: plain([0], TIMED_STEPS), steps)
+    return [together, replace(alone, speedup=alone.speedup * PLAIN_STEPS / TIMED_STEPS)]
 
 
 def main() -> None:
     """Prints the table and the JSON line."""
-    more = {"run": "folder of a finished run with circuits; without it a small model is trained"}
+    more = {
+        "run": "folder of a finished run with circuits; without it a small model is trained",
+        "task": f"task to search; the first that the model solves of {', '.join(TASKS)} where none is given",
+    }
     arguments = parse_arguments(__doc__ or "", runs=3, more=more)
     with TemporaryDirectory() as folder:
         given = Path(arguments.run) if arguments.run else None
         model, tokenizer, means = small_run(Path(folder)) if given is None else finished_run(given)
-        task, pairs = solved_task(model, tokenizer)
+        task, pairs = solved_task(model, tokenizer, [arguments.task] if arguments.task else TASKS)
         model = model.to(arguments.device)
         cases = bench(model, means, task, pairs, arguments.device, arguments.runs)
     print_report("prune", arguments.device, arguments.runs, cases)

@@ -82,7 +82,7 @@ def _lines(title: str, unit: str, tasks: Sequence[Mapping[str, Any]], key: str, 
         )
         for task in tasks
     )
-    return Lines(title=title, x_label="step", y_label=unit, curves=curves, log_y=log_y)
+    return Lines(title=title, x_label="step", y_label=unit, curves=curves, log_y=log_y, log_x=True)
 
 
 def _beside(section: Mapping[str, Any]) -> list[Lines]:

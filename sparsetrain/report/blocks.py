@@ -139,6 +139,7 @@ class Lines:
     curves: tuple[Curve, ...]
     references: tuple[Reference, ...] = ()
     log_y: bool = False
+    log_x: bool = False
     note: str = ""
 
 
@@ -371,7 +372,7 @@ def shares(column: Column, rows: tuple[tuple[Any, ...], ...], index: int) -> lis
     return [size / top if column.form == "bar" and top > 0 else 0.0 for size in sizes]
 
 
-def sample_lines(lines: Lines, n_points: int = 6) -> Table:
+def sample_lines(lines: Lines, n_points: int = 8) -> Table:
     """The curves as a table: a row per curve, columns at `n_points` evenly chosen recorded x positions.
 
     A curve without a point at a chosen position shows its last point before it.

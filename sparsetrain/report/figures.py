@@ -41,7 +41,11 @@ def figure(lines: Lines) -> dict[str, Any]:
         "hovermode": "x unified",
         "showlegend": len(lines.curves) > 1,
         "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
-        "xaxis": {"title": {"text": html.escape(lines.x_label, quote=False)}, "automargin": True},
+        "xaxis": {
+            "title": {"text": html.escape(lines.x_label, quote=False)},
+            "type": "log" if lines.log_x else "linear",
+            "automargin": True,
+        },
         "yaxis": {
             "title": {"text": html.escape(lines.y_label, quote=False)},
             "type": "log" if lines.log_y else "linear",
