@@ -246,7 +246,9 @@ class ShiftsStudy:
         return stages
 
     def conclude(self, plan: Plan, results: Mapping[str, Mapping[str, Any]], run_dir: Path) -> dict[str, Any]:
-        read = {name: [self._load(run_dir / f"seed_{seed}", name) for seed in self.seeds] for name in self.shifts.names}
+        read: dict[Name, list[ShiftReadings]] = {
+            name: [self._load(run_dir / f"seed_{seed}", name) for seed in self.seeds] for name in self.shifts.names
+        }
         found: dict[str, list[float]] = {}
         for name, seeds in read.items():
             for r in seeds:

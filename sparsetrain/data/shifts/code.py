@@ -167,7 +167,8 @@ def _row(encoder: Encoder, draft: Draft, length: int, name: Name) -> tuple[list[
 
 def _quotes(rng: Random) -> tuple[str, str]:
     """The quote that a string is opened with, and the other one."""
-    return QUOTES if rng.random() < 0.5 else QUOTES[::-1]
+    first, second = QUOTES
+    return (first, second) if rng.random() < 0.5 else (second, first)
 
 
 def _strings(words: Words) -> tuple[str, str, str]:
