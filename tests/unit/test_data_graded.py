@@ -218,6 +218,10 @@ def test_levels_that_cannot_be_held_are_refused_in_a_line(tokenizer: Tokenizer, 
             build_python(config, tokenizer, n_ctx, 0)
     with pytest.raises(ValueError, match=r"n_triples=6 needs rows of 29 tokens, model.n_ctx=28"):
         build_triples(CONFIG, graph, MARKS, 5, 28, 0)
+    with pytest.raises(
+        ValueError, match=r"rows were rejected \(few_triples: 200\); lower the levels or study.shifts.n_triples"
+    ):
+        build_triples(replace(CONFIG, names=("context",), n_triples=400), graph, MARKS, 5, 2000, 0)
 
 
 @pytest.mark.parametrize(

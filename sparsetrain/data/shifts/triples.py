@@ -117,7 +117,7 @@ class _Draws:
             row,
             key=f"study.shifts.graph.{name}",
             unsuited="graph",
-            advice="lower the levels or raise study.knowledge_graph.n_train",
+            advice="lower the levels or study.shifts.n_triples, or raise study.knowledge_graph.n_train",
         )
 
     def _tokens(self, triples: list[Triple], begins: set[int]) -> list[int]:
@@ -163,9 +163,12 @@ class _Draws:
         return [*self._context(mixed, (s, r, o))[: self.n_before], (s, r, o)], set(), choices
 
     def _context(self, rng: Random, asked: Triple) -> list[Triple]:
-        """Trained triples that say nothing of what is asked."""
+        """Trained triples that say nothing of what is asked, as many as stand in front or more."""
         drawn = rng.sample(self.train, min(len(self.train), 12 * self.n_before))
-        return [t for t in drawn if t[:2] != asked[:2]]
+        found = [t for t in drawn if t[:2] != asked[:2]]
+        if len(found) < self.n_before:
+            raise Unsuited("few_triples")
+        return found
 
     def _alternatives(self, rng: Random, relation: int, asked: Triple) -> list[Triple]:
         """Trained triples of a relation with objects that differ from the asked one and from each other."""
