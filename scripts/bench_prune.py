@@ -119,9 +119,15 @@ def bench(model: Transformer, means: Means, task: str, pairs: Pairs, device: str
         )
         return case
 
-    for what, sizes in ((f"{PLAIN_STEPS} plain steps", plain_edges(PLAIN_SEEDS)), ("the search", found(SEEDS))):
+    for what, n_seeds, sizes in (
+        (f"{PLAIN_STEPS} plain steps", len(PLAIN_SEEDS), plain_edges(PLAIN_SEEDS)),
+        ("the search", len(SEEDS), found(SEEDS)),
+    ):
         middle = f"median {median(sizes):g}" if sizes else "no circuit meets the target"
-        print(f"{task}: edges of the circuits after {what}: {sizes}, {middle}", flush=True)
+        print(
+            f"{task}: edges after {what}: {sizes}, {middle}; {len(sizes)} of {n_seeds} seeds meet the target",
+            flush=True,
+        )
     steps = f"{PLAIN_STEPS} plain steps (timed as {TIMED_STEPS} x {PLAIN_STEPS // TIMED_STEPS})"
     together = timed(
         "prune:seeds8", lambda: found(SEEDS), lambda: [found([seed]) for seed in SEEDS], "eight searches in a row"

@@ -212,8 +212,14 @@ class ShiftsStudy:
                 "(length, position of every line or triple, kind of tokens) without what is claimed to matter. All rows of a shift and "
                 "its control have the same number of tokens and end in the same kind of token; row k of all of them has the same names. ",
                 "; ".join(
-                    f"{name}: {WHAT[world, name][0]} (control: {WHAT[world, name][1]})" for name in self.shifts.names
-                ),
+                    f"{name}: {WHAT[world, name][0]}, levels {', '.join(map(str, self.levels[name]))} (control: {WHAT[world, name][1]})"
+                    for name in self.shifts.names
+                )
+                + ".",
+                f"Rows of each level: {self.shifts.n_items}."
+                if world == "python"
+                else f"Rows of each level: {self.shifts.n_items} ({self.study.knowledge_graph.n_eval} of difficulty), of "
+                f"{self.shifts.n_triples} triples; the graph: {self.study.knowledge_graph}.",
                 f"Read at the last token, at {FINAL}, before and after its gain; the {HEADLINE} of a Gaussian vector is .414, more is "
                 f"sparser. Verdicts rest on (farthest level minus level 0) of the shift minus the same of its control. Distance "
                 f"of a row from the training tokens: the model's own loss, the loss of the bigram table of those tokens, and the share "

@@ -207,11 +207,15 @@ def test_training_documents_repeat_within_documents_alone(graph) -> None:
     inside = [(rows[i, t, 1:] == rows[i, t - 1, 1:]).all() for i, t in zip(*np.nonzero(~begins), strict=True)]
     across = [(rows[i, t, 1:] == rows[i, t - 1, 1:]).all() for i, t in zip(*np.nonzero(begins), strict=True) if t]
     assert np.mean(inside) > REPEATED / 4 > 5 * np.mean(across)
+    document = begins.cumsum(1)
+    same = (rows[:, :, None, 1:] == rows[:, None, :, 1:]).all(-1) & np.tri(12, k=-1, dtype=bool)
+    own = document[:, :, None] == document[:, None, :]
+    assert (same & ~own).sum() < 0.1 * (same & own).sum(), "what is repeated stands in the own document"
 
 
 def test_levels_that_cannot_be_held_are_refused_in_a_line(tokenizer: Tokenizer, graph) -> None:
     for config, n_ctx, match in (
-        (replace(CONFIG, names=("context",)), 20, r"study.shifts.python.context=\[0, 16, 32\] needs rows of \d+ tokens, model.n_ctx=20; lower the levels or raise"),
+        (replace(CONFIG, names=("context",)), 20, r"study.shifts.python.context=\[0, 16, 32\] needs rows of more than 32 tokens, model.n_ctx=20; lower the levels or raise"),
         (replace(CONFIG, names=("difficulty",), python={**LEVELS, "difficulty": (0, 500)}), 128, "needs 502 names of equal length, this tokenizer gives"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=match):

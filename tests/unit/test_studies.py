@@ -20,7 +20,7 @@ from sparsetrain.data.shifts.triples import Marks, build_triples
 from sparsetrain.data.sources.facts import FactsConfig, draw_facts
 from sparsetrain.data.sources.knowledge_graph import GraphConfig, draw_graph
 from sparsetrain.lit import TrainerConfig, answer_loss
-from sparsetrain.model import ModelConfig
+from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig, lr_factor
 from sparsetrain.report import SCHEMA_PATH
 from sparsetrain.report.sections import VIEWS
@@ -30,6 +30,7 @@ from sparsetrain.sparsity import SparsityConfig
 from sparsetrain.studies import run_study
 from sparsetrain.studies.familiarity import FactReadings
 from sparsetrain.studies.readings import Readings
+from sparsetrain.studies.shifts import object_loss
 from sparsetrain.studies.surfaces import Surface
 from sparsetrain.study import AdaptiveConfig, Arm, StudyConfig
 
@@ -124,6 +125,9 @@ def test_the_shifts_study_ends_in_a_report_and_resumes(world, tmp_path):
     again = run_study(settings, tmp_path / "run", VIEWS, "test")
     assert len(stamps) == 16 and stamps == {path: path.stat().st_mtime_ns for path in stamps}
     assert json.dumps(again["study"]["claims"]) == json.dumps(report["study"]["claims"])
+    other = replace(shifts, **{world: {**shifts.levels(world), "context": (0, 2)}})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="holds another plan; rules are not changed after the fact"):
+        run_study(replace(settings, study=replace(settings.study, shifts=other)), tmp_path / "run", VIEWS, "test")
     needed = {
         "graph": r"n_triples=3 needs rows of 14 tokens, model.n_ctx=8",
         "python": r"needs rows of \d+ tokens, model.n_ctx=8",
@@ -131,6 +135,15 @@ def test_the_shifts_study_ends_in_a_report_and_resumes(world, tmp_path):
     with pytest.raises(ValueError, match=needed[world]):
         short = replace(settings, model=replace(settings.model, n_ctx=8))
         run_study(short, tmp_path / "short", VIEWS, "test")
+
+
+def test_the_loss_of_triples_is_that_of_their_objects():
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(n_layer=1, d_model=32, d_head=8, n_ctx=14, d_vocab=20, bigram=False, abs_topk={}))
+    rows = torch.randint(20, (4, 15))
+    log_probs = model(rows[:, :-1]).log_softmax(-1)
+    objects = [log_probs[i, at - 1, rows[i, at]] for i in range(4) for at in (4, 9, 14)]
+    assert torch.allclose(object_loss(model, {"tokens": rows}), -torch.stack(objects).mean(), atol=1e-6)
 
 
 def test_the_same_stage_gives_the_same_weights_and_readings(tmp_path):

@@ -117,6 +117,11 @@ def build_python(config: GradedConfig, encoder: Encoder, n_ctx: int, seed: int) 
 def _build(name: Name, config: GradedConfig, words: Words, n_ctx: int, seed: int) -> Graded:
     levels = config.python[name]
     draw = _DRAWS[name](words, levels)
+    if name == "context" and levels[-1] >= n_ctx:
+        raise ValueError(
+            f"study.shifts.python.context={list(levels)} needs rows of more than {levels[-1]} tokens, model.n_ctx={n_ctx}; lower the "
+            f"levels or raise model.n_ctx"
+        )
     length = _length(name, draw, levels, words, seed)
     if length > n_ctx:
         raise ValueError(
@@ -266,7 +271,8 @@ def _code_of_length(rng: Random, words: Words, n_tokens: int, taken: set[str]) -
     for _ in range(N_CODES):
         lines = write_module(rng).splitlines(keepends=True)
         for end in range(1, len(lines)):
-            if lines[end][0] in " \n)]}" or lines[end].startswith(("else", "elif", "except", "finally")):
+            inside = lines[end][0] in " \n)]}" or lines[end].startswith(("else", "elif", "except", "finally"))
+            if inside or lines[end - 1].startswith("@"):
                 continue
             code = "".join(lines[:end])
             n = len(words.encoder.encode(code))

@@ -9,7 +9,7 @@
 | shift      | what grows with the level                            | what grows in the control                           |
 |------------|------------------------------------------------------|-----------------------------------------------------|
 | difficulty | distractors; derivation steps                        | brackets that are no quotes; trained triples         |
-| choices    | open brackets; objects the answer is picked from     | brackets, objects that are no candidates             |
+| choices    | open brackets; objects of the asked relation         | brackets, objects that are no candidates             |
 | context    | tokens, triples of the own document in front         | the same in front, of another document               |
 | conflict   | functions, triples that contradict what was learned  | functions, triples that agree with it                |
 
