@@ -173,6 +173,10 @@ def test_what_is_asked_is_left_out_and_in_the_control_trained(triples, graph) ->
         assert (asked == graph.splits[split]).all() and (asked[:, 1] == control[:, 1]).all()
         assert all(tuple(t) in train for t in control.tolist())
         assert all((tuple(t) in train) == (level == 0) for t in asked.tolist())
+        for (subject, relation, _), (other, _, _) in zip(asked.tolist(), control.tolist(), strict=True):
+            counts = {s: sum(t[0] == s for t in train) for s in {subject, *(s for s, r, _ in train if r == relation)}}
+            near = min(abs(counts[s] - counts[subject]) for s, r, _ in train if r == relation)
+            assert level == 0 or abs(counts[other] - counts[subject]) == near, "its subject is trained on as often"
 
 
 def test_alternatives_context_and_conflict_of_triples(triples, graph) -> None:
@@ -181,6 +185,8 @@ def test_alternatives_context_and_conflict_of_triples(triples, graph) -> None:
         for side in (0, 1):
             for *before, asked in rows_of(triples["choices"], side, level).tolist():
                 assert sum(t[1] == asked[1] for t in before) == (0 if side else n)
+                objects = [t[2] for t in before if t[1] == asked[1]]
+                assert len({*objects, asked[2]}) == len(objects) + 1, "each is an alternative"
                 assert (
                     all(tuple(t) in train for t in [*before, asked]) and [t[:2] for t in before].count(asked[:2]) == 0
                 )
