@@ -10,7 +10,7 @@ from pathlib import Path
 
 from circuits.run import VIEWS, TrainRun, run
 from sparsetrain.entry import entry
-from sparsetrain.studies import run_study
+from sparsetrain.studies.run import run_study
 
 
 @entry(TrainRun, "train", new_run=True)

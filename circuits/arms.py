@@ -25,10 +25,11 @@ import torch
 
 from circuits.edges import count_edges
 from circuits.masks import NodeSpace
-from sparsetrain.checkpoint import latest_export, load_model, write_atomic
+from sparsetrain.export import latest_export, load_model
 from sparsetrain.report import load_report, number, value_of
 from sparsetrain.run import RunConfig
 from sparsetrain.sparsity import SparsityConfig
+from sparsetrain.store import write_atomic
 
 Run = TypeVar("Run", bound=RunConfig)
 

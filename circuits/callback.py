@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from sparsetrain.callbacks import log_scalars
+from sparsetrain.training.callbacks import log_scalars
 
 
 def log_spaced_steps(n_steps: int, n_looks: int) -> list[int]:

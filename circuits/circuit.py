@@ -28,9 +28,9 @@ from circuits.edges import Edge, edge_masks, edge_weights
 from circuits.masks import NodeSpace, ablation_hooks
 from circuits.tasks.loss import Calibration, answer_logits, task_loss
 from circuits.tasks.pairs import PairSet
-from sparsetrain.checkpoint import write_atomic
 from sparsetrain.hooks import HookFn, hooked
 from sparsetrain.model import Transformer
+from sparsetrain.store import write_atomic
 
 FORMAT_VERSION = 1
 Kind = Literal["node", "edge"]

@@ -4,9 +4,9 @@
    circuits), heldout (everything reported). Disjoint; names differ between train, val and held-out.
 2. Gate: the full model, calibrated on fit, must meet the target on held-out pairs. Pruning to a loss that the model
    does not reach would manufacture behaviour. If the empty circuit meets the target too, the task is 'bigram'.
-3. Search: all seeds and the nonsense twin in one batch (`circuits.search`), towards a stricter loss on val, and no worse on
+3. Search: all seeds and the nonsense twin in one batch (`circuits.search.search`), towards a stricter loss on val, and no worse on
    train, whose names differ from val's.
-4. Evidence on held-out pairs (`circuits.faithfulness`), a saved `Circuit` per seed, plain data for the report.
+4. Evidence on held-out pairs (`circuits.evidence.faithfulness`), a saved `Circuit` per seed, plain data for the report.
 
 One file, because `verify_report.py` walks the same steps over saved circuits: what it recomputes is what is written here.
 """
@@ -23,19 +23,20 @@ from torch import Tensor
 
 from circuits.circuit import Circuit, Provenance, pair_answers
 from circuits.edges import count_biases, count_edges, find_edges
-from circuits.faithfulness import bootstrap, jaccard, necessity, random_circuits, random_losses
-from circuits.graph import graph_content
+from circuits.evidence.faithfulness import bootstrap, jaccard, necessity, random_circuits, random_losses
+from circuits.explain.graph import graph_content
 from circuits.masks import NodeSpace
 from circuits.means import Means
-from circuits.prune import (
+from circuits.search.edge_pruning import prune_edges
+from circuits.search.learn import (
     Progress,
     PruneConfig,
     Run,
     calibrated_loss,
     masked_answers,
 )
-from circuits.prune_edges import prune_edges
-from circuits.search import Pruned, search
+from circuits.search.search import Pruned, search
+from circuits.search.tune import tuned
 from circuits.tasks import PairSet, build_pairs, get_task
 from circuits.tasks.loss import (
     TASK_LOSS_CONVENTION,
@@ -45,11 +46,10 @@ from circuits.tasks.loss import (
     pair_task_loss,
     task_loss,
 )
-from circuits.tune import tuned
-from sparsetrain.checkpoint import write_atomic
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.model import Transformer
 from sparsetrain.report import number
+from sparsetrain.store import write_atomic
 
 TWIN = "nonsense_twin"
 """Folder of its circuit, and its key in a task's entry of the report."""

@@ -16,8 +16,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from circuits.masks import NodeSpace
-from sparsetrain.checkpoint import write_atomic
 from sparsetrain.hooks import HookPoint, hooked
+from sparsetrain.store import write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)

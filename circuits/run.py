@@ -11,14 +11,14 @@ from typing import Any
 from circuits.arms import ArmsConfig, run_arms, smoke
 from circuits.callback import CircuitFormation, log_spaced_steps
 from circuits.formation import FormationConfig, formation_section, look
-from circuits.sections import VIEWS as CIRCUIT_VIEWS
 from circuits.stage import N_TEXT_WINDOWS, TEXT_SOURCE, CircuitsConfig, describe_task, run_circuits
-from sparsetrain.callbacks import build_loggers
+from circuits.views import VIEWS as CIRCUIT_VIEWS
 from sparsetrain.report import save_report
 from sparsetrain.report.blocks import View
 from sparsetrain.report.render import render
 from sparsetrain.report.sections import VIEWS as TRAINING_VIEWS
 from sparsetrain.run import MEANS_SOURCE, RunConfig, Stages, Watch, describe_run, log_to_wandb, text_windows, train
+from sparsetrain.training.callbacks import build_loggers
 
 VIEWS: Mapping[str, View] = {**TRAINING_VIEWS, **CIRCUIT_VIEWS}
 

@@ -13,18 +13,19 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors.torch import save_file
 
-from circuits.activity import MAX_NODES, VERSION, activity
-from circuits.card import CardConfig
 from circuits.circuit import Circuit
-from circuits.comparison import baseline_circuits
+from circuits.evidence.card import CardConfig
+from circuits.evidence.gather import CARD_WINDOWS, Judge
+from circuits.explain.activity import MAX_NODES, VERSION, activity
 from circuits.find import FindConfig, Finder, Pairs, find_circuits, heldout_pairs
-from circuits.judge import CARD_WINDOWS, Judge
 from circuits.means import Means, measure_means
+from circuits.search.comparison import baseline_circuits
 from circuits.tasks import TASKS, get_task
-from sparsetrain.checkpoint import load_model, read_meta, sha256, write_atomic
 from sparsetrain.data.tokenizer import Tokenizer
+from sparsetrain.export import load_model, read_meta
 from sparsetrain.model import Transformer
 from sparsetrain.report import value_of
+from sparsetrain.store import sha256, write_atomic
 
 ADDED = ("card", "viewer")
 """Keys of a circuit's entry that are put in after its search."""

@@ -12,10 +12,10 @@ import torch
 
 from circuits.ablate import Mode, ablate
 from circuits.means import Means
-from sparsetrain.checkpoint import latest_export, load_model
 from sparsetrain.data import prepare_corpus
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import entry, load_run, prompt_text, require
+from sparsetrain.export import latest_export, load_model
 from sparsetrain.run import RunConfig, cache_dir, text_windows
 
 

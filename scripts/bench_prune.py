@@ -25,20 +25,20 @@ from circuits.circuit import pair_answers
 from circuits.edges import count_edges
 from circuits.find import FindConfig, Pairs
 from circuits.means import Means, measure_means
-from circuits.prune import PruneConfig, Run, calibrated_loss, learn_masks
-from circuits.search import Pruned, Search, search
+from circuits.search.learn import PruneConfig, Run, calibrated_loss, learn_masks
+from circuits.search.search import Pruned, Search, search
 from circuits.tasks.loss import task_loss
-from sparsetrain.callbacks import CallbacksConfig, LoggerConfig
-from sparsetrain.checkpoint import latest_export, load_model
 from sparsetrain.data import DataConfig
 from sparsetrain.data.sources import IdiomsSource
 from sparsetrain.data.tokenizer import Tokenizer
+from sparsetrain.export import latest_export, load_model
 from sparsetrain.kernels.bench import Case, measure, parse_arguments, print_report
-from sparsetrain.lit import TrainerConfig
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.run import OodConfig, RunConfig, text_windows, train
 from sparsetrain.sparsity import SparsityConfig
+from sparsetrain.training.callbacks import CallbacksConfig, LoggerConfig
+from sparsetrain.training.fit import TrainerConfig
 
 TASKS = ("with_as", "var_if", "lambda_func", "while_return_true", "for_while")
 FIND = FindConfig(n_train=192, n_fit=48, n_val=64, margin=0.75)

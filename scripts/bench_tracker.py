@@ -21,13 +21,13 @@ from torch.utils.data import DataLoader
 
 from sparsetrain.entry import quieten
 from sparsetrain.kernels.bench import Case, parse_arguments, print_report, seconds
-from sparsetrain.lit import LitTransformer, next_token_loss, take_step
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.representation.record import append_rows
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
 from sparsetrain.representation.watch import measure_splits
 from sparsetrain.sparsity import SparsityConfig, build_sparsity
+from sparsetrain.training.fit import LitTransformer, next_token_loss, take_step
 
 N_STEPS, BATCH = 1600, 16  # the quickstart's
 N_COMPARED_STEPS, N_TIMED_STEPS = 4, 5

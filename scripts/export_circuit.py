@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from circuits.circuit import Circuit
-from circuits.exports import FORMATS, Sample
+from circuits.exports.formats import FORMATS, Sample
+from circuits.exports.neuronpedia import SIDES
 from circuits.find import heldout_pairs
-from circuits.neuronpedia import SIDES
-from sparsetrain.checkpoint import latest_export, load_model, write_atomic
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import entry, require
+from sparsetrain.export import latest_export, load_model
+from sparsetrain.store import write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,8 @@ from typing import Literal
 
 import torch
 
-from circuits.card import PRESETS
-from circuits.comparison import size_ratios
-from circuits.sections import VIEWS as CIRCUIT_VIEWS
-from circuits.sections.card import summary
+from circuits.evidence.card import PRESETS
+from circuits.search.comparison import size_ratios
 from circuits.stage import (
     N_TEXT_WINDOWS,
     TEXT_SOURCE,
@@ -29,14 +27,16 @@ from circuits.stage import (
     run_cards,
     run_circuits,
 )
-from sparsetrain.callbacks import wandb_loggers
-from sparsetrain.checkpoint import latest_export
+from circuits.views import VIEWS as CIRCUIT_VIEWS
+from circuits.views.card import summary
 from sparsetrain.data import prepare_corpus
 from sparsetrain.entry import entry, load_run, require
+from sparsetrain.export import latest_export
 from sparsetrain.report import load_report, number, save_report
 from sparsetrain.report.render import render
 from sparsetrain.report.sections import VIEWS
 from sparsetrain.run import MEANS_SOURCE, RunConfig, cache_dir, log_to_wandb, text_windows
+from sparsetrain.training.callbacks import wandb_loggers
 
 N_CARD_WINDOWS = 64  # ours: windows of validation text for the criteria that need pretraining text
 

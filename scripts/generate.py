@@ -7,9 +7,9 @@ python scripts/generate.py run=... prompt=@file.py generate.temperature=0.7
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sparsetrain.checkpoint import latest_export, load_model
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import entry, prompt_text, require
+from sparsetrain.export import latest_export, load_model
 from sparsetrain.generate import GenerateConfig, generate
 
 

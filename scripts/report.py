@@ -6,7 +6,7 @@ python scripts/report.py run=runs/quickstart/<stamp>
 from dataclasses import dataclass
 from pathlib import Path
 
-from circuits.sections import VIEWS as CIRCUIT_VIEWS
+from circuits.views import VIEWS as CIRCUIT_VIEWS
 from sparsetrain.entry import entry, require
 from sparsetrain.report import load_report
 from sparsetrain.report.render import render

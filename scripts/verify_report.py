@@ -17,20 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuits.card import CardConfig
 from circuits.circuit import Circuit, pair_answers
-from circuits.faithfulness import jaccard
+from circuits.evidence.card import CardConfig
+from circuits.evidence.faithfulness import jaccard
+from circuits.evidence.gather import Judge
 from circuits.find import TWIN, FindConfig, Finder, Pairs
-from circuits.judge import Judge
 from circuits.means import Means
-from circuits.prune import Run, calibrated_loss
-from circuits.search import Pruned, Search
+from circuits.search.learn import Run, calibrated_loss
+from circuits.search.search import Pruned, Search
 from circuits.tasks import get_task
 from circuits.tasks.loss import Calibration
-from sparsetrain.checkpoint import latest_export, load_model, read_meta
 from sparsetrain.config import from_dict
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import entry, require
+from sparsetrain.export import latest_export, load_model, read_meta
 from sparsetrain.model import Transformer
 from sparsetrain.report import load_report, number
 

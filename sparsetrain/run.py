@@ -17,7 +17,21 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 
 import sparsetrain
-from sparsetrain.callbacks import (
+from sparsetrain.data import BigramTable, Corpus, DataConfig, TokenStream, describe, fit_bigram, prepare_corpus
+from sparsetrain.data.datamodule import TokenDataModule
+from sparsetrain.data.shifts import ShiftsConfig, build_shifts
+from sparsetrain.export import export_model, n_params
+from sparsetrain.model import ModelConfig, Transformer
+from sparsetrain.optim import OptimConfig
+from sparsetrain.report import number
+from sparsetrain.report.wandb_log import log_report
+from sparsetrain.representation.survey import SurveyConfig, survey, survey_section, write_examples
+from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig, curves_for_report
+from sparsetrain.representation.watch import Split, watched_points
+from sparsetrain.sparsity import SparsityConfig, build_sparsity
+from sparsetrain.store import sha256
+from sparsetrain.studies.engine import StudyConfig
+from sparsetrain.training.callbacks import (
     CallbacksConfig,
     ChecksummedIO,
     Export,
@@ -30,20 +44,7 @@ from sparsetrain.callbacks import (
     build_loggers,
     read_metrics,
 )
-from sparsetrain.checkpoint import export_model, n_params, sha256
-from sparsetrain.data import BigramTable, Corpus, DataConfig, TokenStream, describe, fit_bigram, prepare_corpus
-from sparsetrain.data.datamodule import TokenDataModule
-from sparsetrain.data.shifts import ShiftsConfig, build_shifts
-from sparsetrain.lit import LitTransformer, TrainerConfig, fit, next_token_loss
-from sparsetrain.model import ModelConfig, Transformer
-from sparsetrain.optim import OptimConfig
-from sparsetrain.report import number
-from sparsetrain.report.wandb_log import log_report
-from sparsetrain.representation.survey import SurveyConfig, survey, survey_section, write_examples
-from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig, curves_for_report
-from sparsetrain.representation.watch import Split, watched_points
-from sparsetrain.sparsity import SparsityConfig, build_sparsity
-from sparsetrain.study import StudyConfig
+from sparsetrain.training.fit import LitTransformer, TrainerConfig, fit, next_token_loss
 
 log = logging.getLogger(__name__)
 

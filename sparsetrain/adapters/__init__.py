@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.adapters import exported, hub_files, hugging_face
-from sparsetrain.checkpoint import latest_export, n_params, read_meta
+from sparsetrain.export import latest_export, n_params, read_meta
 from sparsetrain.hooks import HookPoint, hook_points
 from sparsetrain.model import Transformer
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparsetrain.checkpoint import load_model
 from sparsetrain.data.tokenizer import Tokenizer
+from sparsetrain.export import load_model
 from sparsetrain.model import Transformer
 
 

@@ -15,7 +15,7 @@ def render(report: Report, views: Mapping[str, View], out_dir: Path | str) -> di
 
     Args:
         report: as loaded from `report.json`.
-        views: section name -> view, in reading order: `sparsetrain.report.sections.VIEWS | circuits.sections.VIEWS`.
+        views: section name -> view, in reading order: `sparsetrain.report.sections.VIEWS | circuits.views.VIEWS`.
         out_dir: folder, made if it is not there.
 
     Returns:

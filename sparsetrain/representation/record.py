@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sparsetrain.checkpoint import write_atomic
 from sparsetrain.representation.watch import Row
+from sparsetrain.store import write_atomic
 
 COLUMNS = ("step", "split", "shift_level", "hook_point", "measure", "value", "lo", "hi", "n")
 

@@ -24,15 +24,6 @@ from sparsetrain.report import number, value_of
 from sparsetrain.representation.controls import LOOKS, Look, view_of
 from sparsetrain.representation.measures import HEADLINE, MEASURES
 from sparsetrain.representation.section import UNITS, finite, page_section, window_lengths
-from sparsetrain.representation.trends import (
-    Estimate,
-    difference,
-    over_seeds,
-    partial_spearman,
-    permutation_p,
-    sign_test,
-    spearman,
-)
 from sparsetrain.representation.watch import (
     LOGIT_MEASURES,
     LOGITS,
@@ -41,6 +32,15 @@ from sparsetrain.representation.watch import (
     Split,
     WatchConfig,
     measure_splits,
+)
+from sparsetrain.stats.trends import (
+    Estimate,
+    difference,
+    over_seeds,
+    partial_spearman,
+    permutation_p,
+    sign_test,
+    spearman,
 )
 
 UNIT = UNITS[HEADLINE]

@@ -2,7 +2,3 @@
 
 A study is a function of the run's config that gives a plan, stages, and what to make of their results (`study.py`).
 """
-
-from sparsetrain.studies.run import run_study
-
-__all__ = ["run_study"]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparsetrain.data.sources.knowledge_graph import SPLITS, draw_graph
+from sparsetrain.data.worlds.knowledge_graph import SPLITS, draw_graph
 from sparsetrain.hooks import hook_points, record
 from sparsetrain.model import Transformer
 from sparsetrain.report import number
@@ -28,14 +28,14 @@ from sparsetrain.representation.active import (
 )
 from sparsetrain.representation.controls import read_items
 from sparsetrain.representation.measures import participation_ratio
-from sparsetrain.representation.trends import Criterion, partial_spearman, spearman
 from sparsetrain.representation.watch import evaluating
 from sparsetrain.run import RunConfig
+from sparsetrain.stats.trends import Criterion, partial_spearman, spearman
 from sparsetrain.studies.arm import ArmRun, as_rows
+from sparsetrain.studies.engine import AdaptiveConfig, Claim, Gate, Plan, Rule, Stage, StudyConfig, conclude
 from sparsetrain.studies.knowledge_graph import WORDS, is_gold_first, training_rows
 from sparsetrain.studies.readings import FINAL, RHO_MARGIN, curve, seeds_number
 from sparsetrain.studies.surfaces import Surface, best_level, enough_level, gain_of_own_best, level_grid, resampled_best
-from sparsetrain.study import AdaptiveConfig, Claim, Gate, Plan, Rule, Stage, StudyConfig, conclude
 
 READ = SPLITS[1:]
 """Splits whose triples are the items: deducible all of them, so that they differ in whether they were trained on."""

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 import sparsetrain
-from sparsetrain.callbacks import AtSteps, ChecksummedIO, MetricsCSV, ProgressBar, ResumeLogs, Throughput
-from sparsetrain.checkpoint import export_model, read_meta
 from sparsetrain.data.datamodule import RowsDataModule
-from sparsetrain.lit import LitTransformer, Objective, answer_loss, fit
+from sparsetrain.export import export_model, read_meta
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.representation.tracker import SparsityTracker
 from sparsetrain.run import RunConfig
 from sparsetrain.sparsity import SparsityConfig, build_sparsity
-from sparsetrain.study import Arm
+from sparsetrain.studies.engine import Arm
+from sparsetrain.training.callbacks import AtSteps, ChecksummedIO, MetricsCSV, ProgressBar, ResumeLogs, Throughput
+from sparsetrain.training.fit import LitTransformer, Objective, answer_loss, fit
 
 N_PROMPT = 3
 """Tokens before the answer."""

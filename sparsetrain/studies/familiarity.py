@@ -14,19 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from sparsetrain.data.sources.facts import Facts, draw_facts, write_exposures
+from sparsetrain.data.worlds.facts import Facts, draw_facts, write_exposures
 from sparsetrain.report import number
 from sparsetrain.representation.controls import CONTROLS
 from sparsetrain.representation.measures import HEADLINE, gaussian_reference
-from sparsetrain.representation.trends import (
+from sparsetrain.run import RunConfig
+from sparsetrain.stats.trends import (
     Criterion,
     mixed_model,
     partial_spearman,
     permutation_p,
     spearman,
 )
-from sparsetrain.run import RunConfig
 from sparsetrain.studies.arm import ArmRun, as_rows
+from sparsetrain.studies.engine import Claim, Gate, Plan, Rule, Stage, StudyConfig, conclude, log_spaced_steps
 from sparsetrain.studies.readings import (
     FINAL,
     RHO_MARGIN,
@@ -36,7 +37,6 @@ from sparsetrain.studies.readings import (
     read_points,
     seeds_number,
 )
-from sparsetrain.study import Claim, Gate, Plan, Rule, Stage, StudyConfig, conclude, log_spaced_steps
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsetrain.data.sources.knowledge_graph import SPLITS, KnowledgeGraph, draw_graph
+from sparsetrain.data.worlds.knowledge_graph import SPLITS, KnowledgeGraph, draw_graph
 from sparsetrain.model import Transformer
 from sparsetrain.report import number
 from sparsetrain.representation.measures import HEADLINE, gaussian_reference
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig, curves_for_report
-from sparsetrain.representation.trends import Criterion, partial_spearman, spearman
 from sparsetrain.run import RunConfig
+from sparsetrain.stats.trends import Criterion, partial_spearman, spearman
 from sparsetrain.studies.arm import ArmRun, as_rows
+from sparsetrain.studies.engine import Claim, Gate, Plan, Rule, Stage, StudyConfig, conclude, log_spaced_steps
 from sparsetrain.studies.readings import (
     FINAL,
     RHO_MARGIN,
@@ -31,7 +32,6 @@ from sparsetrain.studies.readings import (
     read_points,
     seeds_number,
 )
-from sparsetrain.study import Claim, Gate, Plan, Rule, Stage, StudyConfig, conclude, log_spaced_steps
 
 R_MARGIN = 0.5
 """Smallest correlation between the curves of two splits that counts as moving together. ours"""

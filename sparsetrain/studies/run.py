@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from sparsetrain.callbacks import build_loggers
 from sparsetrain.report import Report, number, save_report
 from sparsetrain.report.blocks import View
 from sparsetrain.report.render import render
@@ -13,10 +12,11 @@ from sparsetrain.report.studies import lines_of
 from sparsetrain.report.svg import to_svg
 from sparsetrain.run import RunConfig, describe_run, log_to_wandb
 from sparsetrain.studies.adaptive import AdaptiveStudy
+from sparsetrain.studies.engine import Plan, Stage, preregister, run_stages
 from sparsetrain.studies.familiarity import FamiliarityStudy
 from sparsetrain.studies.knowledge_graph import KnowledgeGraphStudy
 from sparsetrain.studies.shifts import ShiftsStudy
-from sparsetrain.study import Plan, Stage, preregister, run_stages
+from sparsetrain.training.callbacks import build_loggers
 
 
 class Study(Protocol):
@@ -27,7 +27,7 @@ class Study(Protocol):
     def stages(self) -> Sequence[Stage]: ...
 
     def conclude(self, plan: Plan, results: Mapping[str, Mapping[str, Any]], run_dir: Path) -> dict[str, Any]:
-        """Sections of the report; `study` among them, as `sparsetrain.study.conclude` gives it, with figures and tables."""
+        """Sections of the report; `study` among them, as `sparsetrain.studies.engine.conclude` gives it, with figures and tables."""
         ...
 
 

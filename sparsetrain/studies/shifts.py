@@ -18,21 +18,21 @@ from torch import Tensor
 
 from sparsetrain.data import TokenStream, prepare_corpus
 from sparsetrain.data.distance import UNITS, TrainingTokens
-from sparsetrain.data.shifts.code import build_python
-from sparsetrain.data.shifts.graded import SIDES, Graded, GradedConfig, Name
-from sparsetrain.data.shifts.triples import N_MARKS, SIZE, Marks, build_triples, training_documents
-from sparsetrain.data.sources.knowledge_graph import draw_graph
-from sparsetrain.lit import next_token_loss
+from sparsetrain.data.worlds.code import build_python
+from sparsetrain.data.worlds.graded import SIDES, Graded, GradedConfig, Name
+from sparsetrain.data.worlds.knowledge_graph import draw_graph
+from sparsetrain.data.worlds.triples import N_MARKS, SIZE, Marks, build_triples, training_documents
 from sparsetrain.model import Transformer
 from sparsetrain.report import number
 from sparsetrain.representation.measures import HEADLINE, gaussian_reference
-from sparsetrain.representation.trends import Criterion, over_items, partial_spearman, spearman
 from sparsetrain.representation.watch import row_losses
 from sparsetrain.run import RunConfig, cache_dir, init_bigram_
+from sparsetrain.stats.trends import Criterion, over_items, partial_spearman, spearman
 from sparsetrain.studies.arm import ArmRun, as_rows
+from sparsetrain.studies.engine import Arm, Claim, Gate, Plan, Rule, Stage, StudyConfig, conclude
 from sparsetrain.studies.knowledge_graph import is_gold_first
 from sparsetrain.studies.readings import FINAL, RHO_MARGIN, Readings, Recorder, curve, read_points, seeds_number
-from sparsetrain.study import Arm, Claim, Gate, Plan, Rule, Stage, StudyConfig, conclude
+from sparsetrain.training.fit import next_token_loss
 
 OWN = "own_loss"
 DISTANCES = {OWN: "nats/token", **UNITS}

@@ -1,15 +1,12 @@
 """Chromium for the browser tests: the system's own, network cut, its requests and complaints kept."""
 
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # report_example
 
 TIMEOUT = 60_000  # milliseconds; a busy machine draws slowly
 CHROMIUM = next(

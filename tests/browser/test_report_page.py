@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from report_example import PAYLOADS, circuit, example_report, random_graph, task, viewer
 
-import circuits.sections
+import circuits.views
 from sparsetrain.report.render import render
 from sparsetrain.report.sections import VIEWS as OWN_VIEWS
 
 pytestmark = pytest.mark.browser
-VIEWS = OWN_VIEWS | circuits.sections.VIEWS
+VIEWS = OWN_VIEWS | circuits.views.VIEWS
 
 
 @pytest.fixture(scope="module")

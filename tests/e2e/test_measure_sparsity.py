@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sparsetrain.adapters import hub_files
-from sparsetrain.checkpoint import export_model
 from sparsetrain.data.tokenizer import train_tokenizer
+from sparsetrain.export import export_model
 from sparsetrain.report import SCHEMA_PATH
 from sparsetrain.representation.record import read_rows
 

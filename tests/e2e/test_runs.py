@@ -18,10 +18,10 @@ import train
 from circuits.circuit import Circuit
 from circuits.find import heldout_pairs
 from circuits.run import TrainRun
-from sparsetrain.checkpoint import load_model
 from sparsetrain.config import from_dict
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import conf_dir
+from sparsetrain.export import load_model
 from sparsetrain.run import train as train_stage
 
 ROOT = Path(__file__).parents[2]

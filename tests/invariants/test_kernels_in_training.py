@@ -11,12 +11,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sparsetrain.checkpoint import export_model, load_model
+from sparsetrain.export import export_model, load_model
 from sparsetrain.kernels import native
-from sparsetrain.lit import LitTransformer, next_token_loss, take_step
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.sparsity import SparsityConfig, build_sparsity
+from sparsetrain.training.fit import LitTransformer, next_token_loss, take_step
 
 N_STEPS = 50
 

@@ -12,11 +12,11 @@ import torch
 from circuits.circuit import Circuit, Provenance, pair_answers
 from circuits.edges import edge_masks, edge_weights, find_edges, narrowed
 from circuits.masks import HardConcreteMasks, NodeMasks, NodeSpace, ablation_hooks
-from circuits.prune import PruneConfig, Run, learn_masks, masked_answers
+from circuits.search.learn import PruneConfig, Run, learn_masks, masked_answers
 from circuits.tasks.loss import Calibration
 from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairText, Side
-from sparsetrain.checkpoint import export_model, load_model, read_meta
+from sparsetrain.export import export_model, load_model, read_meta
 from sparsetrain.hooks import NODE_KINDS, hooked
 
 OPTIONS = {
@@ -190,7 +190,7 @@ def test_saved_circuit_gives_the_same_loss_in_a_fresh_process(make_model, tmp_pa
 import sys, torch
 torch.set_num_threads(1)
 from types import SimpleNamespace
-from sparsetrain.checkpoint import load_model
+from sparsetrain.export import load_model
 from circuits.circuit import Circuit
 folder = {str(tmp_path)!r}
 model, circuit = load_model(folder + "/model"), Circuit.load(folder + "/circuit")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fixed_split import FixedSplit
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader, TensorDataset
@@ -17,7 +18,6 @@ from sparsetrain.representation.measures import all_measures, mean_pairwise_jacc
 from sparsetrain.representation.record import read_rows
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
 from sparsetrain.representation.watch import WatchConfig, measure_splits
-from tests.fixed_split import FixedSplit
 
 N_CTX, D_VOCAB = 24, 61
 SMALL: dict[str, Any] = {"n_windows": 4, "batch_size": 2, "position_stride": 5, "n_bootstrap": 20}

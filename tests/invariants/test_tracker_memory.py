@@ -6,13 +6,13 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from fixed_split import FixedSplit
 from torch import nn
 
 from sparsetrain.hooks import HookPoint, name_hook_points_
 from sparsetrain.representation import watch
 from sparsetrain.representation.accumulate import UnitSums, WindowMeans
 from sparsetrain.representation.watch import WatchConfig, measure_splits
-from tests.fixed_split import FixedSplit
 
 WIDTH, D_VOCAB, N_CTX = 16, 8, 250
 SIZES = {10_000: 40, 1_000_000: 4000}

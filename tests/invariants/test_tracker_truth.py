@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fixed_split import FixedSplit
 from torch import nn
 
 from sparsetrain.hooks import HookPoint, name_hook_points_
 from sparsetrain.representation.measures import MEASURES, all_measures
 from sparsetrain.representation.survey import SurveyConfig, survey, trends
-from sparsetrain.representation.trends import Criterion, Estimate, decide, difference, partial_spearman, spearman
 from sparsetrain.representation.watch import WatchConfig, measure_splits
-from tests.fixed_split import FixedSplit
+from sparsetrain.stats.trends import Criterion, Estimate, decide, difference, partial_spearman, spearman
 
 N_LEVELS, TOKENS_PER_LEVEL, WIDTH = 5, 60, 64
 SPARSER = Criterion(claim="farther is sparser", expected="positive", margin=0.3)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from circuits.find import Pairs
 from circuits.means import Means, measure_means
-from circuits.prune import PruneConfig
+from circuits.search.learn import PruneConfig
 from circuits.tasks.pairs import PairSet
 from sparsetrain.model import Transformer
 

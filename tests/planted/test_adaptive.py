@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsetrain.data.sources.knowledge_graph import GraphConfig
+from sparsetrain.data.worlds.knowledge_graph import GraphConfig
 from sparsetrain.hooks import HookPoint, name_hook_points_
 from sparsetrain.model import ModelConfig
 from sparsetrain.run import RunConfig
 from sparsetrain.studies.adaptive import COMPARED, AdaptiveStudy, measure_surface
+from sparsetrain.studies.engine import AdaptiveConfig, Arm, StudyConfig, conclude
 from sparsetrain.studies.surfaces import Surface, level_grid
-from sparsetrain.study import AdaptiveConfig, Arm, StudyConfig, conclude
 
 N = 60
 PLACE = "final norm"

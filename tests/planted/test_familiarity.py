@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from sparsetrain.data.sources.facts import FactsConfig, draw_facts
+from sparsetrain.data.worlds.facts import FactsConfig, draw_facts
 from sparsetrain.run import RunConfig
+from sparsetrain.studies.engine import Arm, StudyConfig, conclude
 from sparsetrain.studies.familiarity import FactReadings, FamiliarityStudy
 from sparsetrain.studies.readings import FINAL
-from sparsetrain.study import Arm, StudyConfig, conclude
 
 FACTS = FactsConfig(n_groups=4, levels=(0, 1, 4, 16, 64), unlearnable=(4, 64), n_new_subjects=2)
 STUDY = FamiliarityStudy(RunConfig(study=StudyConfig(kind="familiarity", arms={"only": Arm()}, familiarity=FACTS)))

@@ -12,12 +12,12 @@ import torch
 from cases import PLANTED, PRUNE, TARGET
 from twins import label_twin, nonsense_twin
 
-from circuits.card import PRESETS, CardInputs, card_verdict, report_card
 from circuits.circuit import Circuit, Provenance
-from circuits.critique.nulls import permuted_model, same_nodes
+from circuits.evidence.card import PRESETS, CardInputs, card_verdict, report_card
+from circuits.evidence.nulls import permuted_model, same_nodes
 from circuits.masks import NodeSpace
-from circuits.prune import Run
-from circuits.search import search
+from circuits.search.learn import Run
+from circuits.search.search import search
 from circuits.tasks.loss import Calibration
 
 MODELS = ("string_closing", "bracket_depth", "two_hop", "shared_detector", "behind_sink", "redundant_heads")

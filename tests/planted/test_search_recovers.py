@@ -12,9 +12,9 @@ from circuits.circuit import Circuit
 from circuits.edges import find_edges
 from circuits.find import FindConfig, definitions, find_in_pairs, seeds_note
 from circuits.masks import NodeSpace
-from circuits.prune import Run
-from circuits.search import Search, search
-from circuits.sections.tasks import circuits as page
+from circuits.search.learn import Run
+from circuits.search.search import Search, search
+from circuits.views.tasks import circuits as page
 from sparsetrain.report.markdown import render_block
 
 FIND = FindConfig(

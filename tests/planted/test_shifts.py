@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from sparsetrain.data.shifts.graded import GradedConfig
+from sparsetrain.data.worlds.graded import GradedConfig
 from sparsetrain.representation.measures import HEADLINE, MEASURES, Magnitudes
 from sparsetrain.run import RunConfig
+from sparsetrain.studies.engine import StudyConfig, conclude
 from sparsetrain.studies.readings import FINAL, Readings
 from sparsetrain.studies.shifts import OWN, ShiftReadings, ShiftsStudy, effects
-from sparsetrain.study import StudyConfig, conclude
 
 LEVELS = (0, 1, 2, 4)
 N, WIDTH = 300, 256

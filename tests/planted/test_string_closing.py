@@ -26,9 +26,9 @@ from circuits.edges import find_edges
 from circuits.find import FindConfig, Pairs, find_in_pairs
 from circuits.masks import NodeSpace
 from circuits.means import Means, measure_means
-from circuits.prune import PruneConfig, Run
-from circuits.prune_edges import prune_edges
-from circuits.search import Search
+from circuits.search.edge_pruning import prune_edges
+from circuits.search.learn import PruneConfig, Run
+from circuits.search.search import Search
 from circuits.tasks.loss import Calibration
 from sparsetrain.model import Transformer
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted(p for package in ("sparsetrain", "circuits") for p in (ROOT / package).rglob("*.py"))
 ALLOWED = {
     "lightning": {
-        "sparsetrain/lit.py", "sparsetrain/callbacks.py", "sparsetrain/run.py", "sparsetrain/data/datamodule.py",
+        "sparsetrain/training/fit.py", "sparsetrain/training/callbacks.py", "sparsetrain/run.py", "sparsetrain/data/datamodule.py",
         "sparsetrain/representation/tracker.py", "circuits/callback.py",
     },
     "hydra": {"sparsetrain/entry.py"},

@@ -1,0 +1,214 @@
+"""Tests of what a circuit is claimed to be.
+
+1. Equivalence: circuit and model beat each other equally often. H0: P(circuit better) lies within 1/2 +- eps.
+2. Independence: what is left without the circuit knows nothing of the model's output. H0: independent; HSIC, permutations.
+3. Minimality, per edge: knocking it out moves the answers more than knocking a random edge out of a circuit inflated by
+   a random path. H0: no more; permutation p-value, Bonferroni over the circuit's edges.
+4. Sufficiency: no random circuit of the same size is as good. H0: the circuit is one of them; permutation p-value.
+
+Permutation p-values are (1 + #as extreme) / (1 + #draws), so they never claim more than was drawn.
+Source: Shi et al. 2024, "Hypothesis testing the circuit hypothesis in LLMs". The path that inflates a circuit crosses one
+block (a read, a neuron or value channel, a write), as embedding and unembedding reach every channel here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+
+import torch
+from scipy.stats import binom
+from torch import Tensor
+
+from circuits.circuit import Circuit, pair_answers
+from circuits.edges import Edge, join_weight, joins
+from circuits.evidence.measurement import Measurement, missing
+from circuits.masks import NodeSpace
+from circuits.tasks.pairs import PairSet
+from sparsetrain.model import Transformer
+
+DRAWS_PER_TEST = 20
+"""Random draws needed per test that is corrected for; fewer cannot reach 0.05 after the correction."""
+
+
+def permutation_p(value: float, draws: Sequence[float] | Tensor) -> float:
+    """(1 + number of draws that are at least `value`) / (1 + number of draws)."""
+    drawn = torch.as_tensor(draws, dtype=torch.float64)
+    return (1 + int((drawn >= value).sum())) / (1 + len(drawn))
+
+
+def enough_draws(n_draws: int, n_tests: int) -> bool:
+    """Whether `n_draws` random draws can carry `n_tests` corrected tests at all."""
+    return n_draws >= DRAWS_PER_TEST * n_tests
+
+
+def equivalence_p(n_better: float, n: int, eps: float) -> float:
+    """p-value of H0: P(better) within 1/2 +- eps, for the least favourable such P.
+
+    The two tails beyond |n_better - n/2|, under P = 1/2 + eps.
+
+    Args:
+        n_better: pairs on which the circuit beats the model; a tie counts half (rounded to less extreme).
+        n: pairs.
+        eps: 0 gives the sign test.
+    """
+    high = int(max(n_better, n - n_better))
+    tails = binom.sf(high - 1, n, 0.5 + eps) + binom.cdf(n - high, n, 0.5 + eps)
+    return float(min(1.0, tails))
+
+
+def equivalence(circuit: Tensor, model: Tensor, eps: float) -> Measurement:
+    """p-value that circuit and model have the lower loss equally often.
+
+    Args:
+        circuit: task loss per pair, `[n]` nats.
+        model: the same of the full model.
+        eps: distance from 1/2 that still counts as equal.
+    """
+    n = len(circuit)
+    n_better = float((circuit < model).sum()) + float((circuit == model).sum()) / 2
+    note = f"the circuit is better on {n_better:g} of {n} pairs; eps {eps:g}"
+    if equivalence_p(n, n, eps) >= 0.05:
+        return Measurement(
+            value=None, unit="p-value", n=n, note="too few pairs to reject anything", verdict="not enough data"
+        )
+    return Measurement(value=equivalence_p(n_better, n, eps), unit="p-value", n=n, note=note)
+
+
+def gaussian_kernel(x: Tensor) -> Tensor:
+    """exp(-d^2 / (2 s^2)) of all pairs of values, s their median distance: `[n]` -> `[n, n]` float64."""
+    distance = (x.double()[:, None] - x.double()[None]).abs()
+    off_diagonal = distance[~torch.eye(len(x), dtype=torch.bool)]
+    width = off_diagonal.median() if len(off_diagonal) else torch.tensor(0.0)
+    return torch.exp(-(distance**2) / (2 * width**2)) if width > 0 else (distance == 0).double()
+
+
+def hsic(kernel_x: Tensor, kernel_y: Tensor) -> float:
+    """Biased estimate trace(K H L H) / n^2 with H = I - 1/n, for kernels `[n, n]`; 0 for independent samples."""
+    centred = kernel_x - kernel_x.mean(0, keepdim=True) - kernel_x.mean(1, keepdim=True) + kernel_x.mean()
+    return float((centred * kernel_y).mean())
+
+
+def independence_p(x: Tensor, y: Tensor, n_permutations: int, seed: int) -> float:
+    """Permutation p-value of HSIC: `[n]` and `[n]` samples, H0 independent."""
+    generator = torch.Generator().manual_seed(seed)
+    kernel_x, kernel_y = gaussian_kernel(x), gaussian_kernel(y)
+    drawn = []
+    for _ in range(n_permutations):
+        order = torch.randperm(len(y), generator=generator)
+        drawn.append(hsic(kernel_x, kernel_y[order][:, order]))
+    return permutation_p(hsic(kernel_x, kernel_y) - 1e-15, drawn)  # an equal draw may differ in the last bit
+
+
+def independence(
+    model: Tensor, complement: Tensor, effect: float, *, still: float, n_permutations: int, seed: int
+) -> Measurement:
+    """p-value that what is left without the circuit is independent of the model.
+
+    Args:
+        model: logit difference of each pair, `[n]`.
+        complement: the same of the model without the circuit.
+        effect: m(N) - m(nothing).
+        still: a complement that varies by less than this share of the effect counts as constant: p = 1.
+    """
+    n = len(model)
+    if not enough_draws(n_permutations, 1):
+        return Measurement(value=None, unit="p-value", n=n, note="too few permutations", verdict="not enough data")
+    spread = float(complement.double().std(correction=0))
+    note = f"{n_permutations} permutations; the complement varies by {spread:.2g} logits"
+    if spread <= still * abs(effect):
+        return Measurement(value=1.0, unit="p-value", n=n, note=f"{note}: as good as constant")
+    return Measurement(value=independence_p(model, complement, n_permutations, seed), unit="p-value", n=n, note=note)
+
+
+def sufficiency_test(loss: float, random_losses: Sequence[float]) -> Measurement:
+    """p-value that a random circuit of the same size and place is at least as good."""
+    n = len(random_losses)
+    if not enough_draws(n, 1):
+        return Measurement(value=None, unit="p-value", n=n, note="too few circuits drawn", verdict="not enough data")
+    p = permutation_p(-loss, [-other for other in random_losses])
+    return Measurement(value=p, unit="p-value", n=n, note="n counts random circuits")
+
+
+def random_path(model: Transformer, space: NodeSpace, taken: set[tuple[str, str]], rng: Random) -> list[Edge] | None:
+    """A random path through one block along nonzero weights, no edge of which is in `taken`.
+
+    Either a read, a neuron and a write of an MLP, or a read, a value channel and a write of an attention layer; None
+    where a thousand tries find no such path.
+    """
+    by_ends = {(join.source, join.target): join for join in joins(model)}
+    kinds = (("mlp", "neuron"), ("attn", "v"))
+    for _ in range(1000):
+        part, middle = rng.choice(kinds)
+        stem = f"blocks.{rng.randrange(model.config.n_layer)}.{part}.hook_"
+        into = join_weight(model, space, by_ends[stem + "in", stem + middle])
+        out = join_weight(model, space, by_ends[stem + middle, stem + "out"])
+        m = rng.randrange(into.shape[0])
+        reads, writes = into[m].nonzero().flatten().tolist(), out[:, m].nonzero().flatten().tolist()
+        if not reads or not writes:
+            continue
+        r, w = rng.choice(reads), rng.choice(writes)
+        path = [
+            Edge(f"{stem}in:{r}", f"{stem}{middle}:{m}", float(into[m, r])),
+            Edge(f"{stem}{middle}:{m}", f"{stem}out:{w}", float(out[w, m])),
+        ]
+        if not any((edge.source, edge.target) in taken for edge in path):
+            return path
+    return None
+
+
+def with_edges(circuit: Circuit, edges: Sequence[Edge]) -> Circuit:
+    """The circuit with these edges, and with their ends among its nodes."""
+    keep = circuit.keep
+    for edge in edges:
+        keep[circuit.space.number(edge.source)] = keep[circuit.space.number(edge.target)] = True
+    return replace(circuit, nodes=circuit.space.nodes(keep), edges=tuple(edges))
+
+
+def edge_answers(model: Transformer, circuit: Circuit, pairs: PairSet) -> Tensor:
+    """d = logit(A) - logit(B) of the edge circuit, raw: `[n, side]`."""
+    with circuit.attached(model, "edge"):
+        answers = pair_answers(model, pairs, len(pairs))
+    return answers[..., 0] - answers[..., 1]
+
+
+def edge_shifts(model: Transformer, circuit: Circuit, edges: Sequence[Edge], pairs: PairSet) -> list[float]:
+    """Mean |d(C) - d(C without the edge)| in logits for each of `edges`, d = logit(A) - logit(B) of the edge circuit."""
+    whole = edge_answers(model, circuit, pairs)
+    shifts = []
+    for edge in edges:
+        less = replace(circuit, edges=tuple(other for other in circuit.edges if other != edge))
+        shifts.append(float((whole - edge_answers(model, less, pairs)).abs().double().mean()))
+    return shifts
+
+
+def minimality_test(
+    model: Transformer, circuit: Circuit, pairs: PairSet, *, n_draws: int, alpha: float, seed: int
+) -> Measurement:
+    """Share of the circuit's edges whose knock-out moves the answers more than that of random inflated edges.
+
+    Each edge is tested at alpha / number of edges.
+
+    Args:
+        pairs: on which answers are compared.
+        n_draws: random paths at most, one edge of each knocked out; as many are drawn as the correction needs.
+    """
+    n_edges = circuit.n_edges
+    if n_edges == 0 or not enough_draws(n_draws, n_edges):
+        note = f"{n_edges} edges need {DRAWS_PER_TEST * n_edges} draws, {n_draws} allowed"
+        return Measurement(value=None, unit="fraction", n=n_edges, note=note, verdict="not enough data")
+    n_draws = DRAWS_PER_TEST * n_edges
+    rng, taken = Random(seed), {(edge.source, edge.target) for edge in circuit.edges}
+    drawn = []
+    for _ in range(n_draws):
+        path = random_path(model, circuit.space, taken, rng)
+        if path is None:
+            return missing("fraction", "no path through one block lies outside the circuit")
+        inflated = with_edges(circuit, [*circuit.edges, *path])
+        drawn += edge_shifts(model, inflated, [rng.choice(path)], pairs)
+    ps = [permutation_p(shift, drawn) for shift in edge_shifts(model, circuit, circuit.edges, pairs)]
+    needed = [p <= alpha / n_edges for p in ps]
+    loose = [f"{e.source} -> {e.target}" for e, ok in zip(circuit.edges, needed, strict=True) if not ok]
+    note = f"n counts edges; {n_draws} random inflated edges, each edge tested at {alpha / n_edges:.2g}"
+    return Measurement(
+        value=sum(needed) / n_edges, unit="fraction", n=n_edges, note=note, detail={"edges_not_needed": loose}
+    )

@@ -1,0 +1,326 @@
+"""Learned pruning, first half: which nodes matter for a task. `circuits.search.search` makes circuits of what is learned here.
+
+1. Attribution: gradient x (activation - mean) of the logit difference ranks the nodes; only the best candidates get
+   masks (it saves steps; where those candidates alone miss the target, more are let in), and start higher.
+2. Learning: AdamW on tau, loss = calibrated task loss + k_coef x kept nodes, with k_coef steered so that the task loss
+   settles at the target. Many runs (seeds, the nonsense twin) share each pass; losses are summed, gradients clipped and
+   steps taken run by run, so that none influences another.
+
+Source: Gao et al. 2025, arXiv 2511.13653, section A.5. Step 1, the steering and the calibration during learning are ours.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from circuits.calibrate import fit_calibrations
+from circuits.edges import degrees, narrowed
+from circuits.masks import HardConcreteMasks, NodeMasks, NodeSpace, ablation_hooks
+from circuits.tasks.loss import Calibration, answer_logits, logit_diff, task_loss
+from circuits.tasks.pairs import PairSet
+from sparsetrain.hooks import HookPoint, hooked
+from sparsetrain.model import Transformer
+
+N_LENGTH_GROUPS = 4  # ours: groups of similar length into which evaluations split their pairs
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneConfig:
+    """Settings of the search (paper A.5 where not marked `ours`)."""
+
+    n_steps: int = 100  # ours: the paper takes some thousand steps, from all nodes
+    n_pairs: int = 8
+    """Pairs per step and run; the paper takes 64. ours"""
+    lr: float = 2e-2  # ours: larger than the paper's 3e-3, for fewer steps
+    weight_decay: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.95
+    grad_clip: float = 1.0
+    """Largest norm of one run's gradient of tau."""
+    k_coef: float = 5e-3
+    """Price of a kept node at the start, nats; the paper's 1e-4 is the end of a search over hyperparameters. ours"""
+    price: Literal["edges", "nodes"] = "edges"
+    """What a kept node is charged for: the edges that it has with the other kept nodes and itself, in units of the mean over the
+    kept, or (the paper) itself alone. ours"""
+    steer: float = 0.05
+    """Each step multiplies a run's k_coef by exp(steer (1 - loss / target)), so that its loss settles at the target. ours"""
+    smooth: float = 0.8
+    """Share of the past in the loss that steers. ours"""
+    refit_every: int = 4
+    """Steps between fits of the calibration under which the masks learn. ours"""
+    temperature: float = 0.5
+    """T of the sigmoid whose derivative stands for that of the step. ours"""
+    masks: Literal["straight_through", "hard_concrete"] = "straight_through"
+    """How masks learn: as a step with a sigmoid's derivative (the paper), or drawn from a hard-concrete distribution (Louizos et
+    al. 2018)."""
+    tie_qk: bool = False
+    """Learn one mask entry for a query channel and its key channel; the clean-up may still drop one of them. The paper has
+    them untied and regrets it."""
+    tau_mean: float = 0.1
+    tau_std: float = 0.01
+    tau_spread: float = 0.15
+    """The node of highest attribution starts this much higher than the lowest, so that nodes go one after another. ours"""
+    candidate_share: float = 0.1
+    """Share of all nodes that attribution lets into the search (more where these miss the target). ours"""
+    n_screen: int = 8
+    """Pairs on which the clean-up tries every node's removal before it looks at all validation pairs. ours"""
+    screen_slack: float = 1.25
+    """The clean-up looks closer at nodes whose removal leaves a loss below this multiple of the target. ours"""
+    clean_rounds: int | None = None
+    """Rounds of clean-up at most; None: until no node can go. A limit is for smoke tests, on models with no small circuit."""
+    edge_rounds: int | None = 3
+    """Rounds of clean-up of edges at most; null: until no edge can go, which takes minutes for a hundred edges. ours"""
+    max_rows: int = 256
+    """Prompts per pass in evaluations. ours"""
+    compact_nodes: int = 150
+    """On a CPU, circuits of at most so many nodes are evaluated one by one in their compact form; 0: none. Above, passes over the
+    masked model that many circuits share cost less. ours"""
+
+    def __post_init__(self) -> None:
+        for name in ("clean_rounds", "edge_rounds"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"prune.{name}={getattr(self, name)} must be at least 1, or null for no limit")
+        for name in ("n_steps", "n_pairs", "refit_every", "n_screen", "max_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"prune.{name}={getattr(self, name)} must be at least 1")
+        for name in ("lr", "grad_clip", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"prune.{name}={getattr(self, name)} must be above 0")
+        if not 0 < self.candidate_share <= 1:
+            raise ValueError(f"prune.candidate_share={self.candidate_share} must lie in (0, 1]")
+        if not 0 <= self.smooth < 1:
+            raise ValueError(f"prune.smooth={self.smooth} must lie in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One search: a seed, pairs to learn from, fixed pairs to bisect and calibrate on.
+
+    Args:
+        settle: the loss at which the price of a node settles, as a multiple of the target: below 1 nodes are cheaper while
+            masks learn, so that more of them are there to choose from afterwards.
+    """
+
+    seed: int
+    train: PairSet
+    val: PairSet
+    settle: float = 1.0
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Inside the block no parameter of `model` takes a gradient."""
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    for p in wanted:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in wanted:
+            p.requires_grad_(True)
+
+
+def _fold(sets: Sequence[PairSet], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tokens `[(run pair side), pos]` without useless columns, and last positions `[(run pair side)]`."""
+    n_pos = max(int(pairs.last.max()) + 1 for pairs in sets)
+    parts = []
+    for pairs in sets:
+        tokens = pairs.tokens[..., :n_pos]
+        # Padding is behind every prompt's last token, where causal attention cannot see it.
+        parts.append(nn.functional.pad(tokens, (0, n_pos - tokens.shape[-1])).flatten(0, 1))
+    return torch.cat(parts).to(device), torch.cat([pairs.last.flatten() for pairs in sets]).to(device)
+
+
+def run_answers(model: Transformer, sets: Sequence[PairSet]) -> Tensor:
+    """Answer logits of runs folded into the batch axis: one pass, `[run, n, side, answer]` (all sets of equal size).
+
+    Masks of as many runs must be attached. Runs that share their pairs may be given as the same set many times.
+    """
+    device = next(model.parameters()).device
+    tokens, last = _fold(sets, device)
+    logits = model(tokens, last).unflatten(0, (len(sets), -1, 2))
+    if all(pairs.answers is sets[0].answers for pairs in sets):
+        return answer_logits(logits, sets[0].answers.to(device))
+    return torch.stack([answer_logits(x, p.answers.to(device)) for x, p in zip(logits, sets, strict=True)])
+
+
+@torch.no_grad()
+def masked_answers(
+    model: Transformer,
+    space: NodeSpace,
+    keep: Tensor,
+    values: Tensor,
+    sets: Sequence[PairSet],
+    max_rows: int,
+) -> Tensor:
+    """Answer logits of many node circuits, `[n_runs, n, side, answer]` on the CPU.
+
+    Pairs are run in groups of similar length, so that little of a pass is padding.
+
+    Args:
+        keep: bool `[n_runs, n_nodes]`.
+        values: `[n_nodes]`, what deleted nodes emit.
+        sets: one pair set per run, all of one size.
+        max_rows: prompts per pass (at least one run's group is always taken whole).
+    """
+    device = next(model.parameters()).device
+    values = values.to(device)
+    by_set: dict[int, list[tuple[PairSet, Tensor]]] = {}
+    for pairs in sets:
+        if id(pairs) not in by_set:
+            orders = pairs.last.amax(1).argsort(stable=True).chunk(N_LENGTH_GROUPS)
+            by_set[id(pairs)] = [(pairs.batch(order), order) for order in orders]
+    n_groups = len(by_set[id(sets[0])])
+    answers = torch.empty(len(keep), len(sets[0]), 2, 2)
+    for group in range(n_groups):
+        step = max(1, max_rows // (2 * len(by_set[id(sets[0])][group][0])))
+        for start in range(0, len(keep), step):
+            masks = keep[start : start + step].to(device)
+            parts = [by_set[id(pairs)][group] for pairs in sets[start : start + step]]
+            with (
+                narrowed(model, space, masks.any(0), values) as channels,
+                hooked(model, ablation_hooks(space, masks, values, channels)),
+            ):
+                found = run_answers(model, [pairs for pairs, _ in parts]).cpu()
+            for run, (_, order) in enumerate(parts):
+                answers[start + run, order] = found[run]
+    return answers
+
+
+def calibrated_loss(answers: Tensor) -> tuple[Tensor, Calibration]:
+    """Task loss of each run after a calibration on the same pairs; `answers` is `[n_runs, n, side, answer]`."""
+    calibration = fit_calibrations(answers)
+    return task_loss(calibration.apply(answers.double())), calibration
+
+
+def attribution(model: Transformer, space: NodeSpace, means: Tensor, pairs: PairSet, max_rows: int) -> Tensor:
+    """First-order effect of deleting each node on the logit difference of the full model.
+
+    score = mean over prompts of | sum over positions of d(right - wrong logit)/da x (a - mean) |. The absolute value is
+    taken per prompt, so that a node which pushes the two sides in opposite directions does not cancel out.
+
+    Returns:
+        float `[n_nodes]`.
+    """
+    device = next(model.parameters()).device
+    total = torch.zeros(space.n_nodes, device=device)
+    step = max(1, max_rows // 2)
+    means_at = space.split(means.to(device))
+    for start in range(0, len(pairs), step):
+        batch = pairs.batch(slice(start, start + step))
+        seen: dict[str, Tensor] = {}
+
+        def keep(x: Tensor, point: HookPoint, seen: dict[str, Tensor] = seen) -> Tensor:
+            seen[point.name] = x if x.requires_grad else x.requires_grad_()
+            return x
+
+        with frozen(model), torch.enable_grad(), hooked(model, dict.fromkeys(space.names, keep)):
+            answers = run_answers(model, [batch])[0]
+            grads = torch.autograd.grad(logit_diff(answers) * 2 * len(batch), [seen[name] for name in space.names])
+        products = {
+            name: (grad * (seen[name].detach() - means_at[name])).sum(1).abs().sum(0)
+            for name, grad in zip(space.names, grads, strict=True)
+        }
+        total += space.join(products)
+    return (total / (2 * len(pairs))).cpu()
+
+
+def learn_masks(
+    model: Transformer,
+    space: NodeSpace,
+    means: Tensor,
+    runs: Sequence[Run],
+    candidates: Tensor,
+    ranks: Tensor,
+    target: float,
+    config: PruneConfig,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Learns the masks of all runs at once.
+
+    Args:
+        means: `[n_nodes]`, what deleted nodes emit.
+        candidates: bool `[n_runs, n_nodes]`; the other nodes stay deleted.
+        ranks: float `[n_runs, n_nodes]` in [0, 1], 1 for the node of highest attribution.
+        target: task loss at which the price of a node settles, nats.
+
+    Returns:
+        tau at the end, and tau at the step with fewest nodes at the target (the last step's where there is none): float
+        `[n_runs, n_nodes]` each, -1 outside the candidates.
+    """
+    device = next(model.parameters()).device
+    noise = [NodeMasks.init_tau(space.n_nodes, run.seed, mean=config.tau_mean, std=config.tau_std) for run in runs]
+    init = (torch.stack(noise) + config.tau_spread * ranks).clamp(-1, 1)
+    active = candidates.to(device)
+    if config.tie_qk:
+        init, active = space.tied(init), space.tied(active.float()) > 0
+    start = torch.where(active, init.to(device), -1.0)
+    seeds = [run.seed for run in runs]
+    masks = (
+        NodeMasks(space, start, config.temperature)
+        if config.masks == "straight_through"
+        else HardConcreteMasks(space, start, seeds)
+    )
+    optimizer = torch.optim.AdamW(
+        [masks.tau], lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
+    )
+    batches = [_batches(run, config.n_pairs) for run in runs]
+    values = means.to(device)
+    k_coef = torch.full((len(runs), 1), config.k_coef, device=device)
+    settle = target * torch.tensor([run.settle for run in runs], device=device)
+    smooth = settle.clone()
+    best, fewest = masks.tau.detach().clone(), active.sum(1) + 1
+    fits = Calibration(scale=torch.ones(len(runs)), shift=torch.zeros(len(runs)))
+    count = degrees(model, space)
+    with frozen(model), torch.enable_grad(), narrowed(model, space, active.any(0), values) as channels:
+        for step in range(config.n_steps):
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * (1 - step / config.n_steps)
+            with hooked(model, masks.hooks(values, channels)):
+                answers = run_answers(model, [next(batch) for batch in batches])
+            if step % config.refit_every == 0:
+                fits = fit_calibrations(answers)
+            losses = task_loss(fits.apply(answers))
+            (grad,) = torch.autograd.grad(losses.sum(), [masks.tau])
+            smooth = config.smooth * smooth + (1 - config.smooth) * losses.detach()
+            n_kept = masks.keep.sum(1)
+            better = (smooth <= settle) & (n_kept < fewest)
+            best, fewest = torch.where(better[:, None], masks.tau.detach(), best), torch.where(better, n_kept, fewest)
+            k_coef = k_coef * (config.steer * (1 - smooth / settle).clamp(-1, 1)).exp()[:, None]
+            price = masks.price_gradient()
+            if config.price == "edges":
+                price = price * _relative(1 + count(masks.keep), masks.keep)
+            grad = (grad + k_coef * price) * active
+            grad = space.tied(grad) if config.tie_qk else grad
+            norm = grad.norm(dim=1, keepdim=True)
+            masks.tau.grad = grad * (config.grad_clip / norm.clamp(min=config.grad_clip))
+            optimizer.step()
+            masks.clamp_()
+            if progress is not None:
+                progress("masks", step + 1, config.n_steps)
+    final = masks.tau.detach()
+    best = torch.where((fewest <= active.sum(1))[:, None], best, final)
+    return torch.where(active, final, -1.0).cpu(), torch.where(active, best, -1.0).cpu()
+
+
+def _relative(charge: Tensor, keep: Tensor) -> Tensor:
+    """Charges in units of their mean over the kept nodes of each run, `[n_runs, n_nodes]`."""
+    return charge / ((charge * keep).sum(1) / keep.sum(1).clamp(min=1)).clamp(min=1)[:, None]
+
+
+def _batches(run: Run, n_pairs: int) -> Iterator[PairSet]:
+    """Endless batches of a run's training pairs, a function of its seed alone."""
+    generator = torch.Generator().manual_seed(run.seed)
+    n = len(run.train)
+    while True:
+        order = torch.randperm(n, generator=generator)
+        for rows in order.split(min(n_pairs, n)):
+            if len(rows) == min(n_pairs, n):
+                yield run.train.batch(rows)

@@ -1,0 +1,221 @@
+"""Rankings of nodes to compare learned pruning with: each with the same bisection, clean-up and calibration after it.
+
+1. A ranking is a score per node. m is the logit difference of a prompt (right minus wrong answer), of the full model.
+2. Gradient: `circuits.search.learn.attribution`, |dm/da x (a - mean)|.
+3. Integrated gradients: the same gradient averaged while one hook point moves from its mean to what it is.
+4. EAP-IG per weight: every edge keeps a share of itself, the rest carries the mean of its source; the gradient with respect
+   to that share, averaged from no edges to all of them, is the edge's effect (its da w dm/dz along the path). A node ranks
+   as its strongest edge.
+5. Random: uniform numbers.
+6. `circuit_by_ranking` turns scores into a circuit as the learned search does with its masks.
+
+Source: Sundararajan et al. 2017 (integrated gradients); Hanna et al. 2024 (EAP-IG, there from a corrupted input and
+between components).
+"""
+
+from collections.abc import Mapping
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from circuits.edges import edge_weights, join_weight, joins
+from circuits.masks import NodeSpace
+from circuits.search.learn import PruneConfig, Run, attribution, frozen, run_answers
+from circuits.search.search import Pruned, Search
+from circuits.tasks.loss import logit_diff
+from circuits.tasks.pairs import PairSet
+from sparsetrain.hooks import HookFn, HookPoint, hooked, record
+from sparsetrain.model import Transformer
+
+__all__ = [
+    "attribution",
+    "circuit_by_ranking",
+    "edge_effects",
+    "integrated_effects",
+    "integrated_gradients",
+    "random_scores",
+    "strongest_edges",
+]
+
+
+def random_scores(n_nodes: int, seed: int) -> Tensor:
+    """A ranking that knows nothing: float `[n_nodes]`, uniform in [0, 1)."""
+    return torch.rand(n_nodes, generator=torch.Generator().manual_seed(seed))
+
+
+def integrated_gradients(
+    model: Transformer, space: NodeSpace, means: Tensor, pairs: PairSet, n_steps: int, max_rows: int
+) -> Tensor:
+    """Mean over prompts of the absolute `integrated_effects`: float `[n_nodes]`, logits."""
+    return integrated_effects(model, space, means, pairs, n_steps, max_rows).abs().mean(0)
+
+
+def integrated_effects(
+    model: Transformer, space: NodeSpace, means: Tensor, pairs: PairSet, n_steps: int, max_rows: int
+) -> Tensor:
+    """What each node adds to each prompt's logit difference, hook point by hook point.
+
+    effect_c = sum over positions of (a_c - mean_c) x average over t in (0, 1) of dm/da_c at mean + t (a - mean), where the
+    whole hook point moves and everything behind it is computed anew; midpoint rule. Without AbsTopK the effects of one
+    hook point sum to m - m with that point at its mean; where AbsTopK changes its survivors on the way m jumps, and a
+    gradient does not see the jump.
+
+    Args:
+        means: `[n_nodes]`.
+        n_steps: points on the way.
+        max_rows: prompts per pass.
+
+    Returns:
+        float32 `[prompt, n_nodes]` in logits, prompts as "(pair side)".
+
+    Raises:
+        ValueError: n_steps below 1.
+    """
+    _check_steps(n_steps)
+    means_at = space.split(means.to(next(model.parameters()).device))
+    step = max(1, max_rows // 2)
+    parts = []
+    for start in range(0, len(pairs), step):
+        batch = pairs.batch(slice(start, start + step))
+        # Columns behind every last token are cut off here as `run_answers` does.
+        tokens = batch.tokens[..., : int(batch.last.max()) + 1].flatten(0, 1).to(next(model.parameters()).device)
+        with torch.no_grad():
+            _, full = record(model, tokens, space.names)
+        effects = {}
+        for name in space.names:
+            change, total = full[name] - means_at[name], torch.zeros_like(full[name])
+            for i in range(n_steps):
+                at = (means_at[name] + (i + 0.5) / n_steps * change).requires_grad_()
+                with frozen(model), torch.enable_grad(), hooked(model, {name: _put(at)}):
+                    m = logit_diff(run_answers(model, [batch])[0]) * 2 * len(batch)
+                    total += torch.autograd.grad(m, at)[0]
+            effects[name] = (change * total / n_steps).sum(1)
+        parts.append(space.join(effects).cpu())
+    return torch.cat(parts)
+
+
+def _check_steps(n_steps: int) -> None:
+    if n_steps < 1:
+        raise ValueError(f"n_steps={n_steps} must be at least 1")
+
+
+def _put(value: Tensor) -> HookFn:
+    def put(x: Tensor, point: HookPoint) -> Tensor:
+        return value
+
+    return put
+
+
+def edge_effects(
+    model: Transformer, space: NodeSpace, means: Tensor, pairs: PairSet, n_steps: int, max_rows: int
+) -> dict[str, Tensor]:
+    """What each weight adds to the mean logit difference, on the way from no edges to all of them.
+
+    effect_ij = integral over t in (0, 1) of dm/dM_ij, where an edge carries w_ij (M_ij a_j + (1 - M_ij) mean_j) and all
+    M = t; midpoint rule. Without AbsTopK the effects of all weights sum to m of the model - m without edges.
+
+    Args:
+        means: `[n_nodes]`.
+        n_steps: points on the way.
+        max_rows: prompts per pass.
+
+    Returns:
+        Linear's path -> float `[target width, source width]` in logits, 0 where the weight is 0.
+
+    Raises:
+        ValueError: n_steps below 1.
+    """
+    _check_steps(n_steps)
+    device = next(model.parameters()).device
+    all_joins, values = joins(model), space.split(means.to(device))
+    weights = {join.linear: join_weight(model, space, join) for join in all_joins}
+    total = {linear: torch.zeros_like(weight) for linear, weight in weights.items()}
+    step = max(1, max_rows // 2)
+    for i in range(n_steps):
+        share = {linear: torch.full_like(weight, (i + 0.5) / n_steps) for linear, weight in weights.items()}
+        for start in range(0, len(pairs), step):
+            batch = pairs.batch(slice(start, start + step))
+            with (
+                frozen(model),
+                edge_weights(model, space, share, means.to(device)) as hooks,
+                hooked(model, hooks),
+                torch.enable_grad(),
+            ):
+                gradients = _carried_gradients(model, space, batch)
+            for join in all_joins:
+                if join.linear in gradients:
+                    by_weight, by_constant = gradients[join.linear]
+                    change = by_weight - by_constant * values[join.source]
+                    total[join.linear] += weights[join.linear] * change * (len(batch) / len(pairs) / n_steps)
+    return total
+
+
+def _carried_gradients(model: Transformer, space: NodeSpace, pairs: PairSet) -> dict[str, tuple[Tensor, Tensor]]:
+    """Inside `edge_weights`: d(mean logit difference) by the weights, and by what stands for the means of their sources.
+
+    Returns:
+        Linear's path -> (`[target, source]`, the same for one unit of each source's constant), layers that m depends on.
+    """
+    parameters: list[Tensor] = []
+    for join in joins(model):
+        linear = model.get_submodule(join.linear)
+        assert isinstance(linear, nn.Linear) and linear.bias is not None
+        parameters += [linear.weight.requires_grad_(), linear.bias.requires_grad_()]
+    found = torch.autograd.grad(logit_diff(run_answers(model, [pairs])[0]), parameters, allow_unused=True)
+    gradients: dict[str, tuple[Tensor, Tensor]] = {}
+    for join, by_weight, by_bias in zip(joins(model), found[::2], found[1::2], strict=True):
+        if by_weight is None:
+            continue
+        if join.source.endswith("hook_v"):  # the last column of every head carries its constant
+            n_head = model.config.heads
+            heads = rearrange(by_weight, "out (head d) -> out head d", head=n_head)
+            constant = repeat(heads[..., -1], "out head -> out (head d)", d=model.config.d_head)
+            gradients[join.linear] = rearrange(heads[..., :-1], "out head d -> out (head d)"), constant
+        else:
+            width = space.widths[space.names.index(join.source)]
+            gradients[join.linear] = by_weight[:, :width], by_bias[:, None].expand(-1, width)
+    return gradients
+
+
+def strongest_edges(model: Transformer, space: NodeSpace, effects: Mapping[str, Tensor]) -> Tensor:
+    """Per node the largest absolute effect of an edge that begins or ends there: float `[n_nodes]`, logits."""
+    scores = {name: torch.zeros(width) for name, width in zip(space.names, space.widths, strict=True)}
+    for join in joins(model):
+        effect = effects[join.linear].abs().cpu()
+        scores[join.source] = torch.maximum(scores[join.source], effect.amax(0))
+        scores[join.target] = torch.maximum(scores[join.target], effect.amax(1))
+    return space.join(scores)
+
+
+@torch.no_grad()
+def circuit_by_ranking(
+    model: Transformer,
+    space: NodeSpace,
+    means: Tensor,
+    run: Run,
+    scores: Tensor,
+    target: float,
+    config: PruneConfig,
+) -> Pruned:
+    """The circuit that a ranking gives: shortest prefix that meets the target, clean-up, transfer and calibration.
+
+    Args:
+        means: `[n_nodes]`, what deleted nodes emit.
+        run: its validation pairs are bisected and calibrated on, as in the learned search; its training pairs are
+            those to take scores from, and to transfer to.
+        scores: float `[n_nodes]`, larger is more important.
+        target: calibrated task loss to meet on the validation pairs, nats.
+        config: `n_screen`, `screen_slack`, `clean_rounds`, `max_rows` and, for the first length tried,
+            `candidate_share`.
+
+    Raises:
+        ValueError: not one score per node.
+    """
+    if scores.shape != (space.n_nodes,):
+        raise ValueError(f"scores of shape {list(scores.shape)}; the model has {space.n_nodes} nodes")
+    looking = Search(model, space, means, [run], target, config)
+    guess = max(1, round(config.candidate_share * space.n_nodes))
+    order = scores.argsort(descending=True, stable=True)
+    (found,) = looking.circuits([order], [guess])
+    return found

@@ -1,0 +1,309 @@
+"""The smallest set of nodes that still does a task: from rankings of nodes, learned or other, to circuits.
+
+1. Candidates and masks: `circuits.search.learn`.
+2. Bisection: nodes ranked by tau; the smallest k whose calibrated loss on fixed validation pairs meets the target.
+3. Clean-up: nodes that lie on no path from tokens to logits go if the loss allows; then, round by round, all single
+   removals are tried at once and the harmless ones dropped, until every node left is needed.
+4. Transfer: training pairs have other names than validation pairs. 2 and 3 take no step that leaves a circuit worse
+   there than the target, or than all candidates are; else it would be fitted to the names that it is cleaned up on.
+
+Source: Gao et al. 2025, arXiv 2511.13653, section A.5. Steps 3 and 4 are ours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from circuits.compact import CompactCircuit, compile_circuit
+from circuits.edges import on_path
+from circuits.masks import NodeSpace
+from circuits.search.cleanup import drop_harmless, without_each
+from circuits.search.learn import Progress, PruneConfig, Run, attribution, calibrated_loss, learn_masks, masked_answers
+from circuits.tasks.loss import Calibration, task_loss
+from circuits.tasks.pairs import PairSet
+from sparsetrain.model import Transformer
+
+N_COMPILED = 16  # ours: compact circuits that are remembered
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """What one search found.
+
+    Args:
+        keep: bool `[n_nodes]`.
+        loss: calibrated task loss on the validation pairs, nats.
+        reached: whether that is at most the target.
+        calibration: fitted on the validation pairs.
+        n_ranked: nodes that the bisection kept, before the clean-up.
+        removal_loss: float `[n_nodes]`, rise of the loss when one kept node is removed (same calibration); 0 elsewhere.
+    """
+
+    keep: Tensor
+    loss: float
+    reached: bool
+    calibration: Calibration
+    n_ranked: int
+    removal_loss: Tensor
+
+
+class Search:
+    """From an order of the nodes to a circuit, for several runs: bisection and clean-up on validation pairs, transfer.
+
+    Args:
+        target: calibrated task loss to meet, nats.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        space: NodeSpace,
+        means: Tensor,
+        runs: Sequence[Run],
+        target: float,
+        config: PruneConfig,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model, self.space, self.means, self.runs = model, space, means, runs
+        by_train = {id(run.train): run.train.batch(slice(0, (len(run.val) + 1) // 2)) for run in runs}
+        self.transfer = [by_train[id(run.train)] for run in runs]  # seeds share their pairs, and with them a pass
+        self.target, self.config, self.progress = target, config, progress
+        self.allowed = [target] * len(runs)
+        parameters = list(model.parameters())
+        self.compiles = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters)
+        self._compiled: dict[bytes, CompactCircuit] = {}
+
+    def circuits(self, orders: Sequence[Tensor], guesses: Sequence[int]) -> list[Pruned]:
+        """One result per run: the smallest prefix of its order that meets the target, cleaned up.
+
+        Args:
+            orders: per run, node numbers from most to least important.
+            guesses: per run, the length of the order that bisection tries first.
+        """
+        runs = range(len(self.runs))
+        everything = torch.stack([self._prefix(order, len(order)) for order in orders])
+        losses = self.training_loss(everything, runs, self.loss(everything, runs)[1])
+        self.allowed = [max(self.target, loss) for loss in losses.tolist()]
+        found = []
+        for run, ranked in enumerate(self.bisect(orders, guesses)):
+            keep, rise = ranked, torch.zeros(self.space.n_nodes)
+            if self._meets(run, ranked):
+                keep, rise = self.clean(run, ranked, orders[run])
+            loss, calibration = self.loss(keep[None], [run])
+            found.append(
+                Pruned(
+                    keep=keep,
+                    loss=float(loss[0]),
+                    reached=float(loss[0]) <= self.target,
+                    calibration=Calibration(scale=calibration.scale[0], shift=calibration.shift[0]),
+                    n_ranked=int(ranked.sum()),
+                    removal_loss=rise,
+                )
+            )
+        return found
+
+    def training_loss(self, keep: Tensor, which: Sequence[int], calibration: Calibration) -> Tensor:
+        """Task losses `[n]` of circuits on training pairs, half as many as there are validation pairs."""
+        answers = self.answers(keep, [self.transfer[run] for run in which])
+        return task_loss(calibration.apply(answers.double()))
+
+    def worst_loss(self, keep: Tensor, which: Sequence[int]) -> Tensor:
+        """`loss`, or the loss on training pairs in units of what is allowed there where that is larger: `[n]`.
+
+        Training pairs are looked at only where the target is met on the validation pairs.
+        """
+        losses, calibration = self.loss(keep, which)
+        good = (losses <= self.target).nonzero().flatten()
+        if len(good):
+            runs = [which[i] for i in good.tolist()]
+            chosen = Calibration(scale=calibration.scale[good], shift=calibration.shift[good])
+            allowed = torch.tensor([self.allowed[run] for run in runs])
+            elsewhere = self.training_loss(keep[good], runs, chosen) * self.target / allowed
+            losses = losses.index_copy(0, good, torch.maximum(losses[good], elsewhere.to(losses.dtype)))
+        return losses
+
+    def answers(self, keep: Tensor, sets: Sequence[PairSet]) -> Tensor:
+        """Answer logits of circuits `keep [n, n_nodes]`, the i-th on the pairs `sets[i]`; small ones in their compact form."""
+        small = (keep.sum(1) <= self.config.compact_nodes) & self.compiles
+        answers = torch.empty(len(keep), len(sets[0]), 2, 2)
+        for i in small.nonzero().flatten().tolist():
+            answers[i] = self._compact(keep[i]).answers(sets[i])
+        large = (~small).nonzero().flatten()
+        if len(large):
+            pairs = [sets[i] for i in large.tolist()]
+            answers[large] = masked_answers(
+                self.model, self.space, keep[large], self.means, pairs, self.config.max_rows
+            )
+        return answers
+
+    def _compact(self, keep: Tensor) -> CompactCircuit:
+        """The circuit compiled; the last few are remembered, since validation pairs are followed by training pairs."""
+        key = keep.numpy().tobytes()
+        if key not in self._compiled:
+            if len(self._compiled) >= N_COMPILED:
+                self._compiled.pop(next(iter(self._compiled)))
+            self._compiled[key] = compile_circuit(self.model, keep, self.means)
+        return self._compiled[key]
+
+    def loss(self, keep: Tensor, which: Sequence[int]) -> tuple[Tensor, Calibration]:
+        """Calibrated losses `[n]` of circuits, the i-th on the validation pairs of run `which[i]`."""
+        return calibrated_loss(self.answers(keep, [self.runs[run].val for run in which]))
+
+    def candidates(self) -> tuple[Tensor, Tensor]:
+        """Per run the nodes of highest attribution, bool `[n_runs, n_nodes]`, and ranks in [0, 1] (1 for the highest).
+
+        Where the full model meets the target and those nodes by themselves do not, twice as many are let in.
+        """
+        cfg, space, n_runs = self.config, self.space, len(self.runs)
+        scores: dict[int, Tensor] = {}
+        for run in self.runs:  # seeds share their pairs, and so their scores
+            if id(run.val) not in scores:
+                scores[id(run.val)] = attribution(self.model, space, self.means, run.val, cfg.max_rows)
+        orders = [scores[id(run.val)].argsort(descending=True) for run in self.runs]
+        keep = torch.ones(n_runs, space.n_nodes, dtype=torch.bool)
+        full, _ = self.loss(keep, range(n_runs))
+        share = cfg.candidate_share
+        short = list(range(n_runs))
+        while short and share < 1:
+            for run in short:
+                keep[run] = self._prefix(orders[run], max(1, round(share * space.n_nodes)))
+            share *= 2
+            solvable = [run for run in short if full[run] <= self.target]
+            losses, _ = self.loss(keep[solvable], solvable) if solvable else (torch.zeros(0), None)
+            short = [run for run, loss in zip(solvable, losses.tolist(), strict=True) if loss > self.target]
+        keep[short] = True
+        places = torch.stack([order.argsort() for order in orders])
+        return keep, (1 - places / keep.sum(1, keepdim=True)).clamp(min=0)
+
+    def better(self, final: Tensor, best: Tensor) -> tuple[Tensor, list[int]]:
+        """Of two tau per run the one whose mask is smaller, if it meets the target; else the other; and its size.
+
+        Args:
+            final: float `[n_runs, n_nodes]`, chosen where neither meets the target.
+            best: the same.
+        """
+        runs = range(len(self.runs))
+        both = torch.stack([final, best])
+        losses = torch.stack([self.loss(tau > 0, runs)[0] for tau in both])
+        sizes = (both > 0).sum(-1)
+        cost = torch.where(losses <= self.target, sizes, self.space.n_nodes + 1)
+        chosen = [int(cost[:, run].argmin()) for run in runs]
+        return torch.stack([both[i, run] for run, i in enumerate(chosen)]), [
+            int(sizes[i, r]) for r, i in enumerate(chosen)
+        ]
+
+    def bisect(self, orders: Sequence[Tensor], guesses: Sequence[int]) -> list[Tensor]:
+        """Smallest prefix of each run's node order that meets the target; the whole order if none does.
+
+        Starts at the guess, doubles the length until the target is met, then bisects. This takes the loss to fall with
+        the length; where it does not, the prefix found still meets the target.
+
+        Args:
+            orders: per run, node numbers from most to least important.
+            guesses: per run, the length to try first.
+
+        Returns:
+            Per run bool `[n_nodes]`.
+        """
+        low = [-1] * len(orders)  # this length misses the target (or is below the shortest)
+        high = [len(order) + 1 for order in orders]  # this one meets it (or is above the longest)
+        tries = [min(guess, len(order)) for guess, order in zip(guesses, orders, strict=True)]
+        n_rounds = 0
+        while open_runs := [run for run in range(len(orders)) if high[run] - low[run] > 1]:
+            keep = torch.stack([self._prefix(orders[run], tries[run]) for run in open_runs])
+            for run, loss in zip(open_runs, self.worst_loss(keep, open_runs).tolist(), strict=True):
+                if loss <= self.target:
+                    high[run] = tries[run]
+                else:
+                    low[run] = tries[run]
+                longest = len(orders[run])
+                unbounded = high[run] > longest
+                tries[run] = min(2 * max(tries[run], 1), longest) if unbounded else (low[run] + high[run]) // 2
+            n_rounds += 1
+            self._report("bisection", n_rounds, max(n_rounds, 12))
+        return [self._prefix(order, min(n, len(order))) for order, n in zip(orders, high, strict=True)]
+
+    def clean(self, run: int, keep: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+        """Drops nodes of a circuit that meets the target until none can go; see `circuits.search.cleanup`.
+
+        Args:
+            keep: bool `[n_nodes]`, meets the target.
+            order: int64, the kept nodes and maybe others, from most to least important.
+
+        Returns:
+            The smaller mask, and the rise of the loss when one kept node is removed (on a few pairs), `[n_nodes]`.
+        """
+        some = slice(0, self.config.n_screen)
+        few, elsewhere = self.runs[run].val.batch(some), self.transfer[run].batch(some)
+
+        def answers_on(pairs: PairSet, masks: Tensor) -> Tensor:
+            return masked_answers(self.model, self.space, masks, self.means, [pairs] * len(masks), self.config.max_rows)
+
+        def few_losses(masks: Tensor) -> Tensor:
+            losses, calibration = calibrated_loss(answers_on(few, masks))
+            transferred = task_loss(calibration.apply(answers_on(elsewhere, masks).double()))
+            return torch.maximum(losses, transferred * self.target / self.allowed[run])
+
+        keep = drop_harmless(
+            keep,
+            lambda masks: self.worst_loss(masks, [run] * len(masks)),
+            few_losses,
+            self.target,
+            slack=self.config.screen_slack,
+            max_rounds=self.config.clean_rounds,
+            order=order,
+            loosen=lambda mask: self._drop_loose(run, mask),
+            report=lambda done, total: self._report("clean-up", done, total),
+        )
+        nodes = keep.nonzero().flatten()
+        answers = answers_on(few, torch.cat([keep[None], without_each(keep, nodes)]))
+        base, calibration = calibrated_loss(answers[0])
+        rise = torch.zeros(self.space.n_nodes)
+        rise[nodes] = (task_loss(calibration.apply(answers[1:].double())) - base).float()
+        return keep, rise
+
+    def _drop_loose(self, run: int, keep: Tensor) -> Tensor:
+        """`keep` without the nodes on no path from tokens to logits, if the loss allows."""
+        path = on_path(self.model, self.space, keep)
+        return path if int(path.sum()) < int(keep.sum()) and self._meets(run, path) else keep
+
+    def _prefix(self, order: Tensor, n: int) -> Tensor:
+        keep = torch.zeros(self.space.n_nodes, dtype=torch.bool)
+        keep[order[:n]] = True
+        return keep
+
+    def _meets(self, run: int, keep: Tensor) -> bool:
+        return float(self.worst_loss(keep[None], [run])) <= self.target
+
+    def _report(self, stage: str, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(stage, done, total)
+
+
+def search(
+    model: Transformer,
+    space: NodeSpace,
+    means: Tensor,
+    runs: Sequence[Run],
+    target: float,
+    config: PruneConfig,
+    progress: Progress | None = None,
+) -> list[Pruned]:
+    """Learns, bisects and cleans up all runs.
+
+    Args:
+        means: `[n_nodes]`, what deleted nodes emit.
+        runs: searches of equal numbers of training and of validation pairs.
+        target: calibrated task loss to meet on each run's validation pairs, nats.
+
+    Returns:
+        One result per run, in order.
+    """
+    looking = Search(model, space, means, runs, target, config, progress)
+    candidates, ranks = looking.candidates()
+    final, best = learn_masks(model, space, means, runs, candidates, ranks, target, config, progress)
+    tau, n_kept = looking.better(final, best)
+    orders = [row.argsort(descending=True)[: int(on.sum())] for row, on in zip(tau, candidates, strict=True)]
+    return looking.circuits(orders, n_kept)

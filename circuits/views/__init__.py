@@ -1,0 +1,14 @@
+"""What circuits contribute to the report: the task table, a drawing of each circuit, each small one in words, circuits as
+they form, and several models side by side.
+
+The entry point hands `VIEWS` to the report beside those of `sparsetrain.report.sections`.
+"""
+
+from circuits.views.arms import arms
+from circuits.views.formation import formation
+from circuits.views.tasks import circuits
+from sparsetrain.report.blocks import View
+
+VIEWS: dict[str, View] = {"arms": arms, "circuits": circuits, "formation": formation}
+
+__all__ = ["VIEWS", "arms", "circuits", "formation"]

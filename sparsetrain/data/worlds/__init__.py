@@ -1,0 +1,1 @@
+"""Made data with known truth: facts, a knowledge graph, graded triples and graded code."""

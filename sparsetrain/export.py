@@ -1,0 +1,106 @@
+"""A model as a folder: config.json, model.safetensors, tokenizer.json, meta.json.
+
+Such an export is for everything but resuming (that is what `.ckpt` files are for): it holds the model's own
+config, loads strictly, needs neither Lightning nor pickle, and carries the hash of its weights.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save
+from torch import nn
+
+from sparsetrain.model import ModelConfig, Transformer
+from sparsetrain.store import sha256, write_atomic
+
+FORMAT_VERSION = 1
+
+
+def export_model(model: Transformer, folder: Path, tokenizer_json: str | None, meta: dict[str, Any]) -> Path:
+    """Writes the export folder of a model.
+
+    Args:
+        model: on any device; contiguous copies are saved, float32 as trained.
+        folder: usually `<run>/export/step_<n>`.
+        tokenizer_json: serialised tokenizer, or None for a model whose tokens are no text.
+        meta: plain JSON (step, seed, hash of the corpus...); the hash of the weights is added.
+    """
+    weights = save({name: p.detach().contiguous().cpu() for name, p in model.state_dict().items()})
+    write_atomic(folder / "model.safetensors", weights)
+    config = {"format_version": FORMAT_VERSION, **asdict(model.config)}
+    write_atomic(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    if tokenizer_json is not None:
+        write_atomic(folder / "tokenizer.json", tokenizer_json.encode())
+    meta = {**meta, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    write_atomic(folder / "meta.json", (json.dumps(meta, indent=2) + "\n").encode())
+    return folder
+
+
+def load_model(folder: str | Path, device: str = "cpu") -> Transformer:
+    """Loads an export folder: strict, without Lightning and without pickle; the model is in eval mode.
+
+    Raises:
+        FileNotFoundError: the folder is no export.
+        ValueError: an unknown config key, a missing or unexpected tensor, or weights that do not match their hash.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors", "meta.json"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is not an export folder: it has no {name}")
+    config = json.loads((folder / "config.json").read_text())
+    version = config.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{folder}/config.json has format_version {version}; this version reads {FORMAT_VERSION}")
+    unknown = sorted(set(config) - {field.name for field in fields(ModelConfig)})
+    if unknown:
+        raise ValueError(f"{folder}/config.json has unknown keys {unknown}")
+    expected = read_meta(folder)["weights_sha256"]
+    found = sha256(folder / "model.safetensors")
+    if found != expected:
+        raise ValueError(
+            f"{folder}/model.safetensors is damaged: sha256 {found[:16]}..., meta.json says {expected[:16]}..."
+        )
+    model = Transformer(ModelConfig(**config))
+    state = load_file(folder / "model.safetensors", device=device)
+    difference = sorted(set(state) ^ set(model.state_dict()))
+    if difference:
+        raise ValueError(f"{folder}/model.safetensors does not fit its config.json; tensors in one only: {difference}")
+    model.to(device).load_state_dict(state, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def read_meta(folder: str | Path) -> dict[str, Any]:
+    """meta.json of an export folder."""
+    return json.loads((Path(folder) / "meta.json").read_text())
+
+
+def latest_export(run: str | Path) -> Path:
+    """The export of the highest step in a run's folder (or the folder itself, if it is an export).
+
+    Raises:
+        FileNotFoundError: no such folder, or nothing was exported in it.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise FileNotFoundError(
+            f"run={run}: no such folder; give the folder of a finished run (runs/<experiment>/<stamp>)"
+        )
+    if (run / "model.safetensors").is_file():
+        return run
+    exports = {
+        int(match[1]): path
+        for path in (run / "export").glob("step_*")
+        if (match := re.fullmatch(r"step_(\d+)", path.name)) and (path / "meta.json").is_file()
+    }
+    if not exports:
+        raise FileNotFoundError(f"run={run} holds no export (export/step_<n>/); has the run finished?")
+    return exports[max(exports)]
+
+
+def n_params(model: nn.Module) -> int:
+    """Number of entries over all parameters, zeros included."""
+    return sum(p.numel() for p in model.parameters())

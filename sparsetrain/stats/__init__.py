@@ -1,0 +1,1 @@
+"""From numbers to intervals, correlations and decision words; knows numbers only."""

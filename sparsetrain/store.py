@@ -1,0 +1,90 @@
+"""The ground floor: files that are whole or absent, and results that are computed once.
+
+1. `write_atomic`: a reader sees the old content or the new one, whatever stops the writer.
+2. `once(path, key, make, schema)`: the one disk memo. What stands in the file under the same key is read, anything else is made anew.
+3. `fingerprint` and `sha256` name data and files by their content.
+
+Imports nothing of this project, so that every room may use it.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter
+
+T = TypeVar("T")
+
+
+def write_atomic(path: Path, data: bytes | str) -> Path:
+    """Writes a file so that a reader sees the old content or the new, never a torn one.
+
+    The temporary file lies in the same folder, is flushed to the disk and then renamed; permissions follow the umask.
+
+    Args:
+        path: its folder is made if it is not there.
+        data: bytes, or text that is stored as UTF-8.
+
+    Returns:
+        `path`.
+
+    Raises:
+        OSError: the disk refused; the message names the path and the number of bytes, and the old file is intact.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise OSError(error.errno, f"cannot write {len(content)} bytes ({reason})", str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(data: object) -> str:
+    """sha256 of plain data or dataclasses: equal content gives equal hashes, whatever the order of keys."""
+    plain = TypeAdapter(object).dump_python(data, mode="json")
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def once(path: Path, key: Mapping[str, object], make: Callable[[], T], schema: type[T]) -> T:
+    """What `make` gave under this key: read from the file if it stands there, else made, written and returned.
+
+    The file is JSON, `{"key": ..., "result": ...}`; what is returned has always been through it, so that a first and a later call give
+    the same. A file that cannot be read as `schema`, for instance one of an earlier version, counts as absent.
+
+    Args:
+        path: file of the result.
+        key: plain data or dataclasses on which the result depends; another key makes it anew.
+        make: called at most once.
+        schema: type of the result: plain data or (containers of) dataclasses.
+    """
+    plain_key = json.loads(json.dumps(TypeAdapter(object).dump_python(dict(key), mode="json")))
+    adapter: TypeAdapter[T] = TypeAdapter(schema)
+    if path.is_file():
+        try:
+            saved = json.loads(path.read_bytes())
+            if saved["key"] == plain_key:
+                return adapter.validate_python(saved["result"])
+        except (ValueError, KeyError, TypeError):
+            pass
+    result = adapter.dump_python(make(), mode="json")
+    write_atomic(path, json.dumps({"key": plain_key, "result": result}, indent=1) + "\n")
+    return adapter.validate_python(json.loads(json.dumps(result)))

@@ -1,0 +1,1 @@
+"""Training once: objectives, the fit, and what happens around its steps."""

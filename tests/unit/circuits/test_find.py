@@ -1,0 +1,144 @@
+"""The search from end to end on a small untrained model: statuses, saved files, resuming."""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from circuits.circuit import Circuit
+from circuits.find import FindConfig, find_circuits, heldout_pairs
+from circuits.means import Means, measure_means
+from circuits.search.learn import PruneConfig
+from circuits.tasks import TASKS, pool
+from sparsetrain.data.tokenizer import Tokenizer, train_tokenizer
+from sparsetrain.model import Transformer
+from sparsetrain.report import dumps, value_of
+
+CONFIG = FindConfig(
+    gate=False,
+    seeds=(3, 4),
+    n_train=8,
+    n_fit=6,
+    n_val=6,
+    n_heldout=6,
+    n_random=5,
+    n_random_pairs=4,
+    n_random_necessity=2,
+    n_boot=20,
+    max_tokens=40,
+    prune_edges=True,
+    prune=PruneConfig(n_steps=6, n_pairs=4, n_screen=3),
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    rng, names = Random(0), pool("train")
+    pairs = [task.generate(rng, names) for task in TASKS.values() for _ in range(40)]
+    texts = [s.prompt + s.hinge + s.answer + s.continuation for pair in pairs for s in (pair.positive, pair.negative)]
+    words = " is when not the and of to this that return import None raise from or it on at be are by can but you all\n"
+    return train_tokenizer([*texts, *[words] * 20], 500)
+
+
+@pytest.fixture
+def model(make_model, tokenizer) -> Transformer:
+    return make_model(d_vocab=tokenizer.d_vocab, d_model=16, d_head=4, n_ctx=64).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def means(model, tokenizer) -> Means:
+    windows = torch.randint(tokenizer.d_vocab, (8, 16), generator=torch.Generator().manual_seed(0))
+    return measure_means(model, windows, source="noise", weights_sha256="f" * 64)
+
+
+def test_search_without_gate_saves_circuits_that_give_the_reported_numbers(model, means, tokenizer, tmp_path: Path):
+    seen, stages = [], set()
+    section = find_circuits(
+        model,
+        ["var_if", "bracket_counting"],
+        tokenizer,
+        means,
+        CONFIG,
+        out_dir=tmp_path,
+        on_task=lambda task, result: seen.append((task, result["status"])),
+        progress=lambda task, stage, done, total: stages.add(stage),
+    )
+    assert [task for task, _ in seen] == ["var_if", "bracket_counting"]
+    assert {status for _, status in seen} <= {"failed_by_model"}
+    assert "masks" in stages
+    dumps(section)
+    for task in section["tasks"]:
+        assert task["circuits"], "without a gate every task is pruned to the loss that the model has"
+        for entry in task["circuits"]:
+            circuit = Circuit.load(tmp_path.parent / tmp_path.name / Path(entry["path"]).relative_to("circuits"))
+            pairs = heldout_pairs(circuit, tokenizer)
+            assert circuit.evaluate(model, pairs, "node", CONFIG.batch_size) == value_of(entry["task_loss"])
+            assert circuit.evaluate(model, pairs, "edge", CONFIG.batch_size) == value_of(entry["edge_task_loss"])
+            assert circuit.n_edges == value_of(entry["n_edges"]) == len(entry["graph"]["edges"])
+            assert circuit.n_nodes == len(entry["graph"]["nodes"])
+            assert len(entry["random"]["losses"]) == 5
+        entry = task["circuits"][0]["edge_circuit"]
+        fewer = Circuit.load(tmp_path.parent / tmp_path.name / Path(entry["path"]).relative_to("circuits"))
+        assert fewer.n_edges == value_of(entry["n_edges"]) <= value_of(task["circuits"][0]["n_edges"])
+        loss = fewer.evaluate(model, heldout_pairs(fewer, tokenizer), "edge", CONFIG.batch_size)
+        assert loss == value_of(entry["task_loss"])
+
+
+def test_a_finished_task_is_read_from_disk_unless_the_search_changes(model, means, tokenizer, tmp_path: Path):
+    def find(config: FindConfig) -> tuple[dict, set[str]]:
+        stages: set[str] = set()
+        section = find_circuits(
+            model,
+            ["var_if"],
+            tokenizer,
+            means,
+            config,
+            out_dir=tmp_path,
+            progress=lambda task, stage, done, total: stages.add(stage),
+        )
+        return section, stages
+
+    first, worked = find(CONFIG)
+    second, rested = find(CONFIG)
+    assert worked and not rested
+    assert dumps(first) == dumps(second)
+    gated, _ = find(FindConfig(n_fit=6, n_val=6, n_heldout=6, max_tokens=40))
+    assert gated["tasks"][0]["status"] == "failed_by_model"
+    assert gated["tasks"][0]["circuits"] == []
+    assert not list(tmp_path.rglob("circuit.json"))
+
+
+def test_unknown_task_is_refused_before_any_search(model, means, tokenizer, tmp_path: Path):
+    with pytest.raises(ValueError, match="nope"):
+        find_circuits(model, ["var_if", "nope"], tokenizer, means, CONFIG, out_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_means_of_another_model_are_refused(make_model, means, tokenizer, tmp_path: Path):
+    other = make_model(d_vocab=tokenizer.d_vocab, d_model=16, d_head=4, n_layer=1)
+    with pytest.raises(ValueError, match="the means are of a model"):
+        find_circuits(other, ["var_if"], tokenizer, means, CONFIG, out_dir=tmp_path)
+
+
+def test_damaged_circuits_are_refused(model, means, tokenizer, tmp_path: Path):
+    section = find_circuits(model, ["var_if"], tokenizer, means, CONFIG, out_dir=tmp_path)
+    assert section["tasks"][0]["circuits"]
+    path = tmp_path / "var_if" / "circuit.json"
+    text = path.read_text()
+    for damaged, message in (
+        (text.replace('"task"', '"tusk"', 1), "unknown keys"),
+        (text.replace('"format_version": 1', '"format_version": 9'), "format_version 9"),
+        (text.replace('"n_nodes": ', '"n_nodes": 9'), "does not hold"),
+    ):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match=message):
+            Circuit.load(path)
+    path.write_text(text)
+    Circuit.load(path.parent)
+    means_file = path.with_name("circuit.safetensors")
+    means_file.write_bytes(means_file.read_bytes()[:-4] + b"xxxx")
+    with pytest.raises(ValueError, match="sha256 differs"):
+        Circuit.load(path)
+    with pytest.raises(FileNotFoundError, match="no circuit at"):
+        Circuit.load(tmp_path / "nowhere")

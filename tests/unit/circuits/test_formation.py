@@ -1,0 +1,107 @@
+"""Circuits as they form: which steps are looked at, what a section says, and a callback that only watches."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from circuits.callback import CircuitFormation, log_spaced_steps
+from circuits.circuit import Circuit
+from circuits.formation import FormationConfig, formation_section
+from circuits.run import TrainRun
+from circuits.stage import CircuitsConfig
+from circuits.views.formation import formation as view
+from sparsetrain.report import number
+from sparsetrain.report.blocks import Table
+
+
+def test_steps_halve_from_the_end():
+    assert log_spaced_steps(1600, 4) == [100, 200, 400, 800]
+    assert log_spaced_steps(5, 10) == [1, 2]
+    assert log_spaced_steps(1, 3) == []
+
+
+def test_a_followed_task_must_be_searched_at_the_end_too():
+    with pytest.raises(ValueError, match=r"\['with_as'\], which circuits.tasks has not"):
+        TrainRun(formation=FormationConfig(tasks=("with_as",)), circuits=CircuitsConfig(tasks=("var_if",)))
+
+
+def test_the_callback_looks_at_whole_steps_and_leaves_the_random_state_alone():
+    seen, logged = [], []
+
+    def look(step: int) -> dict[str, float]:
+        torch.randn(3)
+        seen.append(step)
+        return {"circuits/a/n_edges": 4.0}
+
+    logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.append((step, metrics)))
+    callback = CircuitFormation(look, [1, 3])
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    for batch in range(6):  # two batches a step
+        trainer = SimpleNamespace(
+            global_step=(batch + 1) // 2, accumulate_grad_batches=2, is_global_zero=True, loggers=[logger]
+        )
+        callback.on_train_batch_end(trainer, None, None, None, batch)  # pyright: ignore[reportArgumentType]
+    assert seen == [1, 3]
+    assert logged == [(1, {"circuits/a/n_edges": 4.0}), (3, {"circuits/a/n_edges": 4.0})]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def entry(name: str, loss: float, nodes: int | None, monkeypatch_nodes: dict[str, int], place: str) -> dict:
+    circuits = []
+    if nodes is not None:
+        path = f"circuits/{name}/circuit.json"
+        monkeypatch_nodes[f"{place}/{path}"] = nodes
+        circuits = [
+            {
+                "path": path,
+                "n_nodes": number(nodes, "nodes"),
+                "n_edges": number(2 * nodes, "edges"),
+                "task_loss": number(0.1, "nats"),
+            }
+        ]
+    gate = {"passed": loss < 0.15, "loss": number(loss, "nats"), "accuracy": number(0.5, "fraction")}
+    status = "circuit" if nodes is not None else "failed_by_model"
+    return {
+        "task": name,
+        "status": status,
+        "gate": gate,
+        "circuits": circuits,
+        "seeds": {"jaccard_nodes": number(0.8, "fraction")},
+    }
+
+
+def test_each_step_is_compared_with_the_finished_model(tmp_path, monkeypatch):
+    nodes: dict[str, int] = {}
+
+    def load(path: Path) -> SimpleNamespace:  # a circuit of n nodes: n0 ... n-1
+        return SimpleNamespace(node_ids=[f"n{i}" for i in range(nodes[str(path)])])
+
+    monkeypatch.setattr(Circuit, "load", staticmethod(load))
+    found = {
+        100: [entry("a", 0.6, None, nodes, ""), entry("b", 0.5, None, nodes, "")],
+        200: [
+            entry("a", 0.1, 8, nodes, str(tmp_path / "formation" / "step_200")),
+            entry("b", 0.4, None, nodes, ""),
+        ],
+    }
+    for step, tasks in found.items():
+        folder = tmp_path / "formation" / f"step_{step}"
+        folder.mkdir(parents=True)
+        (folder / "section.json").write_text(json.dumps({"tasks": tasks}))
+    last = [entry("a", 0.05, 4, nodes, str(tmp_path)), entry("b", 0.1, 2, nodes, str(tmp_path))]
+    report = {"circuits": {"tasks": last}, "training": {"curves": {"density": {"step": [0], "value": [1.0]}}}}
+    section = formation_section(tmp_path, ["a", "b"], 400, report)
+    a, b = (task["points"] for task in section["tasks"])
+    assert [point["step"] for point in a] == [100, 200, 400]
+    assert "n_edges" not in a[0] and a[0]["model_loss"]["value"] == 0.6
+    assert a[1]["jaccard_final"]["value"] == 4 / 8 and a[1]["jaccard_other_tasks"]["value"] == 2 / 8
+    assert a[2]["jaccard_final"]["value"] == 1.0 and b[2]["jaccard_other_tasks"]["value"] == 2 / 4
+    assert all(point["model_loss"]["status"] == "measured" for point in a)
+    assert section["density"] == {"step": [0], "value": [1.0]}
+    first = next(block for block in view(section) if isinstance(block, Table))
+    assert first.rows[0] == ("a", 200, 200, 16, 8, 0.5)
+    assert first.rows[1] == ("b", 400, 400, 4, 4, 1.0)
