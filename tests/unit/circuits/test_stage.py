@@ -8,8 +8,8 @@ from random import Random
 import pytest
 import torch
 
+from circuits import stage
 from circuits.evidence import gather as judge
-from circuits.evidence import stage
 from circuits.evidence.card import CRITERIA, PRESETS
 from circuits.find import FindConfig
 from circuits.search.learn import PruneConfig
