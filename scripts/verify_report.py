@@ -27,12 +27,12 @@ from circuits.search.learn import Run, calibrated_loss
 from circuits.search.search import Pruned, Search
 from circuits.tasks import get_task
 from circuits.tasks.loss import Calibration
-from sparsetrain.config import from_dict
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import entry, require
 from sparsetrain.export import latest_export, load_model, read_meta
 from sparsetrain.model import Transformer
 from sparsetrain.report import load_report, number
+from sparsetrain.typed import from_dict
 
 
 @dataclass(frozen=True, kw_only=True)

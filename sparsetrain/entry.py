@@ -23,8 +23,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sparsetrain.config import from_dict, key_paths, to_dict, unknown_key
 from sparsetrain.store import write_atomic
+from sparsetrain.typed import from_dict, key_paths, to_dict, unknown_key
 
 T = TypeVar("T")
 USER_ERRORS = (ValueError, KeyError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)

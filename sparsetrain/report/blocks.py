@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sparsetrain.report import value_of
+from sparsetrain.report import Number, as_number, value_of
 
 Tone = Literal["pass", "fail", "warn", "none"]
 MISSING = "–"
@@ -299,8 +299,9 @@ def format_number(value: Any, unit: str = "") -> str:
         `2.413`, `12,345`, `98.4%`, `3 min 12 s`, for None a dash. The interval is left to `format_interval`, the unit
         to `format_unit` unless it is part of the number.
     """
-    if isinstance(value, dict):
-        return format_number(value["value"], value.get("unit", unit))
+    value = as_number(value)
+    if isinstance(value, Number):
+        return format_number(value.value, value.unit)
     if value is None:
         return MISSING
     if isinstance(value, str):
@@ -327,17 +328,17 @@ def format_number(value: Any, unit: str = "") -> str:
 
 def format_interval(value: Any) -> str:
     """`2.38 to 2.44` for a `number(...)` with an interval, else empty."""
-    if not isinstance(value, dict) or value.get("lo") is None or value.get("hi") is None:
+    value = as_number(value)
+    if not isinstance(value, Number) or value.lo is None or value.hi is None:
         return ""
-    unit = value.get("unit", "")
-    return f"{format_number(value['lo'], unit)} to {format_number(value['hi'], unit)}"
+    return f"{format_number(value.lo, value.unit)} to {format_number(value.hi, value.unit)}"
 
 
 def format_unit(value: Any, unit: str = "") -> str:
     """The unit to print behind `format_number`; empty where the number already says it."""
-    if isinstance(value, dict):
-        unit = value.get("unit", unit)
-        value = value["value"]
+    value = as_number(value)
+    if isinstance(value, Number):
+        unit, value = value.unit, value.value
     if value is None or isinstance(value, str) or unit == "s":
         return ""
     return unit.removeprefix("fraction").strip()
@@ -345,13 +346,14 @@ def format_unit(value: Any, unit: str = "") -> str:
 
 def note_of(value: Any) -> str:
     """Interval, sample size, seed, note and status of a `number(...)` in one line; empty for a plain value."""
-    if not isinstance(value, dict):
+    value = as_number(value)
+    if not isinstance(value, Number):
         return ""
     parts = [interval] if (interval := format_interval(value)) else []
-    parts += [f"n = {value['n']:,}"] if value.get("n") is not None else []
-    parts += [f"seed {value['seed']}"] if value.get("seed") is not None else []
-    parts += [value["note"]] if value.get("note") else []
-    return "; ".join(parts + [value.get("status", "")])
+    parts += [f"n = {value.n:,}"] if value.n is not None else []
+    parts += [f"seed {value.seed}"] if value.seed is not None else []
+    parts += [value.note] if value.note else []
+    return "; ".join([*parts, value.status])
 
 
 def _duration(seconds: float) -> str:

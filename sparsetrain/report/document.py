@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from sparsetrain.report import Report, canonical, value_of
+from sparsetrain.report import Report, value_of
 from sparsetrain.report.blocks import (
     Block,
     Code,
@@ -16,6 +16,7 @@ from sparsetrain.report.blocks import (
     View,
     format_number,
 )
+from sparsetrain.typed import plain
 
 HEADER = ("schema_version", "run", "weights", "stages")
 GATES_OFF = (
@@ -58,7 +59,7 @@ def assemble(report: Report, views: Mapping[str, View]) -> Document:
     Raises:
         ValueError: the report has a section that no view shows.
     """
-    report = canonical(report)
+    report = plain(report)
     unseen = sorted(set(report) - set(views) - set(HEADER))
     if unseen:
         raise ValueError(f"no view for report section(s) {', '.join(unseen)}; views given: {', '.join(views)}")

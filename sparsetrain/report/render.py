@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from sparsetrain.report import Report, write_text
+from sparsetrain.report import Report
 from sparsetrain.report.blocks import View
 from sparsetrain.report.document import assemble
 from sparsetrain.report.html import to_html
 from sparsetrain.report.markdown import to_markdown
+from sparsetrain.store import write_atomic
 
 
 def render(report: Report, views: Mapping[str, View], out_dir: Path | str) -> dict[str, Path]:
@@ -27,6 +28,6 @@ def render(report: Report, views: Mapping[str, View], out_dir: Path | str) -> di
     out_dir = Path(out_dir)
     document = assemble(report, views)
     return {
-        "md": write_text(out_dir / "report.md", to_markdown(document)),
-        "html": write_text(out_dir / "report.html", to_html(document)),
+        "md": write_atomic(out_dir / "report.md", to_markdown(document)),
+        "html": write_atomic(out_dir / "report.html", to_html(document)),
     }

@@ -25,9 +25,10 @@ from sparsetrain.data.worlds.facts import FactsConfig
 from sparsetrain.data.worlds.graded import GradedConfig
 from sparsetrain.data.worlds.knowledge_graph import GraphConfig
 from sparsetrain.hooks import NODE_KINDS
-from sparsetrain.report import canonical, number
+from sparsetrain.report import number
 from sparsetrain.stats.trends import Criterion, Word, decide, over_seeds
 from sparsetrain.store import write_atomic
+from sparsetrain.typed import plain
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +212,7 @@ class Stage:
 
 def fingerprint(data: Mapping[str, Any]) -> str:
     """sha256 of plain data."""
-    return hashlib.sha256(json.dumps(canonical(dict(data)), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(plain(dict(data)), sort_keys=True).encode()).hexdigest()
 
 
 def preregister(plan: Plan, run_dir: Path) -> None:
@@ -221,7 +222,7 @@ def preregister(plan: Plan, run_dir: Path) -> None:
         ValueError: the folder holds another plan.
     """
     path = run_dir / "plan.json"
-    text = json.dumps({"sha256": plan.sha256(), **canonical(plan.section())}, indent=1) + "\n"
+    text = json.dumps({"sha256": plan.sha256(), **plain(plan.section())}, indent=1) + "\n"
     if path.is_file() and path.read_text() != text:
         raise ValueError(f"{path} holds another plan; rules are not changed after the fact, use another hydra.run.dir")
     write_atomic(path, text.encode())
@@ -240,7 +241,7 @@ def run_stages(stages: Sequence[Stage], run_dir: Path) -> dict[str, dict[str, An
             log.info("stage %d of %d: %s ...", i + 1, len(stages), stage.name)
             path.parent.mkdir(parents=True, exist_ok=True)
             started = time.perf_counter()
-            result = canonical(stage.run(path.parent))
+            result = plain(stage.run(path.parent))
             saved = {"inputs_sha256": expected, "result": {**result, "seconds": time.perf_counter() - started}}
             write_atomic(path, (json.dumps(saved) + "\n").encode())
             log.info("%s took %.1f s", stage.name, saved["result"]["seconds"])

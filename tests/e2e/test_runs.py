@@ -18,11 +18,11 @@ import train
 from circuits.circuit import Circuit
 from circuits.find import heldout_pairs
 from circuits.run import TrainRun
-from sparsetrain.config import from_dict
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import conf_dir
 from sparsetrain.export import load_model
 from sparsetrain.run import train as train_stage
+from sparsetrain.typed import from_dict
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))

@@ -17,11 +17,11 @@ from circuits.means import Means, measure_means
 from circuits.tasks.loss import Calibration
 from circuits.views.card import card_blocks, summary
 from sparsetrain.model import Transformer
-from sparsetrain.report import canonical
 from sparsetrain.report.blocks import Details, Table, Text
 from sparsetrain.report.document import assemble
 from sparsetrain.report.html import to_html
 from sparsetrain.report.markdown import render_block
+from sparsetrain.typed import plain
 from tests.planted.string_closing import (
     NODES,
     NONSENSE_A,
@@ -96,7 +96,7 @@ def test_the_planted_circuit_passes(entries):
 
 def test_entries_are_plain_data_in_the_order_of_the_criteria(entries):
     assert [entry["name"] for entry in entries] == [criterion.name for criterion in CRITERIA]
-    assert canonical(entries) == json.loads(json.dumps(canonical(entries)))
+    assert plain(entries) == json.loads(json.dumps(plain(entries)))
     for entry in entries:
         value = entry["value"]["value"]
         assert entry["verdict"] in ("pass", "fail", "not enough data")

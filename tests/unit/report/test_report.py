@@ -14,13 +14,11 @@ from report_example import PAYLOADS, example_report
 import circuits.views
 from sparsetrain.report import (
     SCHEMA_PATH,
-    canonical,
     dumps,
     load_report,
     number,
     save_report,
     value_of,
-    write_text,
 )
 from sparsetrain.report.blocks import (
     Cell,
@@ -44,6 +42,8 @@ from sparsetrain.report.html import pick_figures, walk
 from sparsetrain.report.markdown import code_span, escape, fence, render_block, to_markdown
 from sparsetrain.report.sections import VIEWS as OWN_VIEWS
 from sparsetrain.report.sparsity_page import sparsity_page
+from sparsetrain.store import write_atomic
+from sparsetrain.typed import plain
 
 VIEWS = OWN_VIEWS | circuits.views.VIEWS
 SCHEMA = json.loads(SCHEMA_PATH.read_text())
@@ -78,7 +78,7 @@ def test_number_that_is_not_finite_is_null_and_says_so(value):
 def test_number_refuses_what_is_none():
     with pytest.raises(ValueError, match="allowed: 'recomputable', 'measured'"):
         number(1, "s", "guessed")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="put words into the note"):
+    with pytest.raises(ValueError, match="words go into the note"):
         number("fast", "s")
     with pytest.raises(ValueError, match="not a number"):
         number([1], "s")
@@ -92,18 +92,18 @@ def test_canonical_text_does_not_depend_on_order_or_type():
 
 
 def test_canonical_replaces_what_no_file_can_hold_and_names_the_place():
-    assert canonical("a\ud800b").strip("\ufffd").split("\ufffd")[0] == "a"
-    canonical("a\ud800b").encode()
+    assert plain("a\ud800b").strip("\ufffd").split("\ufffd")[0] == "a"
+    plain("a\ud800b").encode()
     with pytest.raises(ValueError, match=r"report\.run\.when\[1\]: set"):
-        canonical({"run": {"when": [1, {2}]}})
+        plain({"run": {"when": [1, {2}]}})
     with pytest.raises(ValueError, match="key 3 is a int"):
-        canonical({3: 1})
+        plain({3: 1})
 
 
 def test_save_and_load(tmp_path):
     report = example_report()
     path = save_report(report, tmp_path / "new" / "report.json")
-    assert load_report(path) == canonical(report)
+    assert load_report(path) == plain(report)
     assert path.read_text() == dumps(load_report(path))
     assert [p.name for p in path.parent.iterdir()] == ["report.json"]
     (tmp_path / "old.json").write_text('{"schema_version": 0}')
@@ -112,9 +112,9 @@ def test_save_and_load(tmp_path):
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):
-    path = write_text(tmp_path / "report.md", "old")
+    path = write_atomic(tmp_path / "report.md", "old")
     with pytest.raises(UnicodeEncodeError):
-        write_text(path, "new \ud800")
+        write_atomic(path, "new \ud800")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -139,7 +139,7 @@ def test_example_follows_the_schema(hostile):
     ],
 )
 def test_schema_refuses(path, value):
-    report = canonical(example_report())
+    report = plain(example_report())
     at = report
     for key in path[:-1]:
         at = at[key]
@@ -202,7 +202,7 @@ def test_sampled_lines_show_recorded_points():
 
 
 def test_figure_escapes_names_and_fits_references():
-    report = canonical(example_report(hostile=True))
+    report = plain(example_report(hostile=True))
     pick = next(b for b in walk(OWN_VIEWS["representation"](report["representation"])) if isinstance(b, Pick))
     drawn = figure(pick.options["gini", "blocks.0.mlp.norm.hook_resid"])
     named = [trace["name"] for trace in drawn["data"] if "name" in trace]
@@ -214,7 +214,7 @@ def test_figure_escapes_names_and_fits_references():
 
 
 def test_one_page_for_a_training_run_and_for_texts():
-    section = canonical(example_report())["measurement"]
+    section = plain(example_report())["measurement"]
     both = [OWN_VIEWS[name](section) for name in ("representation", "measurement")]
     shared = sparsity_page(section)
     # an introduction before it, and of texts what the model does not give behind it
@@ -222,7 +222,7 @@ def test_one_page_for_a_training_run_and_for_texts():
 
 
 def test_the_page_of_a_table_alone():
-    section = canonical(example_report())["representation"]
+    section = plain(example_report())["representation"]
     for point in section["points"]:
         for key in ("differences", "controls", "trends"):
             del point[key]
@@ -336,7 +336,7 @@ def test_bare_reports_render():
             for key in set(circuit) - {"seed", "n_nodes", "n_edges", "task_loss"}:
                 circuit.pop(key)
         report["circuits"]["tasks"].append(task)
-    jsonschema.validate(canonical(report), SCHEMA)
+    jsonschema.validate(plain(report), SCHEMA)
     text = to_markdown(assemble(report, VIEWS))
     assert "No tensor of this model is sparse" in text
     assert "bracket\\_counting" in text

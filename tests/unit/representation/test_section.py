@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from fixed_split import FixedSplit
 
-from sparsetrain.report import SCHEMA_PATH, canonical
+from sparsetrain.report import SCHEMA_PATH
 from sparsetrain.representation import section as module
 from sparsetrain.representation.measures import MEASURES, gaussian_reference
 from sparsetrain.representation.record import append_rows
 from sparsetrain.representation.section import curves_for_report, default_points, references
 from sparsetrain.representation.watch import LOGIT_MEASURES, WatchConfig, measure_splits
+from sparsetrain.typed import plain
 
 SCHEMA = json.loads(SCHEMA_PATH.read_text())
 CONFIG = WatchConfig(n_windows=4, batch_size=4, n_bootstrap=20)
@@ -32,7 +33,7 @@ def watched(tmp_path, make_model):
 
 def test_curves_of_every_measure_at_every_hook_point(watched):
     model, splits, path, evaluation = watched
-    section = canonical(curves_for_report(path, splits, CONFIG, model=model))
+    section = plain(curves_for_report(path, splits, CONFIG, model=model))
     jsonschema.validate(section, {**SCHEMA["$defs"]["sparsity_page"], "$defs": SCHEMA["$defs"]})
     assert section["headline"] == "gini" and "20 resamples" in section["interval"] and section["step"] == 7
     training = section["training"]

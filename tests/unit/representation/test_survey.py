@@ -11,7 +11,7 @@ import torch
 
 from sparsetrain.data.texts import PADDING, TextSplit
 from sparsetrain.hooks import record
-from sparsetrain.report import SCHEMA_PATH, canonical
+from sparsetrain.report import SCHEMA_PATH
 from sparsetrain.representation.controls import random_rotation
 from sparsetrain.representation.measures import MEASURES, all_measures, gaussian_reference, gini
 from sparsetrain.representation.survey import (
@@ -25,6 +25,7 @@ from sparsetrain.representation.survey import (
     trends,
     write_examples,
 )
+from sparsetrain.typed import plain
 
 CONFIG = SurveyConfig(n_examples=40, measures=("gini", "top5", "l0"), n_bootstrap=200)
 
@@ -121,7 +122,7 @@ def test_section_and_tables_of_a_model(make_model, tmp_path):
     model = make_model()
     splits = [make_split("near", 0, n=12), make_split("far", 1, n=12, lengths=np.arange(12) % 9 + 2)]
     measured = survey(model, splits, CONFIG, initial=lambda: make_model(seed=1))
-    section = canonical(survey_section(measured, splits, CONFIG, model))
+    section = plain(survey_section(measured, splits, CONFIG, model))
     schema = json.loads(SCHEMA_PATH.read_text())
     jsonschema.validate(section, {**schema["$defs"]["sparsity_page"], "$defs": schema["$defs"]})
     neuron = next(point for point in section["points"] if point["hook_point"] == "blocks.1.mlp.hook_neuron")
@@ -179,7 +180,7 @@ def test_seeds_side_by_side(make_model):
     config = SurveyConfig(n_examples=8, points=("final_norm.hook_norm",), controls=(), n_bootstrap=20)
     models = [make_model(seed=seed) for seed in range(3)]
     sections = [survey_section(survey(m, splits, config), splits, config, m) for m in models]
-    found = canonical(over_seeds_section(["a", "b", "c"], sections, 0.95))
+    found = plain(over_seeds_section(["a", "b", "c"], sections, 0.95))
     schema = json.loads(SCHEMA_PATH.read_text())
     jsonschema.validate(found, {**schema["$defs"]["sparsity_page"]["properties"]["seeds"], "$defs": schema["$defs"]})
     each = [section["points"][0]["trends"]["level"]["value"] for section in sections]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from sparsetrain.config import from_dict, to_dict
+from sparsetrain.typed import from_dict, to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def test_round_trip():
         ({"inner": {"mode": "c"}}, r"inner.mode='c': .*'a' or 'b'"),
         ({"n": 1.5}, r"n=1.5: .*integer"),
         ({"shapes": {"x": {"kind": "blob"}}}, r"shapes.x=.*'square', 'circle'"),
-        ({"shapes": {"x": {"kind": "circle", "radius": -1}}}, r"shapes.x.circle: radius=-1.0 must not be negative"),
+        ({"shapes": {"x": {"kind": "circle", "radius": -1}}}, r"shapes.x.circle.radius=-1.0 must not be negative"),
         ({"shapes": {"x": {"kind": "circle", "rdius": 1}}}, r"unknown config key 'shapes.x.circle.rdius'"),
     ],
 )

@@ -1,0 +1,359 @@
+"""The section `circuits` of report.json, typed: what a search and its evidence leave for readers, renderers and verifiers.
+
+A field that is None by default is absent from the file until the stage that fills it has run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from sparsetrain.stats.number import Number
+from sparsetrain.typed import Json
+
+TaskStatus = Literal["circuit", "bigram", "failed_by_model", "no_circuit"]
+CardVerdict = Literal["pass", "fail", "not enough data"]
+Sense = Literal["at least", "at most"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wire:
+    """One thing that a node reads or writes: another node, a token, a bias."""
+
+    what: str
+    weight: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnNode:
+    """A node of a drawing."""
+
+    id: str
+    layer: int
+    kind: str
+    """One of `NODE_KINDS`."""
+    channel: int
+    mean: float | None
+    reads: tuple[Wire, ...]
+    writes: tuple[Wire, ...]
+    ablation_delta: float | None = None
+    """Rise of the task loss without it, nats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnEdge:
+    """An edge of a drawing: a nonzero weight between two nodes."""
+
+    source: str
+    target: str
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A circuit as its page draws it."""
+
+    nodes: tuple[DrawnNode, ...]
+    edges: tuple[DrawnEdge, ...]
+    d_head: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFacts:
+    """The text on which activations were read."""
+
+    source: str
+    n_windows: int
+    n_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTokens:
+    """One side of a pair as tokens."""
+
+    pair: int
+    side: Literal["positive", "negative"]
+    tokens: tuple[str, ...]
+    right: str | None
+    wrong: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextActivity:
+    """A node's activation along a stretch of text; `peak` is the position it was chosen for."""
+
+    tokens: tuple[str, ...]
+    values: tuple[float, ...]
+    peak: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptActivity:
+    """A node's activation along a prompt."""
+
+    prompt: int
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeActivity:
+    """What a node does."""
+
+    importance: float
+    direct: tuple[tuple[float, ...], ...] | None
+    removal: tuple[tuple[float, ...], ...]
+    text: tuple[TextActivity, ...]
+    prompts: tuple[PromptActivity, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadAttention:
+    """Attention of one head on one prompt, the sink's share in the first column."""
+
+    layer: int
+    head: int
+    prompt: int
+    weights: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnPath:
+    """A path from token to answer."""
+
+    prompt: int
+    nodes: tuple[str, ...]
+    tokens: tuple[tuple[int, float], ...]
+    share: float
+    effect: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Viewer:
+    """What the circuit's page shows beyond the drawing."""
+
+    text: TextFacts
+    n_pairs: int
+    n_flow_pairs: int
+    prompts: tuple[PromptTokens, ...]
+    nodes: Mapping[str, NodeActivity]
+    edges: tuple[float, ...]
+    heads: tuple[HeadAttention, ...]
+    paths: tuple[DrawnPath, ...]
+    token_share: tuple[float, ...]
+    token_effect: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """What a measured value is compared with."""
+
+    sense: Sense
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardEntry:
+    """One criterion of a report card with its value and verdict."""
+
+    name: str
+    group: str
+    question: str
+    core: bool
+    value: Number
+    threshold: Threshold
+    verdict: CardVerdict
+    detail: Mapping[str, Json]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeCircuitEntry:
+    """The edge circuit beside a node circuit."""
+
+    path: str
+    n_nodes: Number
+    n_edges: Number
+    reached: bool
+    task_loss: Number
+    val_loss: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """Calibration of the answers' logits."""
+
+    scale: float
+    shift: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomNecessity:
+    """Necessity of random sets of the circuit's size and place."""
+
+    mean: Number
+    hi: Number
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomLosses:
+    """The circuit among random ones."""
+
+    n: int
+    n_beaten: Number
+    circuit_loss: Number
+    losses: tuple[float, ...]
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationEntry:
+    """Task loss and logit difference of one way to run the model."""
+
+    name: str
+    loss: Number
+    logit_diff: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircuitEntry:
+    """One circuit with its evidence on held-out pairs."""
+
+    seed: int
+    path: str
+    n_nodes: Number
+    n_edges: Number
+    task_loss: Number
+    val_loss: Number
+    accuracy: Number
+    edge_task_loss: Number
+    calibration: Scaling
+    necessity: Number
+    necessity_random: RandomNecessity
+    random: RandomLosses
+    biases: Number
+    graph: Drawing
+    ablations: tuple[AblationEntry, ...]
+    edge_circuit: EdgeCircuitEntry | None = None
+    card: tuple[CardEntry, ...] | None = None
+    viewer: Viewer | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwinEntry:
+    """How large a circuit the same search finds for unrelated answers."""
+
+    path: str
+    reached: bool
+    n_nodes: Number
+    n_edges: Number
+    task_loss: Number
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSeeds:
+    """What circuits of different mask seeds share."""
+
+    jaccard_nodes: Number
+    core_nodes: tuple[str, ...]
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedCircuit:
+    """The circuit that another ranking of the nodes leads to."""
+
+    method: str
+    reached: bool
+    path: str | None = None
+    n_nodes: Number | None = None
+    n_edges: Number | None = None
+    task_loss: Number | None = None
+    val_loss: Number | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelGate:
+    """The full model on held-out pairs."""
+
+    passed: bool
+    accuracy: Number
+    loss: Number
+    loss_uncalibrated: Number
+    scale: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmptyCircuit:
+    """The circuit of no nodes, which sees the current token alone."""
+
+    loss: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamplePair:
+    """One pair of a task."""
+
+    positive: str
+    negative: str
+    answer_positive: str
+    answer_negative: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEntry:
+    """One task: gate, circuits, controls."""
+
+    task: str
+    description: str
+    status: TaskStatus
+    gate: ModelGate
+    empty: EmptyCircuit
+    rejected: Mapping[str, int]
+    example: ExamplePair
+    circuits: tuple[CircuitEntry, ...]
+    note: str | None = None
+    nonsense_twin: TwinEntry | None = None
+    seeds: MaskSeeds | None = None
+    seconds: Number | None = None
+    baselines: tuple[RankedCircuit, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingRatio:
+    """Edges by another ranking over edges by learned pruning."""
+
+    method: str
+    ratio: Number
+    tasks: tuple[str, ...]
+    only_learned: tuple[str, ...]
+    only_baseline: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeansFacts:
+    """Where the means of deleted nodes come from."""
+
+    n_tokens: int
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definitions:
+    """What the numbers mean, in words."""
+
+    task_loss: str
+    ablation: str
+    kind: str
+    means: MeansFacts
+    random: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircuitsSection:
+    """The section `circuits`."""
+
+    definitions: Definitions
+    target_loss: float
+    gates: Literal["on", "off"]
+    tasks: tuple[TaskEntry, ...]
+    baselines: tuple[RankingRatio, ...] | None = None

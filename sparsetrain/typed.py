@@ -1,0 +1,145 @@
+"""Between typed dataclasses and plain data, strictly: an unknown key, a wrong type or a value out of range is one clear line.
+
+Configs and the sections of a report are frozen dataclasses; this module alone turns them into plain data and back.
+1. `from_dict`: plain data (composed yaml, JSON) -> dataclass. Hydra alone would accept a mistyped key inside an experiment file in
+   silence, therefore every composed config passes through here before anything runs.
+2. `to_dict`: a config as plain data, every key in it.
+3. `plain`: anything that may stand in `report.json` as canonical JSON values; what is absent there stays absent.
+"""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from functools import cache
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import Ge, Gt, Le
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+T = TypeVar("T")
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+"""Plain data whose shape nothing depends on."""
+
+Count = Annotated[int, Ge(1)]
+"""A whole number from 1 on. Ranges written as types are checked by `from_dict`, with the whole path of the key in the message."""
+Index = Annotated[int, Ge(0)]
+Above0 = Annotated[float, Gt(0)]
+Share = Annotated[float, Gt(0), Le(1)]
+"""A number in (0, 1]."""
+
+
+def _dataclasses_in(hint: Any) -> Iterator[type]:
+    """All dataclasses that a type hint mentions, however deep."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        yield hint
+        for nested in typing.get_type_hints(hint, include_extras=True).values():
+            yield from _dataclasses_in(nested)
+    for argument in typing.get_args(hint):
+        yield from _dataclasses_in(argument)
+
+
+@cache
+def adapter(schema: Any) -> TypeAdapter[Any]:
+    """The validator of a dataclass or of any type made of them; unknown keys are forbidden all the way down."""
+    for cls in _dataclasses_in(schema):
+        cls.__pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportAttributeAccessIssue]
+    return TypeAdapter(schema)
+
+
+def to_dict(instance: Any) -> dict[str, Any]:
+    """A config dataclass as plain JSON types, every key in it."""
+    return adapter(type(instance)).dump_python(instance, mode="json")
+
+
+def plain(data: Any, place: str = "report") -> Any:
+    """`data` as plain JSON values: keys sorted, tuples as lists, numpy and torch scalars unpacked, not finite -> None.
+
+    A field of a dataclass that is None by default and by value is left out. Lone surrogates in strings are replaced, since no UTF-8
+    file can hold them.
+
+    Args:
+        data: dataclasses, mappings with string keys, lists, tuples, arrays (anything with `.tolist()`), scalars.
+        place: where `data` stands, for the error message.
+
+    Raises:
+        ValueError: a value of another type; the message names its place.
+    """
+    if dataclasses.is_dataclass(data) and not isinstance(data, type):
+        entries = ((f, getattr(data, f.name)) for f in dataclasses.fields(data))
+        data = {f.name: value for f, value in entries if value is not None or f.default is not None}
+    if isinstance(data, Mapping):
+        for key in data:
+            if not isinstance(key, str):
+                raise ValueError(f"{place}: key {key!r} is a {type(key).__name__}; keys are strings")
+        return {_text(key): plain(data[key], f"{place}.{key}") for key in sorted(data)}
+    if isinstance(data, list | tuple):
+        return [plain(entry, f"{place}[{index}]") for index, entry in enumerate(data)]
+    if isinstance(data, str):
+        return _text(data)
+    if data is None or isinstance(data, bool | int):
+        return data
+    if isinstance(data, float):
+        return float(data) if math.isfinite(data) else None
+    if hasattr(data, "tolist"):
+        return plain(data.tolist(), place)  # pyright: ignore[reportAttributeAccessIssue]
+    raise ValueError(
+        f"{place}: {type(data).__name__} {data!r} cannot stand in a report; use str, int, float, list, dict, dataclass"
+    )
+
+
+def _text(text: str) -> str:
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def key_paths(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted paths of all keys of a nested mapping."""
+    paths = []
+    for key, value in tree.items():
+        paths.append(prefix + key)
+        if isinstance(value, Mapping):
+            paths += key_paths(value, f"{prefix}{key}.")
+    return paths
+
+
+def unknown_key(path: str, known: list[str]) -> str:
+    """One line that names an unknown key and what was probably meant, or else what its section allows."""
+    parent, _, leaf = path.rpartition(".")
+    siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
+    near = [f"{parent}.{key}" if parent else key for key in get_close_matches(leaf, siblings, n=3, cutoff=0.6)]
+    # The right key may stand in another section.
+    near = near or [k for k in known if k.rpartition(".")[2] == leaf]
+    if near:
+        return f"unknown config key {path!r}; did you mean {' or '.join(near)}?"
+    where = f"under {parent!r}" if parent else "at the top"
+    return f"unknown config key {path!r}; allowed {where}: {', '.join(siblings) or 'nothing'}"
+
+
+def _one_line(error: Any, known: list[str]) -> str:
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "unexpected_keyword_argument":
+        return unknown_key(path, known)
+    if error["type"] == "value_error":
+        message = error["msg"].removeprefix("Value error, ")
+        # A check in `__post_init__` begins with the field's own name; the path to its section is put in front of it.
+        return message if not path or path.split(".")[0] in message else f"{path}.{message}"
+    return f"{path}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def from_dict(schema: type[T], tree: Any) -> T:
+    """Builds a dataclass (or a container of dataclasses) from nested plain data.
+
+    Raises:
+        ValueError: unknown keys (with near names), wrong types, values out of range; one line, all problems in it.
+    """
+    try:
+        return adapter(schema).validate_python(tree)
+    except ValidationError as error:
+        known: list[str] = []
+        for field in dataclasses.fields(schema) if dataclasses.is_dataclass(schema) else ():
+            known.append(field.name)
+            value = None if field.default_factory is dataclasses.MISSING else field.default_factory()
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                known += key_paths(to_dict(value), f"{field.name}.")
+        raise ValueError("; ".join(_one_line(e, known) for e in error.errors())) from None
