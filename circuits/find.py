@@ -6,7 +6,7 @@
    does not reach would manufacture behaviour. If the empty circuit meets the target too, the task is 'bigram'.
 3. Search: all seeds and the nonsense twin in one batch (`circuits.search.search`), towards a stricter loss on val, and no worse on
    train, whose names differ from val's.
-4. Evidence on held-out pairs (`circuits.evidence.faithfulness`), a saved `Circuit` per seed, plain data for the report.
+4. Evidence on held-out pairs (`circuits.evidence`), a saved `Circuit` per seed, plain data for the report.
 
 One file, because `verify_report.py` walks the same steps over saved circuits: what it recomputes is what is written here.
 """
@@ -23,7 +23,9 @@ from torch import Tensor
 
 from circuits.circuit import Circuit, Provenance, pair_answers
 from circuits.edges import count_biases, count_edges, find_edges
-from circuits.evidence.faithfulness import bootstrap, jaccard, necessity, random_circuits, random_losses
+from circuits.evidence.effect import necessity
+from circuits.evidence.measurement import jaccard, mean_interval
+from circuits.evidence.random_circuits import random_circuits, random_losses
 from circuits.explain.graph import graph_content
 from circuits.masks import NodeSpace
 from circuits.means import Means
@@ -505,26 +507,22 @@ class Finder:
             self.some_heldout,
             self.max_rows,
         ).tolist()
-        needed = necessity(
-            self.model,
-            self.space,
-            keep,
-            random[: config.n_random_necessity],
-            self.values,
-            heldout,
-            self.some_heldout,
-            full,
-            empty,
-            self.max_rows,
-        )
-        random_needed = torch.tensor(needed.random or [float("nan")], dtype=torch.float64)
+
+        def without(sets: Tensor, on: PairSet) -> Tensor:
+            return masked_answers(self.model, self.space, ~sets, self.values, [on] * len(sets), self.max_rows)
+
+        answers_without, some = without(keep[None], heldout), self.some_heldout
+        needed = necessity(full, empty, answers_without)
+        random_without = without(random[: config.n_random_necessity], some)
+        random_needed = necessity(full[: len(some)], empty[: len(some)], random_without) or [float("nan")]
+        random_needed = torch.tensor(random_needed, dtype=torch.float64)
         scale, shift = float(circuit.calibration.scale), float(circuit.calibration.shift)
         passes = [
             ("full model", full, full_fit),
             ("circuit: the rest at its mean", answers, None),
             ("circuit: the rest at zero", zeroed, circuit.calibration),
             ("edge circuit: deleted edges carry means", edge_answers, None),
-            ("full model without the circuit", needed.answers_without, full_fit),
+            ("full model without the circuit", answers_without[0], full_fit),
             ("empty circuit", empty, empty_fit),
         ]
         n_pairs = config.n_random_pairs
@@ -538,7 +536,7 @@ class Finder:
             "accuracy": self._accuracy(answers),
             "edge_task_loss": self._loss(edge_answers),
             "calibration": {"scale": scale, "shift": shift},
-            "necessity": number(needed.value, "fraction", n=len(heldout)),
+            "necessity": number(needed[0] if needed else None, "fraction", n=len(heldout)),
             "necessity_random": {
                 "mean": number(float(random_needed.mean()), "fraction", n=n_pairs, seed=seed),
                 "hi": number(float(random_needed.max()), "fraction", n=n_pairs, seed=seed),
@@ -610,7 +608,7 @@ class Finder:
         return self._mean(pair_accuracy(answers), "fraction", float(pair_accuracy(answers).mean()))
 
     def _mean(self, values: Tensor, unit: str, value: float) -> dict[str, Any]:
-        low, high = bootstrap(values, self.config.pair_seed, self.config.n_boot)
+        low, high = mean_interval(values, self.config.pair_seed, self.config.n_boot)
         return number(value, unit, n=len(values), lo=low, hi=high, seed=self.config.pair_seed)
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from circuits.circuit import Circuit, pair_answers
 from circuits.evidence.card import CardConfig
-from circuits.evidence.faithfulness import jaccard
 from circuits.evidence.gather import Judge
+from circuits.evidence.measurement import jaccard
 from circuits.find import TWIN, FindConfig, Finder, Pairs
 from circuits.means import Means
 from circuits.search.learn import Run, calibrated_loss

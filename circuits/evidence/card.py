@@ -25,16 +25,16 @@ from circuits.evidence.ablations import Cell, ablation_table, robustness, text_v
 from circuits.evidence.agreement import agreement, shared_errors
 from circuits.evidence.binarise import binarised
 from circuits.evidence.curve import cpr_and_cmd
-from circuits.evidence.faithfulness import jaccard, random_circuits, random_losses
+from circuits.evidence.effect import completeness, faithfulness, minimality, necessities, subsets
 from circuits.evidence.hypotheses import equivalence, independence, minimality_test, sufficiency_test
-from circuits.evidence.measurement import Measurement, Verdict, bootstrap_statistic, missing, share
+from circuits.evidence.measurement import Measurement, Verdict, bootstrap_statistic, jaccard, missing, share
 from circuits.evidence.nulls import NullResult, size_ratio
 from circuits.evidence.partial import random_partial, worst_partial
+from circuits.evidence.random_circuits import random_circuits, random_losses
 from circuits.evidence.roles import attention_shift, node_roles
 from circuits.evidence.scrubbing import scrubbed
 from circuits.evidence.specificity import other_tasks, pretraining_damage
 from circuits.evidence.subject import Subject
-from circuits.evidence.subsets import completeness, faithfulness, minimality, necessity, subsets
 from circuits.tasks.loss import pair_logit_diff, pair_task_loss
 from circuits.tasks.pairs import PairSet
 from sparsetrain.model import Transformer
@@ -252,7 +252,7 @@ class Case:
     def needed(self) -> tuple[Measurement, Measurement]:
         """Necessity, and how it stands among random sets."""
         random = self.random[: self.config.n_random_necessity]
-        return necessity(self.subject, random, self.config.n_random_pairs, self.config.seed, self.config.n_boot)
+        return necessities(self.subject, random, self.config.n_random_pairs, self.config.seed, self.config.n_boot)
 
     @cached_property
     def curve(self) -> tuple[Measurement, Measurement]:

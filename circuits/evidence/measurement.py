@@ -1,6 +1,6 @@
 """What a measure returns, and intervals for values that are no plain means."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -69,3 +69,14 @@ def share(n_hits: int, n: int, **more: Any) -> Measurement:
         return Measurement(value=None, unit="fraction", n=0, **more)
     interval = binomtest(n_hits, n).proportion_ci(method="wilson")
     return Measurement(value=n_hits / n, unit="fraction", n=n, lo=float(interval.low), hi=float(interval.high), **more)
+
+
+def mean_interval(values: Tensor, seed: int, n_boot: int) -> tuple[float | None, float | None]:
+    """`bootstrap_statistic` of the mean of `[n]` values."""
+    return bootstrap_statistic(values, lambda rows: rows.mean(-1), seed, n_boot)
+
+
+def jaccard(sets: Sequence[set[str]]) -> float | None:
+    """Mean over pairs of sets of |a & b| / |a | b|; None for fewer than two sets, 1 for two empty ones."""
+    ratios = [len(a & b) / len(a | b) if a | b else 1.0 for i, a in enumerate(sets) for b in sets[:i]]
+    return sum(ratios) / len(ratios) if ratios else None

@@ -8,7 +8,8 @@ import torch
 from circuits.ablate import ablate, parse_nodes
 from circuits.calibrate import fit_calibrations
 from circuits.edges import count_edges, degrees, edge_masks, find_edges, joins, on_path
-from circuits.evidence.faithfulness import bootstrap, jaccard, random_circuits
+from circuits.evidence.measurement import jaccard, mean_interval
+from circuits.evidence.random_circuits import random_circuits
 from circuits.find import FindConfig
 from circuits.masks import NodeMasks, NodeSpace
 from circuits.means import Means, measure_means
@@ -206,10 +207,10 @@ def test_random_circuits_match_size_and_place(model):
 
 def test_bootstrap_interval_covers_the_mean_and_shrinks():
     values = torch.randn(400, generator=torch.Generator().manual_seed(0))
-    low, high = bootstrap(values, seed=0)
+    low, high = mean_interval(values, seed=0, n_boot=1000)
     assert low < float(values.mean()) < high
     assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.2)
-    assert bootstrap(torch.ones(5), seed=0) == (1.0, 1.0)
+    assert mean_interval(torch.ones(5), seed=0, n_boot=1000) == (1.0, 1.0)
 
 
 def test_jaccard_by_hand():

@@ -9,9 +9,9 @@ from report_example import example_report
 
 from circuits.circuit import Circuit, Provenance
 from circuits.evidence.card import CRITERIA, PRESETS, CardConfig, CardInputs, card_verdict, judge, report_card
-from circuits.evidence.faithfulness import random_circuits
 from circuits.evidence.measurement import Measurement
 from circuits.evidence.nulls import NullResult, permuted_model, same_nodes
+from circuits.evidence.random_circuits import random_circuits
 from circuits.masks import NodeSpace
 from circuits.means import Means, measure_means
 from circuits.tasks.loss import Calibration

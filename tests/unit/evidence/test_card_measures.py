@@ -17,6 +17,7 @@ from circuits.evidence.ablations import Cell, deleted_loss, robustness, scale_ho
 from circuits.evidence.agreement import agreement, cohens_kappa, shared_errors
 from circuits.evidence.binarise import binarised, fit_steps
 from circuits.evidence.curve import SHARES, area, circuit_first, cpr_and_cmd, edge_diffs, effect_shares
+from circuits.evidence.effect import completeness, faithfulness, minimality, necessities, node_effects, subsets
 from circuits.evidence.hypotheses import (
     edge_shifts,
     enough_draws,
@@ -39,7 +40,6 @@ from circuits.evidence.roles import attention_shift, correlations, heads_used, j
 from circuits.evidence.scrubbing import scrub_hooks, scrubbed
 from circuits.evidence.specificity import damage, other_tasks, pretraining_damage, window_losses
 from circuits.evidence.subject import Subject
-from circuits.evidence.subsets import completeness, faithfulness, minimality, necessity, node_effects, subsets
 from circuits.masks import NodeSpace, ablation_hooks
 from circuits.search.learn import calibrated_loss, run_answers
 from circuits.tasks.loss import Calibration, logit_diff, pair_logit_diff, task_loss
@@ -190,7 +190,7 @@ def test_faithfulness_and_necessity_by_their_formulas(subject):
     found = faithfulness(subject, seed=0, n_boot=50)
     assert found.value == pytest.approx(abs(full - own) / abs(full - empty), rel=1e-3)
     random = torch.stack([everything, ~everything])  # without everything all is lost, without nothing nothing
-    value, among = necessity(subject, random, 5, seed=0, n_boot=50)
+    value, among = necessities(subject, random, 5, seed=0, n_boot=50)
     assert value.value == pytest.approx((full - without) / (full - empty), rel=1e-3, abs=1e-4)
     assert among.detail["random"] == pytest.approx([1.0, 0.0], abs=1e-4)
     assert among.value == ((value.value > 1) + (value.value > 0)) / 2

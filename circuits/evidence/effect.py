@@ -15,11 +15,10 @@ a node which pushes both sides of a pair the same way counts too.
 import torch
 from torch import Tensor
 
-from circuits.evidence.faithfulness import necessity as necessity_of
 from circuits.evidence.measurement import Measurement, bootstrap_statistic, share
 from circuits.evidence.subject import Subject
 from circuits.search.cleanup import without_each
-from circuits.tasks.loss import pair_logit_diff
+from circuits.tasks.loss import logit_diff, pair_logit_diff
 
 NO_EFFECT = "the model and the empty circuit have the same logit difference"
 
@@ -38,7 +37,19 @@ def faithfulness(subject: Subject, seed: int, n_boot: int) -> Measurement:
     return Measurement(value=float(gap(rows)), unit="fraction", n=len(rows), lo=low, hi=high)
 
 
-def necessity(
+def necessity(full: Tensor, empty: Tensor, without: Tensor) -> list[float]:
+    """(m(N) - m(N without S)) / (m(N) - m(nothing)) of many sets S; none where model and empty circuit do not differ.
+
+    Args:
+        full: answers of the full model, `[n, side, answer]`.
+        empty: of the empty circuit.
+        without: of the full model without each set, `[n_sets, n, side, answer]`.
+    """
+    m, nothing, *rest = logit_diff(torch.cat([torch.stack([full, empty]), without])).double().tolist()
+    return [(m - x) / (m - nothing) for x in rest] if m != nothing else []
+
+
+def necessities(
     subject: Subject, random: Tensor, n_random_pairs: int, seed: int, n_boot: int
 ) -> tuple[Measurement, Measurement]:
     """Necessity of the circuit, and the share of random sets whose necessity is lower.
@@ -50,28 +61,17 @@ def necessity(
     if subject.effect == 0:
         nothing = Measurement(value=None, unit="fraction", n=len(subject.heldout), note=NO_EFFECT)
         return nothing, nothing
-    found = necessity_of(
-        subject.model,
-        subject.space,
-        subject.keep,
-        torch.cat([subject.keep[None], random]),
-        subject.means,
-        subject.heldout,
-        subject.heldout.batch(slice(0, n_random_pairs)),
-        subject.full,
-        subject.empty,
-        subject.max_rows,
-    )
-    value = found.value
-    assert value is not None  # the effect is not zero
-    rows = torch.stack([pair_logit_diff(x) for x in (subject.full, subject.empty, found.answers_without)], dim=-1)
+    (value,) = necessity(subject.full, subject.empty, subject.without[None])
+    some = subject.heldout.batch(slice(0, n_random_pairs))
+    without = subject.answers(~torch.cat([subject.keep[None], random]), some)
+    own, *others = necessity(subject.full[: len(some)], subject.empty[: len(some)], without)
+    rows = torch.stack([pair_logit_diff(x) for x in (subject.full, subject.empty, subject.without)], dim=-1)
 
     def ratio(values: Tensor) -> Tensor:  # [..., n, 3]
         full, empty, without = values.double().mean(-2).unbind(-1)
         return (full - without) / (full - empty)
 
     low, high = bootstrap_statistic(rows, ratio, seed, n_boot)
-    own, *others = found.random
     n_lower = sum(own > other for other in others)
     note = f"n counts random sets; the most that one of them loses: {max(others):.3f}" if others else ""
     return (
