@@ -124,6 +124,8 @@ def _one_line(error: Any, known: list[str]) -> str:
         message = error["msg"].removeprefix("Value error, ")
         # A check in `__post_init__` begins with the field's own name; the path to its section is put in front of it.
         return message if not path or path.split(".")[0] in message else f"{path}.{message}"
+    if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{path} is missing"
     return f"{path}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 

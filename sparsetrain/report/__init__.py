@@ -1,31 +1,41 @@
 """The report is data first: `report.json` is the truth, everything a person reads is rendered from it.
 
-1. Stages of a run give sections of plain data; every measured or computed value is a `number(...)`.
-2. `save_report` writes them as canonical JSON: the same data give the same bytes.
-3. A view turns one section into blocks (`blocks.py`); `sections.py` holds the views for training, data, sparsity and
-   representation, and the entry point hands in those of others.
+1. A `Report` is typed: the facts of the run and, by name, sections. A section is a frozen dataclass that stands with whoever
+   produces it; every measured or computed value in it is a `Number`.
+2. `save_report` writes canonical JSON: the same data give the same bytes. `load_report` parses it into the same types.
+3. A `SectionKind` says how a section is read and shown: its dataclass, and a view that turns one into blocks (`blocks.py`). The entry
+   point hands in the kinds that it knows.
 4. `render.render` turns the blocks into markdown and one HTML file, `wandb_log.log_report` into W&B objects.
-
-The schema stands in `schema.json` and, in words, in `docs/report.md`.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, make_dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Generic, Literal, TypeVar, overload
 
+import torch
+from pydantic import StringConstraints
+
+import sparsetrain
+from sparsetrain.report.blocks import Block, as_number, value_of
 from sparsetrain.stats import number as typed
 from sparsetrain.stats.number import Number
 from sparsetrain.store import write_atomic
 from sparsetrain.typed import from_dict, plain
 
-__all__ = ["Number", "Report", "SectionKind", "as_number", "load_report", "number", "save_report", "value_of"]
+__all__ = [
+    "Number", "Report", "RunFacts", "SectionKind", "Sha256", "StageTime", "WeightsFacts", "as_number", "load_report", "number",
+    "parse_report", "save_report", "value_of",
+]  # fmt: skip
 
 SCHEMA_VERSION = 1
 SCHEMA_PATH = Path(__file__).with_name("schema.json")
 
-Report = dict[str, Any]
+T = TypeVar("T")
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 
 def number(*args: Any, **settings: Any) -> dict[str, Any]:
@@ -33,37 +43,115 @@ def number(*args: Any, **settings: Any) -> dict[str, Any]:
     return plain(typed.number(*args, **settings))
 
 
-def as_number(entry: Any) -> Any:
-    """A number in plain data as a `Number`; anything else as it is."""
-    return Number(**entry) if isinstance(entry, dict) and {"value", "unit"} <= entry.keys() else entry
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What ran, when and on what."""
 
+    name: str
+    created: str
+    """When, in UTC."""
+    version: str
+    """Of sparsetrain."""
+    seed: int
+    command: str
+    gates: Literal["on", "off"]
+    """`off`: a run that tries out the machinery; nothing is judged, and the page says so at its head."""
+    device: str
+    n_threads: int
+    torch: str
+    """Version of torch."""
+    debug: bool | None = None
 
-def value_of(entry: Any) -> Any:
-    """The bare value of a `Number`; anything else, None included, is returned as it is."""
-    entry = as_number(entry)
-    return entry.value if isinstance(entry, Number) else entry
+    @classmethod
+    def now(cls, *, name: str, seed: int, command: str, device: str, debug: bool | None = None) -> "RunFacts":
+        """The facts of a run that is under way in this process; gates are off in a debug run."""
+        return cls(
+            name=name,
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            version=sparsetrain.__version__,
+            seed=seed,
+            command=command,
+            gates="off" if debug else "on",
+            device=device,
+            n_threads=torch.get_num_threads(),
+            torch=torch.__version__,
+            debug=debug,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class SectionKind:
+class WeightsFacts:
+    """The weights from which the recomputable numbers come."""
+
+    sha256: Sha256
+    step: int | None = None
+    """Where it is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTime:
+    """How long one stage of the run took."""
+
+    name: str
+    seconds: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that a run has to say.
+
+    Args:
+        run: facts of the run.
+        weights: of the model that the report is about; a comparison of several has none.
+        stages: in the order in which they ran.
+        sections: name -> section, a dataclass.
+    """
+
+    run: RunFacts
+    weights: WeightsFacts | None = None
+    stages: tuple[StageTime, ...] = ()
+    sections: Mapping[str, Any] = field(default_factory=dict)
+
+    def section(self, name: str, schema: type[T]) -> T:
+        """A section as its type.
+
+        Raises:
+            KeyError: the report does not have it.
+        """
+        found = self.sections[name]
+        assert isinstance(found, schema), (name, type(found), schema)
+        return found
+
+    def plus(self, *stages: StageTime, **sections: Any) -> "Report":
+        """The report with further stages, and sections that take the place of those of their names."""
+        return replace(self, stages=(*self.stages, *stages), sections={**self.sections, **sections})
+
+    def plain(self) -> dict[str, Any]:
+        """The report as it stands in `report.json`; what is empty is absent."""
+        head = {"run": self.run, "weights": self.weights, "stages": self.stages}
+        return plain({"schema_version": SCHEMA_VERSION, **{k: v for k, v in head.items() if v}, **self.sections})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SectionKind(Generic[T]):
     """What a section is made of and how it is shown.
 
     Args:
         schema: a frozen dataclass; the section's shape in `report.json`.
-        view: the section, typed, as blocks.
+        view: the section as blocks.
     """
 
-    schema: Any
-    view: Callable[[Any], list[Any]]
+    schema: type[T]
+    view: Callable[[T], list[Block]]
 
-    def __call__(self, section: Any) -> list[Any]:
+    def __call__(self, section: Any) -> list[Block]:
         """The blocks of a section, given typed or as plain data."""
         return self.view(from_dict(self.schema, section) if isinstance(section, dict) else section)
 
 
-def dumps(report: Report) -> str:
+def dumps(report: Report | Mapping[str, Any]) -> str:
     """The canonical text of a report: sorted keys, one entry a line, lists of scalars on one line, ASCII only."""
-    return _encode(plain(report), "") + "\n"
+    return _encode(report.plain() if isinstance(report, Report) else plain(report), "") + "\n"
 
 
 def _encode(data: Any, indent: str) -> str:
@@ -76,7 +164,7 @@ def _encode(data: Any, indent: str) -> str:
     return json.dumps(data, allow_nan=False)
 
 
-def save_report(report: Report, path: Path | str) -> Path:
+def save_report(report: Report | Mapping[str, Any], path: Path | str) -> Path:
     """Writes `report` as canonical JSON, atomically.
 
     Raises:
@@ -85,16 +173,72 @@ def save_report(report: Report, path: Path | str) -> Path:
     return write_atomic(Path(path), dumps(report))
 
 
-def load_report(path: Path | str) -> Report:
-    """Reads a `report.json`.
+HEAD: Mapping[str, Any] = {
+    "run": ("run", RunFacts),
+    "weights": ("weights", WeightsFacts | None, field(default=None)),
+    "stages": ("stages", tuple[StageTime, ...], field(default=())),
+}
+"""What every report may have beside its sections, as fields of a dataclass."""
+
+
+def _check_version(data: object) -> dict[str, Any]:
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION or not isinstance(data, dict):
+        raise ValueError(f"schema_version={version!r}; this version reads {SCHEMA_VERSION}. Run the report again")
+    return data
+
+
+def check_kinds(sections: Iterable[str], kinds: Mapping[str, Any]) -> None:
+    """Refuses sections that are not among `kinds`; the ValueError names them."""
+    if unknown := sorted(set(sections) - set(kinds)):
+        raise ValueError(f"no view for report section(s) {', '.join(unknown)}; views given: {', '.join(kinds)}")
+
+
+def parse_report(data: object, kinds: Mapping[str, Any]) -> Report:
+    """A report from plain data.
+
+    Args:
+        data: what `report.json` holds.
+        kinds: section name -> `SectionKind`; a section whose kind is a bare view stays plain data.
 
     Raises:
-        ValueError: not a report, or one of another schema version.
+        ValueError: not a report, one of another schema version, a section that is not among `kinds`, or one of another shape; one line.
     """
-    report = json.loads(Path(path).read_text(encoding="utf-8"))
-    version = report.get("schema_version") if isinstance(report, dict) else None
-    if version != SCHEMA_VERSION:
-        raise ValueError(
-            f"{path}: schema_version={version!r}; this version reads {SCHEMA_VERSION}. Run the report again"
-        )
-    return report
+    data = _check_version(data)
+    check_kinds(data.keys() - {"schema_version", *HEAD}, kinds)
+    parsed = from_dict(file_type(kinds), data)
+    sections = {name: section for name in kinds if (section := getattr(parsed, name)) is not None}
+    return Report(run=parsed.run, weights=parsed.weights, stages=parsed.stages, sections=sections)
+
+
+def file_type(kinds: Mapping[str, Any]) -> Any:
+    """The shape of a whole `report.json` with sections of these kinds, as one dataclass."""
+    return _file_type(tuple((name, getattr(kind, "schema", Any)) for name, kind in kinds.items()))
+
+
+@cache
+def _file_type(schemas: tuple[tuple[str, Any], ...]) -> Any:
+    sections = [(name, schema | None, field(default=None)) for name, schema in schemas]
+    return make_dataclass(
+        "ReportFile", [("schema_version", Literal[1]), *HEAD.values(), *sections], frozen=True, kw_only=True
+    )
+
+
+@overload
+def load_report(path: Path | str) -> dict[str, Any]: ...
+@overload
+def load_report(path: Path | str, kinds: Mapping[str, Any]) -> Report: ...
+def load_report(path: Path | str, kinds: Mapping[str, Any] | None = None) -> Report | dict[str, Any]:
+    """Reads a `report.json`; without `kinds` as plain data.
+
+    Raises:
+        ValueError: not a report that this version reads, see `parse_report`; the message names the file.
+    """
+    data = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        if kinds is not None:
+            return parse_report(data, kinds)
+        _check_version(data)
+        return data
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

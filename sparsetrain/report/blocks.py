@@ -10,10 +10,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sparsetrain.report import Number, as_number, value_of
+from sparsetrain.stats.number import Number
 
 Tone = Literal["pass", "fail", "warn", "none"]
 MISSING = "–"
+
+
+def as_number(entry: Any) -> Any:
+    """A number in plain data as a `Number`; anything else as it is."""
+    return Number(**entry) if isinstance(entry, dict) and {"value", "unit"} <= entry.keys() else entry
+
+
+def value_of(entry: Any) -> Any:
+    """The bare value of a `Number`; anything else, None included, is returned as it is."""
+    entry = as_number(entry)
+    return entry.value if isinstance(entry, Number) else entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,7 +296,7 @@ Block = (
     | Details
     | Choice
 )
-View = Callable[[Mapping[str, Any]], list[Block]]
+View = Callable[[Any], list[Block]]
 
 
 def format_number(value: Any, unit: str = "") -> str:

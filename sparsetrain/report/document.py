@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from sparsetrain.report import Report, value_of
+from sparsetrain.report import Report, check_kinds, parse_report
 from sparsetrain.report.blocks import (
     Block,
     Code,
@@ -18,7 +19,6 @@ from sparsetrain.report.blocks import (
 )
 from sparsetrain.typed import plain
 
-HEADER = ("schema_version", "run", "weights", "stages")
 GATES_OFF = (
     "Gates are off: this is a run for trying out the machinery (debug). Every stage ran, but no accuracy or loss had "
     "to be reached, so nothing below is judged and no circuit here says anything about a model."
@@ -53,23 +53,21 @@ class Document:
     sections: tuple[Section, ...]
 
 
-def assemble(report: Report, views: Mapping[str, View]) -> Document:
+def assemble(report: Report | Mapping[str, Any], views: Mapping[str, View]) -> Document:
     """Turns `report` into a document, one section per view whose data exist, in the order of `views`.
 
     Raises:
         ValueError: the report has a section that no view shows.
     """
-    report = plain(report)
-    unseen = sorted(set(report) - set(views) - set(HEADER))
-    if unseen:
-        raise ValueError(f"no view for report section(s) {', '.join(unseen)}; views given: {', '.join(views)}")
-    gates_off = report["run"].get("gates", "on") == "off"
+    report = report if isinstance(report, Report) else parse_report(plain(report), views)
+    check_kinds(report.sections, views)
+    gates_off = report.run.gates == "off"
     verdicts: list[Verdict] = []
-    sections = []
+    sections: list[Section] = []
     for name, view in views.items():
-        if name not in report:
+        if name not in report.sections:
             continue
-        blocks = view(report[name])
+        blocks = view(report.sections[name])
         verdicts += [block for block in blocks if isinstance(block, Verdict)]
         shown = tuple(block for block in blocks if not isinstance(block, Verdict))
         sections.append(Section(name=name, title=name.capitalize(), blocks=shown))
@@ -79,7 +77,7 @@ def assemble(report: Report, views: Mapping[str, View]) -> Document:
             replace(verdict, tone="none", note=f"not judged; {verdict.note}".strip("; ")) for verdict in verdicts
         ]
     return Document(
-        title=str(report["run"].get("name", "report")),
+        title=report.run.name,
         facts=_facts(report),
         banners=(GATES_OFF,) if gates_off else (),
         verdicts=tuple(verdicts),
@@ -88,34 +86,32 @@ def assemble(report: Report, views: Mapping[str, View]) -> Document:
 
 
 def _facts(report: Report) -> tuple[str, ...]:
-    run, weights = report["run"], report.get("weights", {})
-    facts = [str(run["created"])] if run.get("created") else []
-    facts += [f"sparsetrain {run['version']}"] if run.get("version") else []
-    facts += [f"seed {run['seed']}"] if run.get("seed") is not None else []
-    facts += [str(run["device"])] if run.get("device") else []
-    facts += [f"weights of step {weights['step']:,}"] if weights.get("step") is not None else []
-    facts += [f"sha256 {str(weights['sha256'])[:12]}"] if weights.get("sha256") else []
+    run, weights = report.run, report.weights
+    facts = [run.created, f"sparsetrain {run.version}", f"seed {run.seed}", run.device]
+    if weights is not None:
+        facts += [f"weights of step {weights.step:,}"] if weights.step is not None else []
+        facts += [f"sha256 {weights.sha256[:12]}"]
     return tuple(facts)
 
 
 def _run_blocks(report: Report) -> list[Block]:
-    run, weights, stages = report["run"], report.get("weights", {}), report.get("stages", [])
+    run, weights, stages = report.run, report.weights, report.stages
     blocks: list[Block] = []
     if stages:
-        total = sum(value_of(stage["seconds"]) or 0 for stage in stages)
+        total = sum(stage.seconds.value or 0 for stage in stages)
         columns = (Column(label="Stage"), Column(label="Time", form="bar", unit="s"))
-        rows = tuple((stage["name"], stage["seconds"]) for stage in stages)
+        rows = tuple((stage.name, stage.seconds) for stage in stages)
         blocks += [
             Text(text=f"{len(stages)} stages took {format_number(total, 's')} together."),
             Table(columns=columns, rows=rows, title="Stages"),
         ]
     names = ("created", "version", "seed", "device", "n_threads", "torch", "gates", "debug")
-    facts = [KeyNumber(label=name.replace("n_", ""), value=_word(run[name])) for name in names if name in run]
-    blocks += [KeyNumbers(items=tuple(facts))] if facts else []
-    blocks += [Code(text=str(run["command"]), caption="Command")] if run.get("command") else []
-    if weights.get("sha256"):
-        of_step = "" if weights.get("step") is None else f" of step {weights['step']}"
-        blocks.append(Code(text=str(weights["sha256"]), caption=f"sha256 of the weights{of_step}"))
+    facts = {name.replace("n_", ""): getattr(run, name) for name in names}
+    items = tuple(KeyNumber(label=label, value=_word(fact)) for label, fact in facts.items() if fact is not None)
+    blocks += [KeyNumbers(items=items), Code(text=run.command, caption="Command")]
+    if weights is not None:
+        of_step = "" if weights.step is None else f" of step {weights.step}"
+        blocks.append(Code(text=weights.sha256, caption=f"sha256 of the weights{of_step}"))
     blocks.append(
         Text(
             text="Every number on this page stands in report.json beside it, with unit, sample size and interval where "

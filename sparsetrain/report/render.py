@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sparsetrain.report import Report
 from sparsetrain.report.blocks import View
@@ -11,7 +12,7 @@ from sparsetrain.report.markdown import to_markdown
 from sparsetrain.store import write_atomic
 
 
-def render(report: Report, views: Mapping[str, View], out_dir: Path | str) -> dict[str, Path]:
+def render(report: Report | Mapping[str, Any], views: Mapping[str, View], out_dir: Path | str) -> dict[str, Path]:
     """Writes `report.md` and `report.html` into `out_dir`, each atomically.
 
     Args:

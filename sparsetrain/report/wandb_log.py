@@ -17,6 +17,7 @@ from sparsetrain.report import Report, value_of
 from sparsetrain.report.blocks import Block, Cell, Choice, Details, Grid, Heatmap, Lines, Pick, Table, View, Widget
 from sparsetrain.report.document import assemble
 from sparsetrain.report.figures import figure
+from sparsetrain.typed import plain
 
 Mode = Literal["online", "offline", "disabled"]
 FILES = ("report.json", "report.md", "report.html", "ood_sparsity.csv", "ood_examples.csv")
@@ -48,7 +49,7 @@ def wandb_settings() -> wandb.Settings:
     )
 
 
-def log_report(run: Any, report: Report, views: Mapping[str, View], html_path: Path | str) -> None:
+def log_report(run: Any, report: Report | Mapping[str, Any], views: Mapping[str, View], html_path: Path | str) -> None:
     """Logs a report to a W&B run: verdicts to its summary, tables, figures, the page, and an artifact with the files.
 
     Args:
@@ -67,7 +68,8 @@ def log_report(run: Any, report: Report, views: Mapping[str, View], html_path: P
             _collect(block, f"report/{section.name}", media)
     media["report/page"] = wandb.Html(html_path.read_text(encoding="utf-8"), inject=False)
     run.log(media)
-    artifact = wandb.Artifact(f"report-{run.id}", type="report", metadata={"weights": report.get("weights", {})})
+    weights = plain(report).get("weights", {})
+    artifact = wandb.Artifact(f"report-{run.id}", type="report", metadata={"weights": weights})
     folder = html_path.parent
     for name in FILES:
         if (folder / name).is_file():

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from sparsetrain.report import Report, number, save_report
+from sparsetrain.report import number, save_report
 from sparsetrain.report.blocks import View
 from sparsetrain.report.render import render
 from sparsetrain.report.studies import lines_of
@@ -52,7 +52,7 @@ def check(config: RunConfig) -> None:
         )
 
 
-def run_study(config: RunConfig, run_dir: Path, views: Mapping[str, View], command: str) -> Report:
+def run_study(config: RunConfig, run_dir: Path, views: Mapping[str, View], command: str) -> dict[str, Any]:
     """Runs a study, resuming what the folder holds, and writes its report: the rules before the run, the rest after it.
 
     Args:

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+from dataclasses import dataclass
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -14,6 +16,11 @@ from report_example import PAYLOADS, example_report
 import circuits.views
 from sparsetrain.report import (
     SCHEMA_PATH,
+    Report,
+    RunFacts,
+    SectionKind,
+    StageTime,
+    WeightsFacts,
     dumps,
     load_report,
     number,
@@ -21,6 +28,7 @@ from sparsetrain.report import (
     value_of,
 )
 from sparsetrain.report.blocks import (
+    Block,
     Cell,
     Column,
     Curve,
@@ -29,6 +37,7 @@ from sparsetrain.report.blocks import (
     Pick,
     Reference,
     Table,
+    Text,
     Tone,
     Verdict,
     format_interval,
@@ -42,6 +51,8 @@ from sparsetrain.report.html import pick_figures, walk
 from sparsetrain.report.markdown import code_span, escape, fence, render_block, to_markdown
 from sparsetrain.report.sections import VIEWS as OWN_VIEWS
 from sparsetrain.report.sparsity_page import sparsity_page
+from sparsetrain.stats.number import Number
+from sparsetrain.stats.number import number as measured
 from sparsetrain.store import write_atomic
 from sparsetrain.typed import plain
 
@@ -49,7 +60,8 @@ VIEWS = OWN_VIEWS | circuits.views.VIEWS
 SCHEMA = json.loads(SCHEMA_PATH.read_text())
 OURS = {"h1", "h2", "h3", "h4", "p", "ul", "li", "strong", "em", "br", "code", "pre", "blockquote"}
 OURS |= {"table", "thead", "tbody", "tr", "th", "td"}
-MINIMAL = {"schema_version": 1, "run": {"name": "bare", "version": "0.1.0", "seed": 0, "gates": "on"}}
+FACTS = RunFacts.now(name="bare", seed=0, command="python train.py", device="cpu")
+MINIMAL = {"schema_version": 1, "run": plain(FACTS)}
 
 
 def test_number_unpacks_scalars_and_keeps_what_is_given():
@@ -109,6 +121,66 @@ def test_save_and_load(tmp_path):
     (tmp_path / "old.json").write_text('{"schema_version": 0}')
     with pytest.raises(ValueError, match="schema_version=0"):
         load_report(tmp_path / "old.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighing:
+    """A section."""
+
+    weight: Number
+    words: tuple[str, ...]
+    left: int | None = None
+
+
+def _show(section: Weighing) -> list[Block]:
+    return [Verdict(label="Weight", value=section.weight, tone="pass"), Text(text=", ".join(section.words))]
+
+
+KINDS = {"weighing": SectionKind(schema=Weighing, view=_show)}
+
+
+def test_a_typed_report_comes_back_as_it_was(tmp_path):
+    weighing = Weighing(weight=measured(2.5, "g", n=3), words=("a", "b"))
+    times = (StageTime(name="weighing", seconds=measured(1.5, "s", "measured")),)
+    report = Report(run=FACTS, weights=WeightsFacts(sha256="ab" * 32)).plus(*times, weighing=weighing)
+    path = save_report(report, tmp_path / "report.json")
+    assert load_report(path, KINDS) == report
+    assert load_report(path, KINDS).section("weighing", Weighing) is not None
+    assert "left" not in json.loads(path.read_text())["weighing"], "what is None is absent"
+    assert json.loads(path.read_text()).keys() == {"schema_version", "run", "weights", "stages", "weighing"}
+    text = to_markdown(assemble(report, KINDS))
+    assert "| ✓ | Weight | 2.500 g |" in text and "a, b" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("schema_version",), 7, "schema_version=7; this version reads 1. Run the report again"),
+        (("run",), None, "run is missing"),
+        (("run", "gates"), "maybe", "run.gates='maybe': input should be 'on' or 'off'"),
+        (("weights", "sha256"), "abc", "weights.sha256='abc'"),
+        (("stages", 0, "name"), None, "stages.0.name is missing"),
+        (("weighing", "weight"), 5, "weighing.weight"),
+        (("weighing", "weight", "status"), "guessed", "weighing.weight.status='guessed'"),
+        (("weighing", "rihgt"), 5, "weighing.rihgt"),
+        (("weighed",), {}, "no view for report section.s. weighed; views given: weighing"),
+    ],
+)
+def test_what_is_no_report_is_refused_in_one_line(tmp_path, path, value, message):
+    times = (StageTime(name="weighing", seconds=measured(1.5, "s", "measured")),)
+    weighing = Weighing(weight=measured(2.5, "g"), words=())
+    data = Report(run=FACTS, weights=WeightsFacts(sha256="ab" * 32)).plus(*times, weighing=weighing).plain()
+    at: Any = data
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    if value is None:
+        del at[path[-1]]
+    file = tmp_path / "report.json"
+    file.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_report(file, KINDS)
+    assert str(caught.value).startswith(f"{file}: ") and "\n" not in str(caught.value)
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sparsetrain.report import value_of
+from sparsetrain.report import RunFacts, value_of
 from sparsetrain.report.document import assemble
 from sparsetrain.report.html import to_html
 from sparsetrain.report.markdown import to_markdown
@@ -26,6 +26,7 @@ from sparsetrain.studies.engine import (
     preregister,
     run_stages,
 )
+from sparsetrain.typed import plain
 
 YES, NO, NOISE = [1.0, 1.1, 0.9, 1.2, 1.0], [-1.0, -1.1, -0.9, -1.2, -1.0], [3.0, -2.0, 1.0, -3.0, 2.0]
 
@@ -150,7 +151,7 @@ def page(done: bool, gates: list[float]) -> dict:
         table = {"title": "Other", "columns": ["what", "value"], "rows": [["w", 1.5]], "note": "note"}
         data |= conclude(hostile, gates={"learned": gates}, effects={"a": YES, "b": NO})
         data |= {"status": "done", "figures": [{**figure, "curves": [curve]}], "tables": [table], "models": {}}
-    run = {"name": "s", "version": "0", "seed": 0, "gates": "on"}
+    run = plain(RunFacts.now(name="s", seed=0, command="", device="cpu"))
     return {"schema_version": 1, "run": run, "study": data}
 
 
