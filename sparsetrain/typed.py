@@ -17,9 +17,10 @@ from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge, Gt, Le
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import TypeAliasType
 
 T = TypeVar("T")
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+Json = TypeAliasType("Json", None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"])
 """Plain data whose shape nothing depends on."""
 
 Count = Annotated[int, Ge(1)]

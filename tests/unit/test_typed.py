@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from sparsetrain.typed import from_dict, to_dict
+from sparsetrain.typed import Json, from_dict, plain, to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +61,12 @@ def test_mistakes_are_named_in_one_line(tree, message):
     with pytest.raises(ValueError, match=message) as error:
         from_dict(Outer, tree)
     assert "\n" not in str(error.value)
+
+
+def test_plain_data_of_any_shape_is_a_field() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Entry:
+        detail: dict[str, Json]
+
+    detail = {"a": [1, 2.5, {"b": None}], "c": "x", "d": True}
+    assert plain(from_dict(Entry, {"detail": detail})) == {"detail": detail}
