@@ -14,8 +14,8 @@ from sparsetrain.report.blocks import (
     Lines,
     Table,
     Text,
+    Tile,
     Tone,
-    Verdict,
     format_interval,
     format_number,
 )
@@ -30,7 +30,7 @@ def arms(section: Mapping[str, Any]) -> list[Block]:
     blocks: list[Block] = [_verdict(pair) for pair in pairs]
     if not pairs:
         note = f"no dense and sparse arm have validation losses within {gap} of each other"
-        blocks.append(Verdict(label="Dense / sparse circuit size", value=MISSING, tone="warn", note=note))
+        blocks.append(Tile(label="Dense / sparse circuit size", value=MISSING, tone="warn", note=note))
     common = ", ".join(section["common_tasks"]) or "none"
     text = (
         "Every model had the same data, the same number of tokens and the whole schedule, and was searched for circuits of "
@@ -40,9 +40,9 @@ def arms(section: Mapping[str, Any]) -> list[Block]:
     return [*blocks, Text(text=text), _models(models), *_frontier(models), *_pairs(pairs, gap), *_sizes(models)]
 
 
-def _verdict(pair: Mapping[str, Any]) -> Verdict:
+def _verdict(pair: Mapping[str, Any]) -> Tile:
     note = f"{pair['dense']} against {pair['sparse']}: 95% interval {format_interval(pair['ratio']) or MISSING}, {len(pair['tasks'])} tasks"
-    return Verdict(label="Dense / sparse circuit size", value=pair["ratio"], tone=TONES[pair["verdict"]], note=note)
+    return Tile(label="Dense / sparse circuit size", value=pair["ratio"], tone=TONES[pair["verdict"]], note=note)
 
 
 def _models(models: Sequence[Mapping[str, Any]]) -> Table:

@@ -24,8 +24,8 @@ from sparsetrain.report.blocks import (
     Strip,
     Table,
     Text,
+    Tile,
     Tone,
-    Verdict,
     format_number,
     note_of,
 )
@@ -80,7 +80,7 @@ def best(task: Mapping[str, Any], target: float | None) -> dict[str, Any] | None
 def _verdicts(tasks: list[dict[str, Any]], target: float | None) -> list[Block]:
     solved = [(task, circuit) for task in tasks if task["status"] == "circuit" and (circuit := best(task, target))]
     blocks: list[Block] = [
-        Verdict(
+        Tile(
             label="Tasks with a circuit",
             value=f"{len(solved)} of {len(tasks)}",
             tone="pass" if solved else "fail",
@@ -91,7 +91,7 @@ def _verdicts(tasks: list[dict[str, Any]], target: float | None) -> list[Block]:
     if randoms:
         beaten = sum(value_of(random["n_beaten"]) == value_of(random["n"]) for random in randoms)
         blocks.append(
-            Verdict(
+            Tile(
                 label="Circuits that beat every random one",
                 value=f"{beaten} of {len(randoms)}",
                 tone="pass" if beaten == len(randoms) else "fail",
@@ -102,7 +102,7 @@ def _verdicts(tasks: list[dict[str, Any]], target: float | None) -> list[Block]:
     if twins:
         larger = sum(_twin_is_larger(twin, circuit) for twin, circuit in twins)
         blocks.append(
-            Verdict(
+            Tile(
                 label="Nonsense twins that are larger",
                 value=f"{larger} of {len(twins)}",
                 tone="pass" if larger == len(twins) else "warn",

@@ -69,7 +69,7 @@ class KeyNumbers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Tile:
     """A claim the report judges; the document gathers them from all sections into the tiles at its head."""
 
     label: str
@@ -285,7 +285,7 @@ Block = (
     | Text
     | Code
     | KeyNumbers
-    | Verdict
+    | Tile
     | Table
     | Lines
     | Pick

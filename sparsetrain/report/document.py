@@ -1,4 +1,4 @@
-"""A report as a document: header, verdicts, sections of blocks. What markdown, HTML and W&B all start from."""
+"""A report as a document: header, tiles, sections of blocks. What markdown, HTML and W&B all start from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from sparsetrain.report.blocks import (
     KeyNumbers,
     Table,
     Text,
-    Verdict,
+    Tile,
     View,
     format_number,
 )
@@ -42,14 +42,14 @@ class Document:
         title: name of the run.
         facts: one line: when, by which version, with which seed, from which weights.
         banners: warnings that a reader must not miss.
-        verdicts: tiles.
+        tiles: the claims of all sections that the report judges.
         sections: in reading order; the last one tells about the run itself.
     """
 
     title: str
     facts: tuple[str, ...]
     banners: tuple[str, ...]
-    verdicts: tuple[Verdict, ...]
+    tiles: tuple[Tile, ...]
     sections: tuple[Section, ...]
 
 
@@ -62,25 +62,23 @@ def assemble(report: Report | Mapping[str, Any], views: Mapping[str, View]) -> D
     report = report if isinstance(report, Report) else parse_report(plain(report), views)
     check_kinds(report.sections, views)
     gates_off = report.run.gates == "off"
-    verdicts: list[Verdict] = []
+    tiles: list[Tile] = []
     sections: list[Section] = []
     for name, view in views.items():
         if name not in report.sections:
             continue
         blocks = view(report.sections[name])
-        verdicts += [block for block in blocks if isinstance(block, Verdict)]
-        shown = tuple(block for block in blocks if not isinstance(block, Verdict))
+        tiles += [block for block in blocks if isinstance(block, Tile)]
+        shown = tuple(block for block in blocks if not isinstance(block, Tile))
         sections.append(Section(name=name, title=name.capitalize(), blocks=shown))
     sections.append(Section(name="run", title="Run", blocks=tuple(_run_blocks(report))))
     if gates_off:
-        verdicts = [
-            replace(verdict, tone="none", note=f"not judged; {verdict.note}".strip("; ")) for verdict in verdicts
-        ]
+        tiles = [replace(tile, tone="none", note=f"not judged; {tile.note}".strip("; ")) for tile in tiles]
     return Document(
         title=report.run.name,
         facts=_facts(report),
         banners=(GATES_OFF,) if gates_off else (),
-        verdicts=tuple(verdicts),
+        tiles=tuple(tiles),
         sections=tuple(sections),
     )
 

@@ -24,7 +24,7 @@ from sparsetrain.report.blocks import (
     Strip,
     Table,
     Text,
-    Verdict,
+    Tile,
     Widget,
     format_interval,
     format_number,
@@ -41,8 +41,8 @@ def to_markdown(document: Document) -> str:
     """The whole document."""
     parts = [f"# {escape(document.title)}", escape(" · ".join(document.facts))]
     parts += [f"> **{escape(banner)}**" for banner in document.banners]
-    if document.verdicts:
-        parts.append(_verdicts(document.verdicts))
+    if document.tiles:
+        parts.append(_tiles(document.tiles))
     for section in document.sections:
         parts.append(f"## {escape(section.title)}")
         parts += [text for text in map(render_block, section.blocks) if text]
@@ -62,8 +62,8 @@ def render_block(block: Block) -> str:
             return caption + fence(block.text)
         case KeyNumbers():
             return "\n".join(f"- {_key_number(item)}" for item in block.items)
-        case Verdict():
-            return _verdicts((block,))
+        case Tile():
+            return _tiles((block,))
         case Table():
             return _table(block)
         case Lines():
@@ -123,11 +123,11 @@ def fence(text: str) -> str:
     return f"{ticks}text\n{text}\n{ticks}"
 
 
-def _verdicts(verdicts: tuple[Verdict, ...]) -> str:
+def _tiles(tiles: tuple[Tile, ...]) -> str:
     rows = []
-    for verdict in verdicts:
-        value = _amount(verdict.value, verdict.unit)
-        rows.append((MARKS[verdict.tone], verdict.label, value, verdict.note))
+    for tile in tiles:
+        value = _amount(tile.value, tile.unit)
+        rows.append((MARKS[tile.tone], tile.label, value, tile.note))
     columns = tuple(Column(label=label) for label in ("", "Verdict", "Value", "Note"))
     return _table(Table(columns=columns, rows=tuple(rows)))
 

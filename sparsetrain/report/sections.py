@@ -16,7 +16,7 @@ from sparsetrain.report.blocks import (
     Reference,
     Table,
     Text,
-    Verdict,
+    Tile,
     View,
     format_number,
     note_of,
@@ -34,7 +34,7 @@ def training(data: Mapping[str, Any]) -> list[Block]:
     blocks: list[Block] = []
     if mixed is not None and table is not None:
         blocks.append(
-            Verdict(
+            Tile(
                 label="Validation loss",
                 value=loss["mixed"],
                 tone="pass" if mixed <= table - BIGRAM_MARGIN else "fail",
@@ -197,7 +197,7 @@ def sparsity(section: Mapping[str, Any]) -> list[Block]:
         for tensor in tensors
     )
     return [
-        Verdict(
+        Tile(
             label="Tensors exactly at their density",
             value=f"{exact} of {len(tensors)}",
             tone="pass" if exact == len(tensors) else "fail",

@@ -15,8 +15,8 @@ from sparsetrain.report.blocks import (
     Reference,
     Table,
     Text,
+    Tile,
     Tone,
-    Verdict,
     format_number,
 )
 
@@ -35,7 +35,7 @@ def study(data: Mapping[str, Any]) -> list[Block]:
             Text(text=f"Not interpretable: {failed}. Numbers are shown, no verdict is given.", tone="warning")
         )
     blocks += [
-        Verdict(
+        Tile(
             label=f"{verdict['name']} ({verdict['arm']})",
             value=verdict["verdict"],
             tone=TONES[verdict["verdict"]],

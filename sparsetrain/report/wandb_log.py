@@ -50,7 +50,7 @@ def wandb_settings() -> wandb.Settings:
 
 
 def log_report(run: Any, report: Report | Mapping[str, Any], views: Mapping[str, View], html_path: Path | str) -> None:
-    """Logs a report to a W&B run: verdicts to its summary, tables, figures, the page, and an artifact with the files.
+    """Logs a report to a W&B run: tiles to its summary, tables, figures, the page, and an artifact with the files.
 
     Args:
         run: a `wandb.Run`, online or offline.
@@ -59,9 +59,9 @@ def log_report(run: Any, report: Report | Mapping[str, Any], views: Mapping[str,
         html_path: `report.html`; the artifact takes report.json, report.md and `circuits/` from the same folder.
     """
     document, html_path = assemble(report, views), Path(html_path)
-    for verdict in document.verdicts:
-        run.summary[f"report/{verdict.label}"] = value_of(verdict.value)
-        run.summary[f"report/{verdict.label}: verdict"] = "not judged" if verdict.tone == "none" else verdict.tone
+    for tile in document.tiles:
+        run.summary[f"report/{tile.label}"] = value_of(tile.value)
+        run.summary[f"report/{tile.label}: verdict"] = "not judged" if tile.tone == "none" else tile.tone
     media: dict[str, Any] = {}
     for section in document.sections:
         for block in section.blocks:

@@ -83,7 +83,7 @@ def test_page_is_quiet_and_complete(pages, open_page, scheme, width):
     assert watched.requests == [pages["plain"].as_uri()]
     assert watched.complaints == []
     assert watched.page.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out
-    assert watched.page.locator(".verdicts .pass").count() == 5
+    assert watched.page.locator(".tiles .pass").count() == 5
     assert watched.page.locator(".banner").count() == 0
     plots = watched.page.locator("[data-lines]:visible")
     assert plots.count() >= 5
@@ -108,7 +108,7 @@ def test_hostile_names_run_nothing(pages, open_page):
     )
     assert page.locator(foreign).count() == 0
     assert "Gates are off" in page.locator(".banner").inner_text()
-    assert page.locator(".verdicts .pass, .verdicts .fail").count() == 0
+    assert page.locator(".tiles .pass, .tiles .fail").count() == 0
 
 
 def test_mouse_and_keyboard_tell_about_a_node(plain):

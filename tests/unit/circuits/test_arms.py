@@ -12,7 +12,7 @@ from circuits.views.arms import arms as view
 from sparsetrain.export import export_model
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.report import number
-from sparsetrain.report.blocks import Table, Verdict
+from sparsetrain.report.blocks import Table, Tile
 from sparsetrain.run import RunConfig
 from sparsetrain.sparsity import SparsityConfig
 
@@ -75,12 +75,12 @@ def test_the_interval_covers_tasks_and_seeds():
 
 def test_the_view_says_what_was_compared_and_what_was_not():
     blocks = view(compare(ARMS, MEMBERS))
-    (verdict,) = [block for block in blocks if isinstance(block, Verdict)]
+    (verdict,) = [block for block in blocks if isinstance(block, Tile)]
     assert verdict.tone == "pass" and "dense against sparse" in verdict.note
     pairs = next(block for block in blocks if isinstance(block, Table) and block.title.startswith("Pairs"))
     assert "c (dense)" in pairs.rows[0]
     alone = view(compare(ARMS, {"sparse": MEMBERS["sparse"]}))
-    (verdict,) = [block for block in alone if isinstance(block, Verdict)]
+    (verdict,) = [block for block in alone if isinstance(block, Tile)]
     assert verdict.tone == "warn" and "no dense and sparse arm" in verdict.note
 
 

@@ -38,8 +38,8 @@ from sparsetrain.report.blocks import (
     Reference,
     Table,
     Text,
+    Tile,
     Tone,
-    Verdict,
     format_interval,
     format_number,
     format_unit,
@@ -133,7 +133,7 @@ class Weighing:
 
 
 def _show(section: Weighing) -> list[Block]:
-    return [Verdict(label="Weight", value=section.weight, tone="pass"), Text(text=", ".join(section.words))]
+    return [Tile(label="Weight", value=section.weight, tone="pass"), Text(text=", ".join(section.words))]
 
 
 KINDS = {"weighing": SectionKind(schema=Weighing, view=_show)}
@@ -352,7 +352,7 @@ def test_document_has_a_section_per_view_and_all_verdicts():
     document = assemble(report, VIEWS)
     assert [section.name for section in document.sections] == [*(name for name in VIEWS if name in report), "run"]
     assert {"training", "data", "sparsity", "representation", "circuits"} <= set(report)
-    verdicts = {verdict.label: (verdict.value, verdict.tone) for verdict in document.verdicts}
+    verdicts = {verdict.label: (verdict.value, verdict.tone) for verdict in document.tiles}
     assert value_of(verdicts.pop("Validation loss")[0]) == 3.123
     ratio, tone = verdicts.pop("Dense / sparse circuit size")
     assert value_of(ratio) == 10.7 and tone == "warn", "two tasks are too few to decide"
@@ -372,7 +372,7 @@ def test_failures_are_shown_as_failures():
     circuit = report["circuits"]["tasks"][0]["circuits"][0]
     circuit["random"]["n_beaten"]["value"] = 99
     report["circuits"]["tasks"][0]["nonsense_twin"]["n_edges"]["value"] = 4
-    tones = {verdict.label: verdict.tone for verdict in assemble(report, VIEWS).verdicts}
+    tones = {verdict.label: verdict.tone for verdict in assemble(report, VIEWS).tiles}
     assert tones == {
         "Validation loss": "fail",
         "Tensors exactly at their density": "fail",
@@ -386,7 +386,7 @@ def test_failures_are_shown_as_failures():
 def test_without_gates_nothing_is_judged():
     document = assemble(example_report(gates="off"), VIEWS)
     assert document.banners == (GATES_OFF,)
-    assert all(v.tone == "none" and v.note.startswith("not judged") for v in document.verdicts)
+    assert all(v.tone == "none" and v.note.startswith("not judged") for v in document.tiles)
     assert "Gates are off" in to_markdown(document)
 
 
@@ -460,4 +460,4 @@ def test_cells_and_status_in_markdown():
     )  # pyright: ignore[reportArgumentType]
     row = (Cell(value="a_b", sub="why"), "ok", number(0.5, "nats", lo=0.4, hi=0.6))
     assert "| a\\_b<br>why | ✓ ok | 0.500 (0.400 to 0.600) |" in render_block(Table(columns=columns, rows=(row,)))
-    assert "✗" in render_block(Verdict(label="l", value=1, tone="fail"))
+    assert "✗" in render_block(Tile(label="l", value=1, tone="fail"))

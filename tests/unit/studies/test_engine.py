@@ -172,5 +172,5 @@ def test_the_page_says_what_stands_and_escapes_it(report, said):
 
 
 def test_verdicts_become_tiles():
-    tiles = assemble(page(True, [1.0]), VIEWS).verdicts
+    tiles = assemble(page(True, [1.0]), VIEWS).tiles
     assert [(tile.label, tile.value, tile.tone) for tile in tiles] == [("both (only)", "not supported", "fail")]
