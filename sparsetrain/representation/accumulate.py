@@ -19,6 +19,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from sparsetrain.representation.measures import MEASURES, Magnitudes, PowerSums
+from sparsetrain.stats.intervals import percentiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,20 +98,8 @@ class WindowMeans(Metric):
             if len(total) > 1:
                 even = np.full(len(total), 1 / len(total))
                 draws = np.random.default_rng(seed).multinomial(len(total), even, n_bootstrap)
-                # [n_series, n_bootstrap]: sorting along the last axis is what a quantile needs
-                resampled = np.sort((total.T @ draws.T) / (count.T @ draws.T), axis=-1)
-                lo, hi = (_sorted_quantile(resampled, q) for q in ((1 - confidence) / 2, (1 + confidence) / 2))
+                lo, hi = percentiles((total.T @ draws.T) / (count.T @ draws.T), (1 - confidence) / 2)
         return Summary(value=value, lo=lo, hi=hi, n=n.astype(np.int64))
-
-
-def _sorted_quantile(x: np.ndarray, q: float) -> np.ndarray:
-    """Quantile by linear interpolation along the last axis, sorted, NaN (at the end) left out: `[n, m] -> [n]`."""
-    last = np.maximum(np.isfinite(x).sum(-1) - 1, 0)
-    at = q * last
-    low = np.floor(at).astype(np.int64)
-    high = np.minimum(low + 1, last)
-    rows = np.arange(len(x))
-    return x[rows, low] + (at - low) * (x[rows, high] - x[rows, low])
 
 
 class UnitSums(Metric):

@@ -33,15 +33,9 @@ from sparsetrain.representation.watch import (
     WatchConfig,
     measure_splits,
 )
-from sparsetrain.stats.trends import (
-    Estimate,
-    difference,
-    over_seeds,
-    partial_spearman,
-    permutation_p,
-    sign_test,
-    spearman,
-)
+from sparsetrain.stats.correlation import permutation_p, spearman
+from sparsetrain.stats.decisions import sign_test
+from sparsetrain.stats.intervals import Estimate, bootstrap, difference, over_seeds
 
 UNIT = UNITS[HEADLINE]
 N_BINS = 8
@@ -263,14 +257,14 @@ def trends(
     if known.sum() < 3 + len(get_args(Covariate)):
         return {}
     settings, y, level = _settings(config), items[HEADLINE], items["level"]
-    found = {"loss": _estimate(partial_spearman(items["loss"], y, [level], **settings), "correlation", config.seed)}
+    found = {"loss": _estimate(spearman(items["loss"], y, given=[level], **settings), "correlation", config.seed)}
     if len(set(level)) < 2:
         return found
     found["level"] = _estimate(spearman(level, y, **settings), "correlation", config.seed)
     if config.covariates:
         covariates = [items[key] for key in config.covariates]
         found["level_controlled"] = _estimate(
-            partial_spearman(level, y, covariates, **settings), "correlation", config.seed
+            spearman(level, y, given=covariates, **settings), "correlation", config.seed
         )
     if "shuffled" in config.controls:
         p = permutation_p(level, y, n_permutations=config.n_bootstrap, seed=config.seed)
@@ -362,9 +356,10 @@ def against_loss(evaluation: Evaluation, split: str, point: str, config: SurveyC
         values = columns[HEADLINE][known][group]
         if not len(values):
             continue
-        resampled = values[rng.integers(len(values), size=(config.n_bootstrap, len(values)))].mean(1)
-        tail = (1 - config.confidence) / 2
-        lo, hi = np.quantile(resampled, [tail, 1 - tail]) if len(values) > 1 else (None, None)
+        lo, hi = None, None
+        if len(values) > 1:
+            settings = {"n_bootstrap": config.n_bootstrap, "tail": (1 - config.confidence) / 2, "seed": rng}
+            lo, hi = bootstrap(lambda i, of=values: of[i].mean(-1), len(values), **settings)
         for key, entry in zip(
             result, (columns["loss"][known][group].mean(), values.mean(), lo, hi, len(values)), strict=True
         ):

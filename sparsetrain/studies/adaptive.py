@@ -30,7 +30,9 @@ from sparsetrain.representation.controls import read_items
 from sparsetrain.representation.measures import participation_ratio
 from sparsetrain.representation.watch import evaluating
 from sparsetrain.run import RunConfig
-from sparsetrain.stats.trends import Criterion, partial_spearman, spearman
+from sparsetrain.stats.correlation import spearman
+from sparsetrain.stats.decisions import DecisionRule
+from sparsetrain.stats.intervals import percentiles
 from sparsetrain.studies.arm import ArmRun, as_rows
 from sparsetrain.studies.engine import AdaptiveConfig, Claim, Gate, Plan, Rule, Stage, StudyConfig, conclude
 from sparsetrain.studies.knowledge_graph import WORDS, is_gold_first, training_rows
@@ -138,7 +140,7 @@ class AdaptiveStudy:
                     Claim(
                         key=f"{key}: {name}",
                         arm=arm,
-                        criterion=Criterion(
+                        criterion=DecisionRule(
                             claim=f"{place}: {claim}",
                             expected="positive" if expected else "none",
                             margin=MARGINS[margin],
@@ -296,7 +298,7 @@ class AdaptiveStudy:
             "gain": gain_of_own_best(shifted, reference, n_splits=N_SPLITS, rng=np.random.default_rng(0)),
             # Where no item's best k differs from another's, none goes with distance.
             "per item": spearman(level, sparser, n_bootstrap=0, seed=0).value if np.ptp(sparser) else 0.0,
-            "per item, matched": partial_spearman(level, sparser, covariates, n_bootstrap=0, seed=0).value
+            "per item, matched": spearman(level, sparser, given=covariates, n_bootstrap=0, seed=0).value
             if np.ptp(sparser)
             else 0.0,
             "best k, loss": best(outcome="loss"),
@@ -381,7 +383,7 @@ class AdaptiveStudy:
                 cells = []
                 for surface in seeds:
                     differences = self.best(surface, place, when="end", how="largest", outcome="correct")
-                    lo, hi = (float(q) for q in np.quantile(differences, [0.025, 0.975]))
+                    lo, hi = (float(q) for q in percentiles(differences))
                     cells.append(number(float(differences.mean()), "octaves", lo=lo, hi=hi, n=len(differences)))
                 rows.append([arm, place, *cells])
         return {

@@ -26,7 +26,8 @@ from sparsetrain.data.worlds.graded import GradedConfig
 from sparsetrain.data.worlds.knowledge_graph import GraphConfig
 from sparsetrain.hooks import NODE_KINDS
 from sparsetrain.report import number
-from sparsetrain.stats.trends import Criterion, Word, decide, over_seeds
+from sparsetrain.stats.decisions import DecisionRule, Word, decide
+from sparsetrain.stats.intervals import over_seeds
 from sparsetrain.store import write_atomic
 from sparsetrain.typed import plain
 
@@ -135,7 +136,7 @@ class Claim:
 
     key: str
     arm: str
-    criterion: Criterion
+    criterion: DecisionRule
     unit: str
 
 
@@ -268,7 +269,7 @@ def conclude(
     judged = [(gate, gates[gate.key], gate.passed(gates[gate.key])) for gate in plan.gates]
     failed = [gate for gate, _, passed in judged if not passed]
     verdicts = {c.key: decide(c.criterion, over_seeds(effects[c.key]), effects[c.key]) for c in plan.claims}
-    words: dict[str, Word] = {key: verdict.verdict for key, verdict in verdicts.items()}
+    words: dict[str, Word] = {key: verdict.word for key, verdict in verdicts.items()}
     rules = []
     for rule in plan.rules:
         word, reason = rule.combine(words)
@@ -307,7 +308,7 @@ def conclude(
                     note=v.estimate.method,
                 ),
                 "per_seed": list(effects[claim.key]),
-                "verdict": v.verdict,
+                "verdict": v.word,
                 "reason": v.reason,
             }
             for claim, v in ((claim, verdicts[claim.key]) for claim in plan.claims)

@@ -19,13 +19,9 @@ from sparsetrain.report import number
 from sparsetrain.representation.controls import CONTROLS
 from sparsetrain.representation.measures import HEADLINE, gaussian_reference
 from sparsetrain.run import RunConfig
-from sparsetrain.stats.trends import (
-    Criterion,
-    mixed_model,
-    partial_spearman,
-    permutation_p,
-    spearman,
-)
+from sparsetrain.stats.correlation import permutation_p, spearman
+from sparsetrain.stats.decisions import DecisionRule
+from sparsetrain.stats.mixed_model import mixed_model
 from sparsetrain.studies.arm import ArmRun, as_rows
 from sparsetrain.studies.engine import Claim, Gate, Plan, Rule, Stage, StudyConfig, conclude, log_spaced_steps
 from sparsetrain.studies.readings import (
@@ -88,7 +84,7 @@ class FamiliarityStudy:
                 Claim(
                     key=f"{arm}: {key}",
                     arm=arm,
-                    criterion=Criterion(
+                    criterion=DecisionRule(
                         claim=claim, expected=expected, margin=bound, n_agreeing=None if expected == none else agree
                     ),
                     unit=unit,
@@ -241,8 +237,8 @@ class FamiliarityStudy:
             "unseen since init": float((plain[-1] - plain[0])[unseen].mean()),
             "unlearnable": gap(plain[-1], unlearnable, unseen),
             "equal exposure": gap(plain[-1], still, unlearnable),
-            "exposure given loss": partial_spearman(exposures, y, [loss], n_bootstrap=0, seed=0).value,
-            "loss given exposure": partial_spearman(loss, y, [exposures], n_bootstrap=0, seed=0).value,
+            "exposure given loss": spearman(exposures, y, given=[loss], n_bootstrap=0, seed=0).value,
+            "loss given exposure": spearman(loss, y, given=[exposures], n_bootstrap=0, seed=0).value,
             "at init": gap(plain[0], seen, unseen),
             "rotated": gap(r.of("rotated")[-1], seen, unseen),
             "trimmed": gap(r.of("trimmed")[-1], seen, unseen),

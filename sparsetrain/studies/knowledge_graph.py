@@ -20,7 +20,8 @@ from sparsetrain.report import number
 from sparsetrain.representation.measures import HEADLINE, gaussian_reference
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig, curves_for_report
 from sparsetrain.run import RunConfig
-from sparsetrain.stats.trends import Criterion, partial_spearman, spearman
+from sparsetrain.stats.correlation import spearman
+from sparsetrain.stats.decisions import DecisionRule
 from sparsetrain.studies.arm import ArmRun, as_rows
 from sparsetrain.studies.engine import Claim, Gate, Plan, Rule, Stage, StudyConfig, conclude, log_spaced_steps
 from sparsetrain.studies.readings import (
@@ -132,7 +133,7 @@ class KnowledgeGraphStudy:
                 Claim(
                     key=f"{arm}: {key}",
                     arm=arm,
-                    criterion=Criterion(
+                    criterion=DecisionRule(
                         claim=claim,
                         expected=expected,
                         margin=bound,
@@ -254,7 +255,7 @@ class KnowledgeGraphStudy:
             "medium": gap(plain[-1], "medium"),
             "medium, gain": gap(gain[-1], "medium"),
             "per item": spearman(level, y, n_bootstrap=0, seed=0).value,
-            "per item given loss": partial_spearman(level, y, [loss], n_bootstrap=0, seed=0).value,
+            "per item given loss": spearman(level, y, given=[loss], n_bootstrap=0, seed=0).value,
             "peak over init": float(of_training.max() - of_training[0]),
             "peak over end": float(of_training.max() - of_training[-1]),
             "together": float(np.corrcoef(of_training, over_time["hard"])[0, 1]),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sparsetrain.report import number
 from sparsetrain.representation.controls import CONTROLS, read_items
 from sparsetrain.representation.measures import HEADLINE
-from sparsetrain.stats.trends import Estimate, over_seeds
+from sparsetrain.stats.intervals import Estimate, over_seeds
 
 FINAL = "final_norm.hook_norm"
 """What the unembedding reads, before its gain: the place that verdicts are about, fixed beforehand."""

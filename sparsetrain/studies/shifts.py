@@ -27,7 +27,9 @@ from sparsetrain.report import number
 from sparsetrain.representation.measures import HEADLINE, gaussian_reference
 from sparsetrain.representation.watch import row_losses
 from sparsetrain.run import RunConfig, cache_dir, init_bigram_
-from sparsetrain.stats.trends import Criterion, over_items, partial_spearman, spearman
+from sparsetrain.stats.correlation import spearman
+from sparsetrain.stats.decisions import DecisionRule
+from sparsetrain.stats.intervals import over_items
 from sparsetrain.studies.arm import ArmRun, as_rows
 from sparsetrain.studies.engine import Arm, Claim, Gate, Plan, Rule, Stage, StudyConfig, conclude
 from sparsetrain.studies.knowledge_graph import is_gold_first
@@ -116,7 +118,7 @@ def effects(r: ShiftReadings) -> dict[str, float]:
         "controlled": rise(y, controlled=True),
         "controlled, gain": rise(r.of("gain"), controlled=True),
         "per item": spearman(level, minus_control("none"), n_bootstrap=0, seed=0).value,
-        "beyond prediction": partial_spearman(level, minus_control("none"), covariates, n_bootstrap=0, seed=0).value,
+        "beyond prediction": spearman(level, minus_control("none"), given=covariates, n_bootstrap=0, seed=0).value,
         "at init": rise(r.of("none", 0), controlled=True),
         "rotated": rise(r.of("rotated"), controlled=True),
         "trimmed": rise(r.of("trimmed"), controlled=True),
@@ -182,7 +184,7 @@ class ShiftsStudy:
                 Claim(
                     key=f"{name}: {key}",
                     arm=name,
-                    criterion=Criterion(
+                    criterion=DecisionRule(
                         claim=claim, expected=expected, margin=bound, n_agreeing=None if expected == "none" else agree
                     ),
                     unit=unit,

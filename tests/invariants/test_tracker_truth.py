@@ -12,10 +12,12 @@ from sparsetrain.hooks import HookPoint, name_hook_points_
 from sparsetrain.representation.measures import MEASURES, all_measures
 from sparsetrain.representation.survey import SurveyConfig, survey, trends
 from sparsetrain.representation.watch import WatchConfig, measure_splits
-from sparsetrain.stats.trends import Criterion, Estimate, decide, difference, partial_spearman, spearman
+from sparsetrain.stats.correlation import spearman
+from sparsetrain.stats.decisions import DecisionRule, decide
+from sparsetrain.stats.intervals import Estimate, difference
 
 N_LEVELS, TOKENS_PER_LEVEL, WIDTH = 5, 60, 64
-SPARSER = Criterion(claim="farther is sparser", expected="positive", margin=0.3)
+SPARSER = DecisionRule(claim="farther is sparser", expected="positive", margin=0.3)
 CONFIG = WatchConfig(kinds=("resid", "norm"), n_windows=48, batch_size=16, position_stride=1)
 
 
@@ -59,7 +61,7 @@ def per_window(evaluation, point, measure="gini"):
 
 def verdict(evaluation, point, measure="gini"):
     levels, values = per_window(evaluation, point, measure)
-    return decide(SPARSER, spearman(levels, values, seed=0)).verdict
+    return decide(SPARSER, spearman(levels, values, seed=0)).word
 
 
 @pytest.mark.parametrize("measure", ["gini", "top5", "hoyer", "kurtosis"])
@@ -115,11 +117,11 @@ def test_length_is_no_effect_at_matched_positions_nor_given_length():
     assert verdict(matched, "hook_resid") == "not supported"
     levels, values = per_window(naive, "hook_resid")
     lengths = np.concatenate([(split.tokens >= 0).sum(1) for split in shifted])
-    given = partial_spearman(levels, values, [lengths], seed=0)
-    assert decide(SPARSER, given).verdict == "not supported"
+    given = spearman(levels, values, given=[lengths], seed=0)
+    assert decide(SPARSER, given).word == "not supported"
     # Lengths that are the level cannot be told from it, and that is said.
-    same = partial_spearman(levels, values, [9 + 7 * levels], seed=0)
-    assert np.isnan(same.value) and decide(SPARSER, same).verdict == "undecided"
+    same = spearman(levels, values, given=[9 + 7 * levels], seed=0)
+    assert np.isnan(same.value) and decide(SPARSER, same).word == "undecided"
 
 
 def test_position_is_no_effect_at_matched_positions():
@@ -130,8 +132,8 @@ def test_position_is_no_effect_at_matched_positions():
     assert verdict(last, "hook_resid") == "supported"
     levels, values = per_window(last, "hook_resid")
     positions = np.concatenate([(split.tokens >= 0).sum(1) - 2 for split in shifted])
-    given = partial_spearman(levels, values, [positions], seed=0)
-    assert decide(SPARSER, given).verdict == "not supported"
+    given = spearman(levels, values, given=[positions], seed=0)
+    assert decide(SPARSER, given).word == "not supported"
     matched = measure_splits(model, shifted, replace(CONFIG, positions="matched", position_stride=8))
     assert verdict(matched, "hook_resid") == "not supported"
 
@@ -149,7 +151,7 @@ def surveyed(model, shifted, point, config=SURVEY):
     return {
         key: decide(
             SPARSER, Estimate(value=x["value"], lo=x.get("lo", np.nan), hi=x.get("hi", np.nan), n=x["n"], method="")
-        ).verdict
+        ).word
         for key, x in numbers.items()
     }
 

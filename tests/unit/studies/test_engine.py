@@ -11,7 +11,7 @@ from sparsetrain.report.document import assemble
 from sparsetrain.report.html import to_html
 from sparsetrain.report.markdown import to_markdown
 from sparsetrain.report.sections import VIEWS
-from sparsetrain.stats.trends import Criterion
+from sparsetrain.stats.decisions import DecisionRule
 from sparsetrain.studies.engine import (
     AdaptiveConfig,
     Arm,
@@ -33,7 +33,7 @@ YES, NO, NOISE = [1.0, 1.1, 0.9, 1.2, 1.0], [-1.0, -1.1, -0.9, -1.2, -1.0], [3.0
 
 def plan(margin: float = 0.5) -> Plan:
     def claim(key: str) -> Claim:
-        criterion = Criterion(claim=f"claim {key}", expected="positive", margin=margin, n_agreeing=4)
+        criterion = DecisionRule(claim=f"claim {key}", expected="positive", margin=margin, n_agreeing=4)
         return Claim(key=key, arm="only", criterion=criterion, unit="u")
 
     return Plan(

@@ -1,0 +1,203 @@
+"""Intervals: the percentile bootstrap over items, and Student's t over independent runs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite, sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
+
+from sparsetrain.stats.number import Number, Status, number
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Draw = Callable[[np.random.Generator, Ints, int], Ints]
+"""(generator, sizes `[n]`, b) -> indices of b resamples, `[b, n]`, column j below `sizes[j]`."""
+Statistic = Callable[[Ints], Floats]
+"""Indices of resampled items, `[b, n]` -> its value in each resample, `[b]`."""
+
+MAX_CHUNK = 2**20  # entries of resampled data held at once
+TAIL = 0.025
+"""Share of the resamples beyond each end of a 95% interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A statistic with its interval; NaN where it is not defined."""
+
+    value: float
+    lo: float
+    hi: float
+    n: int
+    """Items behind it."""
+    method: str
+    """What was computed and how the interval was made."""
+
+    def number(self, unit: str, status: Status = "recomputable", *, seed: int | None = None) -> Number:
+        """As a report shows it."""
+        lo, hi = (end if isfinite(end) else None for end in (self.lo, self.hi))
+        return number(self.value, unit, status, n=self.n, lo=lo, hi=hi, seed=seed)
+
+
+def columns(n_min: int, **arrays: ArrayLike) -> list[Floats]:
+    """Equally long float64 vectors.
+
+    Raises:
+        ValueError: different lengths, too few items, or values that are not finite.
+    """
+    vectors = {name: np.asarray(array, dtype=np.float64) for name, array in arrays.items()}
+    lengths = {name: len(v) for name, v in vectors.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"items differ in number: {lengths}; give one value per item")
+    for name, v in vectors.items():
+        if len(v) < n_min:
+            raise ValueError(f"{name} has {len(v)} items; at least {n_min} are needed")
+        if not np.isfinite(v).all():
+            raise ValueError(f"{name} has {np.sum(~np.isfinite(v))} values that are not finite; leave those items out")
+    return list(vectors.values())
+
+
+def draw_items(generator: np.random.Generator, sizes: Ints, b: int) -> Ints:
+    """Every place of every resample is drawn alike and on its own."""
+    return generator.integers(sizes, size=(b, len(sizes)))
+
+
+def bootstrap(
+    statistic: Statistic,
+    *sizes: int,
+    n_bootstrap: int,
+    tail: float = TAIL,
+    seed: int | np.random.Generator,
+    draw: Draw = draw_items,
+) -> tuple[float, float]:
+    """Percentile interval of a statistic over resamples of items, drawn with replacement.
+
+    Args:
+        statistic: called with some resamples at a time, which bounds the memory.
+        sizes: number of items; of several independent samples one number each, whose indices then stand side by side.
+        n_bootstrap: resamples; 0: there is no interval.
+        tail: share of the resamples beyond each end.
+        seed: of the resamples, or a generator that goes on.
+        draw: gives the resamples.
+
+    Returns:
+        Lower and upper end; NaN where fewer than half of the resamples have a finite value.
+    """
+    generator = np.random.default_rng(seed)
+    bounds = np.repeat(np.asarray(sizes, dtype=np.int64), sizes)
+    chunk = max(1, MAX_CHUNK // max(1, len(bounds)))
+    values = [
+        statistic(draw(generator, bounds, min(chunk, n_bootstrap - done))) for done in range(0, n_bootstrap, chunk)
+    ]
+    lo, hi = percentiles(np.concatenate(values) if values else np.empty(0), tail)
+    return float(lo), float(hi)
+
+
+def percentiles(resampled: ArrayLike, tail: float = TAIL) -> tuple[Floats, Floats]:
+    """Both ends of percentile intervals of values over resamples, `[..., b]` -> `[...]` each, by linear interpolation.
+
+    Values that are not finite are left out; NaN where fewer than half are left.
+    """
+    values = np.asarray(resampled, dtype=np.float64)
+    known = np.isfinite(values)
+    # One sort for both ends and all series: numpy sorts the last axis fast, and NaN to its end.
+    ordered = np.sort(np.where(known, values, np.nan), axis=-1)
+    n_known = np.asarray(known.sum(-1), dtype=np.int64)
+    enough = (n_known > 0) & (2 * n_known >= values.shape[-1])
+
+    def at(share: float) -> Floats:
+        if not values.shape[-1]:
+            return np.full(values.shape[:-1], np.nan)
+        last = np.maximum(n_known - 1, 0)
+        place = share * last
+        below = np.floor(place).astype(np.int64)
+        ends = np.stack([below, np.minimum(below + 1, last)], -1)
+        a, b = np.moveaxis(np.take_along_axis(ordered, ends, -1), -1, 0)
+        part = place - below
+        # Two forms, so that both ends are hit exactly: numpy's own quantile does the same.
+        between = np.asarray(np.where(part < 0.5, a + (b - a) * part, b - (b - a) * (1 - part)), dtype=np.float64)
+        return np.where(enough, between, np.nan)
+
+    return at(tail), at(1 - tail)
+
+
+def estimate(what: str, statistic: Statistic, *sizes: int, n_bootstrap: int, confidence: float, seed: int) -> Estimate:
+    """A statistic of items with its percentile bootstrap interval.
+
+    Args:
+        what: named first in `method`.
+        statistic, sizes, n_bootstrap, seed: as for `bootstrap`.
+        confidence: of the interval.
+    """
+    items = np.concatenate([np.arange(n) for n in sizes])
+    lo, hi = bootstrap(statistic, *sizes, n_bootstrap=n_bootstrap, tail=(1 - confidence) / 2, seed=seed)
+    return Estimate(
+        value=float(statistic(items[None])[0]),
+        lo=lo,
+        hi=hi,
+        n=min(sizes),
+        method=f"{what}, {confidence:.0%} percentile bootstrap ({n_bootstrap} resamples, seed {seed})",
+    )
+
+
+def over_items(values: ArrayLike, *, n_bootstrap: int = 1000, confidence: float = 0.95, seed: int) -> Estimate:
+    """Mean over items, `[n]` with n >= 2, in the unit of the values."""
+    (v,) = columns(2, values=values)
+    return estimate(
+        "mean over items", lambda i: v[i].mean(-1), len(v), n_bootstrap=n_bootstrap, confidence=confidence, seed=seed
+    )
+
+
+def difference(
+    shifted: ArrayLike,
+    reference: ArrayLike,
+    *,
+    paired: bool = False,
+    n_bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int,
+) -> Estimate:
+    """Mean of `shifted` minus mean of `reference`.
+
+    Args:
+        shifted: `[n]`, values per window.
+        reference: `[m]`; with `paired`, m = n and item i of both belong together (the same text before and after).
+        paired: resample pairs.
+        n_bootstrap, confidence, seed: of the interval.
+
+    Returns:
+        In the unit of the values; n is the smaller number of items.
+    """
+    what = "difference of means"
+    if paired:
+        a, b = columns(2, shifted=shifted, reference=reference)
+        d = a - b
+        what, sizes = f"paired {what}", (len(d),)
+
+        def statistic(i: Ints) -> Floats:
+            return d[i].mean(-1)
+    else:
+        (a,), (b,) = columns(2, shifted=shifted), columns(2, reference=reference)
+        sizes = (len(a), len(b))
+
+        def statistic(i: Ints) -> Floats:
+            return a[i[:, : len(a)]].mean(-1) - b[i[:, len(a) :]].mean(-1)
+
+    return estimate(what, statistic, *sizes, n_bootstrap=n_bootstrap, confidence=confidence, seed=seed)
+
+
+def over_seeds(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
+    """Mean of an effect over independent runs, with Student's t interval: what holds beyond these seeds.
+
+    Args:
+        values: `[n_seeds]`, the effect in each seed; a NaN (undefined in a seed) makes the mean undefined.
+        confidence: of the interval; one seed has none (NaN).
+    """
+    v = np.asarray(values, dtype=np.float64)
+    mean = float(v.mean()) if len(v) else float("nan")
+    half = float("nan")
+    if len(v) > 1 and isfinite(mean):
+        half = -float(stdtrit(len(v) - 1, (1 - confidence) / 2)) * float(v.std(ddof=1)) / sqrt(len(v))
+    method = f"mean over {len(v)} seeds, {confidence:.0%} Student's t interval"
+    return Estimate(value=mean, lo=mean - half, hi=mean + half, n=len(v), method=method)

@@ -1,0 +1,79 @@
+"""Intervals against scipy and formulas by hand; they cover what they should."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sparsetrain.stats.correlation import spearman
+from sparsetrain.stats.intervals import bootstrap, difference, over_items, over_seeds, percentiles
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_resamples_of_a_difference_are_drawn_in_turn():
+    a, b = rng().standard_normal(9), rng(1).standard_normal(14)
+    draw = np.random.default_rng(3)
+    means = [a[draw.integers(9, size=9)].mean() - b[draw.integers(14, size=14)].mean() for _ in range(60)]
+    got = difference(a, b, n_bootstrap=60, seed=3)
+    assert (got.lo, got.hi) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), rel=1e-12)
+
+
+def test_difference():
+    a, b = rng().standard_normal(50) + 1, rng(1).standard_normal(70)
+    got = difference(a, b, n_bootstrap=4000, seed=0)
+    assert got.value == pytest.approx(a.mean() - b.mean())
+    half = 1.96 * np.sqrt(a.var() / 50 + b.var() / 70)
+    assert (got.lo, got.hi) == pytest.approx((got.value - half, got.value + half), abs=0.05)
+    paired = difference(a, a - 0.5 + 0.01 * b[:50], paired=True, seed=0)
+    assert paired.hi - paired.lo < 0.02 and 0.4 < paired.value < 0.6
+
+
+def test_intervals_cover():
+    covered = 0
+    for seed in range(100):
+        x, y = rng(seed).standard_normal((2, 40))
+        estimate = spearman(x, y, n_bootstrap=200, seed=seed)
+        covered += estimate.lo <= 0 <= estimate.hi
+    assert covered >= 87
+
+
+def test_over_seeds_is_students():
+    v = np.array([0.2, 0.5, 0.1, 0.4, 0.3])
+    got = over_seeds(v)
+    lo, hi = stats.t.interval(0.95, 4, loc=v.mean(), scale=stats.sem(v))
+    assert (got.value, got.lo, got.hi, got.n) == pytest.approx((v.mean(), lo, hi, 5))
+    assert np.isnan(over_seeds([1.0]).lo) and over_seeds([1.0]).value == 1.0
+    assert np.isnan(over_seeds([1.0, np.nan, 2.0]).value)
+
+
+def test_one_bootstrap_serves_every_kind_of_resample():
+    v = rng(5).standard_normal(23)
+
+    def mean(i):
+        return v[i].mean(-1)
+
+    whole = v[np.random.default_rng(1).integers(23, size=(300, 23))].mean(-1)
+    want = tuple(np.quantile(whole, [0.025, 0.975]))
+    assert bootstrap(mean, 23, n_bootstrap=300, seed=1) == want
+    # A generator goes on, another draw is the caller's, half of the resamples may be undefined.
+    going = np.random.default_rng(1)
+    assert bootstrap(mean, 23, n_bootstrap=300, seed=going) == want != bootstrap(mean, 23, n_bootstrap=300, seed=going)
+    assert bootstrap(mean, 23, n_bootstrap=9, seed=0, draw=lambda g, n, b: np.zeros((b, len(n)), int)) == pytest.approx(
+        (v[0], v[0])
+    )
+    assert np.isnan(bootstrap(mean, 23, n_bootstrap=0, seed=0)).all()
+    series = np.stack([whole, np.where(whole > np.median(whole), np.nan, whole), np.full(300, np.nan)])
+    lo, hi = percentiles(series, 0.1)
+    assert (lo[0], hi[0]) == tuple(np.quantile(whole, [0.1, 0.9]))
+    assert (lo[1], hi[1]) == tuple(np.nanquantile(series[1], [0.1, 0.9])) and np.isnan([lo[2], hi[2]]).all()
+
+
+def test_over_items_is_the_mean():
+    v = rng().standard_normal(40)
+    got = over_items(v, seed=0)
+    assert got.value == pytest.approx(v.mean()) and got.lo < got.value < got.hi
+    entry = got.number("nats", seed=0)
+    assert (entry.value, entry.lo, entry.n, entry.seed) == (got.value, got.lo, 40, 0)
+    assert over_seeds([1.0]).number("nats").lo is None
