@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from commands import corpus_cache, python, session_folder, smoke
 
 from sparsetrain.model import ModelConfig, Transformer
+
+__all__ = ["corpus_cache", "python", "session_folder", "smoke"]
 
 torch.set_num_threads(1)
 

@@ -2,15 +2,14 @@
 
 import csv
 import json
-import os
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import ROOT, SMOKE
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -24,9 +23,7 @@ from sparsetrain.export import load_model
 from sparsetrain.run import train as train_stage
 from sparsetrain.typed import from_dict
 
-ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
-SMOKE = ["+experiment=quickstart", "+debug=smoke", "trainer.progress=false"]
 
 
 def config_of(*overrides: str) -> TrainRun:
@@ -36,22 +33,17 @@ def config_of(*overrides: str) -> TrainRun:
     return from_dict(TrainRun, OmegaConf.to_container(cfg, resolve=True))
 
 
-def command(*arguments: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
-    settings = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", **env}
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=settings, capture_output=True, text=True)
-
-
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes(experiment):
     config = config_of(f"+experiment={experiment}", "+debug=smoke")
     assert config.name == experiment and config.debug and config.model.d_model >= 64
 
 
-def test_mistyped_key_in_an_experiment_file_is_an_error(tmp_path):
+def test_mistyped_key_in_an_experiment_file_is_an_error(python, tmp_path):
     conf = tmp_path / "experiment"
     conf.mkdir()
     (conf / "broken.yaml").write_text("# @package _global_\nsparsity:\n  densty: 0.1\n")
-    done = command(
+    done = python(
         "train.py", "+experiment=broken", f"hydra.searchpath=[file://{tmp_path}]", f"hydra.run.dir={tmp_path}/run"
     )
     assert done.returncode == 1
@@ -61,7 +53,7 @@ def test_mistyped_key_in_an_experiment_file_is_an_error(tmp_path):
     )
 
 
-def short(tmp_path: Path, name: str, **settings: object) -> Path:
+def short(tmp_path: Path, name: str, cache: Path, **settings: object) -> Path:
     """A training without watchers, in this process; returns its run folder."""
     run_dir = tmp_path / name
     overrides = [f"{key}={value}" for key, value in settings.items()]
@@ -70,7 +62,7 @@ def short(tmp_path: Path, name: str, **settings: object) -> Path:
         "logger=none",
         "circuits=none",
         "ood=none",
-        f"cache_dir={tmp_path}/cache",
+        f"cache_dir={cache}",
         "trainer.n_threads=1",
         *overrides,
     )
@@ -79,56 +71,47 @@ def short(tmp_path: Path, name: str, **settings: object) -> Path:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory) -> tuple[Path, bytes]:
+def straight(tmp_path_factory, corpus_cache) -> tuple[Path, bytes]:
     base = tmp_path_factory.mktemp("resume")
-    run_dir = short(base, "straight")
+    run_dir = short(base, "straight", corpus_cache)
     return base, (run_dir / "export" / "step_12" / "model.safetensors").read_bytes()
 
 
-def test_same_seed_same_bytes(straight):
+def test_same_seed_same_bytes(straight, corpus_cache):
     base, weights = straight
-    again = short(base, "again") / "export" / "step_12" / "model.safetensors"
+    again = short(base, "again", corpus_cache) / "export" / "step_12" / "model.safetensors"
     assert again.read_bytes() == weights
 
 
 @pytest.mark.parametrize("step", [1, 5, 11])
-def test_stopped_and_resumed_is_the_straight_run(straight, step):
+def test_stopped_and_resumed_is_the_straight_run(straight, corpus_cache, step):
     base, weights = straight
     name = f"stopped_{step}"
-    run_dir = short(base, name, stop_at_step=step)
+    run_dir = short(base, name, corpus_cache, stop_at_step=step)
     assert not (run_dir / "export").exists()
-    short(base, name, ckpt_path="last")
+    short(base, name, corpus_cache, ckpt_path="last")
     assert (run_dir / "export" / "step_12" / "model.safetensors").read_bytes() == weights
     with (run_dir / "metrics.csv").open() as a, (base / "straight" / "metrics.csv").open() as b:
         rows = [[row for row in csv.reader(f) if "tokens_per_s" not in row] for f in (a, b)]
     assert rows[0] == rows[1]
 
 
-def test_last_without_a_checkpoint_starts_from_the_beginning_and_says_so(straight, caplog):
+def test_last_without_a_checkpoint_starts_from_the_beginning_and_says_so(straight, corpus_cache, caplog):
     base, weights = straight
-    run_dir = short(base, "fresh", ckpt_path="last")
+    run_dir = short(base, "fresh", corpus_cache, ckpt_path="last")
     assert "starting from the beginning" in caplog.text
     assert (run_dir / "export" / "step_12" / "model.safetensors").read_bytes() == weights
 
 
-def test_damaged_checkpoint_is_refused(straight):
+def test_damaged_checkpoint_is_refused(straight, corpus_cache):
     base, _ = straight
-    run_dir = short(base, "damaged", stop_at_step=4)
+    run_dir = short(base, "damaged", corpus_cache, stop_at_step=4)
     path = run_dir / "checkpoints" / "last.ckpt"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(ValueError, match="does not match its checksum"):
-        short(base, "damaged", ckpt_path="last")
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory) -> Path:
-    run_dir = tmp_path_factory.mktemp("smoke") / "run"
-    done = command("train.py", *SMOKE, f"hydra.run.dir={run_dir}", f"cache_dir={run_dir.parent}/cache")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines()[-1] == f"report: {run_dir}/report.html"
-    return run_dir
+        short(base, "damaged", corpus_cache, ckpt_path="last")
 
 
 def test_run_folder_is_complete(smoke):
@@ -187,11 +170,11 @@ def test_saved_circuit_evaluates_to_the_reported_loss_exactly(smoke):
 
 
 @pytest.mark.slow
-def test_circuits_of_a_finished_run_join_its_report_and_go_to_wandb(smoke, tmp_path):
+def test_circuits_of_a_finished_run_join_its_report_and_go_to_wandb(smoke, python, tmp_path):
     run = Path(shutil.copytree(smoke, tmp_path / "run"))
     small = ("gate=false", "n_train=16", "n_fit=8", "n_val=8", "n_heldout=8", "n_random=5", "n_boot=20",
              "prune.n_steps=5", "prune.clean_rounds=1")  # fmt: skip
-    done = command(
+    done = python(
         "scripts/find_circuits.py", f"run={run}", "task=var_if", *(f"circuits.find.{setting}" for setting in small)
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -233,10 +216,10 @@ def test_circuits_of_a_finished_run_join_its_report_and_go_to_wandb(smoke, tmp_p
         (["scripts/generate.py", "run=."], "holds no export"),
     ],
 )
-def test_mistakes_end_in_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+def test_mistakes_end_in_one_line(arguments, message, corpus_cache, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if arguments[0] == "train.py":
-        arguments = [*arguments, f"hydra.run.dir={tmp_path}", f"cache_dir={tmp_path}/cache"]
+        arguments = [*arguments, f"hydra.run.dir={tmp_path}", f"cache_dir={corpus_cache}"]
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
@@ -247,9 +230,14 @@ def test_mistakes_end_in_one_line(arguments, message, tmp_path, monkeypatch, cap
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name != "quickstart"])
-def test_every_experiment_runs_at_smoke_size(experiment, tmp_path):
-    done = command(
-        "train.py", f"+experiment={experiment}", "+debug=smoke", "trainer.progress=false", f"hydra.run.dir={tmp_path}"
+def test_every_experiment_runs_at_smoke_size(experiment, python, corpus_cache, tmp_path):
+    done = python(
+        "train.py",
+        f"+experiment={experiment}",
+        "+debug=smoke",
+        "trainer.progress=false",
+        f"hydra.run.dir={tmp_path}",
+        f"cache_dir={corpus_cache}",
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "report.json").is_file()
@@ -258,10 +246,10 @@ def test_every_experiment_runs_at_smoke_size(experiment, tmp_path):
 
 
 @pytest.mark.slow
-def test_sweep_gives_a_folder_and_a_wandb_run_each(tmp_path):
-    done = command(
+def test_sweep_gives_a_folder_and_a_wandb_run_each(python, corpus_cache, tmp_path):
+    done = python(
         "train.py", "-m", *SMOKE, "circuits=none", "ood=none", "sparsity.density=0.25,0.0625", "seed=1,2",
-        f"hydra.sweep.dir={tmp_path}",
+        f"hydra.sweep.dir={tmp_path}", f"cache_dir={corpus_cache}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(list(tmp_path.glob("*/report.json"))) == 4

@@ -1,0 +1,268 @@
+"""Every command and every piece of Python in README.md and docs/ works: composed in the default suite, run at smoke size in the slow one.
+
+A block that cannot run here says why in the line above it: `<!-- not run: needs a network -->` (the reasons are those of `REASONS`). What a
+reader has to fill in, `<stamp>` for instance, stands in `PLACEHOLDERS` with what the tests fill in. The Python blocks of a page are one
+program, from top to bottom.
+"""
+
+import ast
+import importlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from commands import ROOT, Forks
+from hub_example import save_hub_model
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import train
+from sparsetrain.entry import conf_dir
+from sparsetrain.typed import from_dict
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+REASONS = {"installs packages", "needs a network", "needs a GPU", "takes hours"}
+PLACEHOLDERS = {
+    "runs/quickstart/<stamp>": "runs/quickstart/smoke",
+    "run=...": "run=runs/quickstart/smoke",
+    "<quickstart run>": "runs/quickstart/smoke",
+    "runs/<...>": "runs/quickstart/smoke",
+    "<folder or hub name>": "hub",
+    "<folder>": "runs/folder",
+    "<file.jsonl>": "near.jsonl",
+    "<owner/set>": "owner/set",
+    "<commit>": "0123abc",
+}
+STEPS = {
+    "step_1600": "step_12",
+    "task=with_as": "task=for_while",
+    "task=all": "task=for_while",
+    "circuits/with_as": "circuits/for_while",
+}
+"""What a quickstart has and its smoke-sized run has not."""
+CIRCUITS = (
+    "gate=false", "n_train=16", "n_fit=8", "n_val=8", "n_heldout=8", "n_random=5", "n_boot=20", "prune.n_steps=5", "prune.clean_rounds=1",
+)  # fmt: skip
+SMALL = {
+    "train": ("+debug=smoke", "trainer.progress=false", "logger=none"),
+    "find_circuits": (*(f"circuits.find.{setting}" for setting in CIRCUITS), "wandb=disabled", "progress=false"),
+    "measure_sparsity": ("measure.n_examples=8", "measure.n_bootstrap=20", "progress=false"),
+}
+"""Settings that make a command small."""
+BENCHES = {
+    "bench_attention": "SHAPES = ((2, 4, 32, 16),)",
+    "bench_compact": "WIDTHS = (128,)",
+    "bench_projection": "SIZES = {'1M': 1 << 20}",
+    "bench_step": "WIDTHS = {'cpu': (32,)}; m.N_CTX = 32; m.DENSITIES = {'1/8': 1 / 8}",
+    "bench_topk": "WIDTHS = (128,)",
+    "bench_tracker": "MODEL = m.ModelConfig(d_vocab=64, n_layer=1, d_model=32, n_ctx=32)",
+}
+"""What makes a benchmark small, where `m` is its module."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    not_run: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One line of a shell block, or a command within a sentence."""
+
+    block: Block
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.block.page.stem}: {self.text[:100]}"
+
+    @property
+    def argv(self) -> list[str]:
+        text = self.text
+        for placeholder, value in PLACEHOLDERS.items():
+            text = text.replace(placeholder, value)
+        assert not (left := re.findall(r"<[^>]*>|\.\.\.", text)), f"{self}: {left} is not in PLACEHOLDERS"
+        words = shlex.split(text, comments=True)
+        while "=" in words[0]:  # settings of the environment in front
+            words = words[1:]
+        return words
+
+    @property
+    def script(self) -> str:
+        """`find_circuits` of `python scripts/find_circuits.py run=...`."""
+        return Path(self.argv[1]).stem
+
+
+FENCE = re.compile(
+    r"(?:^<!-- not run: (?P<reason>[^>]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*python (?:train\.py|scripts/\w+\.py)[^`]*)`")
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text()
+    return [
+        Block(
+            page, text[: match.start("text")].count("\n") + 1, match["language"], match["text"], match["reason"] or ""
+        )
+        for match in FENCE.finditer(text)
+    ]
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+def commands() -> list[Command]:
+    found = []
+    for block in BLOCKS:
+        if block.language == "sh":
+            lines = block.text.replace("\\\n", " ").splitlines()
+            found += [Command(block, line.strip()) for line in lines if line.strip() and not line.startswith("#")]
+    for page in PAGES:
+        prose = Block(page, 0, "", "", "composed alone")
+        found += [Command(prose, text) for text in INLINE.findall(FENCE.sub("", page.read_text()))]
+    return found
+
+
+COMMANDS = commands()
+PYTHON_PAGES = [page for page in PAGES if any(block.page == page and block.language == "python" for block in BLOCKS)]
+
+
+def test_blocks_name_their_language_and_reasons_are_known():
+    for block in BLOCKS:
+        assert block.language or not re.search(r"^(python|make|pip|sparsetrain)\b", block.text, re.MULTILINE), block
+        assert not block.not_run or block.not_run in REASONS, f"{block}: {block.not_run!r} is none of {sorted(REASONS)}"
+    assert len(COMMANDS) > 50
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_files_that_a_page_names_exist(page):
+    text = FENCE.sub("", page.read_text())
+    named = set(re.findall(r"`((?:sparsetrain|circuits|scripts|tests|conf|docs)/[\w/.-]*)`", text))
+    assert not [name for name in named if not (ROOT / name).exists()]
+    links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link}
+    assert not [link for link in links if link and not (page.parent / link).exists()]
+
+
+def schema_of(script: str) -> tuple[type, str, Path]:
+    """Schema, name and folder of a script's config, from its `@entry(...)` line."""
+    if script == "train":
+        module, file = train, ROOT / "train.py"
+    else:
+        module, file = importlib.import_module(f"scripts.{script}"), ROOT / "scripts" / f"{script}.py"
+    match = re.search(r'^@entry\((\w+), "(\w+)"(?:.*folder="(\w+)")?', file.read_text(), re.MULTILINE)
+    assert match, f"{file} has no @entry line"
+    return getattr(module, match[1]), match[2], conf_dir() / (match[3] or "")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_command_is_one(command, monkeypatch):
+    """It names a file, a target or an extra that exists, and its settings compose."""
+    words = command.argv
+    if words[0] == "make":
+        assert subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True).returncode == 0
+    elif words[0] == "python" and words[1].endswith(".py"):
+        if command.script.startswith("bench_"):
+            parse = importlib.import_module("sparsetrain.kernels.bench").parse_arguments
+            with pytest.raises(SystemExit) as stop:
+                parse("", [*words[2:], "--help"])
+            assert stop.value.code == 0
+            return
+        schema, name, folder = schema_of(command.script)
+        overrides = [word for word in words[2:] if word not in ("-m", "--help") and not word.startswith("hydra.")]
+        if "-m" in words:
+            overrides = [word if word[-1] in "]}" else word.split(",")[0] for word in overrides]
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            from_dict(schema, OmegaConf.to_container(compose(name, overrides=overrides), resolve=True))
+    else:
+        assert command.block.not_run or words[0] in (".", "sparsetrain", "sparsetrain-train"), f"what is {words}?"
+
+
+@pytest.fixture(scope="session")
+def desk(tmp_path_factory, smoke: Path) -> Path:
+    """A folder as a reader's checkout looks like after the quickstart, with texts of their own."""
+    desk = tmp_path_factory.mktemp("desk")
+    for name in ("train.py", "scripts", "conf"):
+        (desk / name).symlink_to(ROOT / name)
+    shutil.copytree(smoke, desk / "runs" / "quickstart" / "smoke")
+    save_hub_model(desk / "hub")
+    rows = [{"text": f"w{i % 60} w{i * 7 % 60} for w{i % 5} in range ( w1 )" * 3, "level": i % 2} for i in range(24)]
+    (desk / "near.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (desk / "far.txt").write_text("w3 w5 w7 nothing to see here\n" * 200)
+    for i in range(60):
+        path = desk / "corpus" / f"part_{i % 3}" / f"file_{i}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            "".join(f"def f{i}_{j}(x):\n    return x * {i * j} + len('{'ab' * (i % 7)}')\n\n" for j in range(40))
+        )
+    return desk
+
+
+def smaller(command: Command, cache: Path) -> list[str]:
+    """The arguments of the command at smoke size."""
+    words = command.argv[1:]
+    if command.script.startswith("bench_"):
+        change = BENCHES[command.script]
+        return [
+            "-c",
+            f"import scripts.{command.script} as m; m.{change}; m.main()",
+            *words[1:],
+            "--runs",
+            "1",
+            "--threads",
+            "1",
+        ]
+    if "--help" in words:
+        return words
+    for large, small in STEPS.items():
+        words = [word.replace(large, small) for word in words]
+    given = {word.split("=")[0] for word in words}
+    more = [word for word in SMALL.get(command.script, ()) if word.split("=")[0] not in given]
+    return [*words, *more, *([f"cache_dir={cache}"] if command.script == "train" else [])]
+
+
+TO_RUN = [c for c in COMMANDS if not c.block.not_run and c.argv[0] == "python"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", TO_RUN, ids=str)
+def test_command_runs_at_smoke_size(command, desk, python: Forks, corpus_cache):
+    done = python(*smaller(command, corpus_cache), cwd=desk)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.stem)
+def test_python_of_a_page_imports_what_exists(page):
+    for block in (block for block in BLOCKS if block.page == page and block.language == "python"):
+        for node in ast.walk(ast.parse(block.text)):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.module
+                and node.module.split(".")[0] in ("sparsetrain", "circuits")
+            ):
+                module = importlib.import_module(node.module)
+                missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+                assert not missing, f"{block}: {node.module} has no {missing}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.stem)
+def test_python_of_a_page_runs(page, desk, python: Forks):
+    program = "\n".join(b.text for b in BLOCKS if b.page == page and b.language == "python" and not b.not_run)
+    for large, small in {**PLACEHOLDERS, **STEPS}.items():
+        program = program.replace(large, small)
+    done = python("-c", f"import torch\ntorch.manual_seed(0)\n{program}", cwd=desk)
+    assert done.returncode == 0, done.stderr[-3000:]
