@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup quickstart test test-all lint format clean
+.PHONY: help setup quickstart test test-all lint docs format clean
 
 help:
 	@echo "make quickstart  install, train a small weight-sparse transformer, extract its circuits, write report.html"
 	@echo "make test        install, run the default tests"
 	@echo "make test-all    the same with the slow and the browser tests"
 	@echo "make lint        ruff check, ruff format --check, pyright"
+	@echo "make docs        build the pages of docs/ and the API reference into site/"
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make clean       remove .venv and caches (runs/ stays)"
 
@@ -38,9 +39,13 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site: site/index.html"
+
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site *.egg-info
