@@ -20,7 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypeAliasType
 
 T = TypeVar("T")
-Json = TypeAliasType("Json", None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"])
+Json = TypeAliasType("Json", bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None)
 """Plain data whose shape nothing depends on."""
 
 Count = Annotated[int, Ge(1)]

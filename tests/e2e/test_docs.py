@@ -291,5 +291,5 @@ def test_the_site_builds_without_a_warning(tmp_path):
 
 def test_every_page_is_in_the_navigation_and_in_the_readme():
     navigation, readme = (ROOT / "mkdocs.yml").read_text(), (ROOT / "README.md").read_text()
-    pages = [page.name for page in PAGES if page.parent.name == "docs"]
+    pages = [page.name for page in PAGES[1:]]
     assert not [page for page in pages if f": {page}" not in navigation or f"(docs/{page})" not in readme]
