@@ -1,6 +1,6 @@
 """When do circuits form? The same search at log-spaced steps of one training, beside what the weights do meanwhile.
 
-1. `circuits.callback` exports the weights at a step and hands them to `look`, which searches the chosen tasks there.
+1. At each of `halving_steps` the run exports the weights and hands them to `look`, which searches the chosen tasks there.
 2. A task that the model cannot do yet fails the gate: its loss and accuracy are the curve until then.
 3. `formation_section` reads all steps back and compares each with the circuit of the finished model: Jaccard of nodes.
    Beside it stand the overlap between mask seeds at that step (what to expect of the same circuit found again) and the overlap
@@ -39,6 +39,16 @@ class FormationConfig:
             raise ValueError(f"formation.n_looks={self.n_looks} must be at least 1")
         for task in self.tasks:
             get_task(task)
+
+
+def halving_steps(n_steps: int, n_looks: int) -> list[int]:
+    """Steps before the last one: n_steps / 2, / 4, ... rounded, each once, in rising order.
+
+    Args:
+        n_steps: length of the training.
+        n_looks: how many steps at most.
+    """
+    return sorted({max(1, round(n_steps / 2 ** (i + 1))) for i in range(n_looks)} - {n_steps})
 
 
 def look(

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from circuits.arms import ArmsConfig, run_arms, smoke
-from circuits.callback import CircuitFormation, log_spaced_steps
-from circuits.formation import FormationConfig, formation_section, look
+from circuits.formation import FormationConfig, formation_section, halving_steps, look
 from circuits.stage import N_TEXT_WINDOWS, TEXT_SOURCE, CircuitsConfig, describe_task, run_circuits
 from circuits.views import VIEWS as CIRCUIT_VIEWS
+from sparsetrain.data import Corpus
+from sparsetrain.model import Transformer
 from sparsetrain.report import save_report
 from sparsetrain.report.blocks import View
 from sparsetrain.report.render import render
 from sparsetrain.report.sections import VIEWS as TRAINING_VIEWS
 from sparsetrain.run import MEANS_SOURCE, RunConfig, Stages, Watch, describe_run, log_to_wandb, text_windows, train
-from sparsetrain.training.callbacks import build_loggers
+from sparsetrain.training.callbacks import AtSteps
+from sparsetrain.training.fit import Exporter
+from sparsetrain.training.metrics import wandb_loggers
 
 VIEWS: Mapping[str, View] = {**TRAINING_VIEWS, **CIRCUIT_VIEWS}
 
@@ -65,7 +68,7 @@ def run(config: TrainRun, run_dir: Path, command: str) -> dict[str, Any] | None:
         "arms": run_arms(smoke(config.arms) if config.debug else config.arms, single, run_dir, read),
         "stages": stages.section(),
     }
-    publish(report, run_dir, build_loggers(config.logger, run_dir, config.name))
+    publish(report, run_dir, wandb_loggers(config.logger, run_dir, config.name))
     return report
 
 
@@ -89,7 +92,7 @@ def train_and_read(config: TrainRun, run_dir: Path, command: str) -> dict[str, A
         The report; None where the run was stopped before its schedule ended.
     """
     done = train(config, run_dir, command, watch=_watch(config, run_dir))
-    if not done.complete:
+    if done.export is None:
         print(f"stopped at step {config.stop_at_step}; continue with ckpt_path=last hydra.run.dir={run_dir}")
         return None
     report = done.report
@@ -114,17 +117,17 @@ def train_and_read(config: TrainRun, run_dir: Path, command: str) -> dict[str, A
 
 
 def _watch(config: TrainRun, run_dir: Path) -> Watch:
-    def watch(corpus: Any, export: Any) -> list[Any]:
+    def watch(corpus: Corpus, export: Exporter) -> list[AtSteps]:
         if not config.formation.tasks:
             return []
 
         def windows() -> Any:
             return text_windows(corpus, config, "means", config.circuits.n_means_windows)
 
-        def look_at(step: int) -> Mapping[str, float]:
-            folder = export(step)
+        def look_at(model: Transformer, step: int) -> Mapping[str, float]:
+            folder = export(model, step)
             return look(step, folder, run_dir, config.formation, config.circuits, windows, MEANS_SOURCE)
 
-        return [CircuitFormation(look_at, log_spaced_steps(config.trainer.n_steps, config.formation.n_looks))]
+        return [AtSteps("formation", halving_steps(config.trainer.n_steps, config.formation.n_looks), look_at)]
 
     return watch

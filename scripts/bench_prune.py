@@ -37,8 +37,9 @@ from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.run import OodConfig, RunConfig, text_windows, train
 from sparsetrain.sparsity import SparsityConfig
-from sparsetrain.training.callbacks import CallbacksConfig, LoggerConfig
+from sparsetrain.training.callbacks import CallbacksConfig
 from sparsetrain.training.fit import TrainerConfig
+from sparsetrain.training.metrics import LoggerConfig
 
 TASKS = ("with_as", "var_if", "lambda_func", "while_return_true", "for_while")
 FIND = FindConfig(n_train=192, n_fit=48, n_val=64, margin=0.75)
@@ -60,6 +61,7 @@ def small_run(folder: Path) -> tuple[Transformer, Tokenizer, Means]:
         cache_dir=str(folder / "cache"),
     )
     done = train(config, folder, command="bench_prune")
+    assert done.export is not None
     model, tokenizer = load_model(done.export), Tokenizer.load(done.export / "tokenizer.json")
     windows = text_windows(done.corpus, config, "means", 256)
     return model, tokenizer, measure_means(model, windows, source="idioms", weights_sha256="")

@@ -16,7 +16,8 @@ from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.sparsity import SparsityConfig, build_sparsity
 from sparsetrain.sparsity.method import STEP_KEY
-from sparsetrain.training.fit import LitTransformer, next_token_loss, take_step
+from sparsetrain.training.fit import LitTransformer, take_step
+from sparsetrain.training.objectives import next_token_loss
 
 N_LAYER, D_HEAD, N_CTX, D_VOCAB, BATCH = 4, 16, 256, 2048, 8
 WIDTHS = {"cpu": (128, 256, 512), "cuda": (512, 1024, 2048)}

@@ -27,7 +27,8 @@ from sparsetrain.representation.record import append_rows
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
 from sparsetrain.representation.watch import measure_splits
 from sparsetrain.sparsity import SparsityConfig, build_sparsity
-from sparsetrain.training.fit import LitTransformer, next_token_loss, take_step
+from sparsetrain.training.fit import LitTransformer, take_step
+from sparsetrain.training.objectives import next_token_loss
 
 N_STEPS, BATCH = 1600, 16  # the quickstart's
 N_COMPARED_STEPS, N_TIMED_STEPS = 4, 5

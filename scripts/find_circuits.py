@@ -36,7 +36,7 @@ from sparsetrain.report import load_report, number, save_report
 from sparsetrain.report.render import render
 from sparsetrain.report.sections import VIEWS
 from sparsetrain.run import MEANS_SOURCE, RunConfig, cache_dir, log_to_wandb, text_windows
-from sparsetrain.training.callbacks import wandb_loggers
+from sparsetrain.training.metrics import wandb_loggers
 
 N_CARD_WINDOWS = 64  # ours: windows of validation text for the criteria that need pretraining text
 

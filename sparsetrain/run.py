@@ -18,9 +18,9 @@ from lightning.pytorch.loggers import WandbLogger
 
 import sparsetrain
 from sparsetrain.data import BigramTable, Corpus, DataConfig, TokenStream, describe, fit_bigram, prepare_corpus
-from sparsetrain.data.datamodule import TokenDataModule
 from sparsetrain.data.shifts import ShiftsConfig, build_shifts
-from sparsetrain.export import export_model, n_params
+from sparsetrain.data.stream import val_batches
+from sparsetrain.export import n_params
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.report import number
@@ -28,23 +28,13 @@ from sparsetrain.report.wandb_log import log_report
 from sparsetrain.representation.survey import SurveyConfig, survey, survey_section, write_examples
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig, curves_for_report
 from sparsetrain.representation.watch import Split, watched_points
-from sparsetrain.sparsity import SparsityConfig, build_sparsity
+from sparsetrain.sparsity import SparsityConfig
 from sparsetrain.store import sha256
 from sparsetrain.studies.engine import StudyConfig
-from sparsetrain.training.callbacks import (
-    CallbacksConfig,
-    ChecksummedIO,
-    Export,
-    LoggerConfig,
-    ProgressBar,
-    RandomState,
-    ResumeLogs,
-    Throughput,
-    Validation,
-    build_loggers,
-    read_metrics,
-)
-from sparsetrain.training.fit import LitTransformer, TrainerConfig, fit, next_token_loss
+from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, Validation, every
+from sparsetrain.training.fit import Exporter, Recipe, Trained, TrainerConfig, train_model
+from sparsetrain.training.metrics import LoggerConfig, read_metrics, wandb_loggers
+from sparsetrain.training.resume import resume_path
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +81,14 @@ class RunConfig:
     study: StudyConfig = field(default_factory=StudyConfig)
     """A study that is run instead of one training; kind=none: none."""
 
+    @property
+    def recipe(self) -> Recipe:
+        """What decides the trained weights beside the data."""
+        return Recipe(seed=self.seed, model=self.model, sparsity=self.sparsity, optim=self.optim, trainer=self.trainer)
 
-Watch = Callable[[Corpus, Callable[[int], Path]], list[L.Callback]]
-"""(corpus, export of a step, which returns its folder) -> callbacks."""
+
+Watch = Callable[[Corpus, Exporter], list[AtSteps]]
+"""(corpus, how the model of a step is exported) -> callbacks."""
 
 
 class Stages:
@@ -121,31 +116,11 @@ class TrainedRun:
 
     model: Transformer
     corpus: Corpus
-    export: Path
+    export: Path | None
+    """None where the run was stopped before its schedule ended: nothing was exported."""
     report: dict[str, Any]
     loggers: list[Any]
     stages: Stages
-    complete: bool
-    """False where the run was stopped before its schedule ended: nothing was exported."""
-
-
-def resume_path(ckpt_path: str | None, run_dir: Path) -> Path | None:
-    """The checkpoint to resume from; None: from the beginning.
-
-    Raises:
-        FileNotFoundError: a path that does not exist.
-    """
-    if ckpt_path is None:
-        return None
-    last = run_dir / "checkpoints" / "last.ckpt"
-    path = last if ckpt_path == "last" else Path(ckpt_path)
-    if path.is_file():
-        log.info("resuming from %s", path)
-        return path
-    if ckpt_path == "last":
-        log.warning("ckpt_path=last, but %s does not exist: starting from the beginning", last)
-        return None
-    raise FileNotFoundError(2, "ckpt_path does not exist", str(path))
 
 
 def cache_dir(config: RunConfig) -> Path:
@@ -161,21 +136,24 @@ def init_bigram_(model: Transformer, table: BigramTable) -> None:
         model.bigram.weight[: len(log_probs), : len(log_probs)] = log_probs
 
 
-def warn_of_skipped(corpus: Corpus) -> None:
-    """Says which documents were left out and why; report.json has them all."""
+def corpus_of(config: RunConfig) -> Corpus:
+    """The prepared corpus; says which documents were left out and why (report.json has them all).
+
+    Raises:
+        ValueError: the model's vocabulary is smaller than the tokenizer's.
+    """
+    corpus = prepare_corpus(config.data, cache_dir(config), progress=config.trainer.progress)
     for name, source in describe(corpus)["sources"].items():
         for skip in source["skipped"][:5]:
             log.warning("skipped %s of source %s: %s", skip["name"], name, skip["reason"])
         if source["n_skipped"] > 5:
             log.warning("... and %d more of source %s", source["n_skipped"] - 5, name)
-
-
-def check_budgets(config: RunConfig) -> None:
-    """Refuses an infeasible weight budget before any text is read; the ValueError names the tensor."""
-    sparsity = build_sparsity(config.sparsity, config.trainer.n_steps)
-    if sparsity is not None:
-        with torch.device("meta"):
-            sparsity.prepare(Transformer(config.model))
+    if corpus.tokenizer.d_vocab > config.model.d_vocab:
+        raise ValueError(
+            f"model.d_vocab={config.model.d_vocab} is smaller than the tokenizer's {corpus.tokenizer.d_vocab} "
+            f"tokens; set model.d_vocab to data.d_vocab or more"
+        )
+    return corpus
 
 
 def check_points(config: RunConfig) -> None:
@@ -202,88 +180,69 @@ def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda 
         KeyError: a hook point to watch that does not exist.
         OSError: the disk refused a file; the message names it.
     """
-    check_budgets(config)
+    recipe, n_ctx, batch = config.recipe, config.model.n_ctx, config.trainer.micro_batch
+    recipe.check()
     check_points(config)
     resume = resume_path(config.ckpt_path, run_dir)
     stages = Stages()
     with stages("data"):
-        corpus = prepare_corpus(config.data, cache_dir(config), progress=config.trainer.progress)
-        warn_of_skipped(corpus)
-        if corpus.tokenizer.d_vocab > config.model.d_vocab:
-            raise ValueError(
-                f"model.d_vocab={config.model.d_vocab} is smaller than the tokenizer's {corpus.tokenizer.d_vocab} "
-                f"tokens; set model.d_vocab to data.d_vocab or more"
-            )
-        micro_batch = config.trainer.batch_size // config.trainer.accumulate
-        stream = TokenStream(corpus, "train", config.model.n_ctx, micro_batch, config.seed)
-        val = TokenDataModule(corpus, config.model.n_ctx, micro_batch, config.seed).val_batches(
-            config.callbacks.n_val_batches
-        )
+        corpus = corpus_of(config)
+        stream = TokenStream(corpus, "train", n_ctx, batch, config.seed)
+        val = val_batches(corpus, n_ctx, batch, config.callbacks.n_val_batches)
         n_batches = config.trainer.n_steps * config.trainer.accumulate
         bigram = fit_bigram((stream.batch(k) for k in range(n_batches)), corpus.tokenizer.d_vocab, val)
-        splits = build_shifts(config.ood.shifts, corpus, config.model.n_ctx, config.seed) if config.ood.enabled else []
+        splits = build_shifts(config.ood.shifts, corpus, n_ctx, config.seed) if config.ood.enabled else []
 
-    L.seed_everything(config.seed, workers=True, verbose=False)
-    model = initial_model(config, bigram)
-    sparsity = build_sparsity(config.sparsity, config.trainer.n_steps)
-    if sparsity is not None:
-        sparsity.prepare(model)
-    module = LitTransformer(model, next_token_loss, config.optim, sparsity, config.trainer.n_steps)
-
-    def export(step: int) -> Path:
-        meta = {
-            "step": step,
-            "seed": config.seed,
-            "version": sparsetrain.__version__,
-            "corpus_hash": corpus.content_hash,
-            "density": module.density(step),
-        }
-        return export_model(model, run_dir / "export" / f"step_{step}", corpus.tokenizer.to_json(), meta)
-
-    weights = {name: source.weight for name, source in config.data.sources.items()}
-    validation = Validation(val, weights, config.callbacks.val_every)
-    throughput = Throughput(config.callbacks.log_every)
-    watchers: list[L.Callback] = [ResumeLogs(), RandomState(), throughput, validation]
+    export = Exporter(
+        recipe=recipe,
+        folder=run_dir,
+        tokenizer=corpus.tokenizer.to_json(),
+        facts={"corpus_hash": corpus.content_hash},
+    )
+    validation = Validation(batches=val, weights={name: source.weight for name, source in config.data.sources.items()})
+    watchers: list[L.Callback] = [
+        AtSteps("validation", every(config.callbacks.val_every, recipe.n_steps), validation, all_ranks=True)
+    ]
     if config.ood.enabled:
         watchers.append(SparsityTracker(config.ood.tracker, splits, run_dir / "ood_sparsity.csv"))
-    watchers += [Export(export, config.callbacks.export_every), *watch(corpus, export)]
-    if config.trainer.progress:
-        watchers.append(ProgressBar())
-    loggers = build_loggers(config.logger, run_dir, config.name)
+    watchers += watch(corpus, export)
+    loggers = wandb_loggers(config.logger, run_dir, config.name)
+
+    def start(model: Transformer) -> None:
+        if config.model.bigram and config.bigram_init == "counts":
+            init_bigram_(model, bigram)
+
     with stages("training"):
-        fit(
-            module,
-            TokenDataModule(corpus, config.model.n_ctx, micro_batch, config.seed),
-            config.trainer,
-            checkpoint_io=ChecksummedIO(),
-            callbacks=watchers,
+        trained = train_model(
+            recipe,
+            stream,
+            export,
+            start=start,
+            watchers=watchers,
+            callbacks=config.callbacks,
             loggers=loggers,
-            checkpoints=run_dir / "checkpoints",
-            checkpoint_every=config.callbacks.checkpoint_every,
             resume=resume,
             stop_at_step=config.stop_at_step,
-            log_every=config.callbacks.log_every,
         )
-    complete = module.global_step >= config.trainer.n_steps
-    folder = run_dir / "export" / f"step_{config.trainer.n_steps}"
-    report: dict[str, Any] = {}
-    if complete:
+    folder, report = None, {}
+    if trained.complete:
         with stages("export"):
-            export(config.trainer.n_steps)
+            folder = trained.export()
         report = {
             "schema_version": 1,
             "run": describe_run(config, command),
-            "weights": {"step": config.trainer.n_steps, "sha256": sha256(folder / "model.safetensors")},
-            "training": describe_training(config, model, validation, bigram, val, throughput, run_dir),
+            "weights": {"step": trained.step, "sha256": sha256(folder / "model.safetensors")},
+            "training": describe_training(config, trained, validation, bigram, run_dir),
             "data": describe(corpus),
-            "sparsity": {"method": config.sparsity.method, "tensors": [] if sparsity is None else sparsity.audit()},
+            "sparsity": {
+                "method": config.sparsity.method,
+                "tensors": [] if trained.sparsity is None else trained.sparsity.audit(),
+            },
         }
         if config.ood.enabled:
             with stages("representation"):
-                report["representation"] = describe_representation(config, model, bigram, splits, run_dir)
-    return TrainedRun(
-        model=model, corpus=corpus, export=folder, report=report, loggers=loggers, stages=stages, complete=complete
-    )
+                report["representation"] = describe_representation(config, trained.model, start, splits, run_dir)
+    return TrainedRun(model=trained.model, corpus=corpus, export=folder, report=report, loggers=loggers, stages=stages)
 
 
 def describe_run(config: RunConfig, command: str) -> dict[str, Any]:
@@ -302,16 +261,12 @@ def describe_run(config: RunConfig, command: str) -> dict[str, Any]:
     }
 
 
-def initial_model(config: RunConfig, bigram: BigramTable) -> Transformer:
-    """The model before training, drawn from torch's global generator."""
-    model = Transformer(config.model)
-    if config.model.bigram and config.bigram_init == "counts":
-        init_bigram_(model, bigram)
-    return model
-
-
 def describe_representation(
-    config: RunConfig, model: Transformer, bigram: BigramTable, splits: Sequence[Split], run_dir: Path
+    config: RunConfig,
+    model: Transformer,
+    start: Callable[[Transformer], object],
+    splits: Sequence[Split],
+    run_dir: Path,
 ) -> dict[str, Any]:
     """The report's section on representation sparsity: curves of the training, and a survey of the finished model.
 
@@ -326,8 +281,7 @@ def describe_representation(
 
     def before_training() -> Transformer:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            return initial_model(config, bigram).to(next(model.parameters()).device)
+            return config.recipe.draw(start).to(next(model.parameters()).device)
 
     measured = survey(model, splits, settings, initial=before_training)
     places = {split.name: [f"{split.name}:{i}" for i in range(len(split.tokens))] for split in splits}
@@ -339,18 +293,15 @@ def describe_representation(
 
 def describe_training(
     config: RunConfig,
-    model: Transformer,
+    trained: Trained,
     validation: Validation,
     bigram: BigramTable,
-    val: dict[str, list[torch.Tensor]],
-    throughput: Throughput,
     run_dir: Path,
 ) -> dict[str, Any]:
     """The report's section on training: losses beside those of the bigram table, curves, speed."""
-    losses = validation.evaluate(model, next(model.parameters()).device)
-    by_table = {source: bigram.loss(torch.cat(batches)) for source, batches in val.items()}
-    total = sum(validation.weights[source] for source in val)
-    by_table = {"mixed": sum(by_table[s] * validation.weights[s] / total for s in val), **by_table}
+    val, throughput = validation.batches, trained.throughput
+    losses = validation.evaluate(trained.model)
+    by_table = validation.mixed({source: bigram.loss(torch.cat(batches)) for source, batches in val.items()})
     counts = {source: sum(t.shape[0] * (t.shape[1] - 1) for t in batches) for source, batches in val.items()}
     counts["mixed"] = sum(counts.values())
 
@@ -374,7 +325,7 @@ def describe_training(
             n=throughput.n_steps_run,
             note="training steps of the last process alone; validation, tracking and saving left out",
         ),
-        "n_params": n_params(model),
+        "n_params": n_params(trained.model),
         "loss_convention": "mean cross-entropy of the next token, nats/token; mixed: per-source means weighted by the training mixture",
         "val_loss": nats(losses),
         "bigram_loss": {

@@ -5,12 +5,35 @@
 3. Ranks take slices of the same batch, so that the global order does not depend on how many of them there are.
 """
 
+import hashlib
 from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sparsetrain.data.corpus import Corpus
+
+VAL_SEED = 0  # one set of validation windows for all runs, so that their losses can be compared
+
+
+class Stream(Protocol):
+    """Batches of tokens as a function of their number."""
+
+    @property
+    def n_batches(self) -> int | None:
+        """None: endless."""
+        ...
+
+    def rows(self, k: int, rank: int, n_ranks: int) -> NDArray[np.int64]:
+        """One rank's rows of batch `k`, a contiguous slice of the batch."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Plain data that decide what every batch holds."""
+        ...
 
 
 class TokenStream:
@@ -46,6 +69,9 @@ class TokenStream:
         self.n_ctx = n_ctx
         self.batch_size = batch_size
         self.seed = seed
+        self.n_batches = None
+        self._content_hash = corpus.content_hash
+        self._weights = {name: float(weight) for name, weight in weights.items()}
         self._tokens = [corpus.tokens(name, split) for name in weights]
         for name, tokens in zip(weights, self._tokens, strict=True):
             if len(tokens) <= n_ctx:
@@ -66,17 +92,60 @@ class TokenStream:
         Raises:
             ValueError: the batch cannot be divided among the ranks.
         """
-        if self.batch_size % n_ranks:
-            raise ValueError(f"batch_size={self.batch_size} cannot be divided among {n_ranks} ranks")
-        assert 0 <= rank < n_ranks, (rank, n_ranks)
+        mine = _share(self.batch_size, rank, n_ranks)
         generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, k], dtype=np.uint64)))
         # The last edge can fall a rounding error short of 1.
         sources = np.minimum(
             np.searchsorted(self._edges, generator.random(self.batch_size), side="right"), len(self._edges) - 1
         )
         starts = generator.integers(0, self._n_windows[sources])
-        n_rows = self.batch_size // n_ranks
-        rows = np.empty((n_rows, self.n_ctx + 1), dtype=np.int64)
-        for row, i in enumerate(range(rank * n_rows, (rank + 1) * n_rows)):
+        rows = np.empty((len(mine), self.n_ctx + 1), dtype=np.int64)
+        for row, i in enumerate(mine):
             rows[row] = self._tokens[sources[i]][starts[i] : starts[i] + self.n_ctx + 1]
         return rows
+
+    def identity(self) -> dict[str, Any]:
+        names = ("seed", "n_ctx", "batch_size")
+        order = {name: getattr(self, name) for name in names}
+        return {"corpus": self._content_hash, **order, "weights": self._weights}
+
+
+class RowsStream:
+    """Given rows in their given order, each once: batch k is rows k * batch_size and on (the last one may be short).
+
+    Args:
+        tokens: `[n_rows, length]` int64.
+        batch_size: rows of a batch.
+    """
+
+    def __init__(self, tokens: NDArray[np.int64], batch_size: int) -> None:
+        self.tokens = tokens
+        self.batch_size = batch_size
+        self.n_batches = -(-len(tokens) // batch_size)
+
+    def rows(self, k: int, rank: int, n_ranks: int) -> NDArray[np.int64]:
+        batch = self.tokens[k * self.batch_size : (k + 1) * self.batch_size]
+        mine = _share(len(batch), rank, n_ranks)
+        return batch[mine.start : mine.stop]
+
+    def identity(self) -> dict[str, Any]:
+        content = hashlib.sha256(np.ascontiguousarray(self.tokens).tobytes()).hexdigest()
+        return {"rows": content, "batch_size": self.batch_size}
+
+
+def _share(n_rows: int, rank: int, n_ranks: int) -> range:
+    """The rows of a batch that are a rank's.
+
+    Raises:
+        ValueError: the batch cannot be divided among the ranks.
+    """
+    if n_rows % n_ranks:
+        raise ValueError(f"batch_size={n_rows} cannot be divided among {n_ranks} ranks")
+    assert 0 <= rank < n_ranks, (rank, n_ranks)
+    return range(rank * n_rows // n_ranks, (rank + 1) * n_rows // n_ranks)
+
+
+def val_batches(corpus: Corpus, n_ctx: int, batch_size: int, n: int) -> dict[str, list[Tensor]]:
+    """The first n validation batches of each source, `[batch_size, n_ctx + 1]` int64: the same in every run."""
+    streams = {name: TokenStream(corpus, "val", n_ctx, batch_size, VAL_SEED, {name: 1.0}) for name in corpus.sources}
+    return {source: [torch.from_numpy(s.batch(k)) for k in range(n)] for source, s in streams.items()}

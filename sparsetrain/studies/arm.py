@@ -4,23 +4,24 @@ By default the rows end in an answer, and the loss is that of the answer alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import sparsetrain
-from sparsetrain.data.datamodule import RowsDataModule
-from sparsetrain.export import export_model, read_meta
+from sparsetrain.data.stream import RowsStream
+from sparsetrain.export import read_meta
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.representation.tracker import SparsityTracker
 from sparsetrain.run import RunConfig
-from sparsetrain.sparsity import SparsityConfig, build_sparsity
+from sparsetrain.sparsity import SparsityConfig
 from sparsetrain.studies.engine import Arm
-from sparsetrain.training.callbacks import AtSteps, ChecksummedIO, MetricsCSV, ProgressBar, ResumeLogs, Throughput
-from sparsetrain.training.fit import LitTransformer, Objective, answer_loss, fit
+from sparsetrain.training.callbacks import AtSteps
+from sparsetrain.training.fit import Exporter, Recipe, train_model
+from sparsetrain.training.objectives import Objective, answer_loss
+from sparsetrain.training.resume import last_checkpoint
 
 N_PROMPT = 3
 """Tokens before the answer."""
@@ -59,22 +60,20 @@ class ArmRun:
             return replace(self.config.sparsity, method="none")
         return replace(self.config.sparsity, method="topk", density=self.arm.density)
 
-    def inputs(self) -> dict[str, Any]:
+    @property
+    def recipe(self) -> Recipe:
         """Everything besides the rows that decides the trained weights."""
-        trainer = self.config.trainer
-        return {
-            "version": sparsetrain.__version__,
-            "seed": self.seed,
-            "n_steps": self.n_steps,
-            "model": asdict(self.model_config),
-            "sparsity": asdict(self.sparsity_config),
-            "optim": asdict(replace(self.config.optim, decay=self.arm.decay)),
-            "trainer": {
-                "batch_size": trainer.batch_size,
-                "accumulate": trainer.accumulate,
-                "precision": trainer.precision,
-            },
-        }
+        return Recipe(
+            seed=self.seed,
+            model=self.model_config,
+            sparsity=self.sparsity_config,
+            optim=replace(self.config.optim, decay=self.arm.decay),
+            trainer=replace(self.config.trainer, n_steps=self.n_steps),
+        )
+
+    def inputs(self) -> dict[str, Any]:
+        """The recipe as the key of a stage."""
+        return self.recipe.key()
 
     def train(
         self,
@@ -101,45 +100,21 @@ class ArmRun:
         Returns:
             The model, and its meta data with the hash of its weights.
         """
-        trainer = replace(self.config.trainer, n_steps=self.n_steps)
-        torch.manual_seed(self.seed)
-        model = Transformer(self.model_config)
-        if start is not None:
-            start(model)
-        sparsity = build_sparsity(self.sparsity_config, self.n_steps)
-        if sparsity is not None:
-            sparsity.prepare(model)
-        optim = replace(self.config.optim, decay=self.arm.decay)
-        module = LitTransformer(model, self.objective, optim, sparsity, self.n_steps)
-        callbacks = self.config.callbacks
-        fit(
-            module,
-            RowsDataModule(rows, trainer.batch_size // trainer.accumulate),
-            trainer,
-            checkpoint_io=ChecksummedIO(),
-            callbacks=[
-                ResumeLogs(),
-                Throughput(callbacks.log_every),
-                AtSteps(steps, lambda step: look(model, step)),
-                *watchers,
-                *([ProgressBar()] if trainer.progress else []),
-            ],
-            loggers=[MetricsCSV(folder / "metrics.csv")],
-            checkpoints=folder / "checkpoints",
-            checkpoint_every=self.n_steps,
-            resume=None,
-            stop_at_step=None,
-            log_every=min(callbacks.log_every, self.n_steps),
+        recipe, last = self.recipe, last_checkpoint(folder)
+        # What a look without a state had read before an interruption is lost: such an arm starts from its beginning.
+        resume = last if last.is_file() and hasattr(look, "load_state_dict") else None
+        trained = train_model(
+            recipe,
+            RowsStream(rows.numpy(), recipe.trainer.micro_batch),
+            Exporter(recipe=recipe, folder=folder, tokenizer=tokenizer),
+            objective=self.objective,
+            start=start,
+            watchers=[AtSteps("look", steps, look), *watchers],
+            callbacks=self.config.callbacks,
+            resume=resume,
         )
-        meta = {
-            "step": self.n_steps,
-            "seed": self.seed,
-            "version": sparsetrain.__version__,
-            "density": module.density(self.n_steps),
-        }
-        model.cpu()
-        export = export_model(model, folder / "export" / f"step_{self.n_steps}", tokenizer, meta)
-        return model, read_meta(export)
+        trained.model.cpu()
+        return trained.model, read_meta(trained.export())
 
 
 def as_rows(rows: Any) -> Tensor:

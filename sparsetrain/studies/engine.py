@@ -13,6 +13,7 @@ What a study finds out is up to its own module (`sparsetrain/studies/`); this on
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -232,7 +233,8 @@ def preregister(plan: Plan, run_dir: Path) -> None:
 def run_stages(stages: Sequence[Stage], run_dir: Path) -> dict[str, dict[str, Any]]:
     """Runs each stage that has not finished under the same inputs; returns name -> result, with `seconds`.
 
-    A stage is done once its `result.json` stands; one that was interrupted starts from its beginning.
+    A stage is done once its `result.json` stands; one that was interrupted finds its folder as it left it, one whose inputs
+    have changed an empty one.
     """
     results = {}
     for i, stage in enumerate(stages):
@@ -240,7 +242,10 @@ def run_stages(stages: Sequence[Stage], run_dir: Path) -> dict[str, dict[str, An
         saved = json.loads(path.read_text()) if path.is_file() else {}
         if saved.get("inputs_sha256") != expected:
             log.info("stage %d of %d: %s ...", i + 1, len(stages), stage.name)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            inputs = path.with_name("inputs.sha256")
+            if path.parent.is_dir() and not (inputs.is_file() and inputs.read_text() == expected):
+                shutil.rmtree(path.parent)  # under other inputs
+            write_atomic(inputs, expected)
             started = time.perf_counter()
             result = plain(stage.run(path.parent))
             saved = {"inputs_sha256": expected, "result": {**result, "seconds": time.perf_counter() - started}}

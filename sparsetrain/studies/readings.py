@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from sparsetrain.report import number
@@ -55,6 +56,14 @@ class Recorder:
             "correct": self.correct(items.logits).float().numpy(),
             **{"|".join(key): value.numpy() for key, value in items.measures.items()},
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "read": {step: {k: torch.from_numpy(v) for k, v in arrays.items()} for step, arrays in self.read.items()}
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.read = {step: {k: v.numpy() for k, v in arrays.items()} for step, arrays in state_dict["read"].items()}
 
     def save(self, path: Path) -> None:
         """Writes every array as `[n_checkpoints, n_items]`, and `steps`."""

@@ -16,7 +16,7 @@ from sparsetrain.studies.engine import Plan, Stage, preregister, run_stages
 from sparsetrain.studies.familiarity import FamiliarityStudy
 from sparsetrain.studies.knowledge_graph import KnowledgeGraphStudy
 from sparsetrain.studies.shifts import ShiftsStudy
-from sparsetrain.training.callbacks import build_loggers
+from sparsetrain.training.metrics import wandb_loggers
 
 
 class Study(Protocol):
@@ -88,6 +88,6 @@ def run_study(config: RunConfig, run_dir: Path, views: Mapping[str, View], comma
         (run_dir / "figures" / f"{figure['key']}.svg").write_text(to_svg(lines_of(figure)), encoding="utf-8")
     save_report(report, run_dir / "report.json")
     paths = render(report, views, run_dir)
-    log_to_wandb(build_loggers(config.logger, run_dir, config.name), report, views, run_dir)
+    log_to_wandb(wandb_loggers(config.logger, run_dir, config.name), report, views, run_dir)
     print(f"report: {paths['html']}")
     return report

@@ -16,7 +16,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsetrain.data import TokenStream, prepare_corpus
+from sparsetrain.data import TokenStream
 from sparsetrain.data.distance import UNITS, TrainingTokens
 from sparsetrain.data.worlds.code import build_python
 from sparsetrain.data.worlds.graded import SIDES, Graded, GradedConfig, Name
@@ -26,7 +26,7 @@ from sparsetrain.model import Transformer
 from sparsetrain.report import number
 from sparsetrain.representation.measures import HEADLINE, gaussian_reference
 from sparsetrain.representation.watch import row_losses
-from sparsetrain.run import RunConfig, cache_dir, init_bigram_
+from sparsetrain.run import RunConfig, corpus_of, init_bigram_
 from sparsetrain.stats.correlation import spearman
 from sparsetrain.stats.decisions import DecisionRule
 from sparsetrain.stats.intervals import over_items
@@ -34,7 +34,7 @@ from sparsetrain.studies.arm import ArmRun, as_rows
 from sparsetrain.studies.engine import Arm, Claim, Gate, Plan, Rule, Stage, StudyConfig, conclude
 from sparsetrain.studies.knowledge_graph import is_gold_first
 from sparsetrain.studies.readings import FINAL, RHO_MARGIN, Readings, Recorder, curve, read_points, seeds_number
-from sparsetrain.training.fit import next_token_loss
+from sparsetrain.training.objectives import next_token_loss
 
 OWN = "own_loss"
 DISTANCES = {OWN: "nats/token", **UNITS}
@@ -436,13 +436,8 @@ class _Training:
 
     def _python(self) -> tuple[NDArray[np.int64], NDArray[np.int64], list[Graded], str]:
         config, seed = self.run.config, self.run.seed
-        corpus = prepare_corpus(config.data, cache_dir(config), progress=config.trainer.progress)
+        corpus = corpus_of(config)
         n_ctx, batch_size = config.model.n_ctx, config.trainer.batch_size
-        if corpus.tokenizer.d_vocab > config.model.d_vocab:
-            raise ValueError(
-                f"model.d_vocab={config.model.d_vocab} is smaller than the tokenizer's {corpus.tokenizer.d_vocab} tokens; set "
-                f"model.d_vocab to data.d_vocab or more"
-            )
         shifts = build_python(self.study.shifts, corpus.tokenizer, n_ctx, seed)
         stream = TokenStream(corpus, "train", n_ctx, batch_size, seed)
         val = TokenStream(corpus, "val", n_ctx, batch_size, seed)

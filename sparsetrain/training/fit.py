@@ -1,48 +1,144 @@
-"""The Lightning side of training: a model, an objective, an optimizer with the sparsity method on it.
+"""One training: a recipe, a stream of batches and an objective become a trained model.
 
-The objective turns a batch into a loss and is supplied by the entry point (next token here; distillation elsewhere),
-so one LightningModule serves every kind of training.
+`train_model` serves runs and the arms of studies alike; whatever is watched meanwhile is handed in as callbacks
+(`sparsetrain.training.callbacks.AtSteps`).
+1. The model is drawn from the seed, `start` may set weights, the sparsity method is prepared on it and attached to the optimizer.
+2. It is trained from the first step or from a checkpoint, bit-exactly.
+3. What is left, `Trained`, writes the export folder when it is asked to.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import lightning as L
 import torch
-import torch.nn.functional as F
-from einops import rearrange
-from lightning.fabric.plugins.io import CheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from sparsetrain.model import Transformer
+import sparsetrain
+from sparsetrain.data.datamodule import TokenDataModule
+from sparsetrain.data.stream import Stream
+from sparsetrain.export import export_model
+from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig, build_optimizer, lr_factor, scale_gradients_
-from sparsetrain.sparsity import SparsityMethod, require_attached
+from sparsetrain.sparsity import SparsityConfig, SparsityMethod, build_sparsity, require_attached
+from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, ProgressBar, Throughput, every
+from sparsetrain.training.metrics import MetricsCSV, ResumeLogs
+from sparsetrain.training.objectives import Objective, next_token_loss
+from sparsetrain.training.resume import ChecksummedIO, RandomState, checkpoint_saver, last_checkpoint
+from sparsetrain.typed import Count
 
 
-class Objective(Protocol):
-    """Maps a batch to a scalar loss in nats/token."""
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How long, how wide and on what a run trains. ours"""
 
-    def __call__(self, model: Transformer, batch: Mapping[str, Tensor]) -> Tensor: ...
+    n_steps: Count = 2000
+    """Optimizer steps of the whole run: the length of every schedule."""
+    batch_size: Count = 16
+    """Sequences of n_ctx tokens in one optimizer step, over all devices and accumulated micro-batches."""
+    accumulate: Count = 1
+    """Micro-batches of one optimizer step."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: Count = 1
+    strategy: Literal["auto", "ddp", "ddp_fork", "ddp_spawn"] = "auto"
+    precision: Literal["32", "bf16"] = "32"
+    """bf16: mixed precision. fp16 is not offered: its gradient scaler skips steps that the sparsity method would count."""
+    n_threads: Count | None = None
+    """CPU threads of torch; None: torch's own choice. Results are bit-exact at an equal number only."""
+    compile: bool = False
+    """torch.compile of the inner module, in place; hooked passes stay eager."""
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.batch_size % (self.accumulate * self.devices):
+            raise ValueError(
+                f"batch_size={self.batch_size} must be a multiple of accumulate * devices = "
+                f"{self.accumulate * self.devices}"
+            )
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device=cuda, but torch sees no CUDA device; use trainer.device=cpu or auto")
+
+    @property
+    def micro_batch(self) -> int:
+        """Sequences of one micro-batch, over all devices."""
+        return self.batch_size // self.accumulate
 
 
-def next_token_loss(model: Transformer, batch: Mapping[str, Tensor]) -> Tensor:
-    """Mean cross-entropy of each next token, nats/token; `batch["tokens"]` is `[batch, n_ctx + 1]` int64."""
-    tokens = batch["tokens"]
-    logits = model(tokens[:, :-1])
-    return F.cross_entropy(rearrange(logits, "b p v -> (b p) v"), rearrange(tokens[:, 1:], "b p -> (b p)"))
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything beside data and objective that decides the trained weights."""
+
+    seed: int
+    model: ModelConfig
+    sparsity: SparsityConfig
+    optim: OptimConfig
+    trainer: TrainerConfig
+
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps."""
+        return self.trainer.n_steps
+
+    def build_sparsity(self, model: Transformer) -> SparsityMethod | None:
+        """The method, prepared on `model`; None: dense.
+
+        Raises:
+            ValueError: an infeasible budget; names the tensor.
+        """
+        method = build_sparsity(self.sparsity, self.n_steps)
+        if method is not None:
+            method.prepare(model)
+        return method
+
+    def check(self) -> None:
+        """Refuses an infeasible weight budget before any text is read; the ValueError names the tensor."""
+        with torch.device("meta"):
+            self.build_sparsity(Transformer(self.model))
+
+    def draw(self, start: Callable[[Transformer], object] | None = None) -> Transformer:
+        """The model before training, after `start` has set weights; seeds every random generator."""
+        L.seed_everything(self.seed, workers=True, verbose=False)
+        model = Transformer(self.model)
+        if start is not None:
+            start(model)
+        return model
+
+    def density(self, step: int) -> float:
+        """Density of the weight matrices after `step` optimizer steps."""
+        method = build_sparsity(self.sparsity, self.n_steps)
+        return 1.0 if method is None else method.density(step)
+
+    def key(self) -> dict[str, Any]:
+        """What equal weights need on one machine: this version and the recipe without what only decides where and how fast."""
+        trainer = TrainerConfig(
+            n_steps=self.trainer.n_steps,
+            batch_size=self.trainer.batch_size,
+            accumulate=self.trainer.accumulate,
+            precision=self.trainer.precision,
+        )
+        return {"version": sparsetrain.__version__, "recipe": replace(self, trainer=trainer)}
 
 
-def answer_loss(model: Transformer, batch: Mapping[str, Tensor]) -> Tensor:
-    """Mean cross-entropy of the last token of each row alone, nats; `batch["tokens"]` is `[batch, length]` int64."""
-    tokens = batch["tokens"]
-    at = torch.full((len(tokens),), tokens.shape[1] - 2, device=tokens.device)
-    return F.cross_entropy(model(tokens[:, :-1], at=at), tokens[:, -1])
+@dataclass(frozen=True, kw_only=True)
+class Exporter:
+    """Writes `<folder>/export/step_<n>` of a model in training."""
+
+    recipe: Recipe
+    folder: Path
+    tokenizer: str | None = None
+    """Text of a tokenizer.json."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """More for meta.json."""
+
+    def __call__(self, model: Transformer, step: int) -> Path:
+        meta = {"step": step, "seed": self.recipe.seed, "version": sparsetrain.__version__, **self.facts}
+        meta["density"] = self.recipe.density(step)
+        return export_model(model, self.folder / "export" / f"step_{step}", self.tokenizer, meta)
 
 
 class LitTransformer(L.LightningModule):
@@ -87,6 +183,10 @@ class LitTransformer(L.LightningModule):
 
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Resumed from what was saved while a batch failed, Lightning's own count for the loggers is one too high.
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
+
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         loss = self.objective(self.model, batch)
         self.log("train_loss", loss.detach())
@@ -118,100 +218,101 @@ def take_step(module: LitTransformer, optimizer: Optimizer, batch: Mapping[str, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
-    """How long, how wide and on what a run trains. ours"""
+class Trained:
+    """What a training leaves."""
 
-    n_steps: int = 2000
-    """Optimizer steps of the whole run: the length of every schedule."""
-    batch_size: int = 16
-    """Sequences of n_ctx tokens in one optimizer step, over all devices and accumulated micro-batches."""
-    accumulate: int = 1
-    """Micro-batches of one optimizer step."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = 1
-    strategy: Literal["auto", "ddp", "ddp_fork", "ddp_spawn"] = "auto"
-    precision: Literal["32", "bf16"] = "32"
-    """bf16: mixed precision. fp16 is not offered: its gradient scaler skips steps that the sparsity method would count."""
-    n_threads: int | None = None
-    """CPU threads of torch; None: torch's own choice. Results are bit-exact at an equal number only."""
-    compile: bool = False
-    """torch.compile of the inner module, in place; hooked passes stay eager."""
-    progress: bool = True
+    model: Transformer
+    """On the device it was trained on."""
+    step: int
+    complete: bool
+    """False: stopped before its schedule ended."""
+    sparsity: SparsityMethod | None
+    throughput: Throughput
+    exporter: Exporter
 
-    def __post_init__(self) -> None:
-        for name in ("n_steps", "batch_size", "accumulate", "devices"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"trainer.{name}={getattr(self, name)} must be at least 1")
-        if self.batch_size % (self.accumulate * self.devices):
-            raise ValueError(
-                f"trainer.batch_size={self.batch_size} must be a multiple of accumulate * devices = "
-                f"{self.accumulate * self.devices}"
-            )
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("trainer.device=cuda, but torch sees no CUDA device; use trainer.device=cpu or auto")
+    def export(self) -> Path:
+        """Writes the export folder of the model as it is."""
+        return self.exporter(self.model, self.step)
 
 
-def fit(
-    module: LitTransformer,
-    data: L.LightningDataModule,
-    config: TrainerConfig,
+def train_model(
+    recipe: Recipe,
+    stream: Stream,
+    export: Exporter,
     *,
-    checkpoint_io: CheckpointIO,
-    callbacks: list[L.Callback],
-    loggers: list[Logger],
-    checkpoints: Path,
-    checkpoint_every: int,
-    resume: Path | None,
-    stop_at_step: int | None,
-    log_every: int,
-) -> L.Trainer:
+    objective: Objective = next_token_loss,
+    start: Callable[[Transformer], object] | None = None,
+    watchers: Sequence[L.Callback] = (),
+    callbacks: CallbacksConfig,
+    loggers: Sequence[Logger] = (),
+    resume: Path | None = None,
+    stop_at_step: int | None = None,
+) -> Trained:
     """Trains until the schedule ends (or `stop_at_step`, as an interruption would) and leaves `last.ckpt`.
 
     Args:
-        module: what is trained.
-        data: endless batches.
-        config: length, device, precision.
-        checkpoint_io: how `.ckpt` files are written and read.
-        callbacks: watchers.
-        loggers: where scalars go.
-        checkpoints: folder of `last.ckpt`.
-        checkpoint_every: optimizer steps between checkpoints.
+        recipe: model, sparsity, optimizer, length and device.
+        stream: batches as a function of their number.
+        export: how the model is saved, and the folder of everything else: metrics.csv, checkpoints/.
+        objective: batch -> loss.
+        start: sets weights before the first step, after they are drawn; not called again where a checkpoint is resumed from.
+        watchers: callbacks that must leave the training as it is.
+        callbacks: how often things happen.
+        loggers: where scalars go beside metrics.csv.
         resume: checkpoint to continue from, bit-exactly.
         stop_at_step: stops early; schedules keep their length.
-        log_every: steps between logged losses.
+
+    Raises:
+        ValueError: an infeasible budget, a damaged checkpoint or one of other data.
+        FloatingPointError: the gradient is not finite.
     """
+    trainer, n_steps, folder = recipe.trainer, recipe.n_steps, export.folder
+    model = recipe.draw(start)
+    sparsity = recipe.build_sparsity(model)
+    module = LitTransformer(model, objective, recipe.optim, sparsity, n_steps)
+    throughput = Throughput(module.density, every(callbacks.log_every, n_steps))
+    exports = every(callbacks.export_every or n_steps, n_steps) - {n_steps}
     # Denormals slow CPU arithmetic by up to half late in training; every rank needs this, and it changes the last bits.
     torch.set_flush_denormal(True)
-    if config.n_threads is not None:
-        torch.set_num_threads(config.n_threads)
-    if config.compile:
-        module.model.compile()
-    saver = ModelCheckpoint(
-        dirpath=checkpoints,
-        filename="last",
-        save_top_k=1,
-        every_n_train_steps=checkpoint_every,
-        save_on_exception=True,
-        enable_version_counter=False,
-    )
-    trainer = L.Trainer(
-        accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[config.device],
-        devices=config.devices,
-        strategy=config.strategy,
-        precision={"32": "32-true", "bf16": "bf16-mixed"}[config.precision],  # pyright: ignore[reportArgumentType]
-        max_steps=config.n_steps if stop_at_step is None else min(stop_at_step, config.n_steps),
-        accumulate_grad_batches=config.accumulate,
-        callbacks=[*callbacks, saver],
-        plugins=[checkpoint_io],
-        logger=loggers,
-        log_every_n_steps=log_every,
+    if trainer.n_threads is not None:
+        torch.set_num_threads(trainer.n_threads)
+    if trainer.compile:
+        model.compile()
+    engine = L.Trainer(
+        accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[trainer.device],
+        devices=trainer.devices,
+        strategy=trainer.strategy,
+        precision={"32": "32-true", "bf16": "bf16-mixed"}[trainer.precision],  # pyright: ignore[reportArgumentType]
+        max_steps=n_steps if stop_at_step is None else min(stop_at_step, n_steps),
+        accumulate_grad_batches=trainer.accumulate,
+        callbacks=[
+            ResumeLogs(),
+            RandomState(),
+            throughput,
+            *watchers,
+            AtSteps("export", exports, export),
+            *([ProgressBar()] if trainer.progress else []),
+            checkpoint_saver(folder, callbacks.checkpoint_every),
+        ],
+        plugins=[ChecksummedIO()],
+        logger=[MetricsCSV(folder / "metrics.csv"), *loggers],
+        log_every_n_steps=min(callbacks.log_every, n_steps),
         num_sanity_val_steps=0,
         limit_val_batches=0,
         enable_model_summary=False,
-        enable_progress_bar=config.progress,
+        enable_progress_bar=trainer.progress,
         use_distributed_sampler=False,
-        default_root_dir=checkpoints.parent,
+        default_root_dir=folder,
     )
-    trainer.fit(module, data, ckpt_path=None if resume is None else str(resume), weights_only=True)
-    trainer.save_checkpoint(checkpoints / "last.ckpt", weights_only=False)
-    return trainer
+    checkpoint = None if resume is None else str(resume)
+    engine.fit(module, TokenDataModule(stream), ckpt_path=checkpoint, weights_only=True)
+    engine.save_checkpoint(last_checkpoint(folder), weights_only=False)
+    step = module.global_step
+    return Trained(
+        model=model,
+        step=step,
+        complete=step >= n_steps,
+        sparsity=sparsity,
+        throughput=throughput,
+        exporter=export,
+    )

@@ -16,7 +16,8 @@ from sparsetrain.kernels import native
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.sparsity import SparsityConfig, build_sparsity
-from sparsetrain.training.fit import LitTransformer, next_token_loss, take_step
+from sparsetrain.training.fit import LitTransformer, take_step
+from sparsetrain.training.objectives import next_token_loss
 
 N_STEPS = 50
 

@@ -69,10 +69,9 @@ CIRCUITS = {
     "views": {"section"},
     "find": THING | {"section", "search", "evidence", "explain"},
     "stage": THING | {"section", "search", "evidence", "explain", "find"},
-    "callback": set(),
     "formation": THING | {"section", "search", "evidence", "find", "stage"},
     "arms": THING | {"section", "find", "stage"},
-    "run": THING | {"section", "search", "evidence", "explain", "views", "find", "stage", "callback", "formation", "arms"},
+    "run": THING | {"section", "search", "evidence", "explain", "views", "find", "stage", "formation", "arms"},
 }  # fmt: skip
 """The same of `circuits`."""
 
@@ -81,7 +80,6 @@ BELOW = {
     "section": {"stats", "typed", "report"},
     "views": {"report", "stats", "typed"},
     "formation": TRAINING | {"run"},
-    "callback": {"training"},
     "arms": TRAINING | {"run"},
     "run": TRAINING | {"run"},
     "exports": MODEL | {"export"},
@@ -107,7 +105,6 @@ LIBRARIES = {
     "jinja2": {"sparsetrain/report/"},
     "lightning": {
         "sparsetrain/training/", "sparsetrain/run.py", "sparsetrain/data/datamodule.py", "sparsetrain/representation/tracker.py",
-        "circuits/callback.py", "circuits/formation.py",
     },
     "markupsafe": {"sparsetrain/report/"},
     "networkx": {"circuits/exports/"},

@@ -1,15 +1,13 @@
-"""Circuits as they form: which steps are looked at, what a section says, and a callback that only watches."""
+"""Circuits as they form: which steps are looked at and what a section says."""
 
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 
-from circuits.callback import CircuitFormation, log_spaced_steps
 from circuits.circuit import Circuit
-from circuits.formation import FormationConfig, formation_section
+from circuits.formation import FormationConfig, formation_section, halving_steps
 from circuits.run import TrainRun
 from circuits.stage import CircuitsConfig
 from circuits.views.formation import formation as view
@@ -18,36 +16,14 @@ from sparsetrain.report.blocks import Table
 
 
 def test_steps_halve_from_the_end():
-    assert log_spaced_steps(1600, 4) == [100, 200, 400, 800]
-    assert log_spaced_steps(5, 10) == [1, 2]
-    assert log_spaced_steps(1, 3) == []
+    assert halving_steps(1600, 4) == [100, 200, 400, 800]
+    assert halving_steps(5, 10) == [1, 2]
+    assert halving_steps(1, 3) == []
 
 
 def test_a_followed_task_must_be_searched_at_the_end_too():
     with pytest.raises(ValueError, match=r"\['with_as'\], which circuits.tasks has not"):
         TrainRun(formation=FormationConfig(tasks=("with_as",)), circuits=CircuitsConfig(tasks=("var_if",)))
-
-
-def test_the_callback_looks_at_whole_steps_and_leaves_the_random_state_alone():
-    seen, logged = [], []
-
-    def look(step: int) -> dict[str, float]:
-        torch.randn(3)
-        seen.append(step)
-        return {"circuits/a/n_edges": 4.0}
-
-    logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.append((step, metrics)))
-    callback = CircuitFormation(look, [1, 3])
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    for batch in range(6):  # two batches a step
-        trainer = SimpleNamespace(
-            global_step=(batch + 1) // 2, accumulate_grad_batches=2, is_global_zero=True, loggers=[logger]
-        )
-        callback.on_train_batch_end(trainer, None, None, None, batch)  # pyright: ignore[reportArgumentType]
-    assert seen == [1, 3]
-    assert logged == [(1, {"circuits/a/n_edges": 4.0}), (3, {"circuits/a/n_edges": 4.0})]
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def entry(name: str, loss: float, nodes: int | None, monkeypatch_nodes: dict[str, int], place: str) -> dict:

@@ -11,9 +11,9 @@ from torch import nn
 
 from sparsetrain.data import Corpus
 from sparsetrain.data.datamodule import TokenDataModule
+from sparsetrain.data.stream import RowsStream, TokenStream, val_batches
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # of Lightning, under this version of torch
 ]
 
@@ -58,8 +58,8 @@ class Saver(L.Callback):
         trainer.save_checkpoint(self.folder / "exception.ckpt")
 
 
-def data(corpus: Corpus, **options: Any) -> TokenDataModule:
-    return TokenDataModule(corpus, 16, 4, seed=1, **options)
+def data(corpus: Corpus) -> TokenDataModule:
+    return TokenDataModule(TokenStream(corpus, "train", 16, 4, seed=1))
 
 
 def train(
@@ -125,30 +125,28 @@ def test_the_stream_goes_on_over_epochs(corpus: Corpus, tmp_path: Path) -> None:
     assert module.seen == list(range(6))
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_workers_keep_the_order(corpus: Corpus) -> None:
-    module = data(corpus, n_workers=2)
-    batches = iter(module.train_dataloader())
-    for k in range(5):
-        batch = next(batches)
-        assert batch["k"] == k
-        assert torch.equal(batch["tokens"], torch.from_numpy(module.stream.batch(k)))
-
-
 def test_another_corpus_or_order_is_refused(corpus: Corpus) -> None:
     state = data(corpus).state_dict()
-    with pytest.raises(ValueError, match=f"corpus 0123, this one is {corpus.content_hash}"):
-        data(corpus).load_state_dict(state | {"content_hash": "0123"})
-    with pytest.raises(ValueError, match="'seed': 2"):
-        data(corpus).load_state_dict(state | {"order": state["order"] | {"seed": 2}})
+    for change, message in (({"corpus": "0123"}, "corpus='0123' there, "), ({"seed": 2}, "seed=2 there, 1 here;")):
+        with pytest.raises(ValueError, match=message):
+            data(corpus).load_state_dict(state | {"stream": state["stream"] | change})
     data(corpus).load_state_dict(state)
 
 
+def test_rows_are_given_once_in_their_order() -> None:
+    rows = torch.arange(28).reshape(7, 4).numpy()
+    module = TokenDataModule(RowsStream(rows, 3))
+    batches = list(module.train_dataloader())
+    assert [batch["tokens"].tolist() for batch in batches] == [rows[i : i + 3].tolist() for i in (0, 3, 6)]
+    assert [batch["k"] for batch in batches] == [0, 1, 2]
+    other = RowsStream(rows + 1, 3)
+    with pytest.raises(ValueError, match=r"rows='.*' there"):
+        TokenDataModule(other).load_state_dict(module.state_dict())
+
+
 def test_validation_batches_are_fixed(corpus: Corpus) -> None:
-    one, other = data(corpus).val_batches(3), TokenDataModule(corpus, 16, 4, seed=9).val_batches(3)
+    one, other = val_batches(corpus, 16, 4, 3), val_batches(corpus, 16, 4, 3)
     assert list(one) == ["code", "idioms"]
     for source in one:
         assert [tuple(tokens.shape) for tokens in one[source]] == [(4, 17)] * 3
         assert all(torch.equal(a, b) for a, b in zip(one[source], other[source], strict=True))
-    with pytest.raises(ValueError, match="n=0"):
-        data(corpus).val_batches(0)

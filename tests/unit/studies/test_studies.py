@@ -31,8 +31,9 @@ from sparsetrain.studies.readings import Readings
 from sparsetrain.studies.run import run_study
 from sparsetrain.studies.shifts import object_loss
 from sparsetrain.studies.surfaces import Surface
-from sparsetrain.training.callbacks import LoggerConfig
-from sparsetrain.training.fit import TrainerConfig, answer_loss
+from sparsetrain.training.fit import TrainerConfig
+from sparsetrain.training.metrics import LoggerConfig
+from sparsetrain.training.objectives import answer_loss
 
 
 def config(kind: str, **changes) -> RunConfig:

@@ -1,0 +1,90 @@
+"""Where the scalars of a training go: metrics.csv, and W&B where it is wanted."""
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from sparsetrain.report.wandb_log import wandb_mode, wandb_settings
+from sparsetrain.store import write_atomic
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggerConfig:
+    """Where scalars and reports go beside metrics.csv. ours"""
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto: online when logged in (WANDB_MODE, where set, decides), offline otherwise."""
+    project: str = "sparsetrain"
+
+
+class MetricsCSV(Logger):
+    """Every scalar as a row `step,name,value` of `metrics.csv`; a resumed run first drops the rows it will write again."""
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The run's config.yaml holds them."""
+
+    @rank_zero_only
+    def start_at(self, step: int) -> None:
+        """Keeps the rows of steps up to and including `step` (0: starts the file anew)."""
+        rows = [row for row in read_metrics(self.path) if row[0] <= step] if step and self.path.is_file() else []
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["step", "name", "value"])
+        writer.writerows([step, name, repr(value)] for step, name, value in rows)
+        write_atomic(self.path, out.getvalue())
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerows([step, name, repr(float(value))] for name, value in metrics.items() if name != "epoch")
+
+
+def read_metrics(path: Path) -> list[tuple[int, str, float]]:
+    """Rows `(step, name, value)` of a metrics.csv."""
+    with path.open(newline="") as file:
+        return [(int(row["step"]), row["name"], float(row["value"])) for row in csv.DictReader(file)]
+
+
+def log_scalars(trainer: L.Trainer, metrics: Mapping[str, float], step: int) -> None:
+    """Sends scalars to every logger of the training."""
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(metrics), step=step)
+
+
+class ResumeLogs(L.Callback):
+    """Cuts metrics.csv back to the step that the training starts from."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.start_at(trainer.global_step)
+
+
+def wandb_loggers(config: LoggerConfig, run_dir: Path, name: str) -> list[WandbLogger]:
+    """A new W&B run whose files lie in `<run_dir>/wandb/`; none where it is disabled."""
+    mode = wandb_mode() if config.wandb == "auto" else config.wandb
+    if mode == "disabled":
+        return []
+    title = f"{name}/{run_dir.name}"
+    return [WandbLogger(project=config.project, name=title, save_dir=run_dir, mode=mode, settings=wandb_settings())]

@@ -1,0 +1,31 @@
+"""What a training minimises: a function of the model and a batch, in nats/token."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from sparsetrain.model import Transformer
+
+
+class Objective(Protocol):
+    """Maps a batch to a scalar loss in nats/token."""
+
+    def __call__(self, model: Transformer, batch: Mapping[str, Tensor]) -> Tensor: ...
+
+
+def next_token_loss(model: Transformer, batch: Mapping[str, Tensor]) -> Tensor:
+    """Mean cross-entropy of each next token, nats/token; `batch["tokens"]` is `[batch, n_ctx + 1]` int64."""
+    tokens = batch["tokens"]
+    logits = model(tokens[:, :-1])
+    return F.cross_entropy(rearrange(logits, "b p v -> (b p) v"), rearrange(tokens[:, 1:], "b p -> (b p)"))
+
+
+def answer_loss(model: Transformer, batch: Mapping[str, Tensor]) -> Tensor:
+    """Mean cross-entropy of the last token of each row alone, nats; `batch["tokens"]` is `[batch, length]` int64."""
+    tokens = batch["tokens"]
+    at = torch.full((len(tokens),), tokens.shape[1] - 2, device=tokens.device)
+    return F.cross_entropy(model(tokens[:, :-1], at=at), tokens[:, -1])
