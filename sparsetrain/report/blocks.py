@@ -1,30 +1,21 @@
 """What a view may say: a small vocabulary of blocks that every renderer understands.
 
-A view is a function `section data -> list[Block]`. Blocks hold plain data, no markup: each renderer (markdown, HTML,
-W&B) escapes for itself. `Widget` is the way in for drawings that only their owner understands: it carries its script
-and style for HTML, and other blocks that say the same for renderers that cannot run it.
+A view is a function `section -> list[Block]`. Blocks hold plain data, no markup: each renderer (markdown, HTML, W&B) escapes for
+itself. `Widget` is the way in for drawings that only their owner understands: it carries its script and style for HTML, and
+other blocks that say the same for renderers that cannot run it. `inside` and `walk` are the one way to look into blocks.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sparsetrain.stats.number import Number
 
 Tone = Literal["pass", "fail", "warn", "none"]
+Value = Number | str | int | float | None
+"""What may be shown: a `Number`, which brings its unit, interval and standing; a plain number; words; None: not known."""
 MISSING = "–"
-
-
-def as_number(entry: Any) -> Any:
-    """A number in plain data as a `Number`; anything else as it is."""
-    return Number(**entry) if isinstance(entry, dict) and {"value", "unit"} <= entry.keys() else entry
-
-
-def value_of(entry: Any) -> Any:
-    """The bare value of a `Number`; anything else, None included, is returned as it is."""
-    entry = as_number(entry)
-    return entry.value if isinstance(entry, Number) else entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +44,10 @@ class Code:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyNumber:
-    """One labelled value; `value` is a `number(...)`, a plain number or a string."""
+    """One labelled value; `unit` is that of a plain number."""
 
     label: str
-    value: Any
+    value: Value
     unit: str = ""
     note: str = ""
 
@@ -69,42 +60,34 @@ class KeyNumbers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tile:
-    """A claim the report judges; the document gathers them from all sections into the tiles at its head."""
+class Tile(KeyNumber):
+    """A claim the report judges; the document gathers them from all sections at its head."""
 
-    label: str
-    value: Any
     tone: Tone
-    unit: str = ""
-    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """A table cell with a second, quieter line."""
 
-    value: Any
+    value: Value
     sub: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A table column.
-
-    Args:
-        label: the heading.
-        form: "text"; "code" (a token, a name); "number" (a `number(...)` or a bare one); "bar" (a number with a bar
-            whose length is its share of the column's maximum); "status" (a word coloured by `tones`).
-        unit: of bare numbers; a `number(...)` brings its own.
-        help: what the column means, in plain words; collected in a legend under the table.
-        tones: tone of each word of a "status" column; words not named have none.
-    """
+    """A table column."""
 
     label: str
     form: Literal["text", "code", "number", "bar", "status"] = "text"
+    """`code`: a token, a name; `bar`: a number with a bar whose length is its share of the column's maximum; `status`: a word coloured
+    by `tones`."""
     unit: str = ""
+    """Of plain numbers."""
     help: str = ""
-    tones: Mapping[str, Tone] = field(default_factory=dict)
+    """What the column means, in plain words; collected in a legend under the table."""
+    tones: Mapping[str, Tone] = field(default_factory=dict[str, Tone])
+    """Tone of each word of a `status` column; words not named have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +95,7 @@ class Table:
     """Rows of values under columns. Markdown and HTML show `limit` rows and say how many they hide; W&B gets all."""
 
     columns: tuple[Column, ...]
-    rows: tuple[tuple[Any, ...], ...]
+    rows: tuple[tuple[Value | Cell, ...], ...]
     title: str = ""
     limit: int | None = None
 
@@ -159,16 +142,14 @@ class Pick:
     """One figure that shows one of many sets of curves, chosen with one menu per label.
 
     For more sets than a `Choice` could hold drawings of. They differ in y alone: the same curves over the same x.
-
-    Args:
-        labels: of the menus.
-        options: menu entries -> what is drawn then.
-        shown: those that markdown, W&B and tables show; the page opens with the first.
     """
 
     labels: tuple[str, ...]
+    """Of the menus."""
     options: Mapping[tuple[str, ...], Lines]
+    """Menu entries -> what is drawn then."""
     shown: tuple[tuple[str, ...], ...]
+    """Those that markdown, W&B and tables show; the page opens with the first."""
 
     def __post_init__(self) -> None:
         assert self.shown and set(self.shown) <= set(self.options), self.shown
@@ -195,9 +176,8 @@ class Heatmap:
 
     def words(self) -> tuple[tuple[str, ...], ...]:
         """What stands in each cell, `[y][x]`."""
-        known = [abs(value) for row in self.values for value in row if value]
-        # three digits of the largest
-        decimals = min(5, max(1, 2 - math.floor(math.log10(max(known))))) if known else 1
+        largest = max((abs(value) for row in self.values for value in row if value), default=10.0)
+        decimals = min(5, max(1, 2 - math.floor(math.log10(largest))))  # three digits of the largest
 
         def word(value: float | None, marked: bool) -> str:
             if value is None:
@@ -206,11 +186,14 @@ class Heatmap:
             text = f"{value:+.{decimals}f}".replace("-", "−") if self.differences else format_number(value)
             return text + ("*" if marked else "")
 
-        stars = self.marked or tuple((False,) * len(row) for row in self.values)
-        return tuple(
-            tuple(word(value, star) for value, star in zip(row, marks, strict=True))
-            for row, marks in zip(self.values, stars, strict=True)
-        )
+        stars = self.marked or [[False] * len(row) for row in self.values]
+        return tuple(tuple(map(word, row, marks)) for row, marks in zip(self.values, stars, strict=True))
+
+    def table(self, cells: tuple[tuple[Value, ...], ...]) -> Table:
+        """The map with these cells as a table."""
+        columns = (Column(label=self.corner), *(Column(label=label, form="number") for label in self.x_labels))
+        rows = tuple((label, *row) for label, row in zip(self.y_labels, cells, strict=True))
+        return Table(title=self.title, columns=columns, rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,24 +209,20 @@ class Strip:
 
 @dataclass(frozen=True, kw_only=True)
 class Widget:
-    """A drawing that its owner brings along.
-
-    Args:
-        name: key under which `script` registers its function in `window.sparsetrain.widgets`; called as
-            `draw(element, data)` once the element is seen.
-        title: caption and accessible name.
-        data: JSON values for the function.
-        script: JavaScript of ours (trusted), inlined once per page.
-        style: CSS of ours, inlined once per page.
-        fallback: blocks with the same content, for markdown, W&B and readers without scripts.
-    """
+    """A drawing that its owner brings along."""
 
     name: str
+    """Key under which `script` registers its function in `window.sparsetrain.widgets`; called as `draw(element, data)` once seen."""
     title: str
+    """Caption and accessible name."""
     data: Any
+    """JSON values for the function."""
     script: str
+    """JavaScript of ours (trusted), inlined once per page."""
     style: str
+    """CSS of ours, inlined once per page."""
     fallback: tuple["Block", ...]
+    """Blocks with the same content, for markdown, W&B and readers without scripts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,11 +278,47 @@ Block = (
 View = Callable[[Any], list[Block]]
 
 
-def format_number(value: Any, unit: str = "") -> str:
-    """A number for reading: three or four digits, thousands separated, fractions in percent, times in words.
+def inside(block: Block) -> tuple[Panel, ...]:
+    """The blocks that a block holds, in groups with their names: what is shown without a script, where there is a choice."""
+    match block:
+        case Grid():
+            return (Panel(keys=(), blocks=block.blocks),)
+        case Details():
+            return (Panel(keys=(block.summary,), blocks=block.blocks),)
+        case Widget():
+            return (Panel(keys=(block.title,), blocks=block.fallback),)
+        case Pick():
+            return (Panel(keys=(), blocks=tuple(block.options[keys] for keys in block.shown)),)
+        case Choice():
+            return block.panels
+        case _:
+            return ()
+
+
+def walk(blocks: Iterable[Block]) -> Iterator[Block]:
+    """All blocks, those inside others included."""
+    for block in blocks:
+        yield block
+        for panel in inside(block):
+            yield from walk(panel.blocks)
+
+
+def as_number(entry: Any) -> Any:
+    """A number in plain data as a `Number`; anything else as it is."""
+    return Number(**entry) if isinstance(entry, dict) and {"value", "unit"} <= entry.keys() else entry
+
+
+def value_of(entry: Any) -> Any:
+    """The bare value of a `Number`; anything else as it is."""
+    entry = as_number(entry)
+    return entry.value if isinstance(entry, Number) else entry
+
+
+def format_number(value: Value, unit: str = "") -> str:
+    """A value for reading: three or four digits, thousands separated, fractions in percent, times in words.
 
     Args:
-        value: a `number(...)`, which brings its unit; a plain number; a string, kept; None.
+        value: what to write.
         unit: of a plain number.
 
     Returns:
@@ -312,22 +327,20 @@ def format_number(value: Any, unit: str = "") -> str:
     """
     value = as_number(value)
     if isinstance(value, Number):
-        return format_number(value.value, value.unit)
-    if value is None:
-        return MISSING
-    if isinstance(value, str):
-        return value
+        value, unit = value.value, value.unit
+    if value is None or isinstance(value, str):
+        return MISSING if value is None else value
     if isinstance(value, bool):
         return "yes" if value else "no"
     if unit == "s":
         return _duration(value)
     if unit in ("correlation", "p-value"):
         return f"{value:.3f}"
-    if unit.split(" ")[0] == "fraction":
-        return f"{100 * value:.3g}%" if abs(value) < 0.9995 or value == 1 else f"{100 * value:.4g}%"
-    if isinstance(value, int) or (float(value).is_integer() and 1000 <= abs(value) < 1e15):
-        return f"{int(value):,}"
     size = abs(value)
+    if unit.split(" ")[0] == "fraction":
+        return f"{100 * value:.3g}%" if size < 0.9995 or value == 1 else f"{100 * value:.4g}%"
+    if isinstance(value, int):
+        return f"{value:,}"
     if size >= 1000:
         return f"{value:,.0f}"
     if size >= 100:
@@ -337,34 +350,30 @@ def format_number(value: Any, unit: str = "") -> str:
     return f"{value:.4f}" if size >= 0.01 else f"{value:.2e}"
 
 
-def format_interval(value: Any) -> str:
-    """`2.38 to 2.44` for a `number(...)` with an interval, else empty."""
+def format_interval(value: Value | Cell) -> str:
+    """`2.38 to 2.44` for a `Number` with an interval, else empty."""
     value = as_number(value)
     if not isinstance(value, Number) or value.lo is None or value.hi is None:
         return ""
     return f"{format_number(value.lo, value.unit)} to {format_number(value.hi, value.unit)}"
 
 
-def format_unit(value: Any, unit: str = "") -> str:
+def format_unit(value: Value, unit: str = "") -> str:
     """The unit to print behind `format_number`; empty where the number already says it."""
     value = as_number(value)
     if isinstance(value, Number):
-        unit, value = value.unit, value.value
-    if value is None or isinstance(value, str) or unit == "s":
-        return ""
-    return unit.removeprefix("fraction").strip()
+        value, unit = value.value, value.unit
+    return "" if value is None or isinstance(value, str) or unit == "s" else unit.removeprefix("fraction").strip()
 
 
-def note_of(value: Any) -> str:
-    """Interval, sample size, seed, note and status of a `number(...)` in one line; empty for a plain value."""
+def note_of(value: Value | Cell) -> str:
+    """Interval, sample size, seed, note and status of a `Number` in one line; empty for a plain value."""
     value = as_number(value)
     if not isinstance(value, Number):
         return ""
-    parts = [interval] if (interval := format_interval(value)) else []
-    parts += [f"n = {value.n:,}"] if value.n is not None else []
-    parts += [f"seed {value.seed}"] if value.seed is not None else []
-    parts += [value.note] if value.note else []
-    return "; ".join([*parts, value.status])
+    n = "" if value.n is None else f"n = {value.n:,}"
+    seed = "" if value.seed is None else f"seed {value.seed}"
+    return "; ".join(part for part in (format_interval(value), n, seed, value.note, value.status) if part)
 
 
 def _duration(seconds: float) -> str:
@@ -377,14 +386,6 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def shares(column: Column, rows: tuple[tuple[Any, ...], ...], index: int) -> list[float]:
-    """Length of the bar of each row, 0 to 1: its value as a share of the column's largest."""
-    values = [value_of(row[index]) for row in rows]
-    sizes = [abs(value) if isinstance(value, int | float) else 0.0 for value in values]
-    top = max(sizes, default=0.0)
-    return [size / top if column.form == "bar" and top > 0 else 0.0 for size in sizes]
-
-
 def sample_lines(lines: Lines, n_points: int = 8) -> Table:
     """The curves as a table: a row per curve, columns at `n_points` evenly chosen recorded x positions.
 
@@ -394,14 +395,13 @@ def sample_lines(lines: Lines, n_points: int = 8) -> Table:
     n_points = min(n_points, len(longest))
     picks = [longest[round(i * (len(longest) - 1) / max(n_points - 1, 1))] for i in range(n_points)]
     picks = list(dict.fromkeys(picks))
-    rows: list[tuple[Any, ...]] = []
-    for curve in lines.curves:
-        cells = []
-        for pick in picks:
-            known = [y for x, y in zip(curve.x, curve.y, strict=True) if x <= pick and y is not None]
-            cells.append(known[-1] if known else None)
-        rows.append((curve.name, *cells))
+
+    def row(curve: Curve) -> tuple[Value, ...]:
+        known = [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if y is not None]
+        return (curve.name, *(next((y for x, y in reversed(known) if x <= pick), None) for pick in picks))
+
+    rows = [row(curve) for curve in lines.curves]
     rows += [(reference.label, *[reference.value] * len(picks)) for reference in lines.references]
-    columns = [Column(label=f"{lines.y_label} at {lines.x_label}")]
-    columns += [Column(label=format_number(int(x) if float(x).is_integer() else x), form="number") for x in picks]
-    return Table(columns=tuple(columns), rows=tuple(rows), title=lines.title)
+    labels = [format_number(int(x) if float(x).is_integer() else x) for x in picks]
+    columns = (Column(label=f"{lines.y_label} at {lines.x_label}"), *(Column(label=x, form="number") for x in labels))
+    return Table(columns=columns, rows=tuple(rows), title=lines.title)

@@ -17,89 +17,79 @@ MAX_MARKED = 60  # points; longer curves are drawn without markers
 
 def figure(lines: Lines) -> dict[str, Any]:
     """`lines` as a plotly figure `{"data": [...], "layout": {...}}`."""
-    data: list[dict[str, Any]] = []
-    for index, curve in enumerate(lines.curves):
-        color = PALETTE[index % len(PALETTE)]
-        data += _band(curve, color)
-        marked = len(curve.x) <= MAX_MARKED
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers" if marked else "lines",
-                "name": html.escape(curve.name, quote=False),
-                "legendgroup": str(index),
-                "x": list(curve.x),
-                "y": list(curve.y),
-                "line": {"color": color, "width": 2, "dash": DASHES[index % len(DASHES)]},
-                "marker": {"symbol": MARKERS[index % len(MARKERS)], "size": 6},
-                "hovertemplate": "%{y:.4g}",
-            }
-        )
-    layout: dict[str, Any] = {
-        "height": 340,
-        "margin": {"l": 58, "r": 16, "t": 12, "b": 46},
+    with_legend = len(lines.curves) > 1
+    y_axis = _axis(lines.y_label, lines.log_y)
+    if lines.references and not lines.log_y:
+        y_axis["range"] = _range(lines)
+    layout = {
+        "height": 380 if with_legend else 340,
+        "margin": {"l": 58, "r": 16, "t": 12, "b": 80 if with_legend else 46},
         "hovermode": "x unified",
-        "showlegend": len(lines.curves) > 1,
+        "showlegend": with_legend,
         "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
-        "xaxis": {
-            "title": {"text": html.escape(lines.x_label, quote=False)},
-            "type": "log" if lines.log_x else "linear",
-            "automargin": True,
-        },
-        "yaxis": {
-            "title": {"text": html.escape(lines.y_label, quote=False)},
-            "type": "log" if lines.log_y else "linear",
-            "automargin": True,
-        },
-        "shapes": [],
-        "annotations": [],
-    }
-    if layout["showlegend"]:
-        layout["height"] += 40
-        layout["margin"]["b"] += 34
-    for reference in lines.references:
-        layout["shapes"].append(
+        "xaxis": _axis(lines.x_label, lines.log_x),
+        "yaxis": y_axis,
+        "shapes": [
             {
                 "type": "line",
                 "xref": "paper",
                 "x0": 0,
                 "x1": 1,
-                "y0": reference.value,
-                "y1": reference.value,
+                "y0": at,
+                "y1": at,
                 "line": {"dash": "dot", "width": 1.5},
             }
-        )
-        layout["annotations"].append(
-            {
-                "xref": "paper",
-                "x": 1,
-                "xanchor": "right",
-                "y": reference.value,
-                "yanchor": "bottom",
-                "showarrow": False,
-                "text": html.escape(f"{reference.label} {format_number(reference.value)}", quote=False),
-            }
-        )
-    if lines.references and not lines.log_y:
-        layout["yaxis"]["range"] = _range(lines)
-    return {"data": data, "layout": layout}
+            for at in (reference.value for reference in lines.references)
+        ],
+        "annotations": [
+            {"xref": "paper", "x": 1, "xanchor": "right", "y": reference.value, "yanchor": "bottom", "showarrow": False}
+            | {"text": _text(f"{reference.label} {format_number(reference.value)}")}
+            for reference in lines.references
+        ],
+    }
+    return {"data": [trace for i, curve in enumerate(lines.curves) for trace in _traces(i, curve)], "layout": layout}
 
 
-def _band(curve: Curve, color: str) -> list[dict[str, Any]]:
-    """The interval of `curve` as an invisible lower line and an upper one filled down to it."""
+def limits(lines: Lines) -> tuple[float, float]:
+    """Smallest and largest y of curves, bands and reference lines; 0 and 1 where there is none."""
+    values = [y for curve in lines.curves for y in (*curve.y, *curve.lo, *curve.hi) if y is not None]
+    values += [reference.value for reference in lines.references]
+    return min(values, default=0.0), max(values, default=1.0)
+
+
+def _traces(index: int, curve: Curve) -> list[dict[str, Any]]:
+    """A curve, below it its interval: an invisible lower line and an upper one filled down to it."""
+    color = PALETTE[index % len(PALETTE)]
+    trace = {
+        "type": "scatter",
+        "mode": "lines+markers" if len(curve.x) <= MAX_MARKED else "lines",
+        "name": _text(curve.name),
+        "legendgroup": str(index),
+        "x": list(curve.x),
+        "y": list(curve.y),
+        "line": {"color": color, "width": 2, "dash": DASHES[index % len(DASHES)]},
+        "marker": {"symbol": MARKERS[index % len(MARKERS)], "size": 6},
+        "hovertemplate": "%{y:.4g}",
+    }
     if not curve.lo or not curve.hi:
-        return []
+        return [trace]
     hidden = {"type": "scatter", "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     lower = {**hidden, "x": list(curve.x), "y": list(curve.lo)}
     fill = {"fill": "tonexty", "fillcolor": f"rgba({red},{green},{blue},0.16)"}
-    return [lower, {**hidden, **fill, "x": list(curve.x), "y": list(curve.hi)}]
+    return [lower, {**hidden, **fill, "x": list(curve.x), "y": list(curve.hi)}, trace]
+
+
+def _axis(label: str, log: bool) -> dict[str, Any]:
+    return {"title": {"text": _text(label)}, "type": "log" if log else "linear", "automargin": True}
+
+
+def _text(text: str) -> str:
+    return html.escape(text, quote=False)
 
 
 def _range(lines: Lines) -> list[float]:
-    """Limits of y that include curves, bands and reference lines (plotly ignores shapes when it scales by itself)."""
-    values = [y for curve in lines.curves for y in (*curve.y, *curve.lo, *curve.hi) if y is not None]
-    values += [reference.value for reference in lines.references]
-    low, high = min(values), max(values)
+    """Limits of y with a margin; plotly ignores shapes when it scales by itself."""
+    low, high = limits(lines)
     margin = 0.06 * (high - low) or 0.5
     return [low - margin, high + margin]

@@ -9,8 +9,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from sparsetrain.report.blocks import (
-    Block,
-    Choice,
-    Details,
-    Grid,
-    Heatmap,
-    Lines,
-    Pick,
-    Strip,
-    Widget,
-    format_interval,
-    format_number,
-    format_unit,
-    note_of,
-    sample_lines,
-    shares,
-)
+from sparsetrain.report import blocks
+from sparsetrain.report.blocks import Cell, Column, Heatmap, Lines, Pick, Strip, Value, Widget
 from sparsetrain.report.document import Document
 from sparsetrain.report.figures import figure
 
@@ -44,11 +28,11 @@ ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", 
 
 def to_html(document: Document) -> str:
     """The whole page."""
-    blocks = list(walk(block for section in document.sections for block in section.blocks))
-    widgets = [block for block in blocks if isinstance(block, Widget)]
-    scripts = [_asset("report.js"), *dict.fromkeys(widget.script for widget in widgets)]
-    plotly = get_plotlyjs() if any(isinstance(block, Lines | Pick) for block in blocks) else ""
-    styles = [_asset("report.css"), *dict.fromkeys(widget.style for widget in widgets)]
+    shown = list(blocks.walk(block for section in document.sections for block in section.blocks))
+    widgets = [block for block in shown if isinstance(block, Widget)]
+    scripts = _once(TEMPLATES / "report.js", (widget.script for widget in widgets))
+    styles = _once(TEMPLATES / "report.css", (widget.style for widget in widgets))
+    plotly = get_plotlyjs() if any(isinstance(block, Lines) for block in shown) else ""
     for source in (*scripts, plotly):
         assert "</script" not in source.lower() and "<!--" not in source, source[:80]
     for source in styles:
@@ -61,6 +45,11 @@ def to_html(document: Document) -> str:
         plotly=Markup(plotly),
         styles=[Markup(source) for source in styles],
     )
+
+
+def _once(own: Path, others: Iterable[str]) -> list[str]:
+    """The page's own source, then each of the others once."""
+    return [own.read_text(encoding="utf-8"), *dict.fromkeys(others)]
 
 
 def policy(scripts: list[str]) -> str:
@@ -81,25 +70,6 @@ def inline_json(data: Any) -> Markup:
     return Markup(text)
 
 
-def walk(blocks: Iterable[Block]) -> Iterator[Block]:
-    """All blocks, those inside others included (a widget's fallback is not: it says the same again)."""
-    for block in blocks:
-        yield block
-        if isinstance(block, Grid | Details):
-            yield from walk(block.blocks)
-        elif isinstance(block, Choice):
-            for panel in block.panels:
-                yield from walk(panel.blocks)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dot:
-    """A value of a `Strip` at `x` percent of its axis, stacked `row` dots high."""
-
-    x: float
-    row: int
-
-
 def pick_figures(pick: Pick) -> dict[str, Any]:
     """The figure that the page opens with, and per option what differs from it.
 
@@ -117,17 +87,19 @@ def pick_figures(pick: Pick) -> dict[str, Any]:
     return {"figure": first, "options": options}
 
 
-def strip_dots(strip: Strip) -> list[Dot]:
-    """Places of a strip's values, stacked where they would overlap."""
+def shares(column: Column, rows: Sequence[Sequence[Value | Cell]], index: int) -> list[float]:
+    """Length of the bar of each row, 0 to 1: its value as a share of the column's largest."""
+    values = [blocks.value_of(row[index]) for row in rows]
+    sizes = [abs(value) if isinstance(value, int | float) else 0.0 for value in values]
+    top = max(sizes, default=0.0)
+    return [size / top if column.form == "bar" and top > 0 else 0.0 for size in sizes]
+
+
+def strip_dots(strip: Strip) -> list[tuple[int, int]]:
+    """Where a strip's values are drawn: percent of its axis, and how many dots high where they would overlap."""
     low, high = strip_range(strip)
-    heights: dict[int, int] = {}
-    dots = []
-    for value in sorted(strip.values):
-        x = 100 * (value - low) / (high - low)
-        row = heights.get(round(x), 0)
-        heights[round(x)] = row + 1
-        dots.append(Dot(x=round(x), row=row))
-    return dots
+    places = [round(100 * (value - low) / (high - low)) for value in sorted(strip.values)]
+    return [(x, places[:i].count(x)) for i, x in enumerate(places)]
 
 
 def strip_range(strip: Strip) -> tuple[float, float]:
@@ -147,10 +119,6 @@ def heat(heatmap: Heatmap, value: float | None) -> float:
     return (value - center) / top if top else 0.0
 
 
-def _asset(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8")
-
-
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -159,16 +127,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": format_number, "unit": format_unit, "interval": format_interval}
-    environment.filters |= {"note": note_of, "json": inline_json}
-    environment.globals |= {
-        "figure": figure,
-        "sample_lines": sample_lines,
-        "shares": shares,
-        "strip_dots": strip_dots,
-        "strip_range": strip_range,
-        "heat": heat,
-        "pick_figures": pick_figures,
-    }
+    environment.filters |= {"number": blocks.format_number, "unit": blocks.format_unit, "json": inline_json}
+    environment.filters |= {"interval": blocks.format_interval, "note": blocks.note_of}
+    used = (figure, blocks.sample_lines, shares, strip_dots, strip_range, heat, pick_figures)
+    environment.globals |= {function.__name__: function for function in used}
     environment.tests["block"] = lambda block, name: type(block).__name__ == name
     return environment

@@ -4,10 +4,10 @@ Text from a run (task names, tokens, file names) is escaped so that it is shown 
 """
 
 import re
-from typing import Any, assert_never
+from typing import assert_never
 
-from sparsetrain.report import value_of
 from sparsetrain.report.blocks import (
+    MISSING,
     Block,
     Cell,
     Choice,
@@ -20,15 +20,18 @@ from sparsetrain.report.blocks import (
     KeyNumber,
     KeyNumbers,
     Lines,
+    Panel,
     Pick,
     Strip,
     Table,
     Text,
     Tile,
+    Value,
     Widget,
     format_interval,
     format_number,
     format_unit,
+    inside,
     sample_lines,
 )
 from sparsetrain.report.document import Document
@@ -66,70 +69,65 @@ def render_block(block: Block) -> str:
             return _tiles((block,))
         case Table():
             return _table(block)
-        case Lines():
-            table = _table(sample_lines(block))
-            return "\n\n".join([table] + ([f"*{escape(block.note)}*"] if block.note else []))
-        case Pick():
-            return "\n\n".join(render_block(block.options[keys]) for keys in block.shown)
-        case Heatmap():
-            columns = (Column(label=block.corner), *(Column(label=label, form="number") for label in block.x_labels))
-            rows = tuple((label, *row) for label, row in zip(block.y_labels, block.words(), strict=True))
-            table = _table(Table(title=block.title, columns=columns, rows=rows))
-            return "\n\n".join([table] + ([f"*{escape(block.note)}*"] if block.note else []))
+        case Lines() | Heatmap():
+            table = sample_lines(block) if isinstance(block, Lines) else block.table(block.words())
+            return _table(table) + (f"\n\n*{escape(block.note)}*" if block.note else "")
         case Strip():
-            ends = (min(block.values), max(block.values)) if block.values else (None, None)
-            low, high = (format_number(end) for end in ends)
+            low, high = (format_number(end(block.values, default=None)) for end in (min, max))
             marks = "; ".join(f"{mark.label} {format_number(mark.value)}" for mark in block.marks)
             text = f"{block.title}: {marks}; {len(block.values)} {block.values_label} from {low} to {high} {block.unit}"
             return escape(text)
-        case Widget():
-            return "\n\n".join([f"**{escape(block.title)}**", *map(render_block, block.fallback)])
-        case Grid():
-            return "\n\n".join(map(render_block, block.blocks))
-        case Details():
-            status = f" ({escape(block.status)})" if block.status else ""
-            return "\n\n".join([f"### {escape(block.summary)}{status}", *map(render_block, block.blocks)])
-        case Choice():
-            parts = []
-            for panel in block.panels:
-                pairs = zip(block.labels, panel.keys, strict=True)
-                parts.append("**" + escape(", ".join(f"{label}: {key}" for label, key in pairs)) + "**")
-                parts += map(render_block, panel.blocks)
-            return "\n\n".join(parts)
+        case Widget() | Grid() | Pick() | Details() | Choice():
+            groups = inside(block)
+            parts = (text for panel in groups for text in (_name(block, panel), *map(render_block, panel.blocks)))
+            return "\n\n".join(text for text in parts if text)
         case _:
             assert_never(block)
 
 
+def _name(block: Widget | Grid | Pick | Details | Choice, panel: Panel) -> str:
+    """What stands above one group of the blocks inside a block."""
+    match block:
+        case Widget():
+            return f"**{escape(block.title)}**"
+        case Details():
+            return f"### {escape(block.summary)}" + (f" ({escape(block.status)})" if block.status else "")
+        case Choice():
+            pairs = zip(block.labels, panel.keys, strict=True)
+            return "**" + escape(", ".join(f"{label}: {key}" for label, key in pairs)) + "**"
+        case _:
+            return ""
+
+
 def escape(text: str) -> str:
     """`text` on one line, with everything that markdown or HTML could read as markup made harmless."""
-    return SPECIAL.sub(r"\\\1", " ".join(str(text).split())).replace("\\<", "&lt;").replace("\\&", "&amp;")
+    return SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("\\<", "&lt;").replace("\\&", "&amp;")
 
 
 def code_span(text: str) -> str:
     """`text` as inline code; newlines are shown as ⏎, bars are escaped as tables require."""
-    text = str(text).replace("\r", "").replace("\n", "⏎").replace("|", "\\|")
+    text = text.replace("\r", "").replace("\n", "⏎").replace("|", "\\|")
     if not text:
         return ""
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    ticks = "`" * (longest + 1)
+    ticks = "`" * (_longest_ticks(text) + 1)
     pad = " " if text[0] in "` " or text[-1] in "` " else ""
     return f"{ticks}{pad}{text}{pad}{ticks}"
 
 
 def fence(text: str) -> str:
     """`text` as a fenced block whose fence is longer than any in the text."""
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    ticks = "`" * max(3, longest + 1)
+    ticks = "`" * max(3, _longest_ticks(text) + 1)
     return f"{ticks}text\n{text}\n{ticks}"
 
 
+def _longest_ticks(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
+
+
 def _tiles(tiles: tuple[Tile, ...]) -> str:
-    rows = []
-    for tile in tiles:
-        value = _amount(tile.value, tile.unit)
-        rows.append((MARKS[tile.tone], tile.label, value, tile.note))
+    rows = tuple((MARKS[tile.tone], tile.label, _amount(tile.value, tile.unit), tile.note) for tile in tiles)
     columns = tuple(Column(label=label) for label in ("", "Verdict", "Value", "Note"))
-    return _table(Table(columns=columns, rows=tuple(rows)))
+    return _table(Table(columns=columns, rows=rows))
 
 
 def _key_number(item: KeyNumber) -> str:
@@ -137,7 +135,7 @@ def _key_number(item: KeyNumber) -> str:
     return f"{escape(item.label)}: **{escape(_amount(item.value, item.unit))}**{note}"
 
 
-def _amount(value: Any, unit: str) -> str:
+def _amount(value: Value, unit: str) -> str:
     return f"{format_number(value, unit)} {format_unit(value, unit)}".strip()
 
 
@@ -158,13 +156,14 @@ def _table(table: Table) -> str:
     return "\n".join(lines)
 
 
-def _cell(value: Any, column: Column) -> str:
+def _cell(value: Value | Cell, column: Column) -> str:
     if isinstance(value, Cell):
-        return f"{_cell(value.value, column)}<br>{escape(value.sub)}" if value.sub else _cell(value.value, column)
+        return _cell(value.value, column) + (f"<br>{escape(value.sub)}" if value.sub else "")
     if column.form == "code":
-        return code_span(value) if value is not None else escape(format_number(None))
+        return MISSING if value is None else code_span(str(value))
+    text = format_number(value, column.unit)
     if column.form == "status":
-        mark = MARKS[column.tones.get(str(value), "none")]
-        return f"{mark} {escape(format_number(value_of(value)))}" if mark != "·" else escape(format_number(value))
+        tone = column.tones.get(str(value), "none")
+        return escape(text) if tone == "none" else f"{MARKS[tone]} {escape(text)}"
     interval = format_interval(value)
-    return escape(format_number(value, column.unit) + (f" ({interval})" if interval else ""))
+    return escape(f"{text} ({interval})" if interval else text)

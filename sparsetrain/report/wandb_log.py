@@ -6,15 +6,15 @@ works offline: everything is written into the run's folder and can be synced lat
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import plotly.graph_objects as go
 import wandb
 
-from sparsetrain.report import Report, value_of
-from sparsetrain.report.blocks import Block, Cell, Choice, Details, Grid, Heatmap, Lines, Pick, Table, View, Widget
+from sparsetrain.report import Report
+from sparsetrain.report.blocks import Block, Cell, Heatmap, Lines, Table, View, inside, value_of
 from sparsetrain.report.document import assemble
 from sparsetrain.report.figures import figure
 from sparsetrain.typed import plain
@@ -29,12 +29,10 @@ def wandb_mode() -> Mode:
     Raises:
         ValueError: a `WANDB_MODE` that is none of the three.
     """
-    mode = os.environ.get("WANDB_MODE", "")
-    if mode and mode not in ("online", "offline", "disabled"):
-        raise ValueError(f"WANDB_MODE={mode!r}; allowed: online, offline, disabled")
-    if mode:
-        return cast(Mode, mode)
-    return "online" if wandb.login(prompt=False) else "offline"
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
+    if mode not in get_args(Mode):
+        raise ValueError(f"WANDB_MODE={mode!r}; allowed: {', '.join(get_args(Mode))}")
+    return cast(Mode, mode)
 
 
 def wandb_settings() -> wandb.Settings:
@@ -64,65 +62,47 @@ def log_report(run: Any, report: Report | Mapping[str, Any], views: Mapping[str,
         run.summary[f"report/{tile.label}: verdict"] = "not judged" if tile.tone == "none" else tile.tone
     media: dict[str, Any] = {}
     for section in document.sections:
-        for block in section.blocks:
-            _collect(block, f"report/{section.name}", media)
+        _collect(section.blocks, f"report/{section.name}", media)
     media["report/page"] = wandb.Html(html_path.read_text(encoding="utf-8"), inject=False)
     run.log(media)
     weights = plain(report).get("weights", {})
     artifact = wandb.Artifact(f"report-{run.id}", type="report", metadata={"weights": weights})
     folder = html_path.parent
-    for name in FILES:
-        if (folder / name).is_file():
-            artifact.add_file(str(folder / name))
-    for path in sorted((folder / "circuits").rglob("*")):
+    for path in [*(folder / name for name in FILES), *sorted((folder / "circuits").rglob("*"))]:
         if path.is_file():
             artifact.add_file(str(path), name=str(path.relative_to(folder)))
     run.log_artifact(artifact)
 
 
-def _collect(block: Block, place: str, media: dict[str, Any]) -> None:
-    """Adds what W&B can show of `block`, and of the blocks inside it, to `media` under a key of its own."""
-    if isinstance(block, Table):
-        media[_key(media, place, block.title or "table")] = _table(block)
-    elif isinstance(block, Heatmap):
-        rows: list[Any] = [[label, *row] for label, row in zip(block.y_labels, block.values, strict=True)]
-        media[_key(media, place, block.title)] = wandb.Table(
-            columns=_unique([block.corner, *block.x_labels]), data=rows
-        )
-    elif isinstance(block, Lines):
-        media[_key(media, place, block.title)] = wandb.Plotly(go.Figure(figure(block)))
-    elif isinstance(block, Pick):
-        for keys in block.shown:
-            _collect(block.options[keys], place, media)
-    elif isinstance(block, Widget):
-        for inner in block.fallback:
-            _collect(inner, f"{place}/{_word(block.title)}", media)
-    elif isinstance(block, Grid | Details):
-        inside = f"{place}/{_word(block.summary)}" if isinstance(block, Details) else place
-        for inner in block.blocks:
-            _collect(inner, inside, media)
-    elif isinstance(block, Choice):
-        for panel in block.panels:
-            for inner in panel.blocks:
-                _collect(inner, f"{place}/{_word(' '.join(panel.keys))}", media)
+def _collect(blocks: Iterable[Block], place: str, media: dict[str, Any]) -> None:
+    """Adds what W&B can show of `blocks`, and of the blocks inside them, to `media`, each under a key of its own."""
+    for block in blocks:
+        match block:
+            case Table():
+                _add(media, place, block.title or "table", _table(block))
+            case Heatmap():
+                _add(media, place, block.title, _table(block.table(block.values)))
+            case Lines():
+                _add(media, place, block.title, wandb.Plotly(go.Figure(figure(block))))
+            case _:
+                for panel in inside(block):
+                    name = f"/{_word(' '.join(panel.keys))}" if panel.keys else ""
+                    _collect(panel.blocks, place + name, media)
+
+
+def _add(media: dict[str, Any], place: str, title: str, shown: Any) -> None:
+    key = f"{place}/{_word(title)}"
+    media[key if key not in media else f"{key} {len(media)}"] = shown
 
 
 def _table(table: Table) -> wandb.Table:
-    """All rows, numbers as numbers; a `number(...)` becomes its value."""
+    """All rows, numbers as numbers; a `Number` becomes its value."""
     rows: list[Any] = [[value_of(cell.value if isinstance(cell, Cell) else cell) for cell in row] for row in table.rows]
-    columns = _unique([column.label for column in table.columns])
+    labels = [column.label for column in table.columns]
+    columns: list[Any] = [name if labels.index(name) == i else f"{name} {i}" for i, name in enumerate(labels)]
     return wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
-
-
-def _unique(labels: list[str]) -> list[Any]:
-    return [label if labels.index(label) == i else f"{label} {i}" for i, label in enumerate(labels)]
 
 
 def _word(text: str) -> str:
     """`text` as part of a W&B key, which becomes a file name."""
     return re.sub(r"[^\w.,=+() -]+", "_", text).strip()[:60] or "_"
-
-
-def _key(media: Mapping[str, Any], place: str, title: str) -> str:
-    key = f"{place}/{_word(title)}"
-    return key if key not in media else f"{key} {len(media)}"

@@ -44,10 +44,11 @@ from sparsetrain.report.blocks import (
     format_number,
     format_unit,
     sample_lines,
+    walk,
 )
 from sparsetrain.report.document import GATES_OFF, assemble
 from sparsetrain.report.figures import figure
-from sparsetrain.report.html import pick_figures, walk
+from sparsetrain.report.html import pick_figures
 from sparsetrain.report.markdown import code_span, escape, fence, render_block, to_markdown
 from sparsetrain.report.sections import VIEWS as OWN_VIEWS
 from sparsetrain.report.sparsity_page import sparsity_page

@@ -7,8 +7,7 @@ from circuits.views.graph import STAGE, derived_links, node_name, signed, tables
 from circuits.views.tasks import best, circuits
 from circuits.views.words import MAX_EDGES, program
 from sparsetrain.hooks import NODE_KINDS
-from sparsetrain.report.blocks import Details, Table, Widget
-from sparsetrain.report.html import walk
+from sparsetrain.report.blocks import Details, Table, Widget, walk
 
 
 def test_every_node_kind_has_a_place():
