@@ -24,9 +24,9 @@ from torch import Tensor
 from circuits.circuit import Circuit, Provenance, pair_answers
 from circuits.edges import count_biases, count_edges, find_edges
 from circuits.evidence.effect import necessity
-from circuits.evidence.measurement import jaccard, mean_interval
 from circuits.evidence.random_circuits import random_circuits, random_losses
 from circuits.explain.graph import graph_content
+from circuits.intervals import interval
 from circuits.masks import NodeSpace
 from circuits.means import Means
 from circuits.search.edge_pruning import prune_edges
@@ -51,6 +51,7 @@ from circuits.tasks.loss import (
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.model import Transformer
 from sparsetrain.report import number
+from sparsetrain.stats.sets import jaccard
 from sparsetrain.store import write_atomic
 
 TWIN = "nonsense_twin"
@@ -608,7 +609,7 @@ class Finder:
         return self._mean(pair_accuracy(answers), "fraction", float(pair_accuracy(answers).mean()))
 
     def _mean(self, values: Tensor, unit: str, value: float) -> dict[str, Any]:
-        low, high = mean_interval(values, self.config.pair_seed, self.config.n_boot)
+        low, high = interval(values, self.config.pair_seed, self.config.n_boot)
         return number(value, unit, n=len(values), lo=low, hi=high, seed=self.config.pair_seed)
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from circuits.circuit import Circuit
-from circuits.evidence.measurement import jaccard
 from circuits.stage import CircuitsConfig, run_circuits
 from circuits.tasks import get_task
 from sparsetrain.report import number, value_of
+from sparsetrain.stats.sets import jaccard
 
 FOLDER = "formation"
 

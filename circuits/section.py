@@ -3,7 +3,7 @@
 A field that is None by default is absent from the file until the stage that fills it has run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -162,6 +162,12 @@ class CardEntry:
     threshold: Threshold
     verdict: CardVerdict
     detail: Mapping[str, Json]
+
+
+def card_verdict(entries: Sequence[CardEntry]) -> CardVerdict:
+    """The card as a whole: fail if any core criterion fails, else not enough data if any lacks it, else pass."""
+    verdicts = {entry.verdict for entry in entries if entry.core}
+    return "fail" if "fail" in verdicts else "not enough data" if "not enough data" in verdicts else "pass"
 
 
 @dataclass(frozen=True, kw_only=True)

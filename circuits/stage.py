@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import save_file
 
 from circuits.circuit import Circuit
-from circuits.evidence.card import CardConfig
 from circuits.evidence.gather import CARD_WINDOWS, Judge
+from circuits.evidence.thresholds import CardConfig
 from circuits.explain.activity import MAX_NODES, VERSION, activity
 from circuits.find import FindConfig, Finder, Pairs, find_circuits, heldout_pairs
 from circuits.means import Means, measure_means
@@ -26,6 +26,7 @@ from sparsetrain.export import load_model, read_meta
 from sparsetrain.model import Transformer
 from sparsetrain.report import value_of
 from sparsetrain.store import sha256, write_atomic
+from sparsetrain.typed import plain
 
 ADDED = ("card", "viewer")
 """Keys of a circuit's entry that are put in after its search."""
@@ -194,7 +195,9 @@ def run_cards(
             settings = {"card": asdict(card), "find": asdict(find), "solved": judge.solved}
             key = {**settings, "circuit": sha256(run_dir / best["path"])}
             path = run_dir / "circuits" / name / "card.json"
-            best["card"] = _once(path, key, lambda task=task, report=on_criterion: judge.card(task, card, report))
+            best["card"] = _once(
+                path, key, lambda task=task, report=on_criterion: plain(judge.card(task, card, report))
+            )
             bar.advance(done)
             if on_card is not None:
                 on_card(name, best["card"])

@@ -15,8 +15,9 @@ from typing import Literal
 
 import torch
 
-from circuits.evidence.card import PRESETS
+from circuits.evidence.thresholds import PRESETS
 from circuits.search.comparison import size_ratios
+from circuits.section import CardEntry
 from circuits.stage import (
     N_TEXT_WINDOWS,
     TEXT_SOURCE,
@@ -37,6 +38,7 @@ from sparsetrain.report.render import render
 from sparsetrain.report.sections import VIEWS
 from sparsetrain.run import MEANS_SOURCE, RunConfig, cache_dir, log_to_wandb, text_windows
 from sparsetrain.training.metrics import wandb_loggers
+from sparsetrain.typed import from_dict
 
 N_CARD_WINDOWS = 64  # ours: windows of validation text for the criteria that need pretraining text
 
@@ -100,7 +102,7 @@ def main(config: FindCircuitsRun, run_dir: Path) -> None:
             circuits.find,
             PRESETS[config.card],
             windows("val", N_CARD_WINDOWS),
-            on_card=lambda name, card: print(f"{name}: {summary(card)}"),
+            on_card=lambda name, card: print(f"{name}: {summary(from_dict(tuple[CardEntry, ...], card))}"),
             progress=config.progress,
         )
     seconds = number(time.perf_counter() - started, "s", "measured")

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from circuits.circuit import Circuit, pair_answers
-from circuits.evidence.card import CardConfig
 from circuits.evidence.gather import Judge
-from circuits.evidence.measurement import jaccard
+from circuits.evidence.thresholds import CardConfig
 from circuits.find import TWIN, FindConfig, Finder, Pairs
 from circuits.means import Means
 from circuits.search.learn import Run, calibrated_loss
@@ -32,7 +31,8 @@ from sparsetrain.entry import entry, require
 from sparsetrain.export import latest_export, load_model, read_meta
 from sparsetrain.model import Transformer
 from sparsetrain.report import load_report, number
-from sparsetrain.typed import from_dict
+from sparsetrain.stats.sets import jaccard
+from sparsetrain.typed import from_dict, plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +191,7 @@ def recompute(run: Path, stored: dict[str, Any], tasks: list[dict[str, Any]]) ->
     if any("card" in circuit for circuit in stored["circuits"]):
         key = loads((run / "circuits" / stored["task"] / "card.json").read_text())["key"]
         judge = Judge(export, run, tasks, from_dict(FindConfig, key["find"]), key["solved"])
-        result["circuits"][0]["card"] = judge.card(stored, from_dict(CardConfig, key["card"]))
+        result["circuits"][0]["card"] = plain(judge.card(stored, from_dict(CardConfig, key["card"])))
     return result
 
 

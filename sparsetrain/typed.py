@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, TypeVar
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypeAliasType
 
@@ -29,6 +29,8 @@ Index = Annotated[int, Ge(0)]
 Above0 = Annotated[float, Gt(0)]
 Share = Annotated[float, Gt(0), Le(1)]
 """A number in (0, 1]."""
+OpenShare = Annotated[float, Gt(0), Lt(1)]
+"""A number in (0, 1) without its ends."""
 
 
 def _dataclasses_in(hint: Any) -> Iterator[type]:

@@ -1,16 +1,18 @@
-"""The measures of a circuit's report card: one file per group of criteria, each a function of model, masks and pairs.
+"""The questions asked of a circuit, a file per family: each criterion with its threshold's name and its measurement.
 
 | file | asks |
 |---|---|
-| nulls | does the same search find circuits where there is nothing to find? (critique 1, 2) |
-| effect | what happens when parts of the circuit, or of what lies outside it, are taken away? |
+| effect | does the circuit carry the behaviour, whole and in parts? |
+| random_circuits | is it better than random circuits of its size and place? (critique 3) |
+| searches | does the same search find circuits where there is nothing to find, and the same from other seeds? (critique 1, 2, 7) |
 | partial | does the behaviour survive what lies between the circuit and the model? (critique 4) |
-| roles | do the circuit's nodes and heads do in the circuit what they do in the model? (critique 5) |
+| roles | do the circuit's nodes and heads do in the circuit what they do in the model (critique 5), can they be switches? |
 | agreement | does the circuit answer as the model does, errors included? (critique 6) |
 | specificity | what else breaks without it? (critique 8) |
-| ablations | do other ways to delete give the same circuit? Resampling, scrubbing, two-valued nodes (critique 9) |
+| deletions | do other ways to delete give the same circuit? (critique 9); causal scrubbing |
 | curve | CPR and CMD: how fast does the behaviour return as edges are added? |
 | hypotheses | the tests of Shi et al. 2024 |
 
-Critique 3 (random circuits) and 7 (seeds) need nothing beyond `circuits.evidence.random_circuits`. `circuits.evidence.card` judges.
+`examination` holds what several of them share, `thresholds` every threshold and size, `card` the order of the questions. A new
+criterion is a function with `@criterion(...)` in its family's file, a threshold, and a line in `card.CRITERIA`.
 """

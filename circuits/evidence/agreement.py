@@ -11,7 +11,8 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from circuits.evidence.measurement import Measurement, bootstrap_statistic, missing, share
+from circuits.evidence.examination import Examination, criterion
+from circuits.evidence.measurement import Measurement, missing, share
 
 
 def answers_first(answers: Tensor) -> Tensor:
@@ -36,35 +37,48 @@ def cohens_kappa(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(chance < 1, (agree - chance) / (1 - chance), torch.nan)
 
 
-def agreement(circuit: Tensor, model: Tensor, seed: int, n_boot: int) -> Measurement:
-    """Cohen's kappa of the answers of circuit and model; the interval is over pairs, n counts prompts.
-
-    Args:
-        circuit: calibrated answer logits `[n, side, answer]`.
-        model: the same of the full model.
-    """
+def _agreement(exam: Examination, circuit: Tensor, model: Tensor) -> Measurement:
+    """Cohen's kappa of calibrated answers `[n, side, answer]`; the interval is over pairs, n counts prompts."""
     both = torch.stack([answers_first(circuit), answers_first(model)], dim=-1)  # [n, side, judge]
 
     def kappa(rows: Tensor) -> Tensor:  # [..., n, side, judge]
         flat = rows.flatten(-3, -2)
         return cohens_kappa(flat[..., 0], flat[..., 1])
 
-    value = float(kappa(both))
-    if not isfinite(value):
+    if not isfinite(float(kappa(both))):
         return missing("kappa", "circuit and model give one and the same answer to all prompts")
-    low, high = bootstrap_statistic(both, kappa, seed, n_boot)
     same = float((both[..., 0] == both[..., 1]).double().mean())
-    note = f"the same answer on {same:.1%} of the prompts"
-    return Measurement(value=value, unit="kappa", n=2 * len(both), lo=low, hi=high, note=note)
+    return exam.measured(both, "kappa", kappa, n=2 * len(both), note=f"the same answer on {same:.1%} of the prompts")
 
 
-def shared_errors(circuit: Tensor, model: Tensor) -> Measurement:
-    """Of the prompts that the model gets wrong, the share that the circuit gets wrong too.
+@criterion("agreement, held-out", "critique 6", at_least="min_kappa", needs="min_pairs", core=True)
+def heldout_agreement(exam: Examination) -> Measurement:
+    """Does the circuit give the model's answers on held-out prompts (Cohen's kappa)?"""
+    return _agreement(exam, exam.calibrated, exam.full_calibrated)
 
-    Args:
-        circuit: calibrated answer logits `[n, side, answer]`.
-        model: the same of the full model.
-    """
+
+def shifted_answers(exam: Examination) -> list[Tensor]:
+    """Calibrated answers of circuit and model on the shifted pairs; none where there are no such pairs."""
+    if exam.inputs.shifted is None:
+        return []
+    pairs = exam.inputs.shifted.batch(slice(0, exam.config.n_pairs))
+    own, full = exam.answers(torch.stack([exam.keep, exam.everything]), pairs)
+    return [exam.circuit.calibration.apply(own), exam.full_calibration.apply(full)]
+
+
+@criterion("agreement, shifted", "critique 6", at_least="min_kappa", needs="min_pairs")
+def shifted_agreement(exam: Examination) -> Measurement:
+    """Does the circuit give the model's answers on longer prompts with distractors (Cohen's kappa)?"""
+    answers = exam.once(shifted_answers)
+    return _agreement(exam, *answers) if answers else missing("kappa", "no shifted pairs were given")
+
+
+@criterion("shared errors", "critique 6", at_least="min_shared_errors", needs="min_errors")
+def shared_errors(exam: Examination) -> Measurement:
+    """Where the model is wrong, is the circuit wrong too?"""
+    answers = [(exam.calibrated, exam.full_calibrated), exam.once(shifted_answers)]
     right = torch.tensor([True, False])  # A is right on side 0
-    wrong_circuit, wrong_model = (answers_first(x) != right for x in (circuit, model))
-    return share(int((wrong_circuit & wrong_model).sum()), int(wrong_model.sum()), note="n counts the model's errors")
+    circuit, model = (
+        torch.cat([answers_first(x) != right for x in parts]) for parts in zip(*filter(None, answers), strict=True)
+    )
+    return share(int((circuit & model).sum()), int(model.sum()), note="n counts the model's errors")

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from circuits.edges import Edge, edge_masks, edge_weights, join_weight, joins
-from circuits.evidence.measurement import Measurement, bootstrap_statistic
-from circuits.evidence.subject import Subject, hooked_answers
-from circuits.masks import NodeSpace, ablation_hooks
+from circuits.evidence.examination import Examination, criterion
+from circuits.evidence.measurement import Measurement, floats
+from circuits.masks import NodeSpace
 from circuits.tasks.loss import pair_logit_diff
 from sparsetrain.model import Transformer
+from sparsetrain.typed import Json
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -53,14 +54,14 @@ def circuit_first(
     order = order[(~kept[places][order]).long().argsort(stable=True)]
     ranks = torch.full((len(real),), len(places))
     ranks[places[order]] = torch.arange(len(places))
-    parts = ranks.split([weight.numel() for weight in weights])
+    parts = torch.split(ranks, [weight.numel() for weight in weights])
     shaped = zip(all_joins, weights, parts, strict=True)
     return {join.linear: part.reshape(weight.shape) for join, weight, part in shaped}, len(places)
 
 
-def edge_diffs(subject: Subject, ranks: Mapping[str, Tensor], n_edges: int) -> Tensor:
+def edge_diffs(exam: Examination, ranks: Mapping[str, Tensor], n_edges: int) -> Tensor:
     """Logit difference of each pair, `[n]`, in the edge circuit of the `n_edges` first-ranked edges."""
-    model, space = subject.model, subject.space
+    model, space = exam.model, exam.space
     device = next(model.parameters()).device
     masks = {linear: (part < n_edges).to(device) for linear, part in ranks.items()}
     touched = {
@@ -73,61 +74,61 @@ def edge_diffs(subject: Subject, ranks: Mapping[str, Tensor], n_edges: int) -> T
             touched[name] |= mask.any(axis)
             bare[name] &= ~weight.any(axis)
     keep = space.join(touched) | space.join(bare)
-    means = subject.means.to(device)
-    with edge_weights(model, space, masks, means) as extra:
-        answers = hooked_answers(model, subject.heldout, ablation_hooks(space, keep.to(device), means), extra)
-    return pair_logit_diff(answers)
+    with edge_weights(model, space, masks, exam.circuit.means.to(device)) as extra:
+        return pair_logit_diff(exam.hooked_answers(exam.heldout, exam.deleting(keep), extra))
 
 
 def effect_shares(rows: Tensor) -> Tensor:
     """f of every circuit: logit differences `[..., n pairs, (model, nothing, circuits...)]` -> `[..., n circuits]`."""
-    full, empty, circuits = rows.double().mean(-2).split([1, 1, rows.shape[-1] - 2], dim=-1)
-    return (circuits - empty) / (full - empty)
+    m = rows.double().mean(-2)
+    full, empty = m[..., :1], m[..., 1:2]
+    return (m[..., 2:] - empty) / (full - empty)
 
 
-def cpr_and_cmd(
-    subject: Subject, edges: Sequence[Edge], scores: Mapping[str, Tensor] | None, seed: int, n_boot: int
-) -> tuple[Measurement, Measurement]:
-    """CPR (by signed score) and CMD (by absolute score) of a circuit; the intervals are over pairs.
+def _scores(exam: Examination) -> Mapping[str, Tensor]:
+    given = exam.inputs.edge_scores
+    return given or {j.linear: join_weight(exam.model, exam.space, j).abs() for j in joins(exam.model)}
 
-    Args:
-        edges: of the circuit.
-        scores: importance of every weight, linear's path -> `[target width, source width]`; None: its magnitude.
-    """
-    n_pairs = len(subject.heldout)
-    if subject.effect == 0:
-        note = "the model and the empty circuit have the same logit difference"
-        nothing = Measurement(value=None, unit="fraction", n=n_pairs, note=note)
-        return nothing, nothing
-    ranked_by = "scores given" if scores is not None else "weight magnitude"
-    if scores is None:
-        scores = {join.linear: join_weight(subject.model, subject.space, join).abs() for join in joins(subject.model)}
-    curves: list[Tensor] = []  # by signed and by absolute score, [n, (model, nothing, shares)]
-    for signed in (True, False):
-        if not signed and all(bool((part >= 0).all()) for part in scores.values()):
-            curves.append(curves[0])
-            continue
-        chosen = scores if signed else {linear: part.abs() for linear, part in scores.items()}
-        ranks, n_edges = circuit_first(subject.model, subject.space, edges, chosen)
-        diffs = [edge_diffs(subject, ranks, round(share * n_edges)) for share in SHARES]
-        curves.append(torch.stack([pair_logit_diff(subject.full), pair_logit_diff(subject.empty), *diffs], dim=-1))
 
-    def cpr(rows: Tensor) -> Tensor:
-        return area(effect_shares(rows))
+def curve(exam: Examination, scores: Mapping[str, Tensor]) -> Tensor:
+    """Logit differences `[n pairs, (model, nothing, circuits of SHARES...)]` as edges are added by falling score."""
+    ranks, n_edges = circuit_first(exam.model, exam.space, exam.circuit.edges, scores)
+    diffs = [edge_diffs(exam, ranks, round(share * n_edges)) for share in SHARES]
+    return torch.stack([pair_logit_diff(exam.full), pair_logit_diff(exam.empty), *diffs], dim=-1)
 
-    def cmd(rows: Tensor) -> Tensor:
-        return area((1 - effect_shares(rows)).abs())
 
-    def measured(rows: Tensor, statistic: Callable[[Tensor], Tensor]) -> Measurement:
-        low, high = bootstrap_statistic(rows, statistic, seed, n_boot)
-        return Measurement(
-            value=float(statistic(rows)),
-            unit="fraction",
-            n=n_pairs,
-            lo=low,
-            hi=high,
-            note=f"edges of the circuit first, by {ranked_by}",
-            detail={"shares": list(SHARES), "f": effect_shares(rows).tolist()},
-        )
+def signed_curve(exam: Examination) -> Tensor:
+    """`curve` by the scores as they are."""
+    return curve(exam, _scores(exam))
 
-    return measured(curves[0], cpr), measured(curves[1], cmd)
+
+def absolute_curve(exam: Examination) -> Tensor:
+    """`curve` by the scores without their signs."""
+    scores = _scores(exam)
+    if all(bool((part >= 0).all()) for part in scores.values()):
+        return exam.once(signed_curve)
+    return curve(exam, {linear: part.abs() for linear, part in scores.items()})
+
+
+def _area_of(
+    exam: Examination, rows: Callable[[Examination], Tensor], height: Callable[[Tensor], Tensor]
+) -> Measurement:
+    if exam.effect == 0:
+        return exam.no_effect()
+    ranked_by = "scores given" if exam.inputs.edge_scores else "weight magnitude"
+    found = exam.once(rows)
+    note = f"edges of the circuit first, by {ranked_by}"
+    detail: dict[str, Json] = {"shares": SHARES, "f": floats(effect_shares(found))}
+    return exam.measured(found, "fraction", lambda x: area(height(effect_shares(x))), note=note, detail=detail)
+
+
+@criterion("CPR", "metrics", at_least="min_cpr", needs="min_pairs")
+def cpr(exam: Examination) -> Measurement:
+    """How much of the effect is there, on average, as edges are added, the circuit's first?"""
+    return _area_of(exam, signed_curve, lambda f: f)
+
+
+@criterion("CMD", "metrics", at_most="max_cmd", needs="min_pairs")
+def cmd(exam: Examination) -> Measurement:
+    """How far from the model's effect is it, on average, as edges are added, the circuit's first?"""
+    return _area_of(exam, absolute_curve, lambda f: (1 - f).abs())

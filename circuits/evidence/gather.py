@@ -1,3 +1,4 @@
+# pyright: basic
 """Gathers what a report card needs, from the files of a run: pairs, text, other tasks, more mask seeds, nulls.
 
 The search for further seeds and in null models is the task's own, with the same budget. What it finds for further seeds is
@@ -13,12 +14,15 @@ from safetensors.torch import load_file
 
 from circuits.circuit import Circuit
 from circuits.edges import count_edges
-from circuits.evidence.card import CardConfig, CardInputs, report_card
-from circuits.evidence.nulls import NullKind, NullSearch, search_nulls
+from circuits.evidence.card import report_card
+from circuits.evidence.examination import CardInputs
+from circuits.evidence.searches import NullKind, NullSearch, search_nulls
+from circuits.evidence.thresholds import CardConfig
 from circuits.find import FindConfig, Finder, Pairs
 from circuits.means import Means, measure_means
 from circuits.search.comparison import N_PATH_STEPS
 from circuits.search.rankings import edge_effects
+from circuits.section import CardEntry
 from circuits.tasks import PairSet, build_pairs
 from circuits.tasks.pairs import Twin
 from sparsetrain.data.tokenizer import Tokenizer
@@ -58,7 +62,7 @@ class Judge:
 
     def card(
         self, task: dict[str, Any], card: CardConfig, progress: Callable[[str, int, int], None] | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> tuple[CardEntry, ...]:
         """The report card of a task's best circuit: see `circuits.evidence.card.report_card`."""
         name, pairs = task["task"], self.pairs
         seeds = [Circuit.load(self.run_dir / entry["path"]) for entry in task["circuits"]]
@@ -76,7 +80,7 @@ class Judge:
             others={other: (pairs.of(other).fit, pairs.of(other).heldout) for other in self.solved if other != name},
             seeds=seeds,
             twin_n_edges=[value_of(twin["n_edges"])] if twin else [],
-            nulls=search_nulls(self.model, self._null_search(name, progress), range(card.n_nulls)),
+            null_n_edges=search_nulls(self.model, self._null_search(name, progress), range(card.n_nulls)),
             edge_scores=scores,
         )
         return report_card(self.model, seeds[0], evidence, card, progress)

@@ -1,3 +1,4 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 """Tests of what a circuit is claimed to be.
 
 1. Equivalence: circuit and model beat each other equally often. H0: P(circuit better) lies within 1/2 +- eps.
@@ -21,8 +22,10 @@ from torch import Tensor
 
 from circuits.circuit import Circuit, pair_answers
 from circuits.edges import Edge, join_weight, joins
+from circuits.evidence.examination import Examination, criterion
 from circuits.evidence.measurement import Measurement, missing
 from circuits.masks import NodeSpace
+from circuits.tasks.loss import pair_logit_diff, pair_task_loss
 from circuits.tasks.pairs import PairSet
 from sparsetrain.model import Transformer
 
@@ -56,21 +59,15 @@ def equivalence_p(n_better: float, n: int, eps: float) -> float:
     return float(min(1.0, tails))
 
 
-def equivalence(circuit: Tensor, model: Tensor, eps: float) -> Measurement:
-    """p-value that circuit and model have the lower loss equally often.
-
-    Args:
-        circuit: task loss per pair, `[n]` nats.
-        model: the same of the full model.
-        eps: distance from 1/2 that still counts as equal.
-    """
-    n = len(circuit)
+@criterion("equivalence test", "tests", at_least="alpha", needs="min_pairs")
+def equivalence(exam: Examination) -> Measurement:
+    """Do circuit and model beat each other equally often (rejected below the threshold)?"""
+    circuit, model = (pair_task_loss(answers) for answers in (exam.calibrated, exam.full_calibrated))
+    n, eps = len(circuit), exam.config.equivalence_eps
+    if equivalence_p(n, n, eps) >= 0.05:
+        return missing("p-value", "too few pairs to reject anything", n)
     n_better = float((circuit < model).sum()) + float((circuit == model).sum()) / 2
     note = f"the circuit is better on {n_better:g} of {n} pairs; eps {eps:g}"
-    if equivalence_p(n, n, eps) >= 0.05:
-        return Measurement(
-            value=None, unit="p-value", n=n, note="too few pairs to reject anything", verdict="not enough data"
-        )
     return Measurement(value=equivalence_p(n_better, n, eps), unit="p-value", n=n, note=note)
 
 
@@ -92,41 +89,26 @@ def independence_p(x: Tensor, y: Tensor, n_permutations: int, seed: int) -> floa
     """Permutation p-value of HSIC: `[n]` and `[n]` samples, H0 independent."""
     generator = torch.Generator().manual_seed(seed)
     kernel_x, kernel_y = gaussian_kernel(x), gaussian_kernel(y)
-    drawn = []
+    drawn: list[float] = []
     for _ in range(n_permutations):
         order = torch.randperm(len(y), generator=generator)
         drawn.append(hsic(kernel_x, kernel_y[order][:, order]))
     return permutation_p(hsic(kernel_x, kernel_y) - 1e-15, drawn)  # an equal draw may differ in the last bit
 
 
-def independence(
-    model: Tensor, complement: Tensor, effect: float, *, still: float, n_permutations: int, seed: int
-) -> Measurement:
-    """p-value that what is left without the circuit is independent of the model.
-
-    Args:
-        model: logit difference of each pair, `[n]`.
-        complement: the same of the model without the circuit.
-        effect: m(N) - m(nothing).
-        still: a complement that varies by less than this share of the effect counts as constant: p = 1.
-    """
-    n = len(model)
+@criterion("independence test", "tests", at_least="alpha", needs="min_pairs")
+def independence(exam: Examination) -> Measurement:
+    """Is what is left without the circuit independent of the model's output (rejected below)?"""
+    model, complement = pair_logit_diff(exam.full), pair_logit_diff(exam.without)
+    n, n_permutations = len(model), exam.config.n_permutations
     if not enough_draws(n_permutations, 1):
-        return Measurement(value=None, unit="p-value", n=n, note="too few permutations", verdict="not enough data")
+        return missing("p-value", "too few permutations", n)
     spread = float(complement.double().std(correction=0))
     note = f"{n_permutations} permutations; the complement varies by {spread:.2g} logits"
-    if spread <= still * abs(effect):
+    if spread <= exam.config.still * abs(exam.effect):
         return Measurement(value=1.0, unit="p-value", n=n, note=f"{note}: as good as constant")
-    return Measurement(value=independence_p(model, complement, n_permutations, seed), unit="p-value", n=n, note=note)
-
-
-def sufficiency_test(loss: float, random_losses: Sequence[float]) -> Measurement:
-    """p-value that a random circuit of the same size and place is at least as good."""
-    n = len(random_losses)
-    if not enough_draws(n, 1):
-        return Measurement(value=None, unit="p-value", n=n, note="too few circuits drawn", verdict="not enough data")
-    p = permutation_p(-loss, [-other for other in random_losses])
-    return Measurement(value=p, unit="p-value", n=n, note="n counts random circuits")
+    p = independence_p(model, complement, n_permutations, exam.config.seed)
+    return Measurement(value=p, unit="p-value", n=n, note=note)
 
 
 def random_path(model: Transformer, space: NodeSpace, taken: set[tuple[str, str]], rng: Random) -> list[Edge] | None:
@@ -143,7 +125,7 @@ def random_path(model: Transformer, space: NodeSpace, taken: set[tuple[str, str]
         into = join_weight(model, space, by_ends[stem + "in", stem + middle])
         out = join_weight(model, space, by_ends[stem + middle, stem + "out"])
         m = rng.randrange(into.shape[0])
-        reads, writes = into[m].nonzero().flatten().tolist(), out[:, m].nonzero().flatten().tolist()
+        reads, writes = ([int(channel) for channel in weights.nonzero()] for weights in (into[m], out[:, m]))
         if not reads or not writes:
             continue
         r, w = rng.choice(reads), rng.choice(writes)
@@ -174,31 +156,28 @@ def edge_answers(model: Transformer, circuit: Circuit, pairs: PairSet) -> Tensor
 def edge_shifts(model: Transformer, circuit: Circuit, edges: Sequence[Edge], pairs: PairSet) -> list[float]:
     """Mean |d(C) - d(C without the edge)| in logits for each of `edges`, d = logit(A) - logit(B) of the edge circuit."""
     whole = edge_answers(model, circuit, pairs)
-    shifts = []
+    shifts: list[float] = []
     for edge in edges:
         less = replace(circuit, edges=tuple(other for other in circuit.edges if other != edge))
         shifts.append(float((whole - edge_answers(model, less, pairs)).abs().double().mean()))
     return shifts
 
 
-def minimality_test(
-    model: Transformer, circuit: Circuit, pairs: PairSet, *, n_draws: int, alpha: float, seed: int
-) -> Measurement:
-    """Share of the circuit's edges whose knock-out moves the answers more than that of random inflated edges.
+@criterion("minimality test", "tests", at_least="min_needed")
+def minimality_test(exam: Examination) -> Measurement:
+    """What share of the edges matters more than random edges of an inflated circuit?
 
-    Each edge is tested at alpha / number of edges.
-
-    Args:
-        pairs: on which answers are compared.
-        n_draws: random paths at most, one edge of each knocked out; as many are drawn as the correction needs.
+    Of as many random paths as the correction needs one edge each is knocked out; each edge of the circuit is tested at alpha /
+    number of edges.
     """
-    n_edges = circuit.n_edges
-    if n_edges == 0 or not enough_draws(n_draws, n_edges):
-        note = f"{n_edges} edges need {DRAWS_PER_TEST * n_edges} draws, {n_draws} allowed"
-        return Measurement(value=None, unit="fraction", n=n_edges, note=note, verdict="not enough data")
+    model, circuit, pairs = exam.model, exam.circuit, exam.some
+    n_edges, alpha = circuit.n_edges, exam.config.alpha
+    if n_edges == 0 or not enough_draws(exam.config.n_inflated, n_edges):
+        note = f"{n_edges} edges need {DRAWS_PER_TEST * n_edges} draws, {exam.config.n_inflated} allowed"
+        return missing("fraction", note, n_edges)
     n_draws = DRAWS_PER_TEST * n_edges
-    rng, taken = Random(seed), {(edge.source, edge.target) for edge in circuit.edges}
-    drawn = []
+    rng, taken = Random(exam.config.seed), {(edge.source, edge.target) for edge in circuit.edges}
+    drawn: list[float] = []
     for _ in range(n_draws):
         path = random_path(model, circuit.space, taken, rng)
         if path is None:
@@ -209,6 +188,5 @@ def minimality_test(
     needed = [p <= alpha / n_edges for p in ps]
     loose = [f"{e.source} -> {e.target}" for e, ok in zip(circuit.edges, needed, strict=True) if not ok]
     note = f"n counts edges; {n_draws} random inflated edges, each edge tested at {alpha / n_edges:.2g}"
-    return Measurement(
-        value=sum(needed) / n_edges, unit="fraction", n=n_edges, note=note, detail={"edges_not_needed": loose}
-    )
+    detail = {"edges_not_needed": loose}
+    return Measurement(value=sum(needed) / n_edges, unit="fraction", n=n_edges, note=note, detail=detail)

@@ -1,14 +1,16 @@
-"""What a measure returns, and intervals for values that are no plain means."""
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+"""What a question's measurement returns. The types that torch and scipy leave open end in this file."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
-import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-Verdict = Literal["pass", "fail", "not enough data"]
+from circuits.section import CardVerdict
+from sparsetrain.typed import Json
+
+NO_WINDOWS = "no pretraining text was given"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,51 +34,32 @@ class Measurement:
     lo: float | None = None
     hi: float | None = None
     note: str = ""
-    detail: Mapping[str, Any] = field(default_factory=dict)
-    verdict: Verdict | None = None
+    detail: Mapping[str, Json] = field(default_factory=dict[str, Json])
+    verdict: CardVerdict | None = None
 
 
-def missing(unit: str, note: str) -> Measurement:
-    """A measure that could not be taken, and why."""
-    return Measurement(value=None, unit=unit, n=0, note=note, verdict="not enough data")
+def floats(values: Tensor) -> list[float]:
+    """The numbers in a one-dimensional tensor."""
+    return values.tolist()
 
 
-def bootstrap_statistic(
-    values: Tensor, statistic: Callable[[Tensor], Tensor], seed: int, n_boot: int
-) -> tuple[float | None, float | None]:
-    """95% percentile interval of a statistic of rows, resampled with replacement.
-
-    Args:
-        values: float `[n, ...]`, one row per pair.
-        statistic: `[n_boot, n, ...]` -> `[n_boot]`; resamples in which it is not finite are left out.
-
-    Returns:
-        Lower and upper end; None where fewer than half of the resamples have a finite value.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randint(len(values), (n_boot, len(values)), generator=generator)
-    found = statistic(values.double()[rows])
-    found = found[found.isfinite()]
-    if 2 * len(found) < n_boot:
-        return None, None
-    low, high = found.quantile(torch.tensor([0.025, 0.975], dtype=found.dtype)).tolist()
-    return low, high
+def missing(
+    unit: str,
+    note: str,
+    n: int = 0,
+    *,
+    detail: Mapping[str, Json] | None = None,
+    verdict: CardVerdict = "not enough data",
+) -> Measurement:
+    """A measurement without a value, and why there is none."""
+    return Measurement(value=None, unit=unit, n=n, note=note, detail=detail or {}, verdict=verdict)
 
 
-def share(n_hits: int, n: int, **more: Any) -> Measurement:
+def share(n_hits: int, n: int, *, note: str = "", detail: Mapping[str, Json] | None = None) -> Measurement:
     """A fraction of `n` with its Wilson interval."""
     if n == 0:
-        return Measurement(value=None, unit="fraction", n=0, **more)
-    interval = binomtest(n_hits, n).proportion_ci(method="wilson")
-    return Measurement(value=n_hits / n, unit="fraction", n=n, lo=float(interval.low), hi=float(interval.high), **more)
-
-
-def mean_interval(values: Tensor, seed: int, n_boot: int) -> tuple[float | None, float | None]:
-    """`bootstrap_statistic` of the mean of `[n]` values."""
-    return bootstrap_statistic(values, lambda rows: rows.mean(-1), seed, n_boot)
-
-
-def jaccard(sets: Sequence[set[str]]) -> float | None:
-    """Mean over pairs of sets of |a & b| / |a | b|; None for fewer than two sets, 1 for two empty ones."""
-    ratios = [len(a & b) / len(a | b) if a | b else 1.0 for i, a in enumerate(sets) for b in sets[:i]]
-    return sum(ratios) / len(ratios) if ratios else None
+        return missing("fraction", note, detail=detail)
+    low, high = binomtest(n_hits, n).proportion_ci(method="wilson")
+    return Measurement(
+        value=n_hits / n, unit="fraction", n=n, lo=float(low), hi=float(high), note=note, detail=detail or {}
+    )

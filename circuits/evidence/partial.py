@@ -12,12 +12,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from circuits.evidence.measurement import Measurement, bootstrap_statistic
-from circuits.evidence.subject import Subject
+from circuits.evidence.examination import Examination, criterion
+from circuits.evidence.measurement import Measurement
 from circuits.masks import NodeSpace
 from circuits.search.learn import frozen, run_answers
 from circuits.tasks.loss import pair_task_loss
-from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookFn, HookPoint, hooked
 
 
@@ -43,55 +42,51 @@ def partial_hooks(space: NodeSpace, keep: Tensor, means: Tensor, r: Tensor) -> d
     return {name: blend(name) for name, part in parts.items() if not bool(part.all())}
 
 
-def partial_losses(subject: Subject, pairs: PairSet, r: Tensor) -> Tensor:
-    """Calibrated task loss of each pair, `[n_runs, n]` nats, differentiable in r `[n_runs, n_nodes]`."""
-    device = next(subject.model.parameters()).device
-    hooks = partial_hooks(subject.space, subject.keep.to(device), subject.means.to(device), r.to(device))
-    with hooked(subject.model, hooks):
-        answers = run_answers(subject.model, [pairs] * len(r))
-    return pair_task_loss(subject.calibration.apply(answers))
+def partial_losses(exam: Examination, r: Tensor) -> Tensor:
+    """Calibrated task loss of each held-out pair, `[n_runs, n]` nats, differentiable in r `[n_runs, n_nodes]`."""
+    device = next(exam.model.parameters()).device
+    hooks = partial_hooks(exam.space, exam.keep.to(device), exam.circuit.means.to(device), r.to(device))
+    with hooked(exam.model, hooks):
+        answers = run_answers(exam.model, [exam.heldout] * len(r))
+    return pair_task_loss(exam.circuit.calibration.apply(answers))
 
 
-def random_partial(subject: Subject, n_draws: int, seed: int, n_boot: int) -> Measurement:
-    """Mean task loss over r ~ U(0, 1) per deleted node and draw; the interval is over pairs."""
-    generator = torch.Generator().manual_seed(seed)
-    r = torch.rand(n_draws, subject.space.n_nodes, generator=generator)
-    step = max(1, subject.max_rows // (2 * len(subject.heldout)))
+def _random_shares(exam: Examination, n: int) -> Tensor:
+    generator = torch.Generator().manual_seed(exam.config.seed)
+    return torch.rand(n, exam.space.n_nodes, generator=generator)
+
+
+@criterion("partial ablation", "critique 4", at_most="max_task_loss", needs="min_pairs")
+def random_partial(exam: Examination) -> Measurement:
+    """Does the circuit keep the task loss, on average, when deleted nodes come back in part?"""
+    r = _random_shares(exam, exam.config.n_partial)
+    step = max(1, exam.config.max_rows // (2 * len(exam.heldout)))
     with torch.no_grad():
-        losses = torch.cat([partial_losses(subject, subject.heldout, part).cpu() for part in r.split(step)])
-    per_pair = losses.double().mean(0)
-    low, high = bootstrap_statistic(per_pair, lambda rows: rows.mean(-1), seed, n_boot)
-    note = f"{n_draws} draws, the worst {float(losses.mean(1).max()):.3f}"
-    return Measurement(value=float(per_pair.mean()), unit="nats", n=len(per_pair), lo=low, hi=high, note=note)
+        losses = torch.cat([partial_losses(exam, part).cpu() for part in torch.split(r, step)])
+    note = f"{len(r)} draws, the worst {float(losses.mean(1).max()):.3f}"
+    return exam.measured(losses.double().mean(0), "nats", note=note)
 
 
-def worst_partial(
-    subject: Subject, pairs: PairSet, *, n_steps: int, n_starts: int, step: float, seed: int, n_boot: int
-) -> Measurement:
-    """Largest task loss that projected gradient ascent over r finds; the interval is over pairs, at that r.
+@criterion("worst partial ablation", "critique 4", at_most="max_worst_loss", needs="min_pairs")
+def worst_partial(exam: Examination) -> Measurement:
+    """Does it stay better than a guess under the worst partial ablation found by gradient ascent?
 
-    Args:
-        pairs: on which r is sought and judged: an adversary may fit them.
-        n_steps: gradient steps.
-        n_starts: runs; the first starts at 1/2, the others at random.
-        step: change of every r per step.
+    The shares are sought on the pairs that are judged: an adversary may fit them. The interval is over pairs, at the worst r.
     """
-    generator = torch.Generator().manual_seed(seed)
-    r = torch.rand(n_starts, subject.space.n_nodes, generator=generator)
+    config, worst, started = exam.config, torch.full((len(exam.heldout),), -torch.inf), 0.0
+    r = _random_shares(exam, config.n_adversary_starts)
     r[0] = 0.5
-    worst, started = torch.full((len(pairs),), -torch.inf), 0.0
-    with frozen(subject.model), torch.enable_grad():
-        for turn in range(n_steps + 1):
+    with frozen(exam.model), torch.enable_grad():
+        for turn in range(config.n_adversary_steps + 1):
             r = r.detach().requires_grad_()
-            losses = partial_losses(subject, pairs, r)
+            losses = partial_losses(exam, r)
             found = losses.detach().cpu()
             found = found[found.mean(1).argmax()]
             worst = found if float(found.mean()) > float(worst.mean()) else worst
             started = float(found.mean()) if turn == 0 else started
-            if turn == n_steps:
+            if turn == config.n_adversary_steps:
                 break
             (grad,) = torch.autograd.grad(losses.mean(1).sum(), [r])
-            r = (r.detach() + step * grad.sign()).clamp(0, 1)
-    low, high = bootstrap_statistic(worst, lambda rows: rows.mean(-1), seed, n_boot)
-    note = f"{n_starts} starts, {n_steps} steps; started at {started:.3f}"
-    return Measurement(value=float(worst.mean()), unit="nats", n=len(pairs), lo=low, hi=high, note=note)
+            r = (r.detach() + config.adversary_step * grad.sign()).clamp(0, 1)
+    note = f"{len(r)} starts, {config.n_adversary_steps} steps; started at {started:.3f}"
+    return exam.measured(worst, "nats", note=note)

@@ -3,50 +3,27 @@
 1. Correlation of each kept node's activation in the circuit and in the model, over all positions of the prompts.
 2. Jensen-Shannon distance (square root of the divergence in bits, 0 to 1) of the attention of every head that the
    circuit uses, the sink's share included, mean over queries.
+3. Two-valued nodes: every kept node becomes a step, lo below a threshold and hi above it. Threshold and values are the
+   least-squares fit to the node's activations in the circuit over the positions of the fit pairs; all nodes become steps at
+   once. The task loss that is left says how far the circuit is a diagram of switches.
+   Source: Gao et al. 2025, appendix C. The least-squares fit is ours.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from circuits.evidence.measurement import Measurement, bootstrap_statistic
-from circuits.evidence.subject import Subject
-from circuits.masks import ablation_hooks
-from circuits.tasks.pairs import PairSet
-from sparsetrain.hooks import HookFn, HookPoint, hooked
+from circuits.evidence.examination import Examination, criterion
+from circuits.evidence.measurement import Measurement, floats, missing
+from circuits.tasks.loss import pair_task_loss
+from sparsetrain.hooks import HookFn, HookPoint
 from sparsetrain.kernels import attention_pattern
 from sparsetrain.model import Attention, Transformer
 
 _CONSTANT = 1e-6  # ours: a standard deviation below this share of the root mean square counts as no variation
-
-
-@torch.no_grad()
-def recorded(
-    model: Transformer, pairs: PairSet, names: Sequence[str], hooks: Mapping[str, HookFn]
-) -> tuple[dict[str, Tensor], Tensor]:
-    """What passes hook points on the prompts of a pair set.
-
-    Args:
-        hooks: attached before the recording, so that their effect is seen.
-
-    Returns:
-        Name -> `[(n side), pos, width]`, and which positions belong to a prompt: bool `[(n side), pos]`.
-    """
-    seen: dict[str, Tensor] = {}
-
-    def keep(x: Tensor, point: HookPoint) -> Tensor:
-        seen[point.name] = x.cpu()
-        return x
-
-    device = next(model.parameters()).device
-    n_pos = int(pairs.last.max()) + 1
-    tokens = rearrange(pairs.tokens[..., :n_pos], "n side pos -> (n side) pos")
-    last = pairs.last.flatten()
-    with hooked(model, hooks), hooked(model, dict.fromkeys(names, keep)):
-        model(tokens.to(device), last.to(device))
-    return seen, torch.arange(n_pos) <= last[:, None].cpu()
 
 
 def correlations(a: Tensor, b: Tensor) -> Tensor:
@@ -72,79 +49,68 @@ def correlations(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(still_a | still_b, constant, both.clamp(-1, 1))
 
 
-def node_roles(subject: Subject, seed: int, n_boot: int) -> Measurement:
-    """Mean correlation of the kept nodes' activations in circuit and model; the interval is over nodes."""
-    kept = subject.space.nodes(subject.keep)
+@criterion("node roles", "critique 5", at_least="min_role_correlation", core=True)
+def node_roles(exam: Examination) -> Measurement:
+    """Do the circuit's nodes vary in the circuit as they do in the model?
+
+    Mean correlation over nodes; so is the interval.
+    """
+    kept = exam.circuit.nodes
     if not kept:
-        return Measurement(value=None, unit="correlation", n=0, note="the circuit has no nodes")
-    device = next(subject.model.parameters()).device
-    hooks = ablation_hooks(subject.space, subject.keep.to(device), subject.means.to(device))
-    in_model, valid = recorded(subject.model, subject.heldout, list(kept), {})
-    in_circuit, _ = recorded(subject.model, subject.heldout, list(kept), hooks)
-    found = torch.cat(
-        [
-            correlations(in_model[name][valid][:, list(channels)], in_circuit[name][valid][:, list(channels)])
-            for name, channels in kept.items()
-        ]
-    )
-    ids = [f"{name}:{channel}" for name, channels in kept.items() for channel in channels]
-    low, high = bootstrap_statistic(found, lambda rows: rows.mean(-1), seed, n_boot)
-    return Measurement(
-        value=float(found.mean()),
-        unit="correlation",
-        n=len(ids),
-        lo=low,
-        hi=high,
-        note=f"n counts nodes; {int((found < 0.5).sum())} of them below 0.5",
-        detail={"nodes": dict(zip(ids, found.tolist(), strict=True))},
-    )
+        return missing("correlation", "the circuit has no nodes")
+    in_model, valid = exam.recorded(exam.heldout, list(kept), {})
+    in_circuit, _ = exam.recorded(exam.heldout, list(kept), exam.deleting(exam.keep))
+    parts = [
+        correlations(*(seen[name][valid][:, list(channels)] for seen in (in_model, in_circuit)))
+        for name, channels in kept.items()
+    ]
+    found = torch.cat(parts)
+    note = f"n counts nodes; {int((found < 0.5).sum())} of them below 0.5"
+    detail = {"nodes": dict(zip(exam.circuit.node_ids, floats(found), strict=True))}
+    return exam.measured(found, "correlation", note=note, detail=detail)
 
 
 def js_distance(p: Tensor, q: Tensor) -> Tensor:
     """Jensen-Shannon distance of distributions over the last axis, in [0, 1] (base 2): `[..., k]` -> `[...]`."""
     p, q = p.double(), q.double()
     middle = (p + q) / 2
-    divergence = sum(torch.special.xlogy(x, x / middle.clamp(min=1e-300)).sum(-1) for x in (p, q)) / 2
-    assert isinstance(divergence, Tensor)
+    parts = [torch.xlogy(x, x / middle.clamp(min=1e-300)).sum(-1) for x in (p, q)]
+    divergence = (parts[0] + parts[1]) / 2
     return (divergence / torch.log(torch.tensor(2.0))).clamp(0, 1).sqrt()
 
 
-def heads_used(subject: Subject) -> dict[int, list[int]]:
+def heads_used(exam: Examination) -> dict[int, list[int]]:
     """Layer -> heads with a kept q, k or v channel; layers without such heads are left out."""
-    d_head, parts = subject.model.config.d_head, subject.space.split(subject.keep)
-    found = {}
-    for layer in range(subject.model.config.n_layer):
+    d_head, parts = exam.model.config.d_head, exam.space.split(exam.keep)
+    found: dict[int, list[int]] = {}
+    for layer in range(exam.model.config.n_layer):
         used = torch.stack([parts[f"blocks.{layer}.attn.hook_{x}"] for x in "qkv"]).any(0)
-        heads = rearrange(used, "(head d) -> head d", d=d_head).any(-1).nonzero().flatten().tolist()
-        if heads:
-            found[layer] = heads
+        heads = rearrange(used, "(head d) -> head d", d=d_head).any(-1)
+        if heads.any():
+            found[layer] = [head for head in range(len(heads)) if heads[head]]
     return found
 
 
-def attention_shift(subject: Subject, seed: int, n_boot: int) -> Measurement:
-    """Mean Jensen-Shannon distance of attention, sink included, in circuit and model; the interval is over pairs."""
-    used = heads_used(subject)
+@criterion("attention", "critique 5", at_most="max_attention_distance", needs="min_pairs")
+def attention_shift(exam: Examination) -> Measurement:
+    """How far is the attention of the circuit's heads, sink included, from what it is in the model?"""
+    used = heads_used(exam)
     if not used:
-        note = "the circuit uses no head"
-        return Measurement(value=None, unit="distance", n=len(subject.heldout), note=note, verdict="not enough data")
-    device = next(subject.model.parameters()).device
-    hooks = ablation_hooks(subject.space, subject.keep.to(device), subject.means.to(device))
+        return missing("distance", "the circuit uses no head", len(exam.heldout))
     names = [f"blocks.{layer}.attn.hook_{x}" for layer in used for x in "qk"]
-    runs = [recorded(subject.model, subject.heldout, names, more) for more in ({}, hooks)]
+    runs = [exam.recorded(exam.heldout, names, hooks) for hooks in ({}, exam.deleting(exam.keep))]
     valid = runs[0][1]
-    per_head, per_row = {}, []
+    per_head: dict[str, float] = {}
+    per_row: list[Tensor] = []
     for layer, heads in used.items():
-        patterns = [_pattern(subject.model, layer, seen)[:, heads] for seen, _ in runs]
+        patterns = [_pattern(exam.model, layer, seen)[:, heads] for seen, _ in runs]
         distance = js_distance(*patterns)  # [row, head, query]
         distance = (distance * valid[:, None]).sum(-1) / valid.sum(-1)[:, None]
         per_row.append(distance)
-        for head, value in zip(heads, distance.mean(0).tolist(), strict=True):
+        for head, value in zip(heads, floats(distance.mean(0)), strict=True):
             per_head[f"layer {layer}, head {head}"] = value
     pairs = rearrange(torch.cat(per_row, dim=1), "(n side) head -> n (side head)", side=2).mean(1)
-    low, high = bootstrap_statistic(pairs, lambda rows: rows.mean(-1), seed, n_boot)
-    return Measurement(
-        value=float(pairs.mean()), unit="distance", n=len(pairs), lo=low, hi=high, detail={"heads": per_head}
-    )
+    return exam.measured(pairs, "distance", detail={"heads": per_head})
 
 
 def _pattern(model: Transformer, layer: int, seen: Mapping[str, Tensor]) -> Tensor:
@@ -156,3 +122,58 @@ def _pattern(model: Transformer, layer: int, seen: Mapping[str, Tensor]) -> Tens
         for x in "qk"
     )
     return attention_pattern(q.float(), k.float(), None if attn.sink is None else attn.sink.detach().cpu())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """One step per column: float `[width]` each."""
+
+    threshold: Tensor
+    lo: Tensor
+    hi: Tensor
+
+
+def fit_steps(x: Tensor) -> Steps:
+    """The step x > threshold ? hi : lo of least squared error, per column; a constant column stays constant.
+
+    Args:
+        x: float `[n, width]`.
+    """
+    n = len(x)
+    ordered = x.double().sort(0).values
+    below = ordered.cumsum(0)[:-1]
+    total = ordered.sum(0)
+    size = torch.arange(1, n, dtype=torch.float64)[:, None]
+    # The squared error is a constant minus this; equal values cannot be told apart by a threshold.
+    explained = below.square() / size + (total - below).square() / (n - size)
+    explained = explained.masked_fill(ordered[1:] == ordered[:-1], -torch.inf)
+    still = ordered[0] == ordered[-1]
+    if n == 1 or bool(still.all()):
+        return Steps(threshold=ordered[0], lo=ordered[0], hi=ordered[0])
+    split = explained.argmax(0)[None]
+    lo = below.gather(0, split)[0] / (split[0] + 1)
+    hi = (total - below.gather(0, split)[0]) / (n - split[0] - 1)
+    threshold = (ordered.gather(0, split)[0] + ordered.gather(0, split + 1)[0]) / 2
+    return Steps(
+        threshold=torch.where(still, ordered[0], threshold),
+        lo=torch.where(still, ordered[0], lo),
+        hi=torch.where(still, ordered[0], hi),
+    )
+
+
+@criterion("binarised loss", "metrics", at_most="max_binarised_loss", needs="min_pairs")
+def binarised(exam: Examination) -> Measurement:
+    """Does the circuit keep the task when every node of it may take two values only?"""
+    hooks = exam.deleting(exam.keep)
+    kept = {name: part for name, part in exam.space.split(exam.keep).items() if bool(part.any())}
+    seen, valid = exam.recorded(exam.fit, list(kept), hooks)
+    steps = {name: fit_steps(x[valid]) for name, x in seen.items()}
+
+    def put(x: Tensor, point: HookPoint) -> Tensor:
+        step = steps[point.name]
+        value = torch.where(x > step.threshold.to(x), step.hi.to(x), step.lo.to(x))
+        return torch.where(kept[point.name].to(x.device), value, x)
+
+    stepped: dict[str, HookFn] = dict.fromkeys(kept, put)
+    answers = exam.refitted(lambda pairs: exam.hooked_answers(pairs, hooks, stepped))
+    return exam.measured(pair_task_loss(answers), "nats")

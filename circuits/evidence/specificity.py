@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from circuits.evidence.measurement import Measurement, bootstrap_statistic
-from circuits.evidence.subject import Subject, first
-from circuits.masks import ablation_hooks
+from circuits.evidence.examination import Examination, criterion, first
+from circuits.evidence.measurement import NO_WINDOWS, Measurement, floats, missing
 from circuits.search.learn import calibrated_loss
 from circuits.tasks.loss import task_loss
 from circuits.tasks.pairs import PairSet
@@ -21,31 +20,27 @@ from sparsetrain.hooks import HookFn, hooked
 from sparsetrain.model import Transformer
 
 
-def damage(subject: Subject, fit: PairSet, heldout: PairSet) -> float:
+def damage(exam: Examination, fit: PairSet, heldout: PairSet) -> float:
     """Rise of a task's loss in nats when the circuit is taken out of the model, under the model's calibration."""
-    _, calibration = calibrated_loss(subject.answers(subject.everything[None], fit))
-    masks = torch.stack([subject.everything, ~subject.keep])
-    before, after = task_loss(first(calibration).apply(subject.answers(masks, heldout).double())).tolist()
+    _, calibration = calibrated_loss(exam.answers(exam.everything[None], fit))
+    masks = torch.stack([exam.everything, ~exam.keep])
+    before, after = floats(task_loss(first(calibration).apply(exam.answers(masks, heldout).double())))
     return after - before
 
 
-def other_tasks(subject: Subject, others: Mapping[str, tuple[PairSet, PairSet]]) -> Measurement:
-    """Largest damage to another task as a share of the damage to the circuit's own.
-
-    Args:
-        others: task's name -> (fit, held-out) pairs of a task that the model solves.
-    """
-    if not others:
-        return Measurement(value=None, unit="fraction", n=0, note="no other task was given", verdict="not enough data")
-    own = damage(subject, subject.fit, subject.heldout)
-    found = {name: damage(subject, *pairs) for name, pairs in others.items()}
-    worst = max(found, key=lambda name: found[name])
-    detail = {"own_nats": own, "others_nats": found}
+@criterion("other tasks", "critique 8", at_most="max_other_damage")
+def other_tasks(exam: Examination) -> Measurement:
+    """How much does taking the circuit out hurt the most affected other task, beside its own?"""
+    if not exam.inputs.others:
+        return missing("fraction", "no other task was given")
+    own = damage(exam, exam.fit, exam.heldout)
+    found = {name: damage(exam, *pairs) for name, pairs in exam.inputs.others.items()}
+    worst, n, detail = max(found, key=found.__getitem__), len(found), {"own_nats": own, "others_nats": found}
     if own <= 0:
         note = "taking the circuit out does not hurt its own task"
-        return Measurement(value=None, unit="fraction", n=len(found), note=note, detail=detail, verdict="fail")
+        return missing("fraction", note, n, detail=detail, verdict="fail")
     note = f"n counts tasks; most hurt: {worst}; own task +{own:.3f} nats"
-    return Measurement(value=max(found[worst], 0.0) / own, unit="fraction", n=len(found), note=note, detail=detail)
+    return Measurement(value=max(found[worst], 0.0) / own, unit="fraction", n=n, note=note, detail=detail)
 
 
 @torch.no_grad()
@@ -56,24 +51,19 @@ def window_losses(model: Transformer, windows: Tensor, hooks: Mapping[str, HookF
         windows: int64 `[n, pos]`, at least two tokens each.
     """
     device = next(model.parameters()).device
-    losses = []
+    losses: list[Tensor] = []
     with hooked(model, hooks):
-        for batch in windows.to(device).split(batch_size):
-            logits = model(batch)[:, :-1]
-            losses.append(F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none"))
-            losses[-1] = losses[-1].unflatten(0, (len(batch), -1)).mean(1).cpu()
+        for batch in torch.split(windows.to(device), batch_size):
+            logits: Tensor = model(batch)[:, :-1]
+            found = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
+            losses.append(found.view(len(batch), -1).mean(1).cpu())
     return torch.cat(losses)
 
 
-def pretraining_damage(subject: Subject, windows: Tensor, seed: int, n_boot: int) -> Measurement:
-    """Rise of the next-token loss without the circuit, nats/token; the interval is over windows.
-
-    Args:
-        windows: int64 `[n, pos]`, pretraining text.
-    """
-    device = next(subject.model.parameters()).device
-    hooks = ablation_hooks(subject.space, ~subject.keep.to(device), subject.means.to(device))
-    rise = window_losses(subject.model, windows, hooks) - window_losses(subject.model, windows, {})
-    low, high = bootstrap_statistic(rise, lambda rows: rows.mean(-1), seed, n_boot)
-    note = "n counts windows"
-    return Measurement(value=float(rise.double().mean()), unit="nats/token", n=len(rise), lo=low, hi=high, note=note)
+@criterion("pretraining loss", "critique 8", at_most="max_text_damage")
+def pretraining_damage(exam: Examination) -> Measurement:
+    """By how much does the loss on pretraining text rise without the circuit?"""
+    if exam.inputs.windows is None:
+        return missing("nats/token", NO_WINDOWS)
+    before, after = (window_losses(exam.model, exam.inputs.windows, hooks) for hooks in ({}, exam.deleting(~exam.keep)))
+    return exam.measured((after - before).double(), "nats/token", note="n counts windows")

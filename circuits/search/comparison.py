@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from circuits.evidence.measurement import bootstrap_statistic
 from circuits.find import Finder
+from circuits.intervals import interval
 from circuits.masks import NodeSpace
 from circuits.search.learn import Run
 from circuits.search.rankings import (
@@ -106,7 +106,7 @@ def size_ratios(tasks: Sequence[Mapping[str, Any]], seed: int, n_boot: int) -> l
             elif learned or entry["reached"]:
                 alone["learned" if learned else "baseline"].append(task["task"])
         values = torch.tensor(list(logs.values()), dtype=torch.float64)
-        low, high = bootstrap_statistic(values, lambda x: x.mean(-1).exp(), seed, n_boot) if logs else (None, None)
+        low, high = interval(values, seed, n_boot, lambda x: x.mean(-1).exp()) if logs else (None, None)
         ratio = float(values.mean().exp()) if logs else None
         rows.append(
             {

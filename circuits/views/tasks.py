@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from circuits.section import CardEntry
 from circuits.views.baselines import baseline_blocks
 from circuits.views.card import card_blocks
 from circuits.views.graph import visible, widget
@@ -29,6 +30,7 @@ from sparsetrain.report.blocks import (
     format_number,
     note_of,
 )
+from sparsetrain.typed import from_dict
 
 STATUS_WORDS = {
     "circuit": "circuit found",
@@ -275,7 +277,7 @@ def _circuit(task: Mapping[str, Any], circuit: Mapping[str, Any], target: float 
             blocks.append(Text(text=f"More than {MAX_EDGES} edges: too many for a program in words.", tone="note"))
     blocks += _controls(task, circuit, target)
     if circuit.get("card"):
-        blocks += card_blocks(circuit["card"])
+        blocks += card_blocks(from_dict(tuple[CardEntry, ...], circuit["card"]))
     calibration = circuit.get("calibration")
     if calibration:
         shift = calibration.get("shift")

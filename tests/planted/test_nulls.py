@@ -13,11 +13,14 @@ from cases import PLANTED, PRUNE, TARGET
 from twins import label_twin, nonsense_twin
 
 from circuits.circuit import Circuit, Provenance
-from circuits.evidence.card import PRESETS, CardInputs, card_verdict, report_card
-from circuits.evidence.nulls import permuted_model, same_nodes
+from circuits.evidence.card import report_card
+from circuits.evidence.examination import CardInputs
+from circuits.evidence.searches import permuted_model, same_nodes
+from circuits.evidence.thresholds import PRESETS
 from circuits.masks import NodeSpace
 from circuits.search.learn import Run
 from circuits.search.search import search
+from circuits.section import card_verdict
 from circuits.tasks.loss import Calibration
 
 MODELS = ("string_closing", "bracket_depth", "two_hop", "shared_detector", "behind_sink", "redundant_heads")
@@ -74,5 +77,5 @@ def test_the_card_passes_the_planted_circuit_and_fails_it_in_permuted_weights(na
     carried = same_nodes(null, circuit, circuit.keep, null_means.values, pairs.fit)
     entries = report_card(null, carried, replace(evidence, alive=null_means.alive), CARD)
     assert card_verdict(entries) == "fail"
-    sufficiency = next(entry for entry in entries if entry["name"] == "sufficiency")
-    assert sufficiency["verdict"] == "fail" and sufficiency["value"]["value"] > 0.9 * log(2)
+    sufficiency = next(entry for entry in entries if entry.name == "sufficiency")
+    assert sufficiency.verdict == "fail" and (sufficiency.value.value or 0) > 0.9 * log(2)

@@ -51,8 +51,9 @@ SPARSETRAIN = {
 }
 """Room of `sparsetrain` -> the rooms that it may import; itself is always allowed."""
 
-THING = {"ablate", "calibrate", "circuit", "compact", "edges", "masks", "means", "tasks"}
+THING = {"ablate", "calibrate", "circuit", "compact", "edges", "intervals", "masks", "means", "tasks"}
 CIRCUITS = {
+    "intervals": set(),
     "tasks": set(),
     "masks": set(),
     "means": {"masks"},
@@ -76,6 +77,7 @@ CIRCUITS = {
 """The same of `circuits`."""
 
 BELOW = {
+    "intervals": {"stats"},
     "tasks": {"data"},
     "section": {"stats", "typed", "report"},
     "views": {"report", "stats", "typed"},
@@ -89,12 +91,10 @@ BELOW = {
 EXCEPTIONS: set[tuple[str, str]] = {
     ("sparsetrain.representation", "sparsetrain.report"),
     ("sparsetrain.run", "sparsetrain.studies"),
-    ("circuits.search", "circuits.evidence"),
     ("circuits.search", "circuits.find"),
     ("circuits.evidence", "circuits.find"),
     ("circuits.explain", "circuits.search"),
     ("circuits.exports", "circuits.views"),
-    ("circuits.views", "circuits.evidence"),
 }
 """Arrows that are still there and should not be. Take them out; never add one."""
 

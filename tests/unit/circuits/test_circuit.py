@@ -8,9 +8,9 @@ import torch
 from circuits.ablate import ablate, parse_nodes
 from circuits.calibrate import fit_calibrations
 from circuits.edges import count_edges, degrees, edge_masks, find_edges, joins, on_path
-from circuits.evidence.measurement import jaccard, mean_interval
 from circuits.evidence.random_circuits import random_circuits
 from circuits.find import FindConfig
+from circuits.intervals import interval
 from circuits.masks import NodeMasks, NodeSpace
 from circuits.means import Means, measure_means
 from circuits.search.learn import PruneConfig, attribution
@@ -18,6 +18,7 @@ from circuits.tasks.loss import SCALE_MAX, SCALE_MIN, fit_calibration, task_loss
 from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairText, Side
 from sparsetrain.hooks import HookPoint, hooked, record
+from sparsetrain.stats.sets import jaccard
 
 
 @pytest.fixture
@@ -207,10 +208,10 @@ def test_random_circuits_match_size_and_place(model):
 
 def test_bootstrap_interval_covers_the_mean_and_shrinks():
     values = torch.randn(400, generator=torch.Generator().manual_seed(0))
-    low, high = mean_interval(values, seed=0, n_boot=1000)
+    low, high = interval(values, seed=0, n_boot=1000)
     assert low < float(values.mean()) < high
     assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.2)
-    assert mean_interval(torch.ones(5), seed=0, n_boot=1000) == (1.0, 1.0)
+    assert interval(torch.ones(5), seed=0, n_boot=1000) == (1.0, 1.0)
 
 
 def test_jaccard_by_hand():

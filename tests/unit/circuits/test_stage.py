@@ -10,7 +10,8 @@ import torch
 
 from circuits import stage
 from circuits.evidence import gather as judge
-from circuits.evidence.card import CRITERIA, PRESETS
+from circuits.evidence.card import CRITERIA
+from circuits.evidence.thresholds import PRESETS
 from circuits.find import FindConfig
 from circuits.search.learn import PruneConfig
 from circuits.stage import CircuitsConfig, merge_tasks, run_cards, run_circuits

@@ -8,12 +8,15 @@ import torch
 from report_example import example_report
 
 from circuits.circuit import Circuit, Provenance
-from circuits.evidence.card import CRITERIA, PRESETS, CardConfig, CardInputs, card_verdict, judge, report_card
+from circuits.evidence.card import CRITERIA, report_card
+from circuits.evidence.examination import CardInputs, judge
 from circuits.evidence.measurement import Measurement
-from circuits.evidence.nulls import NullResult, permuted_model, same_nodes
 from circuits.evidence.random_circuits import random_circuits
+from circuits.evidence.searches import permuted_model, same_nodes
+from circuits.evidence.thresholds import PRESETS, CardConfig
 from circuits.masks import NodeSpace
 from circuits.means import Means, measure_means
+from circuits.section import CardEntry, CardVerdict, card_verdict
 from circuits.tasks.loss import Calibration
 from circuits.views.card import card_blocks, summary
 from sparsetrain.model import Transformer
@@ -21,7 +24,7 @@ from sparsetrain.report.blocks import Details, Table, Text
 from sparsetrain.report.document import assemble
 from sparsetrain.report.html import to_html
 from sparsetrain.report.markdown import render_block
-from sparsetrain.typed import plain
+from sparsetrain.typed import from_dict, plain
 from tests.planted.string_closing import (
     NODES,
     NONSENSE_A,
@@ -64,52 +67,54 @@ def planted() -> tuple[Transformer, Means, Circuit, CardInputs]:
         others={"nonsense": (string_pairs(16, 1, nonsense), string_pairs(16, 3, nonsense))},
         seeds=[circuit] * 5,
         twin_n_edges=[None],
-        nulls=[NullResult(kind="labels", seed=0, n_edges=27)],
+        null_n_edges=[27],
     )
     return model, means, circuit, evidence
 
 
 @pytest.fixture(scope="module")
-def entries(planted) -> list[dict]:
+def entries(planted) -> tuple[CardEntry, ...]:
     model, _, circuit, evidence = planted
     return report_card(model, circuit, evidence, CONFIG)
 
 
-def by_name(entries: list[dict]) -> dict[str, dict]:
-    return {entry["name"]: entry for entry in entries}
+def by_name(entries: tuple[CardEntry, ...]) -> dict[str, CardEntry]:
+    return {entry.name: entry for entry in entries}
 
 
 def test_the_planted_circuit_passes(entries):
     found = by_name(entries)
     assert card_verdict(entries) == "pass"
-    assert all(entry["verdict"] == "pass" for entry in entries if entry["core"])
+    assert all(entry.verdict == "pass" for entry in entries if entry.core)
     strict = {"faithfulness", "completeness", "causal scrubbing", "worst partial ablation", "attention"}
-    assert {name: found[name]["verdict"] for name in strict} == dict.fromkeys(strict, "pass")
+    assert {name: found[name].verdict for name in strict} == dict.fromkeys(strict, "pass")
     # By hand: of the nine edges a null of 27 is three times as large; the model makes no errors to share; nine edges
     # would need 180 random ones, of which the quick card draws none.
-    assert found["null models"]["value"]["value"] == 3.0
-    assert found["nonsense twin"]["verdict"] == "pass" and found["nonsense twin"]["value"]["value"] is None
-    assert found["shared errors"]["verdict"] == "not enough data"
-    assert found["minimality test"]["verdict"] == "not enough data"
-    assert found["sufficiency test"]["value"]["value"] == pytest.approx(1 / (1 + CONFIG.n_random))
+    assert found["null models"].value.value == 3.0
+    assert found["nonsense twin"].verdict == "pass" and found["nonsense twin"].value.value is None
+    assert found["shared errors"].verdict == "not enough data"
+    assert found["minimality test"].verdict == "not enough data"
+    assert found["sufficiency test"].value.value == pytest.approx(1 / (1 + CONFIG.n_random))
 
 
-def test_entries_are_plain_data_in_the_order_of_the_criteria(entries):
-    assert [entry["name"] for entry in entries] == [criterion.name for criterion in CRITERIA]
-    assert plain(entries) == json.loads(json.dumps(plain(entries)))
+def test_entries_stand_in_the_order_of_the_criteria_and_survive_json(entries):
+    assert [entry.name for entry in entries] == [criterion.name for criterion in CRITERIA]
+    assert from_dict(tuple[CardEntry, ...], json.loads(json.dumps(plain(entries)))) == from_dict(
+        tuple[CardEntry, ...], plain(entries)
+    )
     for entry in entries:
-        value = entry["value"]["value"]
-        assert entry["verdict"] in ("pass", "fail", "not enough data")
-        assert entry["question"].endswith("?") or entry["question"].endswith(").")
-        assert entry["value"]["status"] == "recomputable"
-        if "lo" in entry["value"]:
-            assert entry["value"]["lo"] <= value + 1e-9 and value <= entry["value"]["hi"] + 1e-9
+        value = entry.value
+        assert entry.verdict in ("pass", "fail", "not enough data")
+        assert entry.question.endswith("?") or entry.question.endswith(").")
+        assert value.status == "recomputable"
+        if value.lo is not None and value.hi is not None and value.value is not None:
+            assert value.lo <= value.value + 1e-9 and value.value <= value.hi + 1e-9
 
 
 def test_the_card_is_a_function_of_its_inputs(planted, entries):
     model, _, circuit, evidence = planted
     again = report_card(model, circuit, evidence, CONFIG)
-    assert [entry["value"] for entry in again] == [entry["value"] for entry in entries]
+    assert [entry.value for entry in again] == [entry.value for entry in entries]
 
 
 def test_as_many_random_nodes_fail(planted):
@@ -118,10 +123,10 @@ def test_as_many_random_nodes_fail(planted):
     assert int(keep.sum()) == circuit.n_nodes
     other = same_nodes(model, circuit, keep, means.values, evidence.fit)
     found = by_name(report_card(model, other, evidence, CONFIG))
-    assert found["sufficiency"]["verdict"] == "fail"
-    assert found["agreement, held-out"]["verdict"] == "fail"
-    assert found["random circuits"]["verdict"] == "fail"
-    assert card_verdict(list(found.values())) == "fail"
+    assert found["sufficiency"].verdict == "fail"
+    assert found["agreement, held-out"].verdict == "fail"
+    assert found["random circuits"].verdict == "fail"
+    assert card_verdict(tuple(found.values())) == "fail"
 
 
 def test_the_same_nodes_in_permuted_weights_fail(planted):
@@ -130,15 +135,15 @@ def test_the_same_nodes_in_permuted_weights_fail(planted):
     means = planted_means(null)
     other = same_nodes(null, circuit, circuit.keep, means.values, evidence.fit)
     found = by_name(report_card(null, other, replace(evidence, alive=means.alive), CONFIG))
-    assert found["sufficiency"]["verdict"] == "fail"
-    assert card_verdict(list(found.values())) == "fail"
+    assert found["sufficiency"].verdict == "fail"
+    assert card_verdict(tuple(found.values())) == "fail"
 
 
 @pytest.mark.slow
 def test_every_planted_edge_passes_the_minimality_test(planted):
     model, _, circuit, evidence = planted
     found = by_name(report_card(model, circuit, evidence, replace(CONFIG, n_inflated=180)))["minimality test"]
-    assert found["verdict"] == "pass" and found["value"]["value"] == 1.0
+    assert found.verdict == "pass" and found.value.value == 1.0
 
 
 def test_absent_inputs_are_not_enough_data(planted):
@@ -149,16 +154,16 @@ def test_absent_inputs_are_not_enough_data(planted):
     )
     absent = {"causal scrubbing", "nonsense twin", "null models", "agreement, shifted", "seeds", "other tasks"}
     absent |= {"pretraining loss", "sufficiency", "necessity", "partial ablation"}  # the latter for 8 pairs
-    assert {name: found[name]["verdict"] for name in absent} == dict.fromkeys(absent, "not enough data")
-    assert len(found["robustness"]["detail"]["table"]) == 12, "no resampling without text"
-    assert card_verdict(list(found.values())) == "not enough data"
+    assert {name: found[name].verdict for name in absent} == dict.fromkeys(absent, "not enough data")
+    assert len(found["robustness"].detail["table"]) == 12, "no resampling without text"
+    assert card_verdict(tuple(found.values())) == "not enough data"
 
 
 def test_an_empty_circuit_gets_a_card_that_fails(planted):
     model, means, circuit, evidence = planted
     nothing = same_nodes(model, circuit, torch.zeros_like(circuit.keep), means.values, evidence.fit)
     entries = report_card(model, nothing, evidence, CONFIG)
-    assert by_name(entries)["sufficiency"]["verdict"] == "fail"
+    assert by_name(entries)["sufficiency"].verdict == "fail"
     assert card_verdict(entries) == "fail"
 
 
@@ -188,9 +193,10 @@ def test_a_verdict_of_its_own_word_wins():
     assert judge(Measurement(value=None, unit="factor", n=1, verdict="pass"), "at least", 2.0, 1) == "pass"
 
 
-def test_the_card_as_a_whole():
-    def card(*verdicts: str) -> list[dict]:
-        return [{"core": True, "verdict": verdict} for verdict in verdicts] + [{"core": False, "verdict": "fail"}]
+def test_the_card_as_a_whole(entries):
+    def card(*verdicts: CardVerdict) -> list[CardEntry]:
+        core = [replace(entries[0], core=True, verdict=verdict) for verdict in verdicts]
+        return [*core, replace(entries[0], core=False, verdict="fail")]
 
     assert card_verdict(card("pass", "pass")) == "pass"
     assert card_verdict(card("pass", "not enough data")) == "not enough data"
@@ -209,8 +215,8 @@ def test_presets_share_their_thresholds():
     "bad", [{"n_random": 0}, {"alpha": 0.0}, {"alpha": 1.0}, {"equivalence_eps": 0.5}, {"n_inflated": -1}]
 )
 def test_configs_refuse_nonsense(bad):
-    with pytest.raises(ValueError, match=f"card.{next(iter(bad))}=.*must be"):
-        CardConfig(**bad)
+    with pytest.raises(ValueError, match=f"{next(iter(bad))}=.*(must be|should be)"):
+        from_dict(CardConfig, bad)
 
 
 # --- the page
@@ -219,25 +225,27 @@ def test_configs_refuse_nonsense(bad):
 def test_the_table_says_every_verdict_in_words(entries):
     blocks = card_blocks(entries)
     table = next(block for block in blocks if isinstance(block, Table))
-    assert [row[1] for row in table.rows] == [entry["verdict"] for entry in entries]
+    assert [row[1] for row in table.rows] == [entry.verdict for entry in entries]
     assert set(table.columns[1].tones) == {"pass", "fail", "not enough data"}
     text = "\n\n".join(map(render_block, blocks))
     for entry in entries:
-        assert entry["question"].split(" (")[0] in text
+        assert entry.question.split(" (")[0] in text
     assert "The circuit passes: it meets every core criterion." in text
     assert "not enough data" in text and "at most 0.150 nats" in text and "at least 80%" in text
 
 
 def test_the_card_renders_on_the_page(entries):
     whole = example_report()
-    report = {"schema_version": whole["schema_version"], "run": whole["run"], "circuits": {"card": entries}}
-    page = to_html(assemble(report, {"circuits": lambda section: card_blocks(section["card"])}))
+    report = {"schema_version": whole["schema_version"], "run": whole["run"], "circuits": {"card": plain(entries)}}
+    page = to_html(
+        assemble(report, {"circuits": lambda section: card_blocks(from_dict(tuple[CardEntry, ...], section["card"]))})
+    )
     for words in ("Report card", "not enough data", "necessity (core)", "Ways to delete", "Behind the card"):
         assert words in page, words
 
 
 def test_a_failing_card_names_the_core_criteria_that_failed(entries):
-    failed = [{**entry, "verdict": "fail"} if entry["name"] == "necessity" else entry for entry in entries]
+    failed = [replace(entry, verdict="fail") if entry.name == "necessity" else entry for entry in entries]
     assert "The circuit fails (necessity)." in summary(failed)
 
 

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 import torch
 
-from circuits.evidence.card import PRESETS
+from circuits.evidence.thresholds import PRESETS
 from circuits.find import FindConfig, find_circuits
 from circuits.means import measure_means
 from circuits.search.learn import PruneConfig

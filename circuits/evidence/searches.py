@@ -1,18 +1,19 @@
-"""Does the same search find circuits where there is nothing to find?
+"""What else does the same search find: for unrelated answers, in models that know nothing, from other mask seeds?
 
 1. A nonsense twin asks for unrelated answers after the same prompts.
 2. A null model has the trained model's weights in random order: every tensor keeps its nonzero pattern and its set of
    values, norms, biases and sinks stay as trained. A label-permuted task exchanges the sides of half of the pairs.
+3. Seeds: circuits of the task itself that other mask seeds lead to.
 
-The search is the caller's, so that real task, twin and nulls get the same budget. What counts is the size of what it
-finds, relative to the real circuit, at equal loss.
+The search is the caller's, so that real task, twin and nulls get the same budget. What counts of twins and nulls is the size
+of what it finds, relative to the real circuit, at equal loss.
 Source: J. Drori, "Weight-sparse circuits may be interpretable yet unfaithful" (2026), for the nonsense task; the null
 models are ours.
 """
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -20,30 +21,18 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.edges import find_edges
-from circuits.evidence.measurement import Measurement
+from circuits.evidence.examination import Examination, criterion, first
+from circuits.evidence.measurement import Measurement, missing
 from circuits.search.learn import calibrated_loss, masked_answers
 from circuits.tasks.pairs import PairSet
 from sparsetrain.model import Transformer
+from sparsetrain.stats.sets import jaccard
+from sparsetrain.typed import Json
 
 NullKind = Literal["weights", "labels"]
 NullSearch = Callable[[Transformer, NullKind, int], int | None]
 """(model, kind, seed) -> edges of the circuit found at the target loss, None if none was. For "weights" the model is
 permuted already; for "labels" it is the trained one and the search takes pairs with `twin="labels"`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NullResult:
-    """What the search found in one null.
-
-    Args:
-        kind: what was permuted.
-        seed: of the permutation.
-        n_edges: size of the circuit found at the target loss, None if none was.
-    """
-
-    kind: NullKind
-    seed: int
-    n_edges: int | None
 
 
 @torch.no_grad()
@@ -65,14 +54,12 @@ def permuted_model(model: Transformer, seed: int) -> Transformer:
     return null
 
 
-def search_nulls(model: Transformer, search: NullSearch, seeds: Sequence[int]) -> tuple[NullResult, ...]:
-    """Runs the caller's search on a permuted model and on permuted labels, per seed."""
-    found = []
+def search_nulls(model: Transformer, search: NullSearch, seeds: Sequence[int]) -> list[int | None]:
+    """What the caller's search gives in a permuted model and for permuted labels, per seed."""
+    found: list[int | None] = []
     for seed in seeds:
-        null = permuted_model(model, seed)
-        found.append(NullResult(kind="weights", seed=seed, n_edges=search(null, "weights", seed)))
-        found.append(NullResult(kind="labels", seed=seed, n_edges=search(model, "labels", seed)))
-    return tuple(found)
+        found += [search(permuted_model(model, seed), "weights", seed), search(model, "labels", seed)]
+    return found
 
 
 def same_nodes(model: Transformer, circuit: Circuit, keep: Tensor, means: Tensor, fit: PairSet) -> Circuit:
@@ -92,7 +79,7 @@ def same_nodes(model: Transformer, circuit: Circuit, keep: Tensor, means: Tensor
         nodes=space.nodes(keep),
         edges=tuple(find_edges(model, space, keep)),
         means=means,
-        calibration=replace(calibration, scale=calibration.scale[0], shift=calibration.shift[0]),
+        calibration=first(calibration),
     )
 
 
@@ -103,17 +90,34 @@ def size_ratio(n_edges: int, null_sizes: Sequence[int | None]) -> Measurement:
         n_edges: of the real circuit.
         null_sizes: of twins or nulls, None where the target loss was not reached.
     """
-    found = [size for size in null_sizes if size is not None]
-    detail = {"n_edges": n_edges, "null_n_edges": list(null_sizes)}
-    n = len(null_sizes)
+    found, n = [size for size in null_sizes if size is not None], len(null_sizes)
+    detail: dict[str, Json] = {"n_edges": n_edges, "null_n_edges": list(null_sizes)}
     if n == 0:
-        return Measurement(
-            value=None, unit="factor", n=0, note="no such search was run", detail=detail, verdict="not enough data"
-        )
+        return missing("factor", "no such search was run", detail=detail)
     if not found:
-        note = f"none of {n} reached the target loss"
-        return Measurement(value=None, unit="factor", n=n, note=note, detail=detail, verdict="pass")
+        return missing("factor", f"none of {n} reached the target loss", n, detail=detail, verdict="pass")
     if n_edges == 0:
-        return Measurement(value=None, unit="factor", n=n, note="the circuit has no edges", detail=detail)
+        return missing("factor", "the circuit has no edges", n, detail=detail)
     note = f"{len(found)} of {n} reached the target loss"
     return Measurement(value=min(found) / n_edges, unit="factor", n=n, note=note, detail=detail)
+
+
+@criterion("nonsense twin", "critique 1", at_least="min_twin_ratio")
+def nonsense_twin(exam: Examination) -> Measurement:
+    """How much larger is the circuit that the same search finds for unrelated answers?"""
+    return size_ratio(exam.circuit.n_edges, exam.inputs.twin_n_edges)
+
+
+@criterion("null models", "critique 2", at_least="min_twin_ratio")
+def null_models(exam: Examination) -> Measurement:
+    """How much larger is what the search finds in permuted weights or for permuted labels?"""
+    return size_ratio(exam.circuit.n_edges, exam.inputs.null_n_edges)
+
+
+@criterion("seeds", "critique 7", at_least="min_jaccard", needs="min_seeds")
+def seeds_overlap(exam: Examination) -> Measurement:
+    """Do circuits found from different mask seeds share their nodes (Jaccard)?"""
+    sets = [set(circuit.node_ids) for circuit in exam.inputs.seeds]
+    core = set[str].intersection(*sets) if sets else set[str]()
+    note, detail = f"n counts seeds; {len(core)} nodes are in all", {"core_nodes": sorted(core, key=exam.space.number)}
+    return Measurement(value=jaccard(sets), unit="fraction", n=len(sets), note=note, detail=detail)

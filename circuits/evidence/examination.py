@@ -1,0 +1,314 @@
+"""One circuit under examination: what several criteria share, and what a criterion is.
+
+Answers are raw logits unless their name says calibrated. Logit differences m are always raw, so that the model, the
+circuit and everything between them stand on one scale; task losses are always calibrated.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from circuits.circuit import Circuit
+from circuits.evidence.measurement import Measurement, missing
+from circuits.evidence.thresholds import CardConfig
+from circuits.intervals import interval, mean_row
+from circuits.masks import NodeSpace, ablation_hooks
+from circuits.search.learn import calibrated_loss, masked_answers, run_answers
+from circuits.section import CardEntry, CardVerdict, Sense, Threshold
+from circuits.tasks.loss import Calibration, logit_diff
+from circuits.tasks.pairs import PairSet
+from sparsetrain.hooks import HookFn, HookPoint, hooked
+from sparsetrain.model import Transformer
+from sparsetrain.stats.number import number
+from sparsetrain.typed import Json
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardInputs:
+    """What the card is judged on. What is absent leaves its criteria at "not enough data".
+
+    Args:
+        fit: pairs on which everything but the circuit is calibrated, disjoint from those below.
+        heldout: pairs that nothing was fitted to.
+        alive: bool `[n_nodes]`, nodes active in pretraining text (`Means.alive`): random circuits are drawn from them.
+        shifted: pairs of the task's shifted split.
+        windows: int64 `[n, pos]`, pretraining text that the means were not taken from.
+        others: name -> (fit, held-out) pairs of other tasks that the model solves.
+        seeds: circuits of this task found from different mask seeds, this one among them.
+        twin_n_edges: per nonsense twin searched, the edges of its circuit at equal loss, None if none was found.
+        null_n_edges: the same per null model and per null task (`circuits.evidence.searches.search_nulls`).
+        edge_scores: importance of every weight for CPR and CMD, linear's path -> `[target, source]`; None: its magnitude.
+    """
+
+    fit: PairSet
+    heldout: PairSet
+    alive: Tensor
+    shifted: PairSet | None = None
+    windows: Tensor | None = None
+    others: Mapping[str, tuple[PairSet, PairSet]] = field(default_factory=dict[str, tuple[PairSet, PairSet]])
+    seeds: Sequence[Circuit] = ()
+    twin_n_edges: Sequence[int | None] = ()
+    null_n_edges: Sequence[int | None] = ()
+    edge_scores: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """A circuit in its model, with what it is judged on; whatever several criteria need is computed when first asked."""
+
+    model: Transformer
+    circuit: Circuit
+    inputs: CardInputs
+    config: CardConfig
+    _kept: dict[Callable[..., Any], Any] = field(default_factory=dict[Callable[..., Any], Any], init=False, repr=False)
+
+    def once(self, compute: "Callable[[Examination], T]") -> T:
+        """`compute(self)`, kept for the next criterion that asks."""
+        if compute not in self._kept:
+            self._kept[compute] = compute(self)
+        return self._kept[compute]
+
+    @property
+    def space(self) -> NodeSpace:
+        """The model's nodes."""
+        return self.circuit.space
+
+    @cached_property
+    def keep(self) -> Tensor:
+        """The circuit, bool `[n_nodes]`."""
+        return self.circuit.keep
+
+    @cached_property
+    def everything(self) -> Tensor:
+        """The mask of the full model, bool `[n_nodes]`."""
+        return torch.ones_like(self.keep)
+
+    @cached_property
+    def fit(self) -> PairSet:
+        """Pairs on which everything but the circuit is calibrated; no number is reported on them."""
+        return self.inputs.fit.batch(slice(0, self.config.n_pairs))
+
+    @cached_property
+    def heldout(self) -> PairSet:
+        """Pairs that are judged."""
+        return self.inputs.heldout.batch(slice(0, self.config.n_pairs))
+
+    @cached_property
+    def some(self) -> PairSet:
+        """The first held-out pairs, for what is measured very often."""
+        return self.heldout.batch(slice(0, self.config.n_random_pairs))
+
+    def answers(self, keep: Tensor, pairs: PairSet | None = None) -> Tensor:
+        """Answer logits of node circuits `keep` bool `[n_runs, n_nodes]`: `[n_runs, n, side, answer]`."""
+        sets = [self.heldout if pairs is None else pairs] * len(keep)
+        return masked_answers(self.model, self.space, keep, self.circuit.means, sets, self.config.max_rows)
+
+    @cached_property
+    def own(self) -> Tensor:
+        """Answers of the circuit on the held-out pairs, `[n, side, answer]`."""
+        return self.answers(self.keep[None])[0]
+
+    @cached_property
+    def full(self) -> Tensor:
+        """Answers of the full model."""
+        return self.answers(self.everything[None])[0]
+
+    @cached_property
+    def empty(self) -> Tensor:
+        """Answers of the empty circuit, which sees the current token alone."""
+        return self.answers(~self.everything[None])[0]
+
+    @cached_property
+    def without(self) -> Tensor:
+        """Answers of the full model without the circuit."""
+        return self.answers(~self.keep[None])[0]
+
+    @cached_property
+    def effect(self) -> float:
+        """m(N) - m(nothing): what the model does beyond the current token, in logits."""
+        return float(logit_diff(self.full) - logit_diff(self.empty))
+
+    @cached_property
+    def full_calibration(self) -> Calibration:
+        """The full model's, from the fit pairs."""
+        return first(calibrated_loss(self.answers(self.everything[None], self.fit))[1])
+
+    @cached_property
+    def calibrated(self) -> Tensor:
+        """Calibrated answers of the circuit."""
+        return self.circuit.calibration.apply(self.own)
+
+    @cached_property
+    def full_calibrated(self) -> Tensor:
+        """Calibrated answers of the full model."""
+        return self.full_calibration.apply(self.full)
+
+    def deleting(self, keep: Tensor, values: Tensor | None = None) -> dict[str, HookFn]:
+        """Hooks that put `values` `[n_nodes]` (None: the means) in place of the nodes outside `keep`."""
+        device = next(self.model.parameters()).device
+        return ablation_hooks(
+            self.space, keep.to(device), (self.circuit.means if values is None else values).to(device)
+        )
+
+    @torch.no_grad()
+    def hooked_answers(
+        self, pairs: PairSet, hooks: Mapping[str, HookFn], more: Mapping[str, HookFn] | None = None
+    ) -> Tensor:
+        """Answer logits `[n, side, answer]` of one pass over all pairs with these hooks, `more` after `hooks`."""
+        with hooked(self.model, hooks), hooked(self.model, more or {}):
+            return run_answers(self.model, [pairs])[0].cpu()
+
+    def refitted(self, answers: Callable[[PairSet], Tensor]) -> Tensor:
+        """Held-out answers `[n, side, answer]`, float64, calibrated on the fit pairs, of whatever `answers` runs."""
+        _, calibration = calibrated_loss(answers(self.fit)[None])
+        return first(calibration).apply(answers(self.heldout).double())
+
+    @torch.no_grad()
+    def recorded(
+        self, pairs: PairSet, names: Sequence[str], hooks: Mapping[str, HookFn]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """What passes hook points on the prompts of a pair set.
+
+        Args:
+            hooks: attached before the recording, so that their effect is seen.
+
+        Returns:
+            Name -> `[(n side), pos, width]`, and which positions belong to a prompt: bool `[(n side), pos]`.
+        """
+        seen: dict[str, Tensor] = {}
+
+        def keep(x: Tensor, point: HookPoint) -> Tensor:
+            seen[point.name] = x.cpu()
+            return x
+
+        device = next(self.model.parameters()).device
+        n_pos = int(pairs.last.max()) + 1
+        tokens = rearrange(pairs.tokens[..., :n_pos], "n side pos -> (n side) pos")
+        last = pairs.last.flatten()
+        with hooked(self.model, hooks), hooked(self.model, dict.fromkeys(names, keep)):
+            self.model(tokens.to(device), last.to(device))
+        return seen, torch.arange(n_pos) <= last[:, None].cpu()
+
+    def measured(
+        self,
+        rows: Tensor,
+        unit: str,
+        statistic: Callable[[Tensor], Tensor] = mean_row,
+        *,
+        n: int | None = None,
+        note: str = "",
+        detail: Mapping[str, Json] | None = None,
+    ) -> Measurement:
+        """A statistic of rows with its bootstrap interval over rows.
+
+        Args:
+            rows: `[n, ...]`, one per pair unless the note says what is counted.
+            statistic: `[..., n, ...]` -> `[...]`.
+            n: sample size, where it is not the number of rows.
+        """
+        low, high = interval(rows, self.config.seed, self.config.n_boot, statistic)
+        n = len(rows) if n is None else n
+        value = float(statistic(rows))
+        return Measurement(value=value, unit=unit, n=n, lo=low, hi=high, note=note, detail=detail or {})
+
+    def no_effect(self, n: int | None = None) -> Measurement:
+        """For shares of the effect where there is none."""
+        note = "the model and the empty circuit have the same logit difference"
+        return missing("fraction", note, len(self.heldout) if n is None else n)
+
+
+def first(calibration: Calibration) -> Calibration:
+    """The calibration of the first run."""
+    return Calibration(scale=calibration.scale[0], shift=calibration.shift[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """One question of the card with its measurement; calling it takes the measurement.
+
+    Args:
+        name: key of its entry.
+        group: which part of the critique or of the metrics it belongs to.
+        question: what it asks, one sentence.
+        sense: whether the value must be at least or at most the threshold.
+        limit: name of the threshold in `CardConfig`.
+        measure: takes the measurement.
+        needs: name of the smallest sample size in `CardConfig`, None: one.
+        core: whether the card as a whole depends on it.
+    """
+
+    name: str
+    group: str
+    question: str
+    sense: Sense
+    limit: str
+    measure: Callable[[Examination], Measurement]
+    needs: str | None = None
+    core: bool = False
+
+    def __call__(self, exam: Examination) -> Measurement:
+        """The measurement, not judged yet."""
+        return self.measure(exam)
+
+    def entry(self, exam: Examination) -> CardEntry:
+        """The measurement, judged: the criterion's row of the card."""
+        config, found = exam.config, self.measure(exam)
+        threshold: float = getattr(config, self.limit)
+        n_least: int = 1 if self.needs is None else getattr(config, self.needs)
+        value = number(
+            found.value, found.unit, n=found.n, lo=found.lo, hi=found.hi, seed=config.seed, note=found.note or None
+        )
+        return CardEntry(
+            name=self.name,
+            group=self.group,
+            question=self.question,
+            core=self.core,
+            value=value,
+            threshold=Threshold(sense=self.sense, value=threshold),
+            verdict=judge(found, self.sense, threshold, n_least),
+            detail=found.detail,
+        )
+
+
+def criterion(
+    name: str, group: str, *, at_least: str = "", at_most: str = "", needs: str | None = None, core: bool = False
+) -> Callable[[Callable[[Examination], Measurement]], Criterion]:
+    """Makes a criterion of the function that measures it; the first line of the function's docstring is the question.
+
+    Args:
+        at_least: name of a threshold in `CardConfig` that the value must reach; or
+        at_most: of one that it must not exceed.
+        needs: see `Criterion`, like the others.
+    """
+    assert bool(at_least) != bool(at_most), name
+
+    def made(measure: Callable[[Examination], Measurement]) -> Criterion:
+        return Criterion(
+            name=name,
+            group=group,
+            question=(measure.__doc__ or "").partition("\n")[0],
+            sense="at least" if at_least else "at most",
+            limit=at_least or at_most,
+            measure=measure,
+            needs=needs,
+            core=core,
+        )
+
+    return made
+
+
+def judge(found: Measurement, sense: Sense, threshold: float, n_least: int) -> CardVerdict:
+    """The verdict on a measurement: by its own word, by its sample size, then by its value."""
+    if found.verdict is not None:
+        return found.verdict
+    if found.n < n_least or found.value is None or found.value != found.value:
+        return "not enough data"
+    held = found.value >= threshold if sense == "at least" else found.value <= threshold
+    return "pass" if held else "fail"

@@ -1,0 +1,118 @@
+"""Thresholds and sizes of the report card, all in one place; every circuit is held against the same thresholds."""
+
+from dataclasses import dataclass
+
+from sparsetrain.typed import Above0, Count, Index, OpenShare
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardConfig:
+    """Thresholds and sizes of a report card. All numbers are ours where no source is named; defaults are `full`."""
+
+    max_task_loss: Above0 = 0.15
+    """Task loss that a circuit must keep, also partly ablated on average, nats (paper, section 2.2)."""
+    max_unfaithful: Above0 = 0.2
+    """|F(N) - F(C)| as a share of the effect."""
+    min_necessity: Above0 = 0.8
+    min_beaten: Above0 = 0.9
+    """Share of random circuits (or sets) that the circuit must beat."""
+    max_incomplete: Above0 = 0.2
+    """Largest |F(C without K) - F(N without K)| as a share of the effect."""
+    min_node_effect: Above0 = 0.01
+    """Share of the effect by which removing a node must move the answers to count as needed."""
+    min_needed: Above0 = 0.9
+    """Share of nodes (and of edges, in the test) that must be needed."""
+    min_cpr: Above0 = 0.8
+    max_cmd: Above0 = 0.2
+    min_recovered: Above0 = 0.8
+    """Loss recovered under causal scrubbing."""
+    min_twin_ratio: Above0 = 2.0
+    """Edges of the smallest nonsense or null circuit / edges of the circuit."""
+    max_worst_loss: Above0 = 0.6931
+    """Task loss under the worst partial ablation, nats: ln 2, a guess."""
+    min_role_correlation: Above0 = 0.8
+    max_attention_distance: Above0 = 0.3
+    """Jensen-Shannon distance, 0 to 1."""
+    min_kappa: Above0 = 0.8
+    min_shared_errors: Above0 = 0.5
+    min_jaccard: Above0 = 0.5
+    max_other_damage: Above0 = 0.5
+    """Damage to another task as a share of the damage to its own."""
+    max_text_damage: Above0 = 0.1
+    """Rise of the loss on pretraining text, nats/token."""
+    max_robust_loss: Above0 = 0.3
+    """Task loss up to which a circuit survives another way to delete, nats: twice the target."""
+    min_robust: Above0 = 0.75
+    """Share of the ways to delete that it must survive."""
+    max_binarised_loss: Above0 = 0.3
+    alpha: OpenShare = 0.05
+    """Level of the tests, before Bonferroni (Shi et al. 2024)."""
+    equivalence_eps: OpenShare = 0.1
+    """Distance from 1/2 that still counts as equal (Shi et al. 2024)."""
+    still: Above0 = 0.01
+    """Spread of the complement, as a share of the effect, below which it counts as constant."""
+    min_pairs: Count = 16
+    """Pairs below which nothing that is measured on pairs is judged."""
+    min_seeds: Count = 5
+    min_errors: Count = 10
+    """Errors of the model below which its errors are not compared."""
+    n_pairs: Count = 64
+    """Pairs of each set used at most; the first ones."""
+    n_random: Count = 100
+    n_random_pairs: Count = 16
+    """Pairs on which random circuits, and random edges, are compared with the circuit's own."""
+    n_random_necessity: Count = 40
+    n_subsets: Count = 50
+    """Random halves of the circuit, besides its single nodes."""
+    n_singles: Count = 100
+    """Single nodes at most."""
+    n_partial: Count = 32
+    """Draws of a random partial ablation."""
+    n_adversary_steps: Count = 20
+    n_adversary_starts: Count = 2
+    adversary_step: OpenShare = 0.1
+    """Change of every share per step of the adversary."""
+    n_scrub: Count = 8
+    n_scrub_places: Count = 512
+    """Places of pretraining text to resample from."""
+    n_resample: Count = 4
+    """Places per resample cell of the table of ablations."""
+    n_inflated: Index = 1000
+    """Random inflated edges of the minimality test at most (it needs 20 per edge of the circuit); 0: no test."""
+    n_permutations: Count = 1000
+    n_seeds: Count = 5
+    """Mask seeds whose circuits are compared; those that the search did not run are searched for the card."""
+    n_nulls: Index = 1
+    """Null models of each kind (permuted weights, permuted labels) that are searched; 0: none."""
+    n_boot: Count = 1000
+    max_rows: Count = 256
+    """Prompts per pass."""
+    seed: Index = 0
+
+    def __post_init__(self) -> None:
+        if self.equivalence_eps >= 0.5:
+            raise ValueError(f"equivalence_eps={self.equivalence_eps} must be below 0.5")
+
+
+PRESETS = {
+    "quick": CardConfig(
+        n_pairs=32,
+        n_random=40,
+        n_random_necessity=10,
+        n_subsets=8,
+        n_singles=8,
+        n_partial=4,
+        n_adversary_steps=5,
+        n_adversary_starts=1,
+        adversary_step=0.25,
+        n_scrub=2,
+        n_scrub_places=128,
+        n_resample=1,
+        n_inflated=0,
+        n_permutations=200,
+        n_seeds=1,
+        n_nulls=0,
+    ),
+    "full": CardConfig(),
+}
+"""Named settings: the same thresholds, fewer draws and pairs in `quick`."""
