@@ -206,6 +206,9 @@ def desk(tmp_path_factory, smoke: Path) -> Path:
     rows = [{"text": f"w{i % 60} w{i * 7 % 60} for w{i % 5} in range ( w1 )" * 3, "level": i % 2} for i in range(24)]
     (desk / "near.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (desk / "far.txt").write_text("w3 w5 w7 nothing to see here\n" * 200)
+    notebook = {"cells": [{"cell_type": "code", "source": ["x = 1\n", "print(x)"]}]}
+    (desk / "notebooks").mkdir()
+    (desk / "notebooks" / "first.ipynb").write_text(json.dumps(notebook))
     for i in range(60):
         path = desk / "corpus" / f"part_{i % 3}" / f"file_{i}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
