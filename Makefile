@@ -29,10 +29,10 @@ quickstart: setup
 	$(BIN)/python train.py +experiment=quickstart
 
 test: setup
-	$(BIN)/python -m pytest -n 2 -m "not slow and not browser and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not browser and not gpu"
 
 test-all: setup
-	$(BIN)/python -m pytest -n 2 -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu"
 
 lint: setup
 	$(BIN)/ruff check .

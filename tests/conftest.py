@@ -27,7 +27,7 @@ def arithmetic_of_a_fresh_process() -> Iterator[None]:
     reset()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model() -> Callable[..., Transformer]:
     """Builds a seeded small model with nothing left at zero, so that every part of it matters."""
 

@@ -1,9 +1,7 @@
 """What report.json says of circuits follows from the run's files, and a number that does not is found."""
 
 import json
-import os
-import subprocess
-import sys
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +21,6 @@ from sparsetrain.data.tokenizer import Tokenizer, train_tokenizer
 from sparsetrain.export import export_model, load_model, read_meta
 from sparsetrain.report import number, save_report
 
-ROOT = Path(__file__).parents[3]
 TASK = "var_if"
 CONFIG = FindConfig(
     gate=False,
@@ -51,9 +48,10 @@ CARD = replace(
 )
 
 
-@pytest.fixture
-def run(make_model, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def finished(make_model, tmp_path_factory) -> Path:
     """Folder of a run with the circuits of one task in an untrained model."""
+    tmp_path = tmp_path_factory.mktemp("finished")
     rng, names = Random(0), pool("train")
     pairs = [task.generate(rng, names) for task in TASKS.values() for _ in range(40)]
     texts = [s.prompt + s.hinge + s.answer + s.continuation for pair in pairs for s in (pair.positive, pair.negative)]
@@ -71,6 +69,12 @@ def run(make_model, tmp_path: Path) -> Path:
     run_cards(export, tmp_path, section["tasks"], [TASK], CONFIG, CARD, windows, progress=False)
     save_report({"schema_version": 1, "run": {"n_threads": 1}, "circuits": section}, tmp_path / "report.json")
     return tmp_path
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def entry_of(run: Path) -> dict:
@@ -109,19 +113,13 @@ def test_a_number_with_no_counterpart_or_another_interval_is_a_difference():
     assert rows == {"a": 0.5, "b[0]": float("inf")}
 
 
-def test_the_command_fails_on_a_number_that_the_files_do_not_give(run):
-    command = [sys.executable, "scripts/verify_report.py", f"run={run}"]
-
-    def verify() -> subprocess.CompletedProcess:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
-
-    good = verify()
+def test_the_command_fails_on_a_number_that_the_files_do_not_give(run, python):
+    good = python("scripts/verify_report.py", f"run={run}")
     assert good.returncode == 0, good.stderr
     assert "0 differ" in good.stdout
     report = json.loads((run / "report.json").read_text())
     report["circuits"]["tasks"][0]["gate"]["loss"]["value"] += 1e-7
     save_report(report, run / "report.json")
-    bad = verify()
+    bad = python("scripts/verify_report.py", f"run={run}")
     assert bad.returncode == 1
     assert bad.stderr.splitlines() == [f"not as stored: {TASK}.gate.loss"]
