@@ -25,7 +25,7 @@ from circuits.circuit import Circuit, Provenance, pair_answers
 from circuits.edges import count_biases, count_edges, find_edges
 from circuits.evidence.effect import necessity
 from circuits.evidence.random_circuits import random_circuits, random_losses
-from circuits.explain.graph import graph_content
+from circuits.explain.graph import drawing
 from circuits.intervals import interval
 from circuits.masks import NodeSpace
 from circuits.means import Means
@@ -53,6 +53,7 @@ from sparsetrain.model import Transformer
 from sparsetrain.report import number
 from sparsetrain.stats.sets import jaccard
 from sparsetrain.store import write_atomic
+from sparsetrain.typed import plain
 
 TWIN = "nonsense_twin"
 """Folder of its circuit, and its key in a task's entry of the report."""
@@ -551,7 +552,7 @@ class Finder:
                 "note": RANDOM_NOTE,
             },
             "biases": number(count_biases(self.model, self.space, keep), "biases"),
-            "graph": graph_content(self.model, circuit, pruned.removal_loss, self.token),
+            "graph": plain(drawing(self.model, circuit, pruned.removal_loss, self.token)),
             "ablations": [self._ablation(*entry) for entry in passes],
         }
 

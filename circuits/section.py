@@ -13,6 +13,11 @@ from sparsetrain.typed import Json
 TaskStatus = Literal["circuit", "bigram", "failed_by_model", "no_circuit"]
 CardVerdict = Literal["pass", "fail", "not enough data"]
 Sense = Literal["at least", "at most"]
+Side = Literal["positive", "negative"]
+SIDES: tuple[Side, Side] = ("positive", "negative")
+"""Names of the two prompts of a pair."""
+Short = int | float
+"""A number of three significant digits; a whole one stays an int, since a page holds thousands of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +76,7 @@ class PromptTokens:
     """One side of a pair as tokens."""
 
     pair: int
-    side: Literal["positive", "negative"]
+    side: Side
     tokens: tuple[str, ...]
     right: str | None
     wrong: str | None
@@ -82,7 +87,7 @@ class TextActivity:
     """A node's activation along a stretch of text; `peak` is the position it was chosen for."""
 
     tokens: tuple[str, ...]
-    values: tuple[float, ...]
+    values: tuple[Short, ...]
     peak: int
 
 
@@ -91,16 +96,16 @@ class PromptActivity:
     """A node's activation along a prompt."""
 
     prompt: int
-    values: tuple[float, ...]
+    values: tuple[Short, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeActivity:
     """What a node does."""
 
-    importance: float
-    direct: tuple[tuple[float, ...], ...] | None
-    removal: tuple[tuple[float, ...], ...]
+    importance: Short
+    direct: tuple[tuple[Short, ...], ...] | None
+    removal: tuple[tuple[Short, ...], ...]
     text: tuple[TextActivity, ...]
     prompts: tuple[PromptActivity, ...]
 
@@ -112,7 +117,7 @@ class HeadAttention:
     layer: int
     head: int
     prompt: int
-    weights: tuple[tuple[float, ...], ...]
+    weights: tuple[tuple[Short, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +126,9 @@ class DrawnPath:
 
     prompt: int
     nodes: tuple[str, ...]
-    tokens: tuple[tuple[int, float], ...]
-    share: float
-    effect: float
+    tokens: tuple[tuple[int, Short], ...]
+    share: Short
+    effect: Short
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +140,11 @@ class Viewer:
     n_flow_pairs: int
     prompts: tuple[PromptTokens, ...]
     nodes: Mapping[str, NodeActivity]
-    edges: tuple[float, ...]
+    edges: tuple[Short, ...]
     heads: tuple[HeadAttention, ...]
     paths: tuple[DrawnPath, ...]
-    token_share: tuple[float, ...]
-    token_effect: tuple[float, ...]
+    token_share: tuple[Short, ...]
+    token_effect: tuple[Short, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

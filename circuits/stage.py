@@ -143,7 +143,8 @@ def _add_activity(
             windows = text() if windows is None else windows
             circuit = Circuit.load(run_dir / best["path"])
             pairs = heldout_pairs(circuit, tokenizer)
-            saved = {"key": key, "viewer": activity(model, circuit, pairs, windows, text_source, tokenizer.token)}
+            viewer = activity(model, circuit, pairs, windows, text_source, tokenizer.token)
+            saved = {"key": key, "viewer": plain(viewer)}
             write_atomic(path, (json.dumps(saved) + "\n").encode())
         best["viewer"] = saved["viewer"]
 

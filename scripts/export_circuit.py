@@ -11,8 +11,8 @@ from pathlib import Path
 
 from circuits.circuit import Circuit
 from circuits.exports.formats import FORMATS, Sample
-from circuits.exports.neuronpedia import SIDES
 from circuits.find import heldout_pairs
+from circuits.section import SIDES
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import entry, require
 from sparsetrain.export import latest_export, load_model
@@ -54,7 +54,7 @@ def main(config: ExportCircuitRun, run_dir: Path) -> None:
     sample = Sample(pairs=pairs, pair=config.pair, side=side, token=tokenizer.token)
     chosen = FORMATS[config.format]
     path = folder / chosen.file_name(sample)
-    write_atomic(path, chosen.write(model, circuit, sample).encode())
+    write_atomic(path, chosen.write(model, circuit, sample))
     print(f"{circuit.n_nodes} nodes, {circuit.n_edges} edges: {path}")
 
 

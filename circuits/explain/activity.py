@@ -18,15 +18,25 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.explain.flow import TOKEN, Flow, prompt_flow, severed
+from circuits.explain.flow import TOKEN, Flow, prompt_flow, prompt_tokens, severed
 from circuits.search.learn import masked_answers
+from circuits.section import (
+    SIDES,
+    DrawnPath,
+    HeadAttention,
+    NodeActivity,
+    PromptActivity,
+    PromptTokens,
+    TextActivity,
+    TextFacts,
+    Viewer,
+)
 from circuits.tasks.loss import answer_logits
 from circuits.tasks.pairs import REST, PairSet
-from sparsetrain.hooks import HookFn, HookPoint, hooked, node_points, record
+from sparsetrain.hooks import HookFn, HookPoint, hooked, record
 from sparsetrain.kernels import attention_pattern
 from sparsetrain.model import Attention, Transformer
 
-SIDES = ("positive", "negative")
 VERSION = 1
 """Of the data; a page made with another version is made anew."""
 MAX_NODES = 500
@@ -62,7 +72,7 @@ def activity(
     windows_source: str,
     token: Callable[[int], str],
     config: ActivityConfig | None = None,
-) -> dict[str, Any]:
+) -> Viewer:
     """The `viewer` entry of a circuit in report.json; see `docs/report.md`.
 
     Args:
@@ -78,7 +88,7 @@ def activity(
     ids = circuit.node_ids
     means = circuit.means[[circuit.space.number(node) for node in ids]]
     flows = [
-        prompt_flow(model, circuit, _prompt(pairs, i, side), pairs.answers[i], side)
+        prompt_flow(model, circuit, prompt_tokens(pairs, i, side), pairs.answers[i], side)
         for i in range(min(config.n_flow_pairs, len(pairs)))
         for side in range(2)
     ]
@@ -86,46 +96,53 @@ def activity(
     text = _top_text(node_values(model, windows, circuit, {}, config.max_rows), windows, means, token, config)
     places, values = _top_pairs(model, circuit, pairs, means, config)
     shown = sorted({(pair, side) for pair in {0}.union(*places) for side in range(2)})
+    prompts = {prompt: i for i, prompt in enumerate(shown)}
     direct = direct_effects(model, circuit, pairs)
     removal = removal_effects(model, circuit, pairs, config.max_rows)
-    kinds = {name: point.kind for name, point in node_points(model).items()}
-    nodes = {}
-    for i, node in enumerate(ids):
-        writes = kinds[node.rpartition(":")[0]] in ("attn_out", "mlp_out")
-        nodes[node] = {
-            "importance": rounded(sum(float(influence[node].sum()) for influence, _ in through) / len(flows)),
-            "direct": rounded(direct[i]) if writes else None,
-            "removal": rounded(removal[i]),
-            "text": text[i],
-            "prompts": [
-                {"prompt": shown.index((pair, side)), "values": rounded(values[pair, side, : _n(pairs, pair, side), i])}
-                for pair in places[i]
-                for side in range(2)
-            ],
-        }
-    return {
-        "text": {"source": windows_source, "n_windows": len(windows), "n_tokens": windows.numel()},
-        "n_pairs": len(pairs),
-        "n_flow_pairs": len(flows) // 2,
-        "prompts": [_describe_prompt(pairs, pair, side, token) for pair, side in shown],
-        "nodes": nodes,
-        "edges": [
+    return Viewer(
+        text=TextFacts(source=windows_source, n_windows=len(windows), n_tokens=windows.numel()),
+        n_pairs=len(pairs),
+        n_flow_pairs=len(flows) // 2,
+        prompts=tuple(_describe_prompt(pairs, pair, side, token) for pair, side in shown),
+        nodes={
+            node: NodeActivity(
+                importance=rounded(sum(float(influence[node].sum()) for influence, _ in through) / len(flows)),
+                direct=rounded(direct[i]) if _writes(node) else None,
+                removal=rounded(removal[i]),
+                text=text[i],
+                prompts=tuple(
+                    PromptActivity(
+                        prompt=prompts[pair, side],
+                        values=rounded(values[pair, side, : int(pairs.last[pair, side]) + 1, i]),
+                    )
+                    for pair in places[i]
+                    for side in range(2)
+                ),
+            )
+            for i, node in enumerate(ids)
+        },
+        edges=tuple(
             rounded(sum(links.get((edge.source, edge.target), 0.0) for _, links in through) / len(flows))
             for edge in circuit.edges
-        ],
-        "heads": _heads(model, circuit, pairs, [shown.index((0, side)) for side in range(2)]),
-        "paths": [entry for side in range(2) for entry in _paths(flows[side], shown.index((0, side)), config)],
-        "token_share": [rounded(float(through[side][0][TOKEN].sum())) for side in range(2)],
-        "token_effect": [rounded(flows[side].token_effect) for side in range(2)],
-    }
+        ),
+        heads=_heads(model, circuit, pairs, [prompts[0, side] for side in range(2)]),
+        paths=tuple(path for side in range(2) for path in _paths(flows[side], prompts[0, side], config)),
+        token_share=tuple(rounded(float(through[side][0][TOKEN].sum())) for side in range(2)),
+        token_effect=tuple(rounded(flows[side].token_effect) for side in range(2)),
+    )
+
+
+def _writes(node: str) -> bool:
+    """Whether a node (or hook point) writes the residual stream."""
+    return node.partition(":")[0].endswith("hook_out")
 
 
 def rounded(value: Any) -> Any:
-    """Numbers to three significant digits, whole ones as int; tensors as nested lists."""
+    """Numbers to three significant digits, whole ones as int; tensors as nested tuples."""
     if isinstance(value, Tensor):
         value = value.tolist()
     if isinstance(value, list):
-        return [rounded(entry) for entry in value]
+        return tuple(rounded(entry) for entry in value)
     short = float(f"{value:.3g}")
     return int(short) if short.is_integer() else short
 
@@ -159,23 +176,21 @@ def node_values(
 
 def _top_text(
     values: Tensor, windows: Tensor, means: Tensor, token: Callable[[int], str], config: ActivityConfig
-) -> list[list[dict[str, Any]]]:
+) -> list[tuple[TextActivity, ...]]:
     """Per node, windows around its largest departures from the mean, one per row of text, largest first."""
-    departure = (values - means).abs()
-    peaks, places = departure.max(1)  # [row, node]
-    found = []
-    for i in range(values.shape[-1]):
-        rows = peaks[:, i].argsort(descending=True, stable=True)[: config.n_windows].tolist()
-        entries = []
-        for row in rows:
-            if peaks[row, i] == 0:
-                continue
-            at = int(places[row, i])
-            start, stop = max(0, at - config.n_before), min(windows.shape[1], at + config.n_after + 1)
-            tokens = [token(number) for number in windows[row, start:stop].tolist()]
-            entries.append({"tokens": tokens, "values": rounded(values[row, start:stop, i]), "peak": at - start})
-        found.append(entries)
-    return found
+    peaks, places = (values - means).abs().max(1)  # [row, node]
+
+    def around(row: int, i: int) -> TextActivity:
+        at = int(places[row, i])
+        start, stop = max(0, at - config.n_before), min(windows.shape[1], at + config.n_after + 1)
+        return TextActivity(
+            tokens=tuple(token(number) for number in windows[row, start:stop].tolist()),
+            values=rounded(values[row, start:stop, i]),
+            peak=at - start,
+        )
+
+    rows = peaks.argsort(dim=0, descending=True, stable=True)[: config.n_windows].T.tolist()  # [node, window]
+    return [tuple(around(row, i) for row in own if peaks[row, i] != 0) for i, own in enumerate(rows)]
 
 
 def _top_pairs(
@@ -201,7 +216,7 @@ def direct_effects(model: Transformer, circuit: Circuit, pairs: PairSet) -> Tens
     with severed(model, circuit) as seen:
         logits = model(pairs.tokens.flatten(0, 1).to(device), pairs.last.flatten().to(device)).unflatten(0, (-1, 2))
         answers = answer_logits(logits, pairs.answers.to(device))
-        names = [name for name in circuit.nodes if name.endswith("hook_out")]
+        names = [name for name in circuit.nodes if _writes(name)]
         leaves = [seen.leaves[name] for name in names]
         found = torch.zeros(len(circuit.node_ids), 2, 2)
         means, ids = circuit.space.split(circuit.means.to(device)), circuit.node_ids
@@ -230,7 +245,7 @@ def removal_effects(model: Transformer, circuit: Circuit, pairs: PairSet, max_ro
     return (answers[-1:] - answers[:-1]).mean(1)
 
 
-def _heads(model: Transformer, circuit: Circuit, pairs: PairSet, prompts: list[int]) -> list[dict[str, Any]]:
+def _heads(model: Transformer, circuit: Circuit, pairs: PairSet, prompts: list[int]) -> tuple[HeadAttention, ...]:
     """Attention in the circuit of every head with a kept q, k or v channel, on both prompts of the first pair.
 
     Row i of `weights` has the share of each key 0..i and then the sink's.
@@ -240,12 +255,11 @@ def _heads(model: Transformer, circuit: Circuit, pairs: PairSet, prompts: list[i
     for name, channels in circuit.nodes.items():
         if name.endswith(("hook_q", "hook_k", "hook_v")):
             used |= {(int(name.split(".")[1]), channel // d_head) for channel in channels}
+    names = [f"blocks.{layer}.attn.hook_{x}" for layer in sorted({layer for layer, _ in used}) for x in "qk"]
     found = []
     for side, prompt in enumerate(prompts):
-        tokens = _prompt(pairs, 0, side)
-        names = [f"blocks.{layer}.attn.hook_{x}" for layer in sorted({layer for layer, _ in used}) for x in "qk"]
         with torch.no_grad(), circuit.attached(model):
-            _, seen = record(model, tokens[None].to(device), names)
+            _, seen = record(model, prompt_tokens(pairs, 0, side)[None].to(device), names)
         for layer, head in sorted(used):
             attn = model.get_submodule(f"blocks.{layer}.attn")
             assert isinstance(attn, Attention)
@@ -254,41 +268,33 @@ def _heads(model: Transformer, circuit: Circuit, pairs: PairSet, prompts: list[i
                 for x in "qk"
             )
             sink = None if attn.sink is None else attn.sink.detach()
-            pattern = attention_pattern(q.float(), k.float(), sink)[0, head].cpu()
-            weights = [
-                [round(share, 3) for share in [*row[: i + 1].tolist(), float(row[-1])]] for i, row in enumerate(pattern)
-            ]
-            found.append({"layer": layer, "head": head, "prompt": prompt, "weights": weights})
-    return found
+            pattern = attention_pattern(q.float(), k.float(), sink)[0, head].tolist()
+            weights = tuple(
+                tuple(round(share, 3) for share in (*row[: i + 1], row[-1])) for i, row in enumerate(pattern)
+            )
+            found.append(HeadAttention(layer=layer, head=head, prompt=prompt, weights=weights))
+    return tuple(found)
 
 
-def _paths(flow: Flow, prompt: int, config: ActivityConfig) -> list[dict[str, Any]]:
+def _paths(flow: Flow, prompt: int, config: ActivityConfig) -> list[DrawnPath]:
     return [
-        {
-            "prompt": prompt,
-            "nodes": list(path.nodes),
-            "tokens": [[at, rounded(share)] for at, share in path.tokens[: config.n_places]],
-            "share": rounded(path.share),
-            "effect": rounded(path.effect),
-        }
+        DrawnPath(
+            prompt=prompt,
+            nodes=path.nodes,
+            tokens=tuple((at, rounded(share)) for at, share in path.tokens[: config.n_places]),
+            share=rounded(path.share),
+            effect=rounded(path.effect),
+        )
         for path in flow.paths(config.n_paths)
     ]
 
 
-def _n(pairs: PairSet, pair: int, side: int) -> int:
-    return int(pairs.last[pair, side]) + 1
-
-
-def _prompt(pairs: PairSet, pair: int, side: int) -> Tensor:
-    return pairs.tokens[pair, side, : _n(pairs, pair, side)]
-
-
-def _describe_prompt(pairs: PairSet, pair: int, side: int, token: Callable[[int], str]) -> dict[str, Any]:
+def _describe_prompt(pairs: PairSet, pair: int, side: int, token: Callable[[int], str]) -> PromptTokens:
     answers = [None if number == REST else token(number) for number in pairs.answers[pair].tolist()]
-    return {
-        "pair": pair,
-        "side": SIDES[side],
-        "tokens": [token(number) for number in _prompt(pairs, pair, side).tolist()],
-        "right": answers[side],
-        "wrong": answers[1 - side],
-    }
+    return PromptTokens(
+        pair=pair,
+        side=SIDES[side],
+        tokens=tuple(token(number) for number in prompt_tokens(pairs, pair, side).tolist()),
+        right=answers[side],
+        wrong=answers[1 - side],
+    )

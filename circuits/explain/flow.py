@@ -18,7 +18,7 @@ links to what its head writes, by the derivative of the attention pattern.
 import heapq
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -26,7 +26,8 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.tasks.loss import answer_logits
-from sparsetrain.hooks import HookFn, HookPoint, hook_points, hooked
+from circuits.tasks.pairs import PairSet
+from sparsetrain.hooks import HookPoint, hook_points, hooked
 from sparsetrain.model import RMSNorm, Transformer
 
 TOKEN = "token"
@@ -38,7 +39,7 @@ _MAX_ROWS = 128  # copies of the prompt per pass
 _MAX_SEARCHED = 20_000  # ours: partial paths looked at before a search for paths gives up
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Severed:
     """What a pass through a cut model leaves behind.
 
@@ -48,34 +49,43 @@ class Severed:
         scales: norm's hook point -> 1/rms `[row, pos, 1]`.
     """
 
-    values: dict[str, Tensor] = field(default_factory=dict)
-    leaves: dict[str, Tensor] = field(default_factory=dict)
-    scales: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Tensor]
+    leaves: dict[str, Tensor]
+    scales: dict[str, Tensor]
+
+
+@contextmanager
+def frozen_norms(model: Transformer) -> Iterator[dict[str, Tensor]]:
+    """Inside the block no gradient passes through the scales of norms; yields them by hook point once the model has run."""
+    scales: dict[str, Tensor] = {}
+
+    def freeze(x: Tensor, point: HookPoint) -> Tensor:
+        scales[point.name] = x.detach()
+        return scales[point.name]
+
+    names = [name for name, point in hook_points(model).items() if point.kind == "norm_scale"]
+    with hooked(model, dict.fromkeys(names, freeze)):
+        yield scales
 
 
 @contextmanager
 def severed(model: Transformer, circuit: Circuit) -> Iterator[Severed]:
     """Inside the block the model runs as the node circuit, cut at every node, with the scales of its norms frozen."""
-    seen = Severed()
+    with torch.enable_grad(), circuit.attached(model), frozen_norms(model) as scales:
+        seen = Severed(values={}, leaves={}, scales=scales)
 
-    def cut(x: Tensor, point: HookPoint) -> Tensor:
-        seen.values[point.name] = x
-        seen.leaves[point.name] = x.detach().requires_grad_()
-        return seen.leaves[point.name]
+        def cut(x: Tensor, point: HookPoint) -> Tensor:
+            seen.values[point.name] = x
+            seen.leaves[point.name] = x.detach().requires_grad_()
+            return seen.leaves[point.name]
 
-    def freeze(x: Tensor, point: HookPoint) -> Tensor:
-        seen.scales[point.name] = x.detach()
-        return seen.scales[point.name]
+        with hooked(model, dict.fromkeys(circuit.space.names, cut)):
+            yield seen
 
-    scales = [name for name, point in hook_points(model).items() if point.kind == "norm_scale"]
-    cuts: dict[str, HookFn] = dict.fromkeys(circuit.space.names, cut)
-    with (
-        torch.enable_grad(),
-        circuit.attached(model),
-        hooked(model, cuts),
-        hooked(model, dict.fromkeys(scales, freeze)),
-    ):
-        yield seen
+
+def prompt_tokens(pairs: PairSet, pair: int, side: int) -> Tensor:
+    """One prompt of a pair without its padding, int64 `[pos]`."""
+    return pairs.tokens[pair, side, : int(pairs.last[pair, side]) + 1]
 
 
 @dataclass(frozen=True, kw_only=True)

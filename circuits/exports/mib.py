@@ -17,21 +17,98 @@ residual stream, into a head's q, k or v apart. How a circuit of channels maps:
 Source: public code of EAP-IG (Hanna et al. 2024) and of MIB (Mueller et al. 2025), the reader's format restated.
 """
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Literal
 
 import torch
 from einops import einsum, rearrange
+from pydantic import Field
+from pydantic.config import JsonDict
 from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.edges import join_weight, joins
+from circuits.explain.flow import frozen_norms
+from circuits.exports.typed import Exported, Sha256
 from circuits.tasks.loss import answer_logits
 from circuits.tasks.pairs import PairSet
-from sparsetrain.hooks import HookFn, HookPoint, hook_points, hooked
+from sparsetrain.hooks import HookPoint, hooked
 from sparsetrain.kernels import attention_pattern
 from sparsetrain.model import Attention, RMSNorm, Transformer
+from sparsetrain.typed import Count, Index
+
+
+@dataclass(frozen=True, kw_only=True)
+class MibConfig(Exported):
+    """The model's shape."""
+
+    n_layers: Count
+    n_heads: Count
+    parallel_attn_mlp: Literal[False] = False
+    d_model: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inside(Exported):
+    """A node in the graph, and which residual channels it writes."""
+
+    in_graph: Literal[True] = True
+    score: float
+    neurons: tuple[bool, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outside(Exported):
+    """A node that is not in the graph."""
+
+    in_graph: Literal[False] = False
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logits(Exported):
+    """The end of all edges."""
+
+    in_graph: Literal[True] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wire(Exported):
+    """An edge of the graph."""
+
+    score: float
+    in_graph: Literal[True] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin(Exported):
+    """Where the graph comes from; readers ignore it."""
+
+    task: str
+    weights_sha256: Sha256
+    n_nodes: Index
+    n_edges: Index
+    n_pairs: Index
+    ablation: Literal["mean"] = "mean"
+
+
+NodeKey = Annotated[str, Field(pattern=r"^(input|a[0-9]+\.h[0-9]+|m[0-9]+|logits)$")]
+WireKey = Annotated[str, Field(pattern=r"^(input|a[0-9]+\.h[0-9]+|m[0-9]+)->(logits|m[0-9]+|a[0-9]+\.h[0-9]+<[qkv]>)$")]
+_CLOSED: JsonDict = {"additionalProperties": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MibGraph(Exported):
+    """What EAP-IG's `Graph.from_json` and the MIB circuit track read."""
+
+    cfg: MibConfig
+    nodes: Annotated[
+        Mapping[NodeKey, Inside | Outside | Logits],
+        Field(json_schema_extra={**_CLOSED, "required": ["input", "logits"]}),
+    ]
+    edges: Annotated[Mapping[WireKey, Wire], Field(json_schema_extra=_CLOSED)]
+    sparsetrain: Origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +129,8 @@ class _Child:
     reads: Tensor
 
 
-def mib_graph(model: Transformer, circuit: Circuit, pairs: PairSet) -> dict[str, Any]:
-    """The circuit as `cfg`, `nodes`, `edges`, and `sparsetrain` (where it comes from; readers ignore it).
+def mib_graph(model: Transformer, circuit: Circuit, pairs: PairSet) -> MibGraph:
+    """The circuit as heads and MLPs.
 
     Args:
         pairs: pairs of the circuit's task, over which scores are averaged.
@@ -69,47 +146,35 @@ def mib_graph(model: Transformer, circuit: Circuit, pairs: PairSet) -> dict[str,
     edges |= _edges(parents, run.logits(), pairs)
     scores = {parent.name: 0.0 for parent in parents}
     for name, edge in edges.items():
-        scores[name.split("->")[0]] += edge["score"]
-    nodes: dict[str, Any] = {}
+        scores[name.split("->")[0]] += edge.score
+    nodes: dict[str, Inside | Outside | Logits] = {}
     for parent in parents:
-        inside = parent.name == "input" or bool(parent.writes.any())
-        nodes[parent.name] = {"in_graph": inside, "score": scores[parent.name]}
-        if inside:
-            nodes[parent.name]["neurons"] = parent.writes.tolist()
-    config = model.config
-    return {
-        "cfg": {
-            "n_layers": config.n_layer,
-            "n_heads": config.heads,
-            "parallel_attn_mlp": False,
-            "d_model": config.d_model,
-        },
-        "nodes": nodes | {"logits": {"in_graph": True}},
-        "edges": edges,
-        "sparsetrain": {
-            "task": circuit.task,
-            "weights_sha256": circuit.provenance.weights_sha256,
-            "n_nodes": circuit.n_nodes,
-            "n_edges": circuit.n_edges,
-            "n_pairs": len(pairs),
-            "ablation": "mean",
-        },
-    }
+        inside, score = parent.name == "input" or bool(parent.writes.any()), scores[parent.name]
+        nodes[parent.name] = (
+            Inside(score=score, neurons=tuple(parent.writes.tolist())) if inside else Outside(score=score)
+        )
+    return MibGraph(
+        cfg=MibConfig(n_layers=model.config.n_layer, n_heads=model.config.heads, d_model=model.config.d_model),
+        nodes=nodes | {"logits": Logits()},
+        edges=edges,
+        sparsetrain=Origin(
+            task=circuit.task,
+            weights_sha256=circuit.provenance.weights_sha256,
+            n_nodes=circuit.n_nodes,
+            n_edges=circuit.n_edges,
+            n_pairs=len(pairs),
+        ),
+    )
 
 
-def mib_json(model: Transformer, circuit: Circuit, pairs: PairSet) -> str:
-    """`mib_graph` as text."""
-    return json.dumps(mib_graph(model, circuit, pairs), allow_nan=False) + "\n"
-
-
-def _edges(parents: list[_Parent], child: _Child, pairs: PairSet) -> dict[str, dict[str, Any]]:
+def _edges(parents: list[_Parent], child: _Child, pairs: PairSet) -> dict[str, Wire]:
     """The edges from earlier nodes into one input that lie in the graph."""
     found = {}
     for parent in parents:
         always = parent.name == "input" and child.name == "logits"
         if always or bool((parent.writes & child.reads).any()):
             score = float((parent.adds * child.slope).sum()) / (2 * len(pairs))
-            found[f"{parent.name}->{child.name}"] = {"score": score, "in_graph": True}
+            found[f"{parent.name}->{child.name}"] = Wire(score=score)
     return found
 
 
@@ -130,25 +195,17 @@ class _Run:
         self, pairs: PairSet, device: torch.device
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         seen: dict[str, Tensor] = {}
-        scales: dict[str, Tensor] = {}
 
         def keep(x: Tensor, point: HookPoint) -> Tensor:
             seen[point.name] = x if x.requires_grad else x.detach().requires_grad_()
             return seen[point.name]
 
-        def freeze(x: Tensor, point: HookPoint) -> Tensor:
-            scales[point.name] = x.detach()
-            return scales[point.name]
-
-        norms: dict[str, HookFn] = {
-            name: freeze for name, point in hook_points(self.model).items() if point.kind == "norm_scale"
-        }
         names = [*self.circuit.space.names, "final_norm.hook_resid"]
         with (
             torch.enable_grad(),
             self.circuit.attached(self.model),
             hooked(self.model, dict.fromkeys(names, keep)),
-            hooked(self.model, norms),
+            frozen_norms(self.model) as scales,
         ):
             logits = self.model(self.tokens, self.last).unflatten(0, (-1, 2))
             answers = answer_logits(logits, pairs.answers.to(device))

@@ -14,27 +14,120 @@ The format knows tokens (layer "E"), features of a layer at a position, and logi
 Source: graph-schema.json of Neuronpedia and circuit-tracer's graph models (both public), restated.
 """
 
-import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from torch import Tensor
 
 import sparsetrain
 from circuits.circuit import Circuit
-from circuits.explain.flow import TOKEN, Flow, prompt_flow
+from circuits.explain.flow import TOKEN, Flow, prompt_flow, prompt_tokens
+from circuits.explain.words import describe
+from circuits.exports.typed import Exported, Sha256
+from circuits.section import SIDES
 from circuits.tasks.pairs import REST, PairSet
-from circuits.views.graph import node_name
-from sparsetrain.hooks import node_points
+from sparsetrain.hooks import NODE_KINDS, node_points
 from sparsetrain.model import Transformer
+from sparsetrain.typed import Index
 
-SIDES = ("positive", "negative")
+GraphId = Annotated[str, Field(pattern="^(E|[0-9]+)_-?[0-9]+_[0-9]+$")]
+Part = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator(Exported):
+    """The program that wrote the file."""
+
+    name: Literal["sparsetrain"] = "sparsetrain"
+    version: str = sparsetrain.__version__
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info(Exported):
+    """What the graph is, in words."""
+
+    description: str
+    generator: Generator = Generator()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Exported):
+    """Where the graph comes from."""
+
+    weights_sha256: Sha256
+    task: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata(Exported):
+    """The prompt, and names for the viewer."""
+
+    slug: Annotated[str, Field(pattern="^[a-z0-9-]+$")]
+    scan: str
+    transcoder_list: tuple[str, ...] = ()
+    prompt_tokens: Annotated[tuple[str, ...], Field(min_length=1)]
+    prompt: str
+    node_threshold: Part = 1.0
+    schema_version: Literal[1] = 1
+    info: Info
+    generation_settings: Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class QParams(Exported):
+    """State of the viewer; as it is before anybody has clicked."""
+
+    pinnedIds: tuple[str, ...] = ()
+    supernodes: tuple[tuple[str, ...], ...] = ()
+    linkType: Literal["input", "output", "both"] = "both"
+    clickedId: str = ""
+    sg_pos: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphNode(Exported):
+    """A token, a node of the circuit or an answer at one position."""
+
+    node_id: GraphId
+    layer: Annotated[str, Field(pattern="^(E|[0-9]+)$")]
+    ctx_idx: Index
+    reverse_ctx_idx: Index
+    jsNodeId: str
+    token_prob: Part = 0.0
+    is_target_logit: bool = False
+    run_idx: Index = 0
+    influence: Part | None = None
+    activation: float | None = None
+    feature: Annotated[int, Field(ge=-1)]
+    feature_type: Annotated[str, Field(pattern=f"^(embedding|logit|{'|'.join(NODE_KINDS)})$")]
+    clerp: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphLink(Exported):
+    """A first-order direct effect."""
+
+    source: GraphId
+    target: GraphId
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributionGraph(Exported):
+    """The keys that Neuronpedia's and circuit-tracer's readers ask for."""
+
+    metadata: Metadata
+    qParams: QParams = QParams()
+    nodes: tuple[GraphNode, ...]
+    links: tuple[GraphLink, ...]
 
 
 def neuronpedia_graph(
     model: Transformer, circuit: Circuit, pairs: PairSet, pair: int, side: int, token: Callable[[int], str]
-) -> dict[str, Any]:
-    """The attribution graph of one prompt: `metadata`, `qParams`, `nodes`, `links`.
+) -> AttributionGraph:
+    """The attribution graph of one prompt.
 
     Args:
         pairs: pairs of the circuit's task.
@@ -47,40 +140,28 @@ def neuronpedia_graph(
     """
     if not 0 <= pair < len(pairs):
         raise ValueError(f"pair={pair} does not exist; there are pairs 0 to {len(pairs) - 1}")
-    tokens = pairs.tokens[pair, side, : int(pairs.last[pair, side]) + 1]
-    answers = pairs.answers[pair].tolist()
+    tokens = prompt_tokens(pairs, pair, side)
     flow = prompt_flow(model, circuit, tokens, pairs.answers[pair], side)
-    text = pairs.texts[pair].positive if side == 0 else pairs.texts[pair].negative
-    ids = _Ids(model, circuit, flow, answers)
-    nodes = [*ids.tokens(token), *ids.features(), *ids.logits(token)]
-    known = {node["node_id"] for node in nodes}
-    return {
-        "metadata": {
-            "slug": f"{circuit.task}-{pair}-{SIDES[side]}".replace("_", "-"),
-            "scan": f"sparsetrain-{circuit.provenance.weights_sha256[:12]}",
-            "transcoder_list": [],
-            "prompt_tokens": [token(number) for number in tokens.tolist()],
-            "prompt": text.prompt,
-            "node_threshold": 1.0,
-            "schema_version": 1,
-            "info": {
-                "description": f"circuit of {circuit.task} with {circuit.n_nodes} nodes and {circuit.n_edges} edges, "
-                f"everything else at its mean; pair {pair}, {SIDES[side]} prompt",
-                "generator": {"name": "sparsetrain", "version": sparsetrain.__version__},
-            },
-            "generation_settings": {"weights_sha256": circuit.provenance.weights_sha256, "task": circuit.task},
-        },
-        "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""},
-        "nodes": nodes,
-        "links": [link for link in ids.links() if link["source"] in known and link["target"] in known],
-    }
-
-
-def neuronpedia_json(
-    model: Transformer, circuit: Circuit, pairs: PairSet, pair: int, side: int, token: Callable[[int], str]
-) -> str:
-    """`neuronpedia_graph` as text."""
-    return json.dumps(neuronpedia_graph(model, circuit, pairs, pair, side, token), indent=1, allow_nan=False) + "\n"
+    text, weights = pairs.texts[pair], circuit.provenance.weights_sha256
+    ids = _Ids(model, circuit, flow, pairs.answers[pair].tolist())
+    nodes = (*ids.tokens(token), *ids.features(), *ids.logits(token))
+    known = {node.node_id for node in nodes}
+    description = (
+        f"circuit of {circuit.task} with {circuit.n_nodes} nodes and {circuit.n_edges} edges, "
+        f"everything else at its mean; pair {pair}, {SIDES[side]} prompt"
+    )
+    return AttributionGraph(
+        metadata=Metadata(
+            slug=f"{circuit.task}-{pair}-{SIDES[side]}".replace("_", "-"),
+            scan=f"sparsetrain-{weights[:12]}",
+            prompt_tokens=tuple(token(number) for number in tokens.tolist()),
+            prompt=(text.negative if side else text.positive).prompt,
+            info=Info(description=description),
+            generation_settings=Settings(weights_sha256=weights, task=circuit.task),
+        ),
+        nodes=nodes,
+        links=tuple(link for link in ids.links() if link.source in known and link.target in known),
+    )
 
 
 class _Ids:
@@ -89,10 +170,9 @@ class _Ids:
     def __init__(self, model: Transformer, circuit: Circuit, flow: Flow, answers: list[int]) -> None:
         self.model, self.circuit, self.flow, self.answers = model, circuit, flow, answers
         self.last = len(flow.tokens) - 1
-        self.influence = flow.influence[0]
         shares = sorted(
             (float(share), name, at)
-            for name, own in self.influence.items()
+            for name, own in flow.influence[0].items()
             for at, share in enumerate(own)
             if share > 0
         )[::-1]
@@ -105,28 +185,25 @@ class _Ids:
     def name(self, node: str, at: int) -> str:
         if node == TOKEN:
             return f"E_{int(self.flow.tokens[at])}_{at}"
-        layer, number = node.split(".")[1], self.circuit.space.number(node)
-        return f"{layer}_{number}_{at}"
+        return f"{node.split('.')[1]}_{self.circuit.space.number(node)}_{at}"
 
     def answer(self, i: int) -> str:
         return f"{self.model.config.n_layer + 1}_{self.answers[i]}_{self.last}"
 
-    def entry(self, node_id: str, at: int, **more: Any) -> dict[str, Any]:
+    def entry(self, node_id: str, at: int, **more: Any) -> GraphNode:
         layer, feature, _ = node_id.split("_")
-        plain = {"token_prob": 0.0, "is_target_logit": False, "run_idx": 0, "influence": None, "activation": None}
-        return {
-            "node_id": node_id,
-            "layer": layer,
-            "ctx_idx": at,
-            "reverse_ctx_idx": self.last - at,
-            "jsNodeId": f"{layer}_{feature}-{at}",
-            **plain,
+        return GraphNode(
+            node_id=node_id,
+            layer=layer,
+            ctx_idx=at,
+            reverse_ctx_idx=self.last - at,
+            jsNodeId=f"{layer}_{feature}-{at}",
             **more,
-        }
+        )
 
-    def tokens(self, token: Callable[[int], str]) -> list[dict[str, Any]]:
-        return [
-            self.entry(
+    def tokens(self, token: Callable[[int], str]) -> Iterator[GraphNode]:
+        for at, number in enumerate(self.flow.tokens.tolist()):
+            yield self.entry(
                 self.name(TOKEN, at),
                 at,
                 feature=at,
@@ -134,53 +211,48 @@ class _Ids:
                 clerp=token(number),
                 influence=self.cumulative.get((TOKEN, at), 1.0),
             )
-            for at, number in enumerate(self.flow.tokens.tolist())
-        ]
 
-    def features(self) -> list[dict[str, Any]]:
+    def features(self) -> Iterator[GraphNode]:
         kinds = {name: point.kind for name, point in node_points(self.model).items()}
-        found = []
         for i, node in enumerate(self.flow.nodes):
             point, _, channel = node.rpartition(":")
-            described = {"layer": node.split(".")[1], "kind": kinds[point], "channel": int(channel)}
+            kind = kinds[point]
+            words = describe(int(node.split(".")[1]), kind, int(channel), self.model.config.d_head)
             for at in range(self.last + 1):
                 if (node, at) in self.cumulative:
-                    more = {
-                        "feature": self.circuit.space.number(node),
-                        "feature_type": kinds[point],
-                        "clerp": node_name(described, self.model.config.d_head),
-                        "activation": float(self.flow.values[i, at]),
-                        "influence": self.cumulative[node, at],
-                    }
-                    found.append(self.entry(self.name(node, at), at, **more))
-        return found
+                    yield self.entry(
+                        self.name(node, at),
+                        at,
+                        feature=self.circuit.space.number(node),
+                        feature_type=kind,
+                        clerp=words,
+                        activation=float(self.flow.values[i, at]),
+                        influence=self.cumulative[node, at],
+                    )
 
-    def logits(self, token: Callable[[int], str]) -> list[dict[str, Any]]:
-        found = []
+    def logits(self, token: Callable[[int], str]) -> Iterator[GraphNode]:
         for i, number in enumerate(self.answers):
             word = "any other token" if number == REST else f'"{token(number)}"'
             probability = float(self.flow.probabilities[i])
-            more = {
-                "feature": number,
-                "feature_type": "logit",
-                "clerp": f"Output {word} (p={probability:.3f})",
-                "token_prob": probability,
-                "is_target_logit": i == self.flow.right,
-                "activation": float(self.flow.logits[i]),
-            }
-            found.append(self.entry(self.answer(i), self.last, **more))
-        return found
+            yield self.entry(
+                self.answer(i),
+                self.last,
+                feature=number,
+                feature_type="logit",
+                clerp=f"Output {word} (p={probability:.3f})",
+                token_prob=probability,
+                is_target_logit=i == self.flow.right,
+                activation=float(self.flow.logits[i]),
+            )
 
-    def links(self) -> list[dict[str, Any]]:
-        found = []
+    def links(self) -> Iterator[GraphLink]:
         for (source, target), weight in self.flow.links.items():
             for to, at in weight.nonzero().tolist():
-                found.append(_link(self.name(source, at), self.name(target, to), weight[to, at]))
+                yield _link(self.name(source, at), self.name(target, to), weight[to, at])
         for source, weight in self.flow.to_answers.items():
             for i, at in weight.nonzero().tolist():
-                found.append(_link(self.name(source, at), self.answer(i), weight[i, at]))
-        return found
+                yield _link(self.name(source, at), self.answer(i), weight[i, at])
 
 
-def _link(source: str, target: str, weight: Tensor) -> dict[str, Any]:
-    return {"source": source, "target": target, "weight": float(weight)}
+def _link(source: str, target: str, weight: Tensor) -> GraphLink:
+    return GraphLink(source=source, target=target, weight=float(weight))

@@ -4,11 +4,17 @@ they form, and several models side by side.
 The entry point hands `VIEWS` to the report beside those of `sparsetrain.report.sections`.
 """
 
+from circuits.section import CircuitsSection
 from circuits.views.arms import arms
 from circuits.views.formation import formation
 from circuits.views.tasks import circuits
+from sparsetrain.report import SectionKind
 from sparsetrain.report.blocks import View
 
-VIEWS: dict[str, View] = {"arms": arms, "circuits": circuits, "formation": formation}
+VIEWS: dict[str, View | SectionKind] = {
+    "arms": arms,
+    "circuits": SectionKind(schema=CircuitsSection, view=circuits),
+    "formation": formation,
+}
 
 __all__ = ["VIEWS", "arms", "circuits", "formation"]

@@ -1,14 +1,13 @@
 """The circuits section: one table of all tasks, then per task its evidence, its drawing and its program."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from circuits.section import CardEntry
+from circuits.explain.words import MAX_EDGES, program, visible
+from circuits.section import CircuitEntry, CircuitsSection, Definitions, TaskEntry, TaskStatus, TwinEntry
 from circuits.views.baselines import baseline_blocks
 from circuits.views.card import card_blocks
-from circuits.views.graph import visible, widget
-from circuits.views.words import MAX_EDGES, program
-from sparsetrain.report import value_of
+from circuits.views.graph import widget
 from sparsetrain.report.blocks import (
     MISSING,
     Block,
@@ -30,30 +29,49 @@ from sparsetrain.report.blocks import (
     format_number,
     note_of,
 )
-from sparsetrain.typed import from_dict
+from sparsetrain.stats.number import Number
 
-STATUS_WORDS = {
-    "circuit": "circuit found",
-    "bigram": "bigram",
-    "failed_by_model": "model fails",
-    "no_circuit": "no circuit",
+STATUS: dict[TaskStatus, tuple[str, Tone]] = {
+    "circuit": ("circuit found", "pass"),
+    "bigram": ("bigram", "none"),
+    "failed_by_model": ("model fails", "warn"),
+    "no_circuit": ("no circuit", "fail"),
 }
-STATUS_TONES: dict[str, Tone] = {
-    "circuit found": "pass",
-    "bigram": "none",
-    "model fails": "warn",
-    "no circuit": "fail",
-}
+"""Words and tone of each status."""
 STATUS_HELP = (
     "circuit found: the model passes the gate and a circuit reaches the target loss; bigram: the empty circuit, which "
     "sees only the current token, already does; model fails: the full model misses the target, so nothing is pruned; "
     "no circuit: the model passes, the search did not reach the target"
 )
+COLUMNS = (
+    Column(label="Task"),
+    Column(label="Status", form="status", tones=dict(STATUS.values()), help=STATUS_HELP),
+    Column(label="Model accuracy", form="number", help="full model on held-out pairs: right answer ahead of wrong"),
+    Column(label="Model loss", form="number", help="full model's task loss after calibration; the gate"),
+    Column(label="Empty", form="number", help="task loss of the circuit without nodes, which sees the current token"),
+    Column(label="Nodes", form="number"),
+    Column(label="Edges", form="number", help="nonzero weights between kept nodes: the circuit's size"),
+    Column(label="Task loss", form="number", help="of the smallest circuit found, on held-out pairs"),
+    Column(label="Random beaten", form="number", help="random circuits of the same size and place with a higher loss"),
+    Column(
+        label="Necessity",
+        form="number",
+        unit="fraction",
+        help="share of the logit difference lost when only the circuit is ablated from the full model; 1 is all",
+    ),
+    Column(label="Twin edges", form="number", help="size of a circuit for nonsense answers; much larger is reassuring"),
+    Column(
+        label="Seed overlap",
+        form="number",
+        unit="fraction",
+        help="Jaccard overlap of the nodes found from different mask seeds",
+    ),
+)
 
 
-def circuits(section: Mapping[str, Any]) -> list[Block]:
+def circuits(section: CircuitsSection) -> list[Block]:
     """Which behaviours have a circuit, how small it is, and why one may believe it."""
-    tasks, target = section.get("tasks", []), section.get("target_loss")
+    tasks, target = section.tasks, section.target_loss
     if not tasks:
         return [Text(text="No task was searched in this run.")]
     intro = (
@@ -61,26 +79,37 @@ def circuits(section: Mapping[str, Any]) -> list[Block]:
         f"over ordinary text, and the task loss must stay at {target} or below on pairs the search never saw. Each "
         "task is a pair of prompts with two different right answers."
     )
-    # a task that is solved without any node stays out of the verdicts
-    blocks: list[Block] = [*_verdicts(tasks, target), Text(text=intro), _table(tasks, target)]
-    blocks += [Text(text=text, tone="note") for text in _definitions(section.get("definitions", {}))]
-    blocks += baseline_blocks(section)
-    first = next((task["task"] for task in tasks if task["status"] == "circuit"), None)
-    blocks += [_task(task, target, task["task"] == first) for task in tasks]
-    return blocks
+    first = next((task for task in tasks if task.status == "circuit"), None)
+    return [
+        *_verdicts(tasks, target),
+        Text(text=intro),
+        Table(title="Tasks", columns=COLUMNS, rows=tuple(_row(task, target) for task in tasks)),
+        Text(text=_definitions(section.definitions), tone="note"),
+        *baseline_blocks(section),
+        *(_task(task, target, task is first) for task in tasks),
+    ]
 
 
-def best(task: Mapping[str, Any], target: float | None) -> dict[str, Any] | None:
+def best(task: TaskEntry, target: float) -> CircuitEntry | None:
     """The smallest circuit that reaches the target, or the one of lowest loss if none does."""
-    found = [circuit for circuit in task.get("circuits", []) if value_of(circuit.get("task_loss")) is not None]
-    reached = [circuit for circuit in found if target is None or value_of(circuit["task_loss"]) <= target]
-    if reached:
-        return min(reached, key=lambda circuit: value_of(circuit["n_edges"]))
-    return min(found, key=lambda circuit: value_of(circuit["task_loss"]), default=None)
+
+    def loss(circuit: CircuitEntry) -> float:
+        assert circuit.task_loss.value is not None
+        return circuit.task_loss.value
+
+    found = [circuit for circuit in task.circuits if circuit.task_loss.value is not None]
+    reached = [circuit for circuit in found if loss(circuit) <= target]
+    return min(reached, key=_size) if reached else min(found, key=loss, default=None)
 
 
-def _verdicts(tasks: list[dict[str, Any]], target: float | None) -> list[Block]:
-    solved = [(task, circuit) for task in tasks if task["status"] == "circuit" and (circuit := best(task, target))]
+def _size(entry: CircuitEntry | TwinEntry) -> int | float:
+    size = entry.n_edges.value
+    return -1 if size is None else size
+
+
+def _verdicts(tasks: tuple[TaskEntry, ...], target: float) -> list[Block]:
+    # a task that is solved without any node stays out of the verdicts
+    solved = [(task, circuit) for task in tasks if task.status == "circuit" and (circuit := best(task, target))]
     blocks: list[Block] = [
         Tile(
             label="Tasks with a circuit",
@@ -89,20 +118,20 @@ def _verdicts(tasks: list[dict[str, Any]], target: float | None) -> list[Block]:
             note=f"task loss {target} or below on held-out pairs",
         )
     ]
-    randoms = [circuit["random"] for _, circuit in solved if circuit.get("random")]
-    if randoms:
-        beaten = sum(value_of(random["n_beaten"]) == value_of(random["n"]) for random in randoms)
+    if solved:
+        beaten = sum(circuit.random.n_beaten.value == circuit.random.n for _, circuit in solved)
         blocks.append(
             Tile(
                 label="Circuits that beat every random one",
-                value=f"{beaten} of {len(randoms)}",
-                tone="pass" if beaten == len(randoms) else "fail",
+                value=f"{beaten} of {len(solved)}",
+                tone="pass" if beaten == len(solved) else "fail",
                 note="random circuits have the same size in the same places",
             )
         )
-    twins = [(task["nonsense_twin"], circuit) for task, circuit in solved if task.get("nonsense_twin")]
+    twins = [(task.nonsense_twin, circuit) for task, circuit in solved if task.nonsense_twin]
     if twins:
-        larger = sum(_twin_is_larger(twin, circuit) for twin, circuit in twins)
+        # or the twin cannot be pruned to the target at all
+        larger = sum(not twin.reached or _size(twin) > _size(circuit) for twin, circuit in twins)
         blocks.append(
             Tile(
                 label="Nonsense twins that are larger",
@@ -114,244 +143,171 @@ def _verdicts(tasks: list[dict[str, Any]], target: float | None) -> list[Block]:
     return blocks
 
 
-def _twin_is_larger(twin: Mapping[str, Any], circuit: Mapping[str, Any]) -> bool:
-    """Whether the nonsense twin needs more edges than the circuit, or cannot be pruned to the target at all."""
-    size = value_of(twin.get("n_edges"))
-    return not twin["reached"] or (size is not None and size > value_of(circuit["n_edges"]))
-
-
-def _table(tasks: list[dict[str, Any]], target: float | None) -> Table:
-    columns = (
-        Column(label="Task"),
-        Column(label="Status", form="status", tones=STATUS_TONES, help=STATUS_HELP),
-        Column(label="Model accuracy", form="number", help="full model on held-out pairs: right answer ahead of wrong"),
-        Column(label="Model loss", form="number", help="full model's task loss after calibration; the gate"),
-        Column(
-            label="Empty", form="number", help="task loss of the circuit without nodes, which sees the current token"
-        ),
-        Column(label="Nodes", form="number"),
-        Column(label="Edges", form="number", help="nonzero weights between kept nodes: the circuit's size"),
-        Column(label="Task loss", form="number", help="of the smallest circuit found, on held-out pairs"),
-        Column(
-            label="Random beaten", form="number", help="random circuits of the same size and place with a higher loss"
-        ),
-        Column(
-            label="Necessity",
-            form="number",
-            unit="fraction",
-            help="share of the logit difference lost when only the circuit is ablated from the full model; 1 is all",
-        ),
-        Column(
-            label="Twin edges", form="number", help="size of a circuit for nonsense answers; much larger is reassuring"
-        ),
-        Column(
-            label="Seed overlap",
-            form="number",
-            unit="fraction",
-            help="Jaccard overlap of the nodes found from different mask seeds",
-        ),
-    )
-    return Table(title="Tasks", columns=columns, rows=tuple(_row(task, target) for task in tasks))
-
-
-def _row(task: Mapping[str, Any], target: float | None) -> tuple[Any, ...]:
-    gate, circuit = task.get("gate", {}), best(task, target) or {}
-    random = circuit.get("random")
+def _row(task: TaskEntry, target: float) -> tuple[Any, ...]:
+    accuracy, circuit = task.gate.accuracy, best(task, target)
+    found: tuple[Any, ...] = (None, None, None, MISSING, None)
+    if circuit is not None:
+        numbers = (circuit.n_nodes, circuit.n_edges, circuit.task_loss)
+        beaten = f"{circuit.random.n_beaten.value}/{circuit.random.n}"
+        found = (*(number.value for number in numbers), beaten, circuit.necessity.value)
     return (
-        Cell(value=task["task"], sub=task.get("description", "")),
-        STATUS_WORDS[task["status"]],
-        value_and_unit(gate.get("accuracy")),
-        value_of(gate.get("loss")),
-        value_of(task.get("empty", {}).get("loss")),
-        value_of(circuit.get("n_nodes")),
-        value_of(circuit.get("n_edges")),
-        value_of(circuit.get("task_loss")),
-        f"{value_of(random['n_beaten'])}/{value_of(random['n'])}" if random else MISSING,
-        value_of(circuit.get("necessity")),
-        _twin_words(task.get("nonsense_twin")),
-        value_of((task.get("seeds") or {}).get("jaccard_nodes")),
+        Cell(value=task.task, sub=task.description),
+        STATUS[task.status][0],
+        Number(value=accuracy.value, unit=accuracy.unit),  # without its interval: the columns are narrow
+        task.gate.loss.value,
+        task.empty.loss.value,
+        *found,
+        _twin_edges(task.nonsense_twin),
+        None if task.seeds is None else task.seeds.jaccard_nodes.value,
     )
 
 
-def value_and_unit(entry: Any) -> Any:
-    """A `number(...)` without its interval, for narrow columns."""
-    return {"value": entry["value"], "unit": entry["unit"]} if isinstance(entry, dict) else entry
-
-
-def _twin_words(twin: Mapping[str, Any] | None) -> str:
-    if not twin:
+def _twin_edges(twin: TwinEntry | None) -> str:
+    if twin is None:
         return MISSING
-    return format_number(value_of(twin.get("n_edges"))) if twin["reached"] else "none found"
+    return format_number(twin.n_edges.value) if twin.reached else "none found"
 
 
-def _definitions(definitions: Mapping[str, Any]) -> list[str]:
-    means = definitions.get("means", {})
-    parts = [f"Task loss: {definitions['task_loss']}." if definitions.get("task_loss") else ""]
-    parts += [f"Ablation: {definitions['ablation']}, of a {definitions.get('kind', 'node circuit')}."]
-    if isinstance(means, Mapping) and means.get("source"):
-        parts.append(f"Means: of {format_number(means.get('n_tokens'))} tokens, {means['source']}.")
-    text = " ".join(part.replace("..", ".") for part in parts if part)
-    return [text] if definitions else []
+def _definitions(definitions: Definitions) -> str:
+    means = definitions.means
+    text = (
+        f"Task loss: {definitions.task_loss}. Ablation: {definitions.ablation}, of a {definitions.kind}. "
+        f"Means: of {format_number(means.n_tokens)} tokens, {means.source}."
+    )
+    return text.replace("..", ".")
 
 
-def _task(task: Mapping[str, Any], target: float | None, is_open: bool) -> Details:
-    blocks: list[Block] = [Text(text=task["description"])] if task.get("description") else []
-    example = task.get("example")
-    if example:
-        pair = []
-        for side in ("positive", "negative"):
-            answer = visible(example[f"answer_{side}"]).replace(" ", "␣")
-            pair.append(Code(text=example[side], caption=f"{side.capitalize()} prompt, right answer {answer}"))
-        blocks.append(Grid(blocks=tuple(pair)))
-    gate = task.get("gate", {})
-    blocks.append(KeyNumbers(items=tuple(_gate(task, gate))))
-    found = task.get("circuits", [])
-    if len(found) > 1:
-        panels = [
-            Panel(keys=(_circuit_label(circuit),), blocks=tuple(_circuit(task, circuit, target))) for circuit in found
-        ]
-        order = best(task, target)
-        panels.sort(key=lambda panel: order is None or panel.keys[0] != _circuit_label(order))
-        blocks.append(Choice(labels=("Circuit",), panels=tuple(panels)))
-    elif found:
-        blocks += _circuit(task, found[0], target)
-    blocks += _remarks(task)
-    circuit = best(task, target)
-    words = STATUS_WORDS[task["status"]]
-    if circuit is not None and task["status"] == "circuit":
-        n_nodes, n_edges = (format_number(value_of(circuit[key])) for key in ("n_nodes", "n_edges"))
-        words = f"{n_nodes} nodes, {n_edges} edges"
-    tone = STATUS_TONES[STATUS_WORDS[task["status"]]]
-    return Details(summary=task["task"], blocks=tuple(blocks), open=is_open, status=words, tone=tone)
-
-
-def _gate(task: Mapping[str, Any], gate: Mapping[str, Any]) -> list[KeyNumber]:
-    names = {"accuracy": "model accuracy", "loss": "model loss", "loss_uncalibrated": "uncalibrated", "scale": "scale"}
-    items = [
-        KeyNumber(label=words, value=gate[name], note=note_of(gate[name]))
-        for name, words in names.items()
-        if name in gate
-    ]
-    empty = task.get("empty", {}).get("loss")
-    return items + ([KeyNumber(label="empty circuit", value=empty, note=note_of(empty))] if empty else [])
-
-
-def _circuit_label(circuit: Mapping[str, Any]) -> str:
-    return f"seed {circuit['seed']}: {format_number(value_of(circuit['n_edges']))} edges"
-
-
-def _circuit(task: Mapping[str, Any], circuit: Mapping[str, Any], target: float | None) -> list[Block]:
-    names = {
-        "n_nodes": "nodes",
-        "n_edges": "edges",
-        "task_loss": "task loss, held out",
-        "accuracy": "accuracy",
-        "edge_task_loss": "task loss as edge circuit",
-        "necessity": "necessity",
-        "biases": "biases, counted apart",
+def _task(task: TaskEntry, target: float, is_open: bool) -> Details:
+    blocks: list[Block] = [Text(text=task.description)] if task.description else []
+    example = task.example
+    sides = (
+        ("Positive", example.positive, example.answer_positive),
+        ("Negative", example.negative, example.answer_negative),
+    )
+    prompts = (
+        Code(text=prompt, caption=f"{side} prompt, right answer {visible(answer).replace(' ', '␣')}")
+        for side, prompt, answer in sides
+    )
+    blocks.append(Grid(blocks=tuple(prompts)))
+    gate = {
+        "model accuracy": task.gate.accuracy,
+        "model loss": task.gate.loss,
+        "uncalibrated": task.gate.loss_uncalibrated,
+        "scale": task.gate.scale,
+        "empty circuit": task.empty.loss,
     }
+    blocks.append(KeyNumbers(items=tuple(_key(label, value) for label, value in gate.items())))
+    circuit = best(task, target)
+    if len(task.circuits) > 1:
+        panels = [
+            Panel(
+                keys=(f"seed {found.seed}: {format_number(found.n_edges.value)} edges",),
+                blocks=tuple(_circuit(task, found, target)),
+            )
+            for found in sorted(task.circuits, key=lambda found: found is not circuit)
+        ]
+        blocks.append(Choice(labels=("Circuit",), panels=tuple(panels)))
+    elif task.circuits:
+        blocks += _circuit(task, task.circuits[0], target)
+    blocks += _remarks(task)
+    words, tone = STATUS[task.status]
+    if circuit is not None and task.status == "circuit":
+        words = f"{format_number(circuit.n_nodes.value)} nodes, {format_number(circuit.n_edges.value)} edges"
+    return Details(summary=task.task, blocks=tuple(blocks), open=is_open, status=words, tone=tone)
+
+
+def _key(label: str, value: Number) -> KeyNumber:
+    return KeyNumber(label=label, value=value, note=note_of(value))
+
+
+def _count(label: str, value: Number) -> KeyNumber:
+    """A count's unit is left out: the label says it."""
+    return _key(label, replace(value, unit="") if isinstance(value.value, int) else value)
+
+
+def _circuit(task: TaskEntry, circuit: CircuitEntry, target: float) -> list[Block]:
     items = [
-        KeyNumber(label=words, value=value_and_bounds(circuit[name]), note=note_of(circuit[name]))
-        for name, words in names.items()
-        if circuit.get(name) is not None
+        _count("nodes", circuit.n_nodes),
+        _count("edges", circuit.n_edges),
+        _key("task loss, held out", circuit.task_loss),
+        _key("accuracy", circuit.accuracy),
+        _key("task loss as edge circuit", circuit.edge_task_loss),
+        _key("necessity", circuit.necessity),
+        _count("biases, counted apart", circuit.biases),
     ]
-    edges = circuit.get("edge_circuit")
-    if edges:
-        reached = "" if edges["reached"] else " (misses the search's aim with all its edges: none dropped)"
-        items.append(KeyNumber(label=f"edges after edge pruning{reached}", value=value_and_bounds(edges["n_edges"])))
-        items.append(
-            KeyNumber(label="task loss with these edges", value=edges["task_loss"], note=note_of(edges["task_loss"]))
-        )
-    random_necessity = circuit.get("necessity_random")
-    if random_necessity:
-        items.append(KeyNumber(label="necessity, random sets", value=random_necessity.get("mean")))
+    edges = circuit.edge_circuit
+    if edges is not None:
+        missed = "" if edges.reached else " (misses the search's aim with all its edges: none dropped)"
+        items.append(replace(_count(f"edges after edge pruning{missed}", edges.n_edges), note=""))
+        items.append(_key("task loss with these edges", edges.task_loss))
+    items.append(KeyNumber(label="necessity, random sets", value=circuit.necessity_random.mean))
     blocks: list[Block] = [KeyNumbers(items=tuple(items))]
-    graph = circuit.get("graph")
-    if graph and graph["nodes"]:
-        title = f"Circuit of {task['task']}, seed {circuit['seed']}"
-        blocks.append(widget(graph, title, circuit.get("viewer")))
-        words = program(graph)
+    if circuit.graph.nodes:
+        blocks.append(widget(circuit.graph, f"Circuit of {task.task}, seed {circuit.seed}", circuit.viewer))
+        words = program(circuit.graph)
         if words:
             blocks.append(Code(text=words, caption="The circuit in words"))
         else:
             blocks.append(Text(text=f"More than {MAX_EDGES} edges: too many for a program in words.", tone="note"))
     blocks += _controls(task, circuit, target)
-    if circuit.get("card"):
-        blocks += card_blocks(from_dict(tuple[CardEntry, ...], circuit["card"]))
-    calibration = circuit.get("calibration")
-    if calibration:
-        shift = calibration.get("shift")
-        shifts = shift if isinstance(shift, list) else [shift]
-        words = ", ".join(format_number(value_of(entry)) for entry in shifts)
-        scale = format_number(value_of(calibration.get("scale")))
-        blocks.append(Text(text=f"Final logits are calibrated: scale {scale}, shift {words}.", tone="note"))
-    if circuit.get("path"):
-        blocks.append(Text(text=f"Saved in {circuit['path']}; it can be loaded and run by itself.", tone="note"))
+    if circuit.card:
+        blocks += card_blocks(circuit.card)
+    scale, shift = format_number(circuit.calibration.scale), format_number(circuit.calibration.shift)
+    blocks.append(Text(text=f"Final logits are calibrated: scale {scale}, shift {shift}.", tone="note"))
+    if circuit.path:
+        blocks.append(Text(text=f"Saved in {circuit.path}; it can be loaded and run by itself.", tone="note"))
     return blocks
 
 
-def value_and_bounds(entry: Any) -> Any:
-    """A `number(...)` whose unit is left out where the label already says it (counts)."""
-    if isinstance(entry, dict) and isinstance(entry.get("value"), int):
-        return {**entry, "unit": ""}
-    return entry
-
-
-def _controls(task: Mapping[str, Any], circuit: Mapping[str, Any], target: float | None) -> list[Block]:
-    blocks: list[Block] = []
-    losses = [loss for loss in (circuit.get("random") or {}).get("losses", []) if loss is not None]
+def _controls(task: TaskEntry, circuit: CircuitEntry, target: float) -> list[Block]:
     # random circuits are scored on fewer pairs, where the circuit has a loss of its own
-    own = (circuit.get("random") or {}).get("circuit_loss", circuit.get("task_loss"))
-    marks = [("circuit", own), ("model", task.get("gate", {}).get("loss"))]
-    marks += [("empty", task.get("empty", {}).get("loss")), ("target", target)]
-    if losses:
-        known = tuple(
-            Reference(label=label, value=value) for label, entry in marks if (value := value_of(entry)) is not None
-        )
+    marks = {
+        "circuit": circuit.random.circuit_loss.value,
+        "model": task.gate.loss.value,
+        "empty": task.empty.loss.value,
+        "target": target,
+    }
+    blocks: list[Block] = []
+    if circuit.random.losses:
         blocks.append(
             Strip(
                 title="Task loss beside random circuits of the same size",
                 unit="nats",
-                values=tuple(losses),
+                values=circuit.random.losses,
                 values_label="random circuits",
-                marks=known,
+                marks=tuple(Reference(label=label, value=v) for label, v in marks.items() if v is not None),
             )
         )
-    ablations = circuit.get("ablations", [])
-    if ablations:
+    if circuit.ablations:
         columns = (
             Column(label="Ablation"),
             Column(label="Task loss", form="bar"),
             Column(label="Logit difference", form="number", help="right answer minus wrong answer, mean over prompts"),
         )
-        rows = tuple((entry["name"], entry.get("loss"), entry.get("logit_diff")) for entry in ablations)
+        rows = tuple((entry.name, entry.loss, entry.logit_diff) for entry in circuit.ablations)
         blocks.append(Table(title="Ablations", columns=columns, rows=rows))
     return blocks
 
 
-def _remarks(task: Mapping[str, Any]) -> list[Block]:
+def _remarks(task: TaskEntry) -> list[Block]:
     """Twin, seeds, rejected pairs and search time, in sentences."""
-    sentences = [f"{task['note'].capitalize()}."] if task.get("note") else []
-    twin = task.get("nonsense_twin")
-    if twin:
-        size = f"{format_number(value_of(twin.get('n_nodes')))} nodes and {_twin_words(twin)} edges"
-        loss = format_number(value_of(twin.get("task_loss")))
-        reached = (
-            f"reached the target with {size}" if twin["reached"] else f"did not reach the target (task loss {loss})"
-        )
-        note = f" ({twin['note']})" if twin.get("note") else ""
-        sentences.append(f"The nonsense twin, same prompts and unrelated answers, {reached}{note}.")
-    seeds = task.get("seeds")
-    if seeds and value_of(seeds.get("jaccard_nodes")) is not None:
-        core = seeds.get("core_nodes", [])
-        overlap = format_number(value_of(seeds["jaccard_nodes"]), "fraction")
-        sentences.append(f"Circuits from different seeds overlap by {overlap} (Jaccard); {len(core)} nodes are in all.")
-        if seeds.get("note"):
-            sentences.append(f"{seeds['note'].capitalize()}.")
-    rejected = task.get("rejected") or {}
-    if rejected:
-        words = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items())
+    sentences = [f"{task.note.capitalize()}."] if task.note else []
+    twin, seeds = task.nonsense_twin, task.seeds
+    if twin is not None:
+        outcome = f"did not reach the target (task loss {format_number(twin.task_loss.value)})"
+        if twin.reached:
+            size = f"{format_number(twin.n_nodes.value)} nodes and {_twin_edges(twin)} edges"
+            outcome = f"reached the target with {size}"
+        note = f" ({twin.note})" if twin.note else ""
+        sentences.append(f"The nonsense twin, same prompts and unrelated answers, {outcome}{note}.")
+    if seeds is not None and seeds.jaccard_nodes.value is not None:
+        overlap = format_number(seeds.jaccard_nodes.value, "fraction")
+        n_core = len(seeds.core_nodes)
+        sentences.append(f"Circuits from different seeds overlap by {overlap} (Jaccard); {n_core} nodes are in all.")
+        sentences += [f"{seeds.note.capitalize()}."] if seeds.note else []
+    if task.rejected:
+        words = ", ".join(f"{reason} {count:,}" for reason, count in task.rejected.items())
         sentences.append(f"Rejected pairs: {words}.")
-    if task.get("seconds") is not None:
-        sentences.append(f"The search took {format_number(task['seconds'], 's')}.")
+    if task.seconds is not None:
+        sentences.append(f"The search took {format_number(task.seconds, 's')}.")
     return [Text(text=" ".join(sentences), tone="note")] if sentences else []

@@ -14,7 +14,7 @@ from circuits.find import FindConfig, definitions, find_in_pairs, seeds_note
 from circuits.masks import NodeSpace
 from circuits.search.learn import Run
 from circuits.search.search import Search, search
-from circuits.views.tasks import circuits as page
+from circuits.views import VIEWS
 from sparsetrain.report.markdown import render_block
 
 FIND = FindConfig(
@@ -76,8 +76,8 @@ def reported(planted: Planted, seeds: tuple[int, ...], folder: Path) -> Reported
     model = planted.model()
     means, config = planted.means(model), replace(FIND, seeds=seeds)
     entry = find_in_pairs(model, "planted", "a task", planted.pair_sets(), None, means, config, str, folder)
-    section = {"tasks": [entry], "target_loss": TARGET, "definitions": definitions(means)}
-    text = "\n".join(render_block(block) for block in page(section))
+    section = {"tasks": [entry], "target_loss": TARGET, "gates": "on", "definitions": definitions(means)}
+    text = "\n".join(render_block(block) for block in VIEWS["circuits"](section))
     return Reported(
         entry=entry, text=text, circuits=[Circuit.load(folder / circuit["path"][9:]) for circuit in entry["circuits"]]
     )

@@ -67,7 +67,7 @@ CIRCUITS = {
     "evidence": THING | {"section", "search"},
     "explain": THING | {"section"},
     "exports": THING | {"section", "explain"},
-    "views": {"section"},
+    "views": {"section", "explain"},
     "find": THING | {"section", "search", "evidence", "explain"},
     "stage": THING | {"section", "search", "evidence", "explain", "find"},
     "formation": THING | {"section", "search", "evidence", "find", "stage"},
@@ -94,7 +94,6 @@ EXCEPTIONS: set[tuple[str, str]] = {
     ("circuits.search", "circuits.find"),
     ("circuits.evidence", "circuits.find"),
     ("circuits.explain", "circuits.search"),
-    ("circuits.exports", "circuits.views"),
 }
 """Arrows that are still there and should not be. Take them out; never add one."""
 
@@ -111,7 +110,7 @@ LIBRARIES = {
     "omegaconf": {"sparsetrain/entry.py"},
     "optuna": {"circuits/search/"},
     "plotly": {"sparsetrain/report/"},
-    "pydantic": {"sparsetrain/typed.py", "sparsetrain/store.py", "sparsetrain/data/sources/__init__.py", "sparsetrain/report/"},
+    "pydantic": {"circuits/exports/", "sparsetrain/typed.py", "sparsetrain/store.py", "sparsetrain/data/sources/__init__.py", "sparsetrain/report/"},
     "tokenizers": {"sparsetrain/data/"},
     "transformers": {"sparsetrain/adapters/"},
     "triton": {"sparsetrain/kernels/"},

@@ -1,9 +1,7 @@
 """The circuit page's data against loops over the model: activations, effects, attention, influence, paths."""
 
-import json
 from dataclasses import replace
 
-import jsonschema
 import pytest
 import torch
 
@@ -11,9 +9,11 @@ from circuits.circuit import Circuit, pair_answers
 from circuits.explain.activity import ActivityConfig, activity, rounded
 from circuits.explain.flow import TOKEN, prompt_flow
 from circuits.masks import NodeSpace
+from circuits.section import SIDES, TextFacts, Viewer
 from sparsetrain.hooks import record
 from sparsetrain.kernels import attention_pattern
-from sparsetrain.report import SCHEMA_PATH, dumps
+from sparsetrain.report import dumps
+from sparsetrain.typed import from_dict, plain
 from tests.planted.string_closing import NODES, string_closing_model, string_pairs, text_windows
 from tests.unit.explain.test_flow import circuit_of
 
@@ -32,13 +32,11 @@ def case():
     return model, circuit, pairs, activity(model, circuit, pairs, WINDOWS, "words", lambda i: f"t{i}", CONFIG)
 
 
-def test_it_is_what_the_schema_says(case):
+def test_it_is_what_its_types_say(case):
     *_, data = case
-    schema = json.loads(SCHEMA_PATH.read_text())
-    tasks = schema["properties"]["circuits"]["properties"]["tasks"]["items"]
-    jsonschema.validate(json.loads(dumps(data)), tasks["properties"]["circuits"]["items"]["properties"]["viewer"])
-    assert data["text"] == {"source": "words", "n_windows": 20, "n_tokens": 320}
-    assert (data["n_pairs"], data["n_flow_pairs"]) == (5, 2)
+    assert from_dict(Viewer, plain(data)) == data
+    assert data.text == TextFacts(source="words", n_windows=20, n_tokens=320)
+    assert (data.n_pairs, data.n_flow_pairs) == (5, 2)
 
 
 def test_text_is_where_nodes_depart_most_from_their_means(case):
@@ -49,15 +47,15 @@ def test_text_is_where_nodes_depart_most_from_their_means(case):
         values = seen[name][..., int(channel)]
         mean = circuit.means[circuit.space.number(node)]
         peaks = sorted(((float((row - mean).abs().max()), i) for i, row in enumerate(values)), reverse=True)
-        entries = data["nodes"][node]["text"]
+        entries = data.nodes[node].text
         assert len(entries) == 3
         for entry, (peak, _) in zip(entries, peaks[:3], strict=True):
-            assert abs(entry["values"][entry["peak"]] - float(mean)) == pytest.approx(peak, rel=0.02, abs=1e-3)
-            assert len(entry["tokens"]) == len(entry["values"]) <= 4 and entry["peak"] <= 2
+            assert abs(entry.values[entry.peak] - float(mean)) == pytest.approx(peak, rel=0.02, abs=1e-3)
+            assert len(entry.tokens) == len(entry.values) <= 4 and entry.peak <= 2
         row, at = divmod(int((values - mean).abs().argmax()), 16)
         start = max(0, at - 2)
-        assert entries[0]["tokens"] == [f"t{i}" for i in WINDOWS[row, start : at + 2].tolist()]
-        assert entries[0]["values"] == rounded(values[row, start : at + 2])
+        assert entries[0].tokens == tuple(f"t{i}" for i in WINDOWS[row, start : at + 2].tolist())
+        assert entries[0].values == rounded(values[row, start : at + 2])
 
 
 def test_prompts_are_of_the_circuit(case):
@@ -69,15 +67,15 @@ def test_prompts_are_of_the_circuit(case):
         values = seen[name][..., int(channel)].unflatten(0, (5, 2))[..., :9]
         mean = circuit.means[circuit.space.number(node)]
         best = int((values - mean).abs().amax((1, 2)).argmax())
-        entries = data["nodes"][node]["prompts"]
+        entries = data.nodes[node].prompts
         assert len(entries) == (2 if best == 0 else 4)
         for entry, (pair, side) in zip(entries, [(best, 0), (best, 1), (0, 0), (0, 1)], strict=False):
-            prompt = data["prompts"][entry["prompt"]]
-            assert (prompt["pair"], prompt["side"]) == (pair, ("positive", "negative")[side])
-            assert prompt["tokens"] == [f"t{i}" for i in pairs.tokens[pair, side].tolist()]
+            prompt = data.prompts[entry.prompt]
+            assert (prompt.pair, prompt.side) == (pair, SIDES[side])
+            assert prompt.tokens == tuple(f"t{i}" for i in pairs.tokens[pair, side].tolist())
             answers = [f"t{i}" for i in pairs.answers[pair].tolist()]
-            assert (prompt["right"], prompt["wrong"]) == (answers[side], answers[1 - side])
-            assert entry["values"] == rounded(values[pair, side])
+            assert (prompt.right, prompt.wrong) == (answers[side], answers[1 - side])
+            assert entry.values == rounded(values[pair, side])
 
 
 def test_effects_on_the_logits(case):
@@ -93,32 +91,32 @@ def test_effects_on_the_logits(case):
         smaller = replace(circuit, nodes={n: cs for n, cs in rest.items() if cs}, edges=())
         with smaller.attached(model):
             removed = pair_answers(model, some)
-        found = data["nodes"][node]
-        assert torch.tensor(found["removal"]) == pytest.approx((own - removed).mean(0), rel=0.01, abs=1e-5)
+        found = data.nodes[node]
+        assert torch.tensor(found.removal) == pytest.approx((own - removed).mean(0), rel=0.01, abs=1e-5)
         if not name.endswith("hook_out"):
-            assert found["direct"] is None
+            assert found.direct is None
             continue
         deviation = seen[name][:, -1, int(channel)] - circuit.means[circuit.space.number(node)]
         scale = seen["final_norm.hook_scale"][:, -1, 0]
         column = (model.unembed.weight * model.final_norm.gain)[:, int(channel)]
         effect = (deviation * scale)[:, None] * column[some.answers[0]]
-        assert torch.tensor(found["direct"]) == pytest.approx(effect.unflatten(0, (5, 2)).mean(0), rel=0.01, abs=1e-5)
-    answer = data["nodes"]["blocks.1.attn.hook_out:4"]["direct"]
+        assert torch.tensor(found.direct) == pytest.approx(effect.unflatten(0, (5, 2)).mean(0), rel=0.01, abs=1e-5)
+    answer = data.nodes["blocks.1.attn.hook_out:4"].direct
     assert answer[0][0] > 0 > answer[0][1] and answer[1][0] < 0 < answer[1][1]
 
 
 def test_attention_is_the_circuits_with_the_sink_last(case):
     model, circuit, pairs, data = case
-    assert [(head["layer"], head["head"], head["prompt"]) for head in data["heads"]] == [
-        (1, 2, data["nodes"]["blocks.1.attn.hook_v:9"]["prompts"][-2]["prompt"]),
-        (1, 2, data["nodes"]["blocks.1.attn.hook_v:9"]["prompts"][-1]["prompt"]),
+    assert [(head.layer, head.head, head.prompt) for head in data.heads] == [
+        (1, 2, data.nodes["blocks.1.attn.hook_v:9"].prompts[-2].prompt),
+        (1, 2, data.nodes["blocks.1.attn.hook_v:9"].prompts[-1].prompt),
     ]
-    for side, head in enumerate(data["heads"]):
+    for side, head in enumerate(data.heads):
         with circuit.attached(model):
             _, seen = record(model, pairs.tokens[:1, side], ["blocks.1.attn.hook_q", "blocks.1.attn.hook_k"])
         q, k = (x[0, :, 8:12] for x in seen.values())
         pattern = attention_pattern(q[None, None], k[None, None], model.blocks[1].attn.sink[2:3].detach())[0, 0]
-        for i, row in enumerate(head["weights"]):
+        for i, row in enumerate(head.weights):
             assert row == pytest.approx([*pattern[i, : i + 1].tolist(), float(pattern[i, -1])], abs=6e-4)
             assert sum(row) == pytest.approx(1, abs=0.01)
 
@@ -132,34 +130,34 @@ def test_importance_and_paths_are_those_of_the_flow(case):
     ]
     for node in circuit.node_ids:
         mean = sum(float(flow.influence[0][node].sum()) for flow in flows) / 4
-        assert data["nodes"][node]["importance"] == pytest.approx(mean, rel=0.01)
-    for edge, importance in zip(circuit.edges, data["edges"], strict=True):
+        assert data.nodes[node].importance == pytest.approx(mean, rel=0.01)
+    for edge, importance in zip(circuit.edges, data.edges, strict=True):
         mean = sum(flow.influence[1].get((edge.source, edge.target), 0.0) for flow in flows) / 4
         assert importance == pytest.approx(mean, rel=0.01)
-    assert len(data["paths"]) == 2 * len(flows[0].paths(4)) > 2
+    assert len(data.paths) == 2 * len(flows[0].paths(4)) > 2
     for side in range(2):
-        half = len(data["paths"]) // 2
-        paths = data["paths"][half * side : half * side + half]
+        half = len(data.paths) // 2
+        paths = data.paths[half * side : half * side + half]
         for path, expected in zip(paths, flows[side].paths(4), strict=True):
-            assert path["nodes"] == list(expected.nodes)
-            assert path["share"] == pytest.approx(expected.share, rel=0.01)
-            assert data["prompts"][path["prompt"]]["side"] == ("positive", "negative")[side]
-        assert data["token_share"][side] == pytest.approx(float(flows[side].influence[0][TOKEN].sum()), rel=0.01)
+            assert path.nodes == expected.nodes
+            assert path.share == pytest.approx(expected.share, rel=0.01)
+            assert data.prompts[path.prompt].side == SIDES[side]
+        assert data.token_share[side] == pytest.approx(float(flows[side].influence[0][TOKEN].sum()), rel=0.01)
 
 
 def test_an_empty_circuit_has_a_page_too(case):
     model, circuit, pairs, _ = case
     empty: Circuit = replace(circuit, nodes={}, edges=())
     data = activity(model, empty, pairs, WINDOWS, "words", str, CONFIG)
-    assert data["nodes"] == {} and data["edges"] == data["heads"] == data["paths"] == []
-    assert data["token_share"] == [0, 0]
+    assert data.nodes == {} and data.edges == data.heads == data.paths == ()
+    assert data.token_share == (0, 0)
 
 
 def test_any_other_token_has_no_text(case):
     model, circuit, pairs, _ = case
     rest = replace(pairs, answers=torch.stack([pairs.answers[:, 0], torch.full((8,), -1)], 1))
     data = activity(model, circuit, rest, WINDOWS, "words", str, CONFIG)
-    assert {(prompt["right"], prompt["wrong"]) for prompt in data["prompts"]} == {("3", None), (None, "3")}
+    assert {(prompt.right, prompt.wrong) for prompt in data.prompts} == {("3", None), (None, "3")}
 
 
 def test_a_hundred_nodes_stay_small(make_model):
@@ -171,9 +169,9 @@ def test_a_hundred_nodes_stay_small(make_model):
     pairs = replace(string_pairs(16, 0), tokens=torch.randint(61, (16, 2, 24)), last=torch.full((16, 2), 23))
     windows = torch.randint(61, (32, 64))
     data = activity(model, circuit, pairs, windows, "noise", lambda i: "token"[: 2 + i % 4])
-    assert len(dumps(data)) < 300_000
+    assert len(dumps(plain(data))) < 300_000
 
 
 @pytest.mark.parametrize(("value", "short"), [(0.123456, 0.123), (0.0, 0), (-2.0, -2), (12345.6, 12300), (1e-9, 1e-9)])
 def test_rounded(value, short):
-    assert rounded([value]) == [short] and type(rounded(value)) is type(short)
+    assert rounded([value]) == (short,) and type(rounded(value)) is type(short)

@@ -13,9 +13,10 @@ import torch
 from circuits.circuit import Circuit, Provenance, pair_answers
 from circuits.edges import find_edges
 from circuits.explain.flow import TOKEN, prompt_flow
-from circuits.exports.formats import FORMATS, SCHEMAS, Sample, graphml, node_link_json
+from circuits.exports.formats import FORMATS, Sample, graphml, node_link
 from circuits.exports.mib import mib_graph
 from circuits.exports.neuronpedia import neuronpedia_graph
+from circuits.exports.typed import as_json
 from circuits.masks import NodeSpace
 from circuits.tasks.loss import Calibration, logit_diff
 from sparsetrain.hooks import hooked, record
@@ -50,19 +51,38 @@ def load(name: str, text: str) -> networkx.DiGraph:
     return networkx.node_link_graph(json.loads(text), edges="edges")
 
 
+def written(name: str, planted, sample: Sample):
+    return json.loads(FORMATS[name].write(*planted, sample))
+
+
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "graphml"])
 def test_json_fits_its_schema(planted, name):
-    schema = json.loads((SCHEMAS / f"{name}.json").read_text())
+    schema = FORMATS[name].schema()
     jsonschema.Draft202012Validator.check_schema(schema)
-    data = json.loads(FORMATS[name].write(*planted, SAMPLE))
+    data = written(name, planted, SAMPLE)
     jsonschema.validate(data, schema)
     for key in schema["required"]:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({k: v for k, v in data.items() if k != key}, schema)
 
 
-def test_every_schema_belongs_to_a_format():
-    assert {path.stem for path in SCHEMAS.glob("*.json")} == set(FORMATS) - {"graphml"}
+def test_every_format_but_graphml_has_a_schema_that_knows_no_other_keys(planted):
+    assert {name for name, chosen in FORMATS.items() if chosen.content} == set(FORMATS) - {"graphml"}
+    for name in set(FORMATS) - {"graphml"}:
+        schema, data = FORMATS[name].schema(), written(name, planted, SAMPLE)
+        for wrong in ({**data, "more": 1}, {**data, "edges" if "edges" in data else "links": [{"source": "nobody"}]}):
+            with pytest.raises(jsonschema.ValidationError):
+                jsonschema.validate(wrong, schema)
+
+
+def test_the_schema_of_mib_names_every_node_and_edge(planted):
+    schema, data = FORMATS["mib"].schema(), written("mib", planted, SAMPLE)
+    some_edge = next(iter(data["edges"].values()))
+    for key, name, entry in (("nodes", "head", {"in_graph": False, "score": 0.0}), ("edges", "m0->input", some_edge)):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**data, key: {**data[key], name: entry}}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**data, "nodes": {"logits": data["nodes"]["logits"]}}, schema)
 
 
 def test_file_names():
@@ -93,7 +113,7 @@ def test_networkx_reads_the_circuit(planted, name):
 
 
 def test_both_formats_hold_the_same_graph(planted):
-    one, other = load("graphml", graphml(*planted)), load("node_link", node_link_json(*planted))
+    one, other = load("graphml", graphml(*planted)), load("node_link", as_json(node_link(*planted)))
     assert dict(one.nodes(data=True)) == dict(other.nodes(data=True))
     assert {key: one.graph[key] for key in other.graph} == other.graph
 
@@ -107,7 +127,7 @@ def test_hostile_names_are_escaped(planted):
 
 def test_attribution_graph_is_the_flow_of_the_prompt(planted):
     model, circuit = planted
-    data = neuronpedia_graph(model, circuit, PAIRS, 1, 1, SAMPLE.token)
+    data = written("neuronpedia", planted, SAMPLE)
     flow = prompt_flow(model, circuit, PAIRS.tokens[1, 1], PAIRS.answers[1], 1)
     nodes = {node["node_id"]: node for node in data["nodes"]}
     assert len(nodes) == len(data["nodes"])
@@ -160,8 +180,8 @@ def test_no_such_pair(planted):
 
 def test_any_other_token_as_an_answer(planted):
     rest = replace(PAIRS, answers=torch.tensor([[3, -1]] * 6))
-    data = neuronpedia_graph(*planted, rest, 0, 0, str)
-    jsonschema.validate(data, json.loads((SCHEMAS / "neuronpedia.json").read_text()))
+    data = written("neuronpedia", planted, Sample(pairs=rest, pair=0, side=0, token=str))
+    jsonschema.validate(data, FORMATS["neuronpedia"].schema())
     a, b = data["nodes"][-2:]
     assert b["feature"] == -1 and "any other token" in b["clerp"]
     assert a["token_prob"] + b["token_prob"] == pytest.approx(1)
@@ -180,8 +200,7 @@ def legal_edges(n_layers: int, n_heads: int) -> set[str]:
 
 
 def test_mib_holds_the_planted_heads_and_mlps(planted):
-    model, circuit = planted
-    data = mib_graph(model, circuit, PAIRS)
+    data = written("mib", planted, SAMPLE)
     n_layers, n_heads = data["cfg"]["n_layers"], data["cfg"]["n_heads"]
     assert (n_layers, n_heads, data["cfg"]["d_model"]) == (2, 4, 16)
     names = {"input", "logits"} | {f"m{i}" for i in range(2)} | {f"a{i}.h{j}" for i in range(2) for j in range(4)}
@@ -204,7 +223,7 @@ def test_mib_scores_are_first_order_effects(planted, x):
     _, text = record(model, text_windows(64, 1), circuit.space.names)
     measured = circuit.space.join({name: value.flatten(0, 1).mean(0) for name, value in text.items()})
     circuit = replace(circuit, means=measured)
-    score = mib_graph(model, circuit, PAIRS)["edges"][f"m0->a1.h2<{x}>"]["score"]
+    score = mib_graph(model, circuit, PAIRS).edges[f"m0->a1.h2<{x}>"].score
     place, step = "blocks.1.attn", 0.02
     with circuit.attached(model):
         _, seen = record(
