@@ -44,11 +44,22 @@ def _dataclasses_in(hint: Any) -> Iterator[type]:
 
 
 @cache
-def adapter(schema: Any) -> TypeAdapter[Any]:
-    """The validator of a dataclass or of any type made of them; unknown keys are forbidden all the way down."""
+def adapter(schema: Any, docs: bool = False) -> TypeAdapter[Any]:
+    """The validator of a dataclass or of any type made of them; unknown keys are forbidden all the way down.
+
+    Args:
+        schema: the type.
+        docs: read the docstrings of fields too, which takes longer.
+    """
     for cls in _dataclasses_in(schema):
-        cls.__pydantic_config__ = ConfigDict(extra="forbid")  # pyright: ignore[reportAttributeAccessIssue]
+        config = ConfigDict(extra="forbid", use_attribute_docstrings=docs)
+        cls.__pydantic_config__ = config  # pyright: ignore[reportAttributeAccessIssue]
     return TypeAdapter(schema)
+
+
+def json_schema(schema: Any) -> dict[str, Any]:
+    """JSON Schema of a dataclass; the docstrings of classes and fields are its descriptions."""
+    return adapter(schema, docs=True).json_schema()
 
 
 def to_dict(instance: Any) -> dict[str, Any]:
