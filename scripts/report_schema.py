@@ -29,13 +29,14 @@ def tables(schema: Mapping[str, Any]) -> str:
     """The schema as markdown: a table of sections, then one per type that a section is made of."""
     lines = ["A **number** is an object, so that no value is read without its unit and its standing:", ""]
     lines += _table(schema["$defs"]["Number"], schema["$defs"])
-    lines += ["", "A report holds the following; `schema_version` and `run` always exist.", ""]
+    lines += ["", "A report holds the following. A key with `?` is absent where it does not apply.", ""]
     lines += _table(schema, schema["$defs"])
     for name, section in schema["properties"].items():
         seen: set[str] = {NUMBER}
         for place, kind in _kinds(section, name, schema["$defs"], seen):
-            heading = f"### {name}" if place == name else f"`{place}`"
-            lines += ["", f"{heading}", "", kind.get("description", ""), "", *_table(kind, schema["$defs"])]
+            words = kind.get("description", "")
+            heading = f"### {name}\n\n{words}" if place == name else f"`{place}`: {words}"
+            lines += ["", heading, "", *_table(kind, schema["$defs"])]
     return "\n".join(lines)
 
 
@@ -85,11 +86,9 @@ def _in_a_line(kind: Mapping[str, Any]) -> bool:
 def _table(kind: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
     rows = ["| key | is | meaning |", "|---|---|---|"]
     for key, part in kind["properties"].items():
-        absent = "" if key in kind.get("required", ()) else "absent where it does not apply"
+        optional = "" if key in kind.get("required", ()) else "?"
         meaning = part.get("description") or _meaning(part, kinds)
-        rows.append(
-            f"| `{key}` | {_type(part, kinds)} | {'; '.join(filter(None, (meaning, absent)))} |".replace("\n", " ")
-        )
+        rows.append(f"| `{key}`{optional} | {_type(part, kinds)} | {' '.join(meaning.removesuffix('.').split())} |")
     return rows
 
 
