@@ -1,4 +1,4 @@
-"""The calibration of many circuits at once: the optimum of `tasks.loss.fit_calibration`, found by Newton steps.
+"""The calibration of many circuits at once: scale and shift of least task loss, found by Newton steps.
 
 With d = logit(A) - logit(B) and y = +1, -1 for the two sides, the calibrated loss mean softplus(-y (scale d + shift))
 is a logistic regression in two parameters: convex, so its optimum within 1/4 <= scale <= 4 is a function of the logits

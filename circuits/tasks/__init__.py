@@ -1,7 +1,7 @@
 """Paired prompts with two answers: the behaviours whose circuits are looked for.
 
 `TASKS` and `get_task` name them, `build_pairs` tokenises pairs for any tokenizer and split, `circuits.tasks.loss`
-scores a model's answers. To add a task: write a generator in a family's file and add it to that file's `TASKS`.
+scores a model's answers. To add a task: write a function with `@task()` in a family's file and add it to that file's `TASKS`.
 """
 
 from circuits.tasks.catalogue import ENGLISH_TASKS, PYTHON_TASKS, TASKS, get_task

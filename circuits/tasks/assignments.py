@@ -1,15 +1,14 @@
 """Tasks about variables: the type a variable was given, swapping two of them, and a constructor's parameters."""
 
-from functools import partial
 from random import Random
 
-from circuits.tasks.task import PairText, Side, Task, flip
+from circuits.tasks.task import PairText, Side, flip, task
 from sparsetrain.data.pools import Pool
 
 
-def set_or_string(rng: Random, pool: Pool, *, fixed_name: str | None = None) -> PairText:
+def _grown(rng: Random, pool: Pool, fixed_name: str = "") -> PairText:
     name, item, spare = rng.sample(pool.variables, 3)
-    name = name if fixed_name is None else fixed_name
+    name = fixed_name or name
     loop = f"for {item} in {rng.choice(pool.collections)}:\n    {name}"
     if pool.shifted:  # a second variable of either type, the same on both sides
         start = rng.choice(("set()", '""'))
@@ -20,7 +19,21 @@ def set_or_string(rng: Random, pool: Pool, *, fixed_name: str | None = None) -> 
     )
 
 
+@task()
+def set_or_string(rng: Random, pool: Pool) -> PairText:
+    """a variable that started as set() grows with .add, one that started as a string with +="""
+    return _grown(rng, pool)
+
+
+@task()
+def set_or_string_fixedvarname(rng: Random, pool: Pool) -> PairText:
+    """set_or_string with a variable that is always called current"""
+    return _grown(rng, pool, "current")
+
+
+@task()
 def var_swap(rng: Random, pool: Pool) -> PairText:
+    """x, y = y, goes on with x"""
     a, b = rng.sample(pool.variables, 2)
     context = ""
     if pool.shifted:  # both names are defined before, in either order
@@ -32,7 +45,9 @@ def var_swap(rng: Random, pool: Pool) -> PairText:
     )
 
 
+@task()
 def class_init(rng: Random, pool: Pool) -> PairText:
+    """self.<name> = is followed by the parameter of that name"""
     a, b, spare = rng.sample(pool.variables, 3)
     names = [a, b]
     body = ""
@@ -47,21 +62,4 @@ def class_init(rng: Random, pool: Pool) -> PairText:
     )
 
 
-TASKS = (
-    Task(
-        name="set_or_string",
-        description="a variable that started as set() grows with .add, one that started as a string with +=",
-        generate=set_or_string,
-    ),
-    Task(
-        name="set_or_string_fixedvarname",
-        description="set_or_string with a variable that is always called current",
-        generate=partial(set_or_string, fixed_name="current"),
-    ),
-    Task(name="var_swap", description="x, y = y, goes on with x", generate=var_swap),
-    Task(
-        name="class_init",
-        description="self.<name> = is followed by the parameter of that name",
-        generate=class_init,
-    ),
-)
+TASKS = (set_or_string, set_or_string_fixedvarname, var_swap, class_init)

@@ -2,11 +2,13 @@
 
 from random import Random
 
-from circuits.tasks.task import PairText, Side, Task
+from circuits.tasks.task import PairText, Side, task
 from sparsetrain.data.pools import Pool
 
 
+@task()
 def bracket_brace(rng: Random, pool: Pool) -> PairText:
+    """after its first string a dict goes on with :, a list with ,"""
     key, other = rng.sample(pool.nouns, 2)
     name, spare = rng.sample(pool.variables, 2)
     before, after = f"{name} = ", ""
@@ -21,7 +23,9 @@ def bracket_brace(rng: Random, pool: Pool) -> PairText:
     )
 
 
+@task()
 def bracket_counting(rng: Random, pool: Pool) -> PairText:
+    """a list of lists closes with ]], a flat list with ]"""
     n_inner = 3 if pool.shifted else rng.choice((1, 2, 2))
     rows = [[str(rng.randrange(10)) for _ in range(rng.choice((1, 2)))] for _ in range(n_inner)]
     name, spare = rng.sample(pool.variables, 2)
@@ -35,15 +39,4 @@ def bracket_counting(rng: Random, pool: Pool) -> PairText:
     )
 
 
-TASKS = (
-    Task(
-        name="bracket_brace",
-        description="after its first string a dict goes on with :, a list with ,",
-        generate=bracket_brace,
-    ),
-    Task(
-        name="bracket_counting",
-        description="a list of lists closes with ]], a flat list with ]",
-        generate=bracket_counting,
-    ),
-)
+TASKS = (bracket_brace, bracket_counting)

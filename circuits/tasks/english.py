@@ -2,11 +2,13 @@
 
 from random import Random
 
-from circuits.tasks.task import PairText, Side, Task, flip
+from circuits.tasks.task import PairText, Side, flip, task
 from sparsetrain.data.pools import Pool
 
 
+@task("english")
 def pronoun(rng: Random, pool: Pool) -> PairText:
+    """a boy is he, a girl is she"""
     action = rng.choice(pool.actions)
     tail = f"when {{}} {action}," if not pool.shifted else f"when {{}} and the {rng.choice(pool.nouns)} {action},"
     start = f"At the {rng.choice(pool.places)}, " if pool.shifted or rng.random() < 0.5 else ""
@@ -16,7 +18,9 @@ def pronoun(rng: Random, pool: Pool) -> PairText:
     )
 
 
+@task("english")
 def indirect_object(rng: Random, pool: Pool) -> PairText:
+    """the one of two people who does not give is the one who receives"""
     a, b = rng.sample(pool.boys + pool.girls, 2)
     first, second = flip(rng, a, b)
     place, thing = rng.choice(pool.places), rng.choice(pool.nouns)
@@ -32,7 +36,9 @@ def indirect_object(rng: Random, pool: Pool) -> PairText:
     return PairText(positive=side(b, a), negative=side(a, b))
 
 
+@task("english")
 def question_mark(rng: Random, pool: Pool) -> PairText:
+    """a question ends in ?, a statement in ."""
     noun, adjective = rng.choice(pool.nouns), rng.choice(pool.adjectives)
     if pool.shifted:  # a longer subject
         noun = f"{noun} of {rng.choice(pool.boys)}"
@@ -42,18 +48,4 @@ def question_mark(rng: Random, pool: Pool) -> PairText:
     )
 
 
-TASKS = (
-    Task(name="pronoun", description="a boy is he, a girl is she", generate=pronoun, language="english"),
-    Task(
-        name="indirect_object",
-        description="the one of two people who does not give is the one who receives",
-        generate=indirect_object,
-        language="english",
-    ),
-    Task(
-        name="question_mark",
-        description="a question ends in ?, a statement in .",
-        generate=question_mark,
-        language="english",
-    ),
-)
+TASKS = (pronoun, indirect_object, question_mark)

@@ -2,16 +2,17 @@
 
 from random import Random
 
-from circuits.tasks.task import PairText, Side, Task
+from circuits.tasks.task import PairText, Side, nested, task
 from sparsetrain.data.pools import Pool
 
 
+@task()
 def with_as(rng: Random, pool: Pool) -> PairText:
+    """an opened file is bound by as in a with statement, and not in an assignment"""
     path, handle = rng.choice(pool.paths), rng.choice(pool.handles)
     name, spare = rng.sample(pool.variables, 2)
-    argument, context = path, ""
-    if pool.shifted:  # inside a function, with a longer argument
-        argument, context = f"{path} + {name}", f"def {rng.choice(pool.functions)}({spare}):\n    "
+    argument = f"{path} + {name}" if pool.shifted else path
+    context = nested(rng, pool, spare)
     return PairText(
         positive=Side(prompt=f"{context}with open({argument}", hinge=")", answer=" as", continuation=f" {handle}:\n"),
         negative=Side(
@@ -20,7 +21,9 @@ def with_as(rng: Random, pool: Pool) -> PairText:
     )
 
 
+@task()
 def with_open(rng: Random, pool: Pool) -> PairText:
+    """input is opened to read, output to write"""
     suffix = rng.choice(pool.suffixes)
     before, after = rng.choice(
         (("with ", f" as {rng.choice(pool.handles)}:"), (f"{rng.choice(pool.variables)} = ", ""))
@@ -33,11 +36,4 @@ def with_open(rng: Random, pool: Pool) -> PairText:
     return PairText(positive=side("input", "r"), negative=side("output", "w"))
 
 
-TASKS = (
-    Task(
-        name="with_as",
-        description="an opened file is bound by as in a with statement, and not in an assignment",
-        generate=with_as,
-    ),
-    Task(name="with_open", description="input is opened to read, output to write", generate=with_open),
-)
+TASKS = (with_as, with_open)

@@ -2,11 +2,13 @@
 
 from random import Random
 
-from circuits.tasks.task import PairText, Side, Task
+from circuits.tasks.task import PairText, Side, nested, task
 from sparsetrain.data.pools import Pool
 
 
+@task()
 def final_kwarg(rng: Random, pool: Pool) -> PairText:
+    """after a parameter with a default the last one needs =None, otherwise ): closes the header"""
     function = rng.choice(pool.functions)
     *names, last = rng.sample(pool.variables, 4 if pool.shifted else 3)
     n_plain = rng.choice((1, 2)) if pool.shifted else 1
@@ -17,24 +19,15 @@ def final_kwarg(rng: Random, pool: Pool) -> PairText:
     )
 
 
+@task()
 def lambda_func(rng: Random, pool: Pool) -> PairText:
+    """a name after lambda is followed by :, a name after def by ("""
     name, target, spare = rng.sample(pool.variables, 3)
-    context = f"def {rng.choice(pool.functions)}({spare}):\n    " if pool.shifted else ""
+    context = nested(rng, pool, spare)
     return PairText(
         positive=Side(prompt=f"{context}{target} = lambda {name}", answer=":", continuation=f" {name} + 1\n"),
         negative=Side(prompt=f"{context}def {name}", answer="(", continuation=f"{target}):\n"),
     )
 
 
-TASKS = (
-    Task(
-        name="final_kwarg",
-        description="after a parameter with a default the last one needs =None, otherwise ): closes the header",
-        generate=final_kwarg,
-    ),
-    Task(
-        name="lambda_func",
-        description="a name after lambda is followed by :, a name after def by (",
-        generate=lambda_func,
-    ),
-)
+TASKS = (final_kwarg, lambda_func)

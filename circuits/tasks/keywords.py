@@ -2,20 +2,24 @@
 
 from random import Random
 
-from circuits.tasks.task import PairText, Side, Task
+from circuits.tasks.task import PairText, Side, nested, task
 from sparsetrain.data.pools import Pool
 
 
+@task()
 def for_while(rng: Random, pool: Pool) -> PairText:
+    """for <name> goes on with in, while <name> with :"""
     name, spare = rng.sample(pool.variables, 2)
-    context = f"def {rng.choice(pool.functions)}({spare}):\n    " if pool.shifted else ""
+    context = nested(rng, pool, spare)
     return PairText(
         positive=Side(prompt=f"{context}for {name}", answer=" in", continuation=f" {rng.choice(pool.collections)}:\n"),
         negative=Side(prompt=f"{context}while {name}", answer=":", continuation="\n"),
     )
 
 
+@task()
 def else_elif(rng: Random, pool: Pool) -> PairText:
+    """else is followed by :, elif by something else"""
     a, b, spare = rng.sample(pool.variables, 3)
     body = f"    {rng.choice(pool.functions)}({spare if pool.shifted else ''})\n"
     if pool.shifted:  # a longer body
@@ -27,7 +31,9 @@ def else_elif(rng: Random, pool: Pool) -> PairText:
     )
 
 
+@task()
 def if_ternary(rng: Random, pool: Pool) -> PairText:
+    """a condition after if at the start of a line ends in :, inside an expression in else"""
     name, target, spare = rng.sample(pool.variables, 3)
     condition = f"{name} {rng.choice(('>', '<'))} {rng.randrange(10)}"
     if pool.shifted:  # a longer condition
@@ -39,10 +45,12 @@ def if_ternary(rng: Random, pool: Pool) -> PairText:
     )
 
 
+@task()
 def var_if(rng: Random, pool: Pool) -> PairText:
+    """a comparison after if ends in :, an assignment of the same value in a newline"""
     name, spare = rng.sample(pool.variables, 2)
     value = rng.choice(("True", "False"))
-    context = f"def {rng.choice(pool.functions)}({spare}):\n    " if pool.shifted else ""
+    context = nested(rng, pool, spare)
     return PairText(
         positive=Side(prompt=f"{context}if {name} == {value}", answer=":", continuation="\n"),
         negative=Side(
@@ -51,7 +59,9 @@ def var_if(rng: Random, pool: Pool) -> PairText:
     )
 
 
+@task()
 def if_equals(rng: Random, pool: Pool) -> PairText:
+    """a name after if is compared, a name alone is assigned"""
     # an attribute, so that both prompts end in the same token (a bare name has a space before it only after `if`)
     name, attribute, spare = rng.sample(pool.variables, 3)
     indent = "    "
@@ -66,18 +76,4 @@ def if_equals(rng: Random, pool: Pool) -> PairText:
     )
 
 
-TASKS = (
-    Task(name="for_while", description="for <name> goes on with in, while <name> with :", generate=for_while),
-    Task(name="else_elif", description="else is followed by :, elif by something else", generate=else_elif),
-    Task(
-        name="if_ternary",
-        description="a condition after if at the start of a line ends in :, inside an expression in else",
-        generate=if_ternary,
-    ),
-    Task(
-        name="var_if",
-        description="a comparison after if ends in :, an assignment of the same value in a newline",
-        generate=var_if,
-    ),
-    Task(name="if_equals", description="a name after if is compared, a name alone is assigned", generate=if_equals),
-)
+TASKS = (for_while, else_elif, if_ternary, var_if, if_equals)

@@ -2,22 +2,26 @@
 
 from random import Random
 
-from circuits.tasks.task import PairText, Side, Task
+from circuits.tasks.task import PairText, Side, nested, task
 from sparsetrain.data.pools import Pool
 
 
+@task()
 def enumerate_range(rng: Random, pool: Pool) -> PairText:
+    """a loop over two names uses enumerate, over one counter range"""
     counter = rng.choice(pool.counters)
     item, spare = rng.sample(pool.variables, 2)
     items = rng.choice(pool.collections)
-    context = f"def {rng.choice(pool.functions)}({spare}):\n    " if pool.shifted else ""
+    context = nested(rng, pool, spare)
     return PairText(
         positive=Side(prompt=f"{context}for {counter}, {item} in", answer=" enumerate", continuation=f"({items}):\n"),
         negative=Side(prompt=f"{context}for {counter} in", answer=" range", continuation=f"(len({items})):\n"),
     )
 
 
+@task()
 def indent_for(rng: Random, pool: Pool) -> PairText:
+    """the line after a for header is one level deeper, the line after an assignment is not"""
     name, item, spare = rng.sample(pool.variables, 3)
     header = f"def {rng.choice(pool.functions)}({name}):\n"
     if pool.shifted:  # a finished line in the body before
@@ -32,7 +36,9 @@ def indent_for(rng: Random, pool: Pool) -> PairText:
     )
 
 
+@task()
 def while_return_true(rng: Random, pool: Pool) -> PairText:
+    """the line after while True: is one level deeper, the line after return True is not"""
     function, other = rng.sample(pool.functions, 2)
     name, spare = rng.sample(pool.variables, 2)
     header = f"def {function}({name if rng.random() < 0.5 or pool.shifted else ''}):\n"
@@ -45,20 +51,4 @@ def while_return_true(rng: Random, pool: Pool) -> PairText:
     )
 
 
-TASKS = (
-    Task(
-        name="enumerate_range",
-        description="a loop over two names uses enumerate, over one counter range",
-        generate=enumerate_range,
-    ),
-    Task(
-        name="indent_for",
-        description="the line after a for header is one level deeper, the line after an assignment is not",
-        generate=indent_for,
-    ),
-    Task(
-        name="while_return_true",
-        description="the line after while True: is one level deeper, the line after return True is not",
-        generate=while_return_true,
-    ),
-)
+TASKS = (enumerate_range, indent_for, while_return_true)

@@ -21,21 +21,6 @@ TASK_LOSS_CONVENTION = (
     "-log p(A | positive) and -log p(B | negative) averaged over the two sides"
 )
 SCALE_MIN, SCALE_MAX = 0.25, 4.0  # bounds of the calibration's scale
-_N_LBFGS_STEPS = 16  # paper A.5
-
-
-def last_logits(logits: Tensor, last: Tensor) -> Tensor:
-    """Logits at the last token of every prompt.
-
-    Args:
-        logits: [..., n, 2, pos, d_vocab] float.
-        last: [n, 2] int64, position of the prompt's last token (`PairSet.last`).
-
-    Returns:
-        [..., n, 2, d_vocab].
-    """
-    index = last[..., None, None].expand(*logits.shape[:-2], 1, logits.shape[-1])
-    return rearrange(logits.gather(-2, index), "... 1 d_vocab -> ... d_vocab")
 
 
 def answer_logits(logits: Tensor, answers: Tensor) -> Tensor:
@@ -107,11 +92,6 @@ def pair_accuracy(answer_logits: Tensor) -> Tensor:
     return reduce((_margin(answer_logits) > 0).float(), "... n side -> ... n", "mean")
 
 
-def accuracy(answer_logits: Tensor) -> Tensor:
-    """Mean of `pair_accuracy` over the pairs: [...], 0.5 for a model that cannot tell the sides apart."""
-    return pair_accuracy(answer_logits).mean(-1)
-
-
 def _margin(answer_logits: Tensor) -> Tensor:
     """Right minus wrong logit: [..., n, side]."""
     if answer_logits.shape[-2:] != (2, 2):
@@ -136,48 +116,3 @@ class Calibration:
         scale = self.scale.to(answer_logits)[..., None, None, None]
         half = self.shift.to(answer_logits)[..., None, None, None] / 2
         return scale * answer_logits + half * torch.tensor([1.0, -1.0], dtype=half.dtype, device=half.device)
-
-
-def fit_calibration(answer_logits: Tensor) -> Calibration:
-    """The scale and shift that minimise the task loss on these pairs, each run for itself.
-
-    16 LBFGS steps in float64 from scale 1 and shift 0. The problem is convex, so where the best scale lies outside
-    [1/4, 4] the constrained optimum has the scale at the bound and the shift fitted again.
-
-    Args:
-        answer_logits: [..., n, side, answer]; of pairs that are used for nothing else.
-
-    Returns:
-        Calibration with scale and shift [...] float64 on the CPU.
-
-    Source: Gao et al. 2025, A.5; the bounds on the scale are ours.
-    """
-    runs = answer_logits.detach().to("cpu", torch.float64).reshape(-1, *answer_logits.shape[-3:])
-    fitted = [_fit_run(run) for run in runs]
-    shape = answer_logits.shape[:-3]
-    return Calibration(
-        scale=torch.tensor([scale for scale, _ in fitted], dtype=torch.float64).reshape(shape),
-        shift=torch.tensor([shift for _, shift in fitted], dtype=torch.float64).reshape(shape),
-    )
-
-
-def _fit_run(answer_logits: Tensor) -> tuple[float, float]:
-    scale, shift = _minimise(answer_logits, scale=1.0, shift=0.0, fix_scale=False)
-    bounded = min(max(scale, SCALE_MIN), SCALE_MAX)
-    return (scale, shift) if bounded == scale else _minimise(answer_logits, scale=bounded, shift=shift, fix_scale=True)
-
-
-def _minimise(answer_logits: Tensor, *, scale: float, shift: float, fix_scale: bool) -> tuple[float, float]:
-    values = {name: torch.tensor(value, dtype=torch.float64) for name, value in (("scale", scale), ("shift", shift))}
-    free = [values["shift"].requires_grad_()] + ([] if fix_scale else [values["scale"].requires_grad_()])
-    optimizer = torch.optim.LBFGS(free, max_iter=_N_LBFGS_STEPS, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = task_loss(Calibration(**values).apply(answer_logits))
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(closure)
-    return float(values["scale"].detach()), float(values["shift"].detach())

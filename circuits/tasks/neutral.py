@@ -5,11 +5,10 @@ Shared lines are the same on both sides. Padding lines differ between the sides,
 """
 
 from random import Random
-from typing import Literal
 
+from circuits.tasks.task import Language
 from sparsetrain.data.pools import Pool
 
-Language = Literal["python", "english"]
 _N_DIGITS, _N_TERMS = 5, 6  # ours: longest number and longest sum of a padding line
 _N_ENGLISH_PADDING = 24  # ours
 

@@ -72,17 +72,6 @@ class PairSet:
     def __len__(self) -> int:
         return len(self.texts)
 
-    @property
-    def equal_length(self) -> Tensor:
-        """Whether the two prompts of a pair have the same number of tokens: [n] bool."""
-        return self.last[:, 0] == self.last[:, 1]
-
-    @property
-    def share_rejected(self) -> float:
-        """Fraction of generated pairs that was thrown away."""
-        n_rejected = sum(self.rejected.values())
-        return n_rejected / (n_rejected + len(self))
-
     def batch(self, index: Tensor | Sequence[int] | slice) -> "PairSet":
         """The pairs at these positions, with the same padding.
 
@@ -175,7 +164,7 @@ def build_pairs(
         swapped = set(Random(f"{task.name}/{split}/{seed}/labels").sample(range(n), n // 2))
         pairs = [_swap_prompts(pair) if i in swapped else pair for i, pair in enumerate(pairs)]
 
-    tokens = torch.full((n, 2, max(len(ids) for pair in pairs for ids in pair.prompts)), tokenizer.eot_id)
+    tokens = torch.full((n, 2, max(pair.n_tokens for pair in pairs)), tokenizer.eot_id)
     for i, pair in enumerate(pairs):
         for side, ids in enumerate(pair.prompts):
             tokens[i, side, : len(ids)] = torch.tensor(ids)
@@ -198,44 +187,54 @@ class _Pair:
     prompts: tuple[list[int], list[int]]  # ids, separator first
     answers: tuple[int, int]
 
+    @property
+    def n_tokens(self) -> int:
+        """Of the longer prompt."""
+        return max(map(len, self.prompts))
+
 
 def _draw(task: Task, tokenizer: PairTokenizer, names: Pool, rng: Random, max_tokens: int) -> _Pair | str:
     """One pair with its neutral lines, or the reason why there is none."""
     text = task.generate(rng, names)
-    pair = _tokenise(_settle_hinge(text, in_prompt=True), tokenizer)
+    pair = _tokenise(_settled(text, in_prompt=True), tokenizer)
     if isinstance(pair, str) and text.positive.hinge:
-        pair = _tokenise(_settle_hinge(text, in_prompt=False), tokenizer)
+        pair = _tokenise(_settled(text, in_prompt=False), tokenizer)
     if isinstance(pair, str):
         return pair
-    room = max_tokens - max(len(ids) for ids in pair.prompts)
-    if room < 0:
+    if pair.n_tokens > max_tokens:
         return "too_long"
     before = _neutral_lines(task, tokenizer, names, rng, pair, max_tokens)
-    text = replace(
-        pair.text,
-        positive=replace(pair.text.positive, prompt=before[0] + pair.text.positive.prompt),
-        negative=replace(pair.text.negative, prompt=before[1] + pair.text.negative.prompt),
+    sides = (replace(side, prompt=line + side.prompt) for side, line in zip(pair.text.sides, before, strict=True))
+    pair = _tokenise(_with_sides(pair.text, *sides), tokenizer)
+    return "too_long" if isinstance(pair, _Pair) and pair.n_tokens > max_tokens else pair
+
+
+def _with_sides(text: PairText, positive: Side, negative: Side) -> PairText:
+    return replace(text, positive=positive, negative=negative)
+
+
+def _settled(text: PairText, *, in_prompt: bool) -> PairText:
+    """The text with its hinge at the end of the prompts or at the start of the answers."""
+    return _with_sides(
+        text,
+        *(
+            replace(side, prompt=side.prompt + side.hinge, hinge="")
+            if in_prompt
+            else replace(side, answer=side.hinge + side.answer, hinge="")
+            for side in text.sides
+        ),
     )
-    pair = _tokenise(text, tokenizer)
-    if isinstance(pair, _Pair) and max(len(ids) for ids in pair.prompts) > max_tokens:
-        return "too_long"
-    return pair
 
 
-def _settle_hinge(text: PairText, *, in_prompt: bool) -> PairText:
-    def settle(side: Side) -> Side:
-        if in_prompt:
-            return replace(side, prompt=side.prompt + side.hinge, hinge="")
-        return replace(side, answer=side.hinge + side.answer, hinge="")
-
-    return replace(text, positive=settle(text.positive), negative=settle(text.negative))
+def _split_ids(side: Side, tokenizer: PairTokenizer) -> tuple[list[int], list[int]]:
+    """Ids of a prompt as it stands alone, and of prompt, answer and continuation together."""
+    return tokenizer.encode(side.prompt), tokenizer.encode(side.prompt + side.answer + side.continuation)
 
 
 def _tokenise(text: PairText, tokenizer: PairTokenizer) -> _Pair | str:
     prompts, answers = [], []
-    for side in (text.positive, text.negative):
-        prompt = tokenizer.encode(side.prompt)
-        full = tokenizer.encode(side.prompt + side.answer + side.continuation)
+    for side in text.sides:
+        prompt, full = _split_ids(side, tokenizer)
         if full[: len(prompt)] != prompt or len(full) == len(prompt):
             return "prompt_not_a_prefix"
         prompts.append([tokenizer.eot_id, *prompt])
@@ -249,9 +248,8 @@ def _neutral_lines(
     task: Task, tokenizer: PairTokenizer, names: Pool, rng: Random, pair: _Pair, max_tokens: int
 ) -> tuple[str, str]:
     """Text before the positive and the negative prompt; of equal length in all where there is room for it."""
-    used = (
-        f"{pair.text.positive.prompt}{pair.text.negative.prompt}{pair.text.positive.answer}{pair.text.negative.answer}"
-    )
+    sides = pair.text.sides
+    used = "".join([*(side.prompt for side in sides), *(side.answer for side in sides)])
     n_positive, n_negative = (len(ids) for ids in pair.prompts)
     positive = negative = ""
     if n_positive != n_negative:
@@ -289,12 +287,9 @@ def _twin_answers(task: Task, tokenizer: PairTokenizer, twin_seed: int) -> tuple
         for _ in range(_N_PROBES):
             text = task.generate(rng, pool(split))
             for in_prompt in (True, False):
-                settled = _settle_hinge(text, in_prompt=in_prompt)
-                for side in (settled.positive, settled.negative):
-                    n_prompt = len(tokenizer.encode(side.prompt))
-                    taken.update(
-                        tokenizer.encode(side.prompt + side.answer + side.continuation)[n_prompt : n_prompt + 1]
-                    )
+                for side in _settled(text, in_prompt=in_prompt).sides:
+                    prompt, full = _split_ids(side, tokenizer)
+                    taken.update(full[len(prompt) : len(prompt) + 1])
     words = {f" {word}": inside_line(f" {word}") for word in _TWIN_WORDS.split()}
     free = sorted((word, ids[0]) for word, ids in words.items() if len(ids) == 1 and ids[0] not in taken)
     if len(free) < 2:
@@ -307,17 +302,11 @@ def _twin_answers(task: Task, tokenizer: PairTokenizer, twin_seed: int) -> tuple
 
 
 def _nonsense(pair: _Pair, words: tuple[str, str], ids: tuple[int, int]) -> _Pair:
-    text = PairText(
-        positive=replace(pair.text.positive, answer=words[0], continuation=""),
-        negative=replace(pair.text.negative, answer=words[1], continuation=""),
-    )
-    return replace(pair, text=text, answers=ids)
+    sides = (replace(side, answer=word, continuation="") for side, word in zip(pair.text.sides, words, strict=True))
+    return replace(pair, text=replace(_with_sides(pair.text, *sides), rest=False), answers=ids)
 
 
 def _swap_prompts(pair: _Pair) -> _Pair:
-    text = replace(
-        pair.text,
-        positive=replace(pair.text.positive, prompt=pair.text.negative.prompt),
-        negative=replace(pair.text.negative, prompt=pair.text.positive.prompt),
-    )
-    return replace(pair, text=text, prompts=(pair.prompts[1], pair.prompts[0]))
+    positive, negative = pair.text.sides
+    sides = replace(positive, prompt=negative.prompt), replace(negative, prompt=positive.prompt)
+    return replace(pair, text=_with_sides(pair.text, *sides), prompts=(pair.prompts[1], pair.prompts[0]))

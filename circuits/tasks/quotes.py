@@ -2,11 +2,13 @@
 
 from random import Random
 
-from circuits.tasks.task import PairText, Side, Task, flip
+from circuits.tasks.task import PairText, Side, flip, task
 from sparsetrain.data.pools import Pool
 
 
+@task()
 def single_double_quote(rng: Random, pool: Pool) -> PairText:
+    '''a string that was opened with ' is closed with ', one opened with " with "'''
     call = rng.choice(("print", rng.choice(pool.functions)))
     words = " ".join((rng.choice(pool.adjectives), rng.choice(pool.nouns)))
     context = ""
@@ -23,7 +25,9 @@ def single_double_quote(rng: Random, pool: Pool) -> PairText:
     return PairText(positive=side("'"), negative=side('"'))
 
 
+@task()
 def fstring_brace(rng: Random, pool: Pool) -> PairText:
+    """{ may follow inside an f-string, not inside a plain string"""
     names = rng.sample(pool.variables, 2 if pool.shifted else 1)
     lines = "".join(f"{name} = {rng.choice(pool.functions)}()\n" for name in names)
     words = rng.choice(pool.nouns) if not pool.shifted else f"{rng.choice(pool.adjectives)} {rng.choice(pool.nouns)}"
@@ -34,15 +38,4 @@ def fstring_brace(rng: Random, pool: Pool) -> PairText:
     )
 
 
-TASKS = (
-    Task(
-        name="single_double_quote",
-        description="a string that was opened with ' is closed with ', one opened with \" with \"",
-        generate=single_double_quote,
-    ),
-    Task(
-        name="fstring_brace",
-        description="{ may follow inside an f-string, not inside a plain string",
-        generate=fstring_brace,
-    ),
-)
+TASKS = (single_double_quote, fstring_brace)

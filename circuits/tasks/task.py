@@ -14,6 +14,8 @@ from typing import Literal
 
 from sparsetrain.data.pools import Pool
 
+Language = Literal["python", "english"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
@@ -54,6 +56,15 @@ class PairText:
                 "it moves to the answer on both sides or on neither, so it must be the same"
             )
 
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """Positive, negative."""
+        return self.positive, self.negative
+
+
+Generate = Callable[[Random, Pool], PairText]
+"""A pair drawn with the identifiers of one split."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
@@ -61,10 +72,24 @@ class Task:
 
     name: str  # key in TASKS
     description: str  # one line, in words
-    generate: Callable[[Random, Pool], PairText]  # a pair drawn with the identifiers of one split
-    language: Literal["python", "english"] = "python"  # what the model must have read; also the kind of neutral line
+    generate: Generate
+    language: Language = "python"  # what the model must have read; also the kind of neutral line
+
+
+def task(language: Language = "python") -> Callable[[Generate], Task]:
+    """Makes a task of its generator: the function's name is the task's, its docstring the description."""
+
+    def made(generate: Generate) -> Task:
+        return Task(name=generate.__name__, description=generate.__doc__ or "", generate=generate, language=language)
+
+    return made
 
 
 def flip(rng: Random, first: str, second: str) -> tuple[str, str]:
     """The two strings in random order."""
     return (first, second) if rng.random() < 0.5 else (second, first)
+
+
+def nested(rng: Random, pool: Pool, parameter: str) -> str:
+    """In the shifted split the header of a function around a prompt, elsewhere nothing."""
+    return f"def {rng.choice(pool.functions)}({parameter}):\n    " if pool.shifted else ""

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 
 from circuits.ablate import ablate, parse_nodes
 from circuits.calibrate import fit_calibrations
@@ -14,7 +16,7 @@ from circuits.intervals import interval
 from circuits.masks import NodeMasks, NodeSpace
 from circuits.means import Means, measure_means
 from circuits.search.learn import PruneConfig, attribution
-from circuits.tasks.loss import SCALE_MAX, SCALE_MIN, fit_calibration, task_loss
+from circuits.tasks.loss import SCALE_MAX, SCALE_MIN, Calibration, task_loss
 from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairText, Side
 from sparsetrain.hooks import HookPoint, hooked, record
@@ -117,10 +119,17 @@ def test_calibrations_at_once_are_as_good_as_one_at_a_time(size):
     generator = torch.Generator().manual_seed(0)
     signal = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     answers = size * (torch.randn(3, 20, 2, 2, generator=generator) + signal)
-    together, single = fit_calibrations(answers), fit_calibration(answers)
-    losses = [task_loss(fit.apply(answers.double())) for fit in (together, single)]
-    assert bool((losses[0] <= losses[1] + 1e-9).all())
-    torch.testing.assert_close(losses[0], losses[1], atol=1e-3, rtol=0)
+    together = fit_calibrations(answers)
+    losses = task_loss(together.apply(answers.double()))
+    for run, loss in zip(answers.double(), losses.tolist(), strict=True):
+
+        def single(x: np.ndarray, run: torch.Tensor = run) -> float:
+            scale, shift = torch.from_numpy(x)
+            return float(task_loss(Calibration(scale=scale, shift=shift).apply(run)))
+
+        best = minimize(single, [1.0, 0.0], method="L-BFGS-B", bounds=[(SCALE_MIN, SCALE_MAX), (None, None)])
+        assert loss <= best.fun + 1e-9
+        assert loss == pytest.approx(best.fun, abs=1e-3)
     assert bool(((together.scale >= SCALE_MIN) & (together.scale <= SCALE_MAX)).all())
     alone = fit_calibrations(answers[1])
     torch.testing.assert_close(alone.scale, together.scale[1])

@@ -5,14 +5,12 @@ import math
 import pytest
 import torch
 
+from circuits.calibrate import fit_calibrations
 from circuits.tasks.loss import (
     SCALE_MAX,
     SCALE_MIN,
     Calibration,
-    accuracy,
     answer_logits,
-    fit_calibration,
-    last_logits,
     logit_diff,
     pair_accuracy,
     pair_logit_diff,
@@ -57,20 +55,20 @@ def test_task_loss_against_loops():
     torch.testing.assert_close(pair_accuracy(answered), torch.tensor(right))
     torch.testing.assert_close(task_loss(answered), torch.tensor(losses).mean())
     torch.testing.assert_close(logit_diff(answered), torch.tensor(diffs).mean())
-    torch.testing.assert_close(accuracy(answered), torch.tensor(right).mean())
+    torch.testing.assert_close(pair_accuracy(answered).mean(-1), torch.tensor(right).mean())
 
 
 def test_hand_computed_loss():
     """Both sides right by a margin of 2: log(1 + exp(-2)) = 0.126928; not twice that."""
     answered = torch.tensor([[[2.0, 0.0], [0.0, 2.0]]])
     assert float(task_loss(answered)) == pytest.approx(0.126928, abs=1e-6)
-    assert float(logit_diff(answered)) == 2.0 and float(accuracy(answered)) == 1.0
+    assert float(logit_diff(answered)) == 2.0 and float(pair_accuracy(answered).mean(-1)) == 1.0
 
 
 def test_a_model_that_cannot_tell_the_sides_apart_has_at_least_ln_2():
     one_side = torch.randn(9, 1, 2, generator=torch.Generator().manual_seed(2)).expand(9, 2, 2)
     assert (pair_task_loss(one_side) >= math.log(2) - 1e-6).all()
-    assert float(logit_diff(one_side)) == pytest.approx(0, abs=1e-6) and float(accuracy(one_side)) == 0.5
+    assert float(logit_diff(one_side)) == pytest.approx(0, abs=1e-6) and float(pair_accuracy(one_side).mean(-1)) == 0.5
 
 
 def test_runs_in_front_are_scored_each_for_itself():
@@ -82,17 +80,7 @@ def test_runs_in_front_are_scored_each_for_itself():
             alone = answer_logits(logits[i, j], ANSWERS)
             torch.testing.assert_close(answered[i, j], alone)
             torch.testing.assert_close(task_loss(answered)[i, j], task_loss(alone))
-            torch.testing.assert_close(accuracy(answered)[i, j], accuracy(alone))
-
-
-def test_last_logits_picks_the_last_position_of_each_prompt():
-    logits = torch.randn(3, 4, 2, 6, 7, generator=torch.Generator().manual_seed(4))
-    last = torch.tensor([[0, 5], [2, 3], [5, 1], [4, 4]])
-    picked = last_logits(logits, last)
-    for run in range(3):
-        for i in range(4):
-            for side in range(2):
-                assert torch.equal(picked[run, i, side], logits[run, i, side, last[i, side]])
+            torch.testing.assert_close(pair_accuracy(answered).mean(-1)[i, j], pair_accuracy(alone).mean(-1))
 
 
 def test_gradients():
@@ -124,14 +112,14 @@ def noisy(scale: float, shift: float, n: int = 400) -> torch.Tensor:
 
 
 def test_calibration_recovers_scale_and_shift():
-    fitted = fit_calibration(noisy(scale=2.0, shift=3.0))
+    fitted = fit_calibrations(noisy(scale=2.0, shift=3.0))
     assert float(fitted.scale) == pytest.approx(0.5, rel=0.15)
     assert float(fitted.shift) == pytest.approx(-1.5, abs=0.25)
 
 
 def test_calibration_is_the_best_on_a_grid():
     answered = noisy(scale=0.8, shift=-1.0)
-    best = float(task_loss(fit_calibration(answered).apply(answered)))
+    best = float(task_loss(fit_calibrations(answered).apply(answered)))
     for scale in torch.linspace(0.25, 4.0, 31):
         for shift in torch.linspace(-4, 4, 33):
             assert best <= float(task_loss(Calibration(scale=scale, shift=shift).apply(answered))) + 1e-6
@@ -140,20 +128,20 @@ def test_calibration_is_the_best_on_a_grid():
 
 def test_calibration_keeps_the_scale_within_its_bounds():
     separable = torch.tensor([[[0.3, 0.0], [0.0, 0.1]]]).expand(8, 2, 2)
-    fitted = fit_calibration(separable)
+    fitted = fit_calibrations(separable)
     assert float(fitted.scale) == SCALE_MAX
     # at the bound the shift is fitted again: margins 4 * 0.3 + s and 4 * 0.1 - s are equal at s = -0.4
     assert float(fitted.shift) == pytest.approx(-0.4, abs=1e-3)
-    inverted = fit_calibration(-separable)
+    inverted = fit_calibrations(-separable)
     assert float(inverted.scale) == SCALE_MIN
 
 
 def test_calibration_of_runs_is_that_of_each_run():
     answered = torch.stack([noisy(2.0, 3.0), noisy(0.5, 0.0)])
-    together = fit_calibration(answered)
+    together = fit_calibrations(answered)
     assert together.scale.shape == (2,)
     for i in range(2):
-        alone = fit_calibration(answered[i])
+        alone = fit_calibrations(answered[i])
         assert together.scale[i] == alone.scale and together.shift[i] == alone.shift
         torch.testing.assert_close(together.apply(answered)[i], alone.apply(answered[i]))
 
@@ -168,7 +156,7 @@ def test_a_scalar_on_all_logits_does_nothing_and_the_shift_does():
 def test_fitting_leaves_gradients_and_grad_mode_alone():
     answered = noisy(1.0, 1.0).requires_grad_()
     with torch.no_grad():
-        fitted = fit_calibration(answered)
+        fitted = fit_calibrations(answered)
         assert not torch.is_grad_enabled()
     assert answered.grad is None and not fitted.scale.requires_grad
     task_loss(fitted.apply(answered)).backward()
