@@ -42,6 +42,7 @@ PLACEHOLDERS = {
 }
 STEPS = {
     "step_1600": "step_12",
+    "blocks.2.": "blocks.1.",
     "task=with_as": "task=for_while",
     "task=all": "task=for_while",
     "circuits/with_as": "circuits/for_while",
@@ -58,7 +59,7 @@ SMALL = {
 """Settings that make a command small."""
 BENCHES = {
     "bench_attention": "SHAPES = ((2, 4, 32, 16),)",
-    "bench_compact": "WIDTHS = (128,)",
+    "bench_compact": "WIDTHS = (512,)",
     "bench_projection": "SIZES = {'1M': 1 << 20}",
     "bench_step": "WIDTHS = {'cpu': (32,)}; m.N_CTX = 32; m.DENSITIES = {'1/8': 1 / 8}",
     "bench_topk": "WIDTHS = (128,)",
