@@ -9,17 +9,17 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from circuits.circuit import Circuit
-from circuits.stage import CircuitsConfig, run_circuits
+from circuits.section import CircuitsSection
 from circuits.tasks import get_task
-from sparsetrain.report import number, value_of
+from sparsetrain.report import number
 from sparsetrain.stats.sets import jaccard
+from sparsetrain.store import write_atomic
+from sparsetrain.typed import plain
 
 FOLDER = "formation"
 
@@ -51,32 +51,26 @@ def halving_steps(n_steps: int, n_looks: int) -> list[int]:
     return sorted({max(1, round(n_steps / 2 ** (i + 1))) for i in range(n_looks)} - {n_steps})
 
 
-def look(
-    step: int,
-    export: Path,
-    run_dir: Path,
-    formation: FormationConfig,
-    config: CircuitsConfig,
-    windows: Callable[[], torch.Tensor],
-    windows_source: str,
-) -> dict[str, float]:
+def look(step: int, run_dir: Path, search: Callable[[Path], CircuitsSection]) -> dict[str, float]:
     """Searches the tasks in the weights of a step; saved under `<run>/formation/step_<n>/`.
+
+    Args:
+        search: finds the circuits of the step's weights, saved under the folder given.
 
     Returns:
         Scalars to log: per task the model's loss and, where there is a circuit, its edges and loss.
     """
     folder = run_dir / FOLDER / f"step_{step}"
-    search = replace(config, tasks=formation.tasks, find=replace(config.find, nonsense_twin=False))
-    section = run_circuits(export, folder, search, windows, windows_source=windows_source, progress=False)
-    (folder / "section.json").write_text(json.dumps(section, indent=1) + "\n")
-    scalars = {}
-    for task in section["tasks"]:
-        name = f"circuits/{task['task']}"
-        scalars[f"{name}/model_loss"] = value_of(task["gate"]["loss"])
-        if task["circuits"]:
-            scalars[f"{name}/n_edges"] = float(value_of(task["circuits"][0]["n_edges"]))
-            scalars[f"{name}/task_loss"] = value_of(task["circuits"][0]["task_loss"])
-    return scalars
+    section = search(folder)
+    write_atomic(folder / "section.json", json.dumps(plain(section), indent=1) + "\n")
+    scalars: dict[str, float | None] = {}
+    for task in section.tasks:
+        name = f"circuits/{task.task}"
+        scalars[f"{name}/model_loss"] = task.gate.loss.value
+        if task.circuits:
+            scalars[f"{name}/n_edges"] = task.circuits[0].n_edges.value
+            scalars[f"{name}/task_loss"] = task.circuits[0].task_loss.value
+    return {name: float(value) for name, value in scalars.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

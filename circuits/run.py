@@ -1,29 +1,82 @@
-"""A whole run: training, circuits as they form, circuits at the end, report.
+"""A whole run: training, circuits as they form, circuits at the end, report; and what is done to a finished run.
 
-`train_and_read` is one model; `circuits.arms` calls it for several.
+1. `train_and_read` is one model; `circuits.arms` calls it for several.
+2. `run_circuits`: means once, then task after task, resumable, and the data of each best circuit's page.
+3. `run_cards` and `run_baselines` add to the tasks found: report cards, circuits by other rankings.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from safetensors.torch import save_file
+from torch import Tensor
+
 from circuits.arms import ArmsConfig, run_arms, smoke
+from circuits.circuit import Circuit
+from circuits.evidence.gather import CARD_WINDOWS, Judge
+from circuits.evidence.thresholds import CardConfig
+from circuits.explain.activity import MAX_NODES, VERSION, activity
+from circuits.find import definitions, find_once
 from circuits.formation import FormationConfig, formation_section, halving_steps, look
-from circuits.stage import N_TEXT_WINDOWS, TEXT_SOURCE, CircuitsConfig, describe_task, run_circuits
+from circuits.means import Means, measure_means
+from circuits.search.comparison import ranked_circuits
+from circuits.search.learn import Progress
+from circuits.search.task import FindConfig, TaskSearch, heldout_pairs
+from circuits.section import (
+    CardEntry,
+    CircuitEntry,
+    CircuitsSection,
+    RankedCircuit,
+    TaskEntry,
+    Viewer,
+)
+from circuits.tasks import TASKS, get_task
 from circuits.views import VIEWS as CIRCUIT_VIEWS
 from sparsetrain.data import Corpus
+from sparsetrain.data.tokenizer import Tokenizer
+from sparsetrain.export import load_model, read_meta
 from sparsetrain.model import Transformer
 from sparsetrain.report import save_report
 from sparsetrain.report.blocks import View
 from sparsetrain.report.render import render
 from sparsetrain.report.sections import VIEWS as TRAINING_VIEWS
 from sparsetrain.run import MEANS_SOURCE, RunConfig, Stages, Watch, describe_run, log_to_wandb, text_windows, train
+from sparsetrain.store import fingerprint, once, sha256
 from sparsetrain.training.callbacks import AtSteps
 from sparsetrain.training.fit import Exporter
 from sparsetrain.training.metrics import wandb_loggers
+from sparsetrain.typed import Count, plain, to_dict
 
 VIEWS: Mapping[str, View] = {**TRAINING_VIEWS, **CIRCUIT_VIEWS}
+N_TEXT_WINDOWS = 64  # ours: windows of held-out text on which the circuit page looks for activations
+TEXT_SOURCE = "held-out documents in the training mixture"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircuitsConfig:
+    """Which tasks are searched, and how."""
+
+    tasks: tuple[str, ...] = ()
+    """Names of tasks; `all` for every one; none: no circuits."""
+    n_means_windows: Count = 256
+    """Windows of n_ctx tokens over which the means of deleted nodes are taken. ours"""
+    find: FindConfig = field(default_factory=FindConfig)
+
+    def __post_init__(self) -> None:
+        self.names()
+
+    def names(self) -> tuple[str, ...]:
+        """The tasks meant.
+
+        Raises:
+            ValueError: an unknown task; lists them all.
+        """
+        return tuple(TASKS) if "all" in self.tasks else tuple(get_task(name).name for name in self.tasks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,17 +151,16 @@ def train_and_read(config: TrainRun, run_dir: Path, command: str) -> dict[str, A
     report = done.report
     if config.circuits.tasks:
         with done.stages("circuits"):
-            report["circuits"] = run_circuits(
+            section = run_circuits(
                 done.export,
                 run_dir,
                 config.circuits,
                 lambda: text_windows(done.corpus, config, "means", config.circuits.n_means_windows),
-                windows_source=MEANS_SOURCE,
                 text=lambda: text_windows(done.corpus, config, "heldout", N_TEXT_WINDOWS),
-                text_source=TEXT_SOURCE,
-                on_task=lambda name, result: print(describe_task(name, result)),
+                on_task=lambda task: print(describe_task(task)),
                 progress=config.trainer.progress,
             )
+            report["circuits"] = plain(section)
     if config.formation.tasks:
         report["formation"] = formation_section(run_dir, config.formation.tasks, config.trainer.n_steps, report)
     report["stages"] = done.stages.section()
@@ -117,17 +169,232 @@ def train_and_read(config: TrainRun, run_dir: Path, command: str) -> dict[str, A
 
 
 def _watch(config: TrainRun, run_dir: Path) -> Watch:
+    find = replace(config.circuits.find, nonsense_twin=False)
+    followed = replace(config.circuits, tasks=config.formation.tasks, find=find)
+
     def watch(corpus: Corpus, export: Exporter) -> list[AtSteps]:
         if not config.formation.tasks:
             return []
 
-        def windows() -> Any:
-            return text_windows(corpus, config, "means", config.circuits.n_means_windows)
+        def windows() -> Tensor:
+            return text_windows(corpus, config, "means", followed.n_means_windows)
 
         def look_at(model: Transformer, step: int) -> Mapping[str, float]:
-            folder = export(model, step)
-            return look(step, folder, run_dir, config.formation, config.circuits, windows, MEANS_SOURCE)
+            weights = export(model, step)
+            return look(step, run_dir, lambda folder: run_circuits(weights, folder, followed, windows, progress=False))
 
         return [AtSteps("formation", halving_steps(config.trainer.n_steps, config.formation.n_looks), look_at)]
 
     return watch
+
+
+def run_circuits(
+    export: Path,
+    run_dir: Path,
+    config: CircuitsConfig,
+    windows: Callable[[], Tensor],
+    *,
+    windows_source: str = MEANS_SOURCE,
+    text: Callable[[], Tensor] | None = None,
+    text_source: str = TEXT_SOURCE,
+    on_task: Callable[[TaskEntry], object] = lambda task: None,
+    progress: bool = True,
+) -> CircuitsSection:
+    """Finds the circuits of an exported model; what lies in `run_dir`, found with the same settings, is not searched again.
+
+    Args:
+        export: folder of the model.
+        run_dir: gets `circuits/means.safetensors` and `circuits/<task>/`.
+        config: tasks and search.
+        windows: gives token windows `[n, n_ctx]` for the means, used for nothing else; called only if there are no
+            means of these weights yet.
+        windows_source: what those windows are, in words.
+        text: gives held-out token windows `[n, n_ctx]` on which the circuit page shows activations; called only if a
+            circuit's page is not on disk yet. None: the report's drawings have no such data.
+        text_source: what that text is, in words.
+        on_task: called with the entry of each task as its search is done.
+        progress: draw a progress bar on stderr.
+    """
+    model, tokenizer, out_dir = load_model(export), Tokenizer.load(export / "tokenizer.json"), run_dir / "circuits"
+    weights_sha256, path = read_meta(export)["weights_sha256"], out_dir / "means.safetensors"
+    means = Means.load(path) if path.is_file() else None
+    if means is None or means.weights_sha256 != weights_sha256:
+        means = measure_means(model, windows(), source=windows_source, weights_sha256=weights_sha256)
+        means.save(path)
+    tasks = []
+    for name, report in _with_bars("circuits", config.names(), progress):
+        tasks.append(find_once(model, name, tokenizer, means, config.find, out_dir, report))
+        on_task(tasks[-1])
+    if text is not None:
+        text_once = cache(text)
+
+        def page(task: TaskEntry, report: Progress) -> TaskEntry:
+            best = task.circuits[0]
+
+            def make() -> Viewer:
+                circuit = Circuit.load(run_dir / best.path)
+                pairs = heldout_pairs(circuit, tokenizer)
+                return activity(model, circuit, pairs, text_once(), text_source, tokenizer.token)
+
+            key = {"version": VERSION, "circuit": sha256(run_dir / best.path), "text": text_source}
+            return _with_best(task, viewer=once(out_dir / task.task / "viewer.json", key, make, Viewer))
+
+        small = [task.task for task in tasks if task.circuits and (task.circuits[0].n_nodes.value or 0) <= MAX_NODES]
+        tasks = _each("circuit pages", tasks, small, page, progress)
+    return CircuitsSection(
+        definitions=definitions(means),
+        target_loss=config.find.target_loss,
+        gates="on" if config.find.gate else "off",
+        tasks=tuple(tasks),
+    )
+
+
+def run_cards(
+    export: Path,
+    run_dir: Path,
+    tasks: Sequence[TaskEntry],
+    names: Sequence[str],
+    find: FindConfig,
+    card: CardConfig,
+    windows: Tensor,
+    *,
+    on_card: Callable[[str, tuple[CardEntry, ...]], object] = lambda task, card: None,
+    progress: bool = True,
+) -> tuple[TaskEntry, ...]:
+    """The tasks with a report card in the best circuit of each that has one; a card made before is read from disk.
+
+    Args:
+        export: folder of the model.
+        run_dir: the run, whose circuits are loaded; gets `circuits/card_windows.safetensors` and
+            `circuits/<task>/card.json`.
+        tasks: of the section; a circuit is judged beside all of these that the model solves.
+        names: tasks to judge; those with status `circuit` get a card.
+        find: the search's settings, for its pairs.
+        card: thresholds and sizes.
+        windows: int64 `[n, n_ctx]`, pretraining text that the means were not taken from.
+        on_card: called with (task, card) as each is done.
+        progress: draw a progress bar on stderr.
+    """
+    save_file({"windows": windows.contiguous()}, run_dir / "circuits" / CARD_WINDOWS)
+    judge = Judge(export, run_dir, tasks, find)
+
+    def judged(task: TaskEntry, report: Progress) -> TaskEntry:
+        key = {"card": to_dict(card), "find": to_dict(find), "solved": judge.solved}
+        key["circuit"] = sha256(run_dir / task.circuits[0].path)
+        path, schema = run_dir / "circuits" / task.task / "card.json", tuple[CardEntry, ...]
+        found = once(path, key, lambda: judge.card(task, card, report), schema)
+        on_card(task.task, found)
+        return _with_best(task, card=found)
+
+    wanted = [task.task for task in tasks if task.task in names and task.status == "circuit"]
+    return tuple(_each("report cards", tasks, wanted, judged, progress))
+
+
+def run_baselines(
+    export: Path,
+    run_dir: Path,
+    tasks: Sequence[TaskEntry],
+    names: Sequence[str],
+    find: FindConfig,
+    *,
+    progress: bool = True,
+) -> tuple[TaskEntry, ...]:
+    """The tasks with the circuits of the baselines beside those of learned pruning; found before, they are read from disk.
+
+    Args:
+        export: folder of the model.
+        run_dir: the run; gets `circuits/<task>/baselines/` and `baselines.json`.
+        tasks: of the section.
+        names: tasks to compare; those that the model solves, and the empty circuit does not, get `baselines`.
+        find: the search's settings.
+        progress: draw a progress bar on stderr.
+    """
+    model, tokenizer = load_model(export), Tokenizer.load(export / "tokenizer.json")
+    out_dir = run_dir / "circuits"
+    means = Means.load(out_dir / "means.safetensors")
+
+    def compared(task: TaskEntry, report: Progress) -> TaskEntry:
+        def make() -> tuple[RankedCircuit, ...]:
+            config = replace(find, nonsense_twin=False)
+            return ranked_circuits(TaskSearch.of(model, task.task, tokenizer, means, config, report), out_dir)
+
+        key = {"find": to_dict(find), "weights_sha256": means.weights_sha256}
+        found = once(out_dir / task.task / "baselines.json", key, make, tuple[RankedCircuit, ...])
+        return replace(task, baselines=found)
+
+    wanted = [task.task for task in tasks if task.task in names and task.status in ("circuit", "no_circuit")]
+    return tuple(_each("baselines", tasks, wanted, compared, progress))
+
+
+def _with_best(task: TaskEntry, **added: Any) -> TaskEntry:
+    """The task with something added to its best circuit."""
+    best, *others = task.circuits
+    return replace(task, circuits=(replace(best, **added), *others))
+
+
+def _each(
+    title: str,
+    tasks: Sequence[TaskEntry],
+    names: Sequence[str],
+    change: Callable[[TaskEntry, Progress], TaskEntry],
+    shown: bool,
+) -> list[TaskEntry]:
+    """The tasks, the named ones changed one after another."""
+    changed = {task.task: task for task in tasks}
+    for name, report in _with_bars(title, names, shown):
+        changed[name] = change(changed[name], report)
+    return list(changed.values())
+
+
+def _with_bars(title: str, names: Sequence[str], shown: bool) -> Iterator[tuple[str, Progress]]:
+    """Every name with what reports the stages of its work: a bar over the names and one over the stages, on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, disable=not shown, transient=True) as bars:
+        all_names, stages = bars.add_task(title, total=len(names)), bars.add_task("", total=None)
+        for name in names:
+
+            def report(stage: str, done: int, total: int, name: str = name) -> None:
+                bars.update(stages, description=f"  {name}: {stage}", completed=done, total=total)
+
+            yield name, report
+            bars.advance(all_names)
+
+
+def merge_tasks(old: CircuitsSection | None, new: CircuitsSection) -> CircuitsSection:
+    """The new section, with the tasks of an old one that were not searched again, in the order they first came.
+
+    A circuit found again as it was keeps its report card, and the data of its page if no new ones were made; its task keeps the
+    circuits of the baselines.
+    """
+    if old is None:
+        return new
+    tasks = {task.task: task for task in old.tasks}
+    for task in new.tasks:
+        before = tasks.get(task.task)
+        known = {} if before is None else {_found(circuit): circuit for circuit in before.circuits}
+        circuits = []
+        for circuit in task.circuits:
+            same = known.get(_found(circuit), circuit)
+            circuits.append(replace(circuit, card=circuit.card or same.card, viewer=circuit.viewer or same.viewer))
+        same_circuits = list(known) == [_found(circuit) for circuit in task.circuits]
+        baselines = before.baselines if before is not None and same_circuits else None
+        tasks[task.task] = replace(task, circuits=tuple(circuits), baselines=task.baselines or baselines)
+    return replace(new, tasks=tuple(tasks.values()))
+
+
+def _found(circuit: CircuitEntry) -> str:
+    """Tells a circuit's entry from others as the search left it."""
+    return fingerprint(plain(replace(circuit, card=None, viewer=None)))
+
+
+def describe_task(task: TaskEntry) -> str:
+    """One line for the terminal: how a task's search ended."""
+    gate = task.gate
+    text = f"{task.task}: {task.status}, model {gate.accuracy.value:.0%} right, loss {gate.loss.value:.3f}"
+    if task.circuits:
+        best = task.circuits[0]
+        text += (
+            f"; circuit of {best.n_nodes.value} nodes and {best.n_edges.value} edges, loss {best.task_loss.value:.3f}, "
+            f"beats {best.random.n_beaten.value} of {best.random.n} random ones"
+        )
+    return text

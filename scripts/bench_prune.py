@@ -23,10 +23,10 @@ import torch
 
 from circuits.circuit import pair_answers
 from circuits.edges import count_edges
-from circuits.find import FindConfig, Pairs
 from circuits.means import Means, measure_means
-from circuits.search.learn import PruneConfig, Run, calibrated_loss, learn_masks
+from circuits.search.learn import MaskRun, PruneConfig, calibrated_loss, learn_masks
 from circuits.search.search import Pruned, Search, search
+from circuits.search.task import FindConfig, Pairs
 from circuits.tasks.loss import task_loss
 from sparsetrain.data import DataConfig
 from sparsetrain.data.sources import IdiomsSource
@@ -90,8 +90,8 @@ def bench(model: Transformer, means: Means, task: str, pairs: Pairs, device: str
     """All cases; prints the sizes of the circuits that are compared."""
     space, values, target = means.space, means.values, FIND.margin * FIND.target_loss
 
-    def run(seed: int) -> Run:
-        return Run(seed=seed, train=pairs.train, val=pairs.val)
+    def run(seed: int) -> MaskRun:
+        return MaskRun(seed=seed, train=pairs.train, val=pairs.val)
 
     def edges(found: Sequence[Pruned]) -> list[int]:
         return sorted(count_edges(model, space, result.keep) for result in found if result.reached)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from circuits.circuit import Circuit
 from circuits.exports.formats import FORMATS, Sample
-from circuits.find import heldout_pairs
+from circuits.search.task import heldout_pairs
 from circuits.section import SIDES
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import entry, require

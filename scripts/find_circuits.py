@@ -16,11 +16,9 @@ from typing import Literal
 import torch
 
 from circuits.evidence.thresholds import PRESETS
-from circuits.search.comparison import size_ratios
-from circuits.section import CardEntry
-from circuits.stage import (
+from circuits.run import (
     N_TEXT_WINDOWS,
-    TEXT_SOURCE,
+    VIEWS,
     CircuitsConfig,
     describe_task,
     merge_tasks,
@@ -28,17 +26,17 @@ from circuits.stage import (
     run_cards,
     run_circuits,
 )
-from circuits.views import VIEWS as CIRCUIT_VIEWS
+from circuits.search.comparison import size_ratios
+from circuits.section import CircuitsSection
 from circuits.views.card import summary
 from sparsetrain.data import prepare_corpus
 from sparsetrain.entry import entry, load_run, require
 from sparsetrain.export import latest_export
 from sparsetrain.report import load_report, number, save_report
 from sparsetrain.report.render import render
-from sparsetrain.report.sections import VIEWS
-from sparsetrain.run import MEANS_SOURCE, RunConfig, cache_dir, log_to_wandb, text_windows
+from sparsetrain.run import RunConfig, cache_dir, log_to_wandb, text_windows
 from sparsetrain.training.metrics import wandb_loggers
-from sparsetrain.typed import from_dict
+from sparsetrain.typed import from_dict, plain
 
 N_CARD_WINDOWS = 64  # ours: windows of validation text for the criteria that need pretraining text
 
@@ -76,42 +74,40 @@ def main(config: FindCircuitsRun, run_dir: Path) -> None:
         corpus = prepare_corpus(trained.data, cache_dir(trained), progress=config.progress)
         return text_windows(corpus, trained, split, n)
 
-    section = run_circuits(
+    old = from_dict(CircuitsSection, report["circuits"]) if "circuits" in report else None
+    new = run_circuits(
         export,
         run,
         circuits,
         lambda: windows("means", circuits.n_means_windows),
-        windows_source=MEANS_SOURCE,
         text=lambda: windows("heldout", N_TEXT_WINDOWS),
-        text_source=TEXT_SOURCE,
-        on_task=lambda name, result: print(describe_task(name, result)),
+        on_task=lambda task: print(describe_task(task)),
         progress=config.progress,
     )
-    report["circuits"] = merge_tasks(report.get("circuits"), section)
-    found = report["circuits"]["tasks"]
+    section, names, find = merge_tasks(old, new), circuits.names(), circuits.find
+    tasks = section.tasks
     if config.baselines:
-        run_baselines(export, run, found, circuits.names(), circuits.find, progress=config.progress)
-    if any("baselines" in task for task in found):
-        report["circuits"]["baselines"] = size_ratios(found, seed=0, n_boot=circuits.find.n_boot)
+        tasks = run_baselines(export, run, tasks, names, find, progress=config.progress)
     if config.card != "none":
-        run_cards(
+        tasks = run_cards(
             export,
             run,
-            found,
-            circuits.names(),
-            circuits.find,
+            tasks,
+            names,
+            find,
             PRESETS[config.card],
             windows("val", N_CARD_WINDOWS),
-            on_card=lambda name, card: print(f"{name}: {summary(from_dict(tuple[CardEntry, ...], card))}"),
+            on_card=lambda name, card: print(f"{name}: {summary(card)}"),
             progress=config.progress,
         )
+    ratios = size_ratios(tasks, seed=0, n_boot=find.n_boot) if any(task.baselines for task in tasks) else None
+    report["circuits"] = plain(replace(section, tasks=tasks, baselines=ratios))
     seconds = number(time.perf_counter() - started, "s", "measured")
     report["stages"].append({"name": f"find_circuits {config.task}".strip(), "seconds": seconds})
     save_report(report, run / "report.json")
-    views = {**VIEWS, **CIRCUIT_VIEWS}
-    paths = render(report, views, run)
+    paths = render(report, VIEWS, run)
     logger = trained.logger if config.wandb == "as_run" else replace(trained.logger, wandb=config.wandb)
-    log_to_wandb(wandb_loggers(logger, run, f"{trained.name}-find_circuits"), report, views, run)
+    log_to_wandb(wandb_loggers(logger, run, f"{trained.name}-find_circuits"), report, VIEWS, run)
     print(f"report: {paths['html']}")
 
 

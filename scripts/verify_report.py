@@ -8,35 +8,33 @@ folder; pairs are built anew. Number of threads and batch sizes are the recorded
 """
 
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from json import loads
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from circuits.circuit import Circuit, pair_answers
 from circuits.evidence.gather import Judge
 from circuits.evidence.thresholds import CardConfig
-from circuits.find import TWIN, FindConfig, Finder, Pairs
+from circuits.find import examined, judged
 from circuits.means import Means
-from circuits.search.learn import Run, calibrated_loss
+from circuits.search.comparison import ranked_entry
+from circuits.search.learn import MaskRun, calibrated_loss
 from circuits.search.search import Pruned, Search
-from circuits.tasks import get_task
-from circuits.tasks.loss import Calibration
+from circuits.search.task import FindConfig, Found, Pairs, TaskSearch
+from circuits.section import CircuitsSection, TaskEntry
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import entry, require
 from sparsetrain.export import latest_export, load_model, read_meta
-from sparsetrain.model import Transformer
-from sparsetrain.report import load_report, number
-from sparsetrain.stats.sets import jaccard
+from sparsetrain.report import load_report
 from sparsetrain.typed import from_dict, plain
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class CheckedNumber:
     """One number of the report beside what the saved files give.
 
     Args:
@@ -71,7 +69,7 @@ def numbers(tree: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from numbers(branch, f"{place}[{i}]")
 
 
-def compare(stored: dict[str, Any], recomputed: dict[str, Any]) -> list[Row]:
+def compare(stored: dict[str, Any], recomputed: dict[str, Any]) -> list[CheckedNumber]:
     """One row per number of `stored` that is marked recomputable."""
     found = dict(numbers(recomputed))
 
@@ -79,93 +77,52 @@ def compare(stored: dict[str, Any], recomputed: dict[str, Any]) -> list[Row]:
         return x["value"], x.get("lo"), x.get("hi")
 
     return [
-        Row(place=place, stored=ends(x), recomputed=ends(found[place]) if place in found else None)
+        CheckedNumber(place=place, stored=ends(x), recomputed=ends(found[place]) if place in found else None)
         for place, x in numbers(stored)
         if x["status"] == "recomputable"
     ]
 
 
-class SavedCircuits(Finder):
-    """The finder of a task with the circuits of a run in place of a search.
+def saved(run: Path, subject: TaskSearch, stored: TaskEntry) -> Found:
+    """The circuits that a task's entry names, in place of a search's."""
 
-    Args:
-        run: the run's folder.
-        stored: the task's entry in report.json; names the files.
-    """
-
-    def __init__(
-        self,
-        run: Path,
-        stored: dict[str, Any],
-        model: Transformer,
-        tokenizer: Tokenizer,
-        means: Means,
-        config: FindConfig,
-    ) -> None:
-        task = get_task(stored["task"])
-        pairs = Pairs.build(task.name, tokenizer, config)
-        twin = Pairs.build(task.name, tokenizer, config, twin="nonsense") if TWIN in stored else None
-        super().__init__(model, task.name, task.description, pairs, twin, means, config, tokenizer.token, None, None)
-        self.folder_of_run, self.stored = run, stored
-
-    def _search(
-        self, result: dict[str, Any], full: Tensor, full_fit: Calibration, empty: Tensor, empty_fit: Calibration
-    ) -> None:
-        circuits = [self._load(saved["path"]) for saved in self.stored["circuits"]]
-        for circuit, saved in zip(circuits, self.stored["circuits"], strict=True):
-            seed, pruned = circuit.provenance.seed, self._pruned(circuit, self.pairs)
-            result["circuits"].append(self._evidence(seed, pruned, circuit, full, full_fit, empty, empty_fit))
-            if "edge_circuit" in saved:
-                result["circuits"][-1]["edge_circuit"] = self._saved_edges(self._load(saved["edge_circuit"]["path"]))
-        sets = [set(circuit.node_ids) for circuit in circuits]
-        result["seeds"] = {"jaccard_nodes": number(jaccard(sets), "fraction", n=len(sets))}
-        if self.twin is not None and self.stored[TWIN]["reached"]:
-            result[TWIN] = self._twin(self._pruned(self._load(self.stored[TWIN]["path"]), self.twin), self.twin)
-
-    def baselines(self) -> list[dict[str, Any]]:
-        """The entries of the baselines, from their saved circuits."""
-        entries = []
-        for stored in self.stored["baselines"]:
-            entry = {"method": stored["method"]}
-            if stored["reached"]:
-                circuit = self._load(stored["path"])
-                entry |= self.size_and_loss(circuit, self._pruned(circuit, self.pairs).loss)
-            entries.append(entry)
-        return entries
-
-    def _pruned(self, circuit: Circuit, pairs: Pairs) -> Pruned:
-        run = Run(seed=circuit.provenance.seed, train=pairs.train, val=pairs.val)
-        looking = Search(self.model, self.space, self.values, [run], self.config.target_loss, self.config.prune)
-        losses, _ = looking.loss(circuit.keep[None], [0])
-        return Pruned(
-            keep=circuit.keep,
-            loss=float(losses[0]),
-            reached=True,  # only such circuits are saved
-            calibration=circuit.calibration,
-            n_ranked=circuit.n_nodes,
-            removal_loss=torch.zeros(self.space.n_nodes),  # drawn in the graph, and no number of the report
-        )
-
-    def _load(self, path: str) -> Circuit:
-        circuit = Circuit.load(self.folder_of_run / path)
-        if circuit.provenance.weights_sha256 != self.means.weights_sha256:
+    def load(path: str) -> Circuit:
+        circuit = Circuit.load(run / path)
+        if circuit.provenance.weights_sha256 != subject.means.weights_sha256:
             raise ValueError(f"{path} was found in other weights than the run's export; find its circuits again")
         return circuit
 
-    def _saved_edges(self, circuit: Circuit) -> dict[str, Any]:
-        with circuit.attached(self.model, "edge"):
-            val = pair_answers(self.model, self.pairs.val, max(1, self.max_rows // 2))
-        ends = {end for edge in circuit.edges for end in (edge.source, edge.target)}
-        heldout = circuit.answers(self.model, self.pairs.heldout, "edge", self.config.batch_size)
-        return {
-            "n_nodes": number(len(ends), "nodes"),
-            "n_edges": number(circuit.n_edges, "edges"),
-            "task_loss": self._loss(heldout),
-            "val_loss": number(float(calibrated_loss(val)[0]), "nats"),
-        }
+    def pruned(circuit: Circuit, pairs: Pairs) -> Pruned:
+        return Pruned(
+            keep=circuit.keep,
+            loss=val_loss(subject, circuit, pairs),
+            reached=True,  # only such circuits are saved
+            calibration=circuit.calibration,
+            n_ranked=circuit.n_nodes,
+            removal_loss=torch.zeros(subject.space.n_nodes),  # drawn in the graph, and no number of the report
+        )
+
+    circuits = [load(entry.path) for entry in stored.circuits]
+    twin, edges = None, None
+    if subject.twin is not None and stored.nonsense_twin is not None and stored.nonsense_twin.reached:
+        twin = pruned(load(stored.nonsense_twin.path), subject.twin)
+    if stored.circuits and stored.circuits[0].edge_circuit is not None:
+        fewer = load(stored.circuits[0].edge_circuit.path)
+        with fewer.attached(subject.model, "edge"):
+            answers = pair_answers(subject.model, subject.pairs.val, max(1, subject.config.prune.max_rows // 2))
+        edges = fewer, float(calibrated_loss(answers)[0]), True
+    return Found(circuits=[(circuit, pruned(circuit, subject.pairs)) for circuit in circuits], edges=edges, twin=twin)
 
 
-def recompute(run: Path, stored: dict[str, Any], tasks: list[dict[str, Any]]) -> dict[str, Any]:
+def val_loss(subject: TaskSearch, circuit: Circuit, pairs: Pairs) -> float:
+    """Loss of a saved circuit on the validation pairs, as its search measured it."""
+    run = MaskRun(seed=circuit.provenance.seed, train=pairs.train, val=pairs.val)
+    config = subject.config
+    looking = Search(subject.model, subject.space, subject.means.values, [run], config.target_loss, config.prune)
+    return float(looking.loss(circuit.keep[None], [0])[0][0])
+
+
+def recompute(run: Path, stored: TaskEntry, tasks: Sequence[TaskEntry]) -> TaskEntry:
     """A task's entry of report.json, from the files of the run's folder.
 
     Args:
@@ -177,21 +134,29 @@ def recompute(run: Path, stored: dict[str, Any], tasks: list[dict[str, Any]]) ->
         FileNotFoundError: a file that the entry rests on is not there.
         ValueError: files of other weights than the export's.
     """
-    export = latest_export(run)
+    export, folder = latest_export(run), run / "circuits" / stored.task
     model, tokenizer = load_model(export), Tokenizer.load(export / "tokenizer.json")
     means = Means.load(run / "circuits" / "means.safetensors")
     if means.weights_sha256 != read_meta(export)["weights_sha256"]:
         raise ValueError(f"{run}/circuits/means.safetensors was measured on other weights than {export}")
-    settings = loads((run / "circuits" / stored["task"] / "result.json").read_text())["key"]["config"]
-    config = from_dict(FindConfig, settings)
-    saved = SavedCircuits(run, stored, model, tokenizer, means, config)
-    result = saved.run()
-    if "baselines" in stored:
-        result["baselines"] = saved.baselines()
-    if any("card" in circuit for circuit in stored["circuits"]):
-        key = loads((run / "circuits" / stored["task"] / "card.json").read_text())["key"]
+    config = from_dict(FindConfig, loads((folder / "result.json").read_text())["key"]["config"])
+    subject = TaskSearch.of(model, stored.task, tokenizer, means, config)
+    result = examined(subject)
+    if stored.seeds is not None:
+        result = judged(subject, result, saved(run, subject, stored))
+    if stored.baselines is not None:
+        entries = []
+        for ranked in stored.baselines:
+            circuit = None if ranked.path is None else Circuit.load(run / ranked.path)
+            loss = 0.0 if circuit is None else val_loss(subject, circuit, subject.pairs)
+            entries.append(ranked_entry(subject, ranked.method, circuit, loss))
+        result = replace(result, baselines=tuple(entries))
+    if any(circuit.card is not None for circuit in stored.circuits):
+        key = loads((folder / "card.json").read_text())["key"]
         judge = Judge(export, run, tasks, from_dict(FindConfig, key["find"]), key["solved"])
-        result["circuits"][0]["card"] = plain(judge.card(stored, from_dict(CardConfig, key["card"])))
+        card = judge.card(stored, from_dict(CardConfig, key["card"]))
+        best, *others = result.circuits
+        result = replace(result, circuits=(replace(best, card=card), *others))
     return result
 
 
@@ -211,15 +176,15 @@ def main(config: VerifyRun, run_dir: Path) -> None:
     if "circuits" not in report:
         raise ValueError(f"run={run}: its report holds no circuits; scripts/find_circuits.py finds some")
     torch.set_num_threads(report["run"]["n_threads"])
-    tasks = report["circuits"]["tasks"]
-    rows: list[Row] = []
+    tasks = from_dict(CircuitsSection, report["circuits"]).tasks
+    rows: list[CheckedNumber] = []
     for stored in tasks:
-        named = compare({stored["task"]: stored}, {stored["task"]: recompute(run, stored, tasks)})
+        named = compare({stored.task: plain(stored)}, {stored.task: plain(recompute(run, stored, tasks))})
         for row in named:
             recomputed = "-" if row.recomputed is None else f"{row.recomputed[0]}"
             print(f"{row.place:<70} {row.stored[0]!s:>24} {recomputed:>24} {row.difference:>10.3g}")
         rows += named
-    n_all = sum(1 for _ in numbers(tasks))
+    n_all = sum(1 for _ in numbers(plain(tasks)))
     missing = [row for row in rows if row.recomputed is None]
     different = [row for row in rows if row.recomputed is not None and row.difference != 0]
     print(f"{len(rows)} of {n_all} numbers of the circuits are marked recomputable ({len(rows) / max(1, n_all):.1%})")

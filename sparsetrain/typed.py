@@ -31,6 +31,8 @@ Share = Annotated[float, Gt(0), Le(1)]
 """A number in (0, 1]."""
 OpenShare = Annotated[float, Gt(0), Lt(1)]
 """A number in (0, 1) without its ends."""
+Below1 = Annotated[float, Ge(0), Lt(1)]
+"""A number in [0, 1)."""
 
 
 def _dataclasses_in(hint: Any) -> Iterator[type]:

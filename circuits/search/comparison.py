@@ -4,26 +4,29 @@ Every method ends in a node circuit that meets the target on the search's valida
 measured on held-out pairs. Sizes are compared as ratios of geometric means of edges over the tasks that both solve.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from math import exp, log
+from pathlib import Path
+from statistics import fmean
 
 import torch
 
-from circuits.find import Finder
+from circuits.circuit import Circuit
 from circuits.intervals import interval
 from circuits.masks import NodeSpace
-from circuits.search.learn import Run
+from circuits.search.learn import MaskRun, attribution
 from circuits.search.rankings import (
-    attribution,
     circuit_by_ranking,
     edge_effects,
     integrated_gradients,
     random_scores,
     strongest_edges,
 )
+from circuits.search.task import TaskSearch, aim, circuit_of
+from circuits.section import RankedCircuit, RankingRatio, TaskEntry
 from circuits.tasks.pairs import PairSet
 from sparsetrain.model import Transformer
-from sparsetrain.report import number, value_of
+from sparsetrain.stats.number import number
 
 N_PATH_STEPS = 5  # of integrated gradients; EAP-IG's default
 N_SCORED_PAIRS = 64  # ours: training pairs that scores are taken from
@@ -43,78 +46,84 @@ METHODS: dict[str, Scores] = {
 """Name of a baseline -> how it scores nodes."""
 
 
-def baseline_circuits(finder: Finder) -> list[dict[str, Any]]:
-    """A circuit per baseline for a task that the model solves.
+def ranked_circuits(subject: TaskSearch, out_dir: Path) -> tuple[RankedCircuit, ...]:
+    """A circuit per baseline for a task that the model solves, in the order of `METHODS`.
 
     Args:
-        finder: of the task; its folder gets `baselines/<method>/circuit.json` for every circuit that meets the target.
-
-    Returns:
-        One entry of plain JSON data per method, in the order of `METHODS`: `method reached path n_nodes n_edges task_loss
-        val_loss`; without the target reached, `method reached` alone.
+        out_dir: gets `<task>/baselines/<method>/circuit.json` for every circuit that meets the target.
     """
-    config, model, space, means = finder.config, finder.model, finder.space, finder.values
-    run = Run(seed=0, train=finder.pairs.train, val=finder.pairs.val)
+    config, model, space, means = subject.config, subject.model, subject.space, subject.means.values
+    run = MaskRun(seed=0, train=subject.pairs.train, val=subject.pairs.val)
     scored = run.train.batch(slice(0, N_SCORED_PAIRS))
     entries = []
     for i, (method, scores) in enumerate(METHODS.items()):
-        if finder.progress is not None:
-            finder.progress(method, i, len(METHODS))
-        ranking = scores(model, space, means, scored, finder.max_rows)
-        target = config.margin * config.target_loss
-        pruned = circuit_by_ranking(model, space, means, run, ranking, target, config.prune)
-        entry: dict[str, Any] = {"method": method, "reached": pruned.reached}
-        if pruned.reached:
-            circuit = finder.circuit(0, pruned)
-            name = f"baselines/{method.replace(' ', '_')}"
-            if finder.folder is not None:
-                circuit.save(finder.folder / name)
-            entry |= {
-                "path": finder.path(name),
-                **finder.size_and_loss(circuit, pruned.loss),
-            }
-        entries.append(entry)
-    return entries
+        subject.progress(method, i, len(METHODS))
+        ranking = scores(model, space, means, scored, config.prune.max_rows)
+        pruned = circuit_by_ranking(model, space, means, run, ranking, aim(subject), config.prune)
+        circuit = circuit_of(subject, 0, pruned) if pruned.reached else None
+        if circuit is not None:
+            circuit.save(out_dir / subject.task / "baselines" / _folder(method))
+        entries.append(ranked_entry(subject, method, circuit, pruned.loss))
+    return tuple(entries)
 
 
-def size_ratios(tasks: Sequence[Mapping[str, Any]], seed: int, n_boot: int) -> list[dict[str, Any]]:
+def ranked_entry(subject: TaskSearch, method: str, circuit: Circuit | None, val_loss: float) -> RankedCircuit:
+    """The entry of a baseline; None: no circuit met the target."""
+    if circuit is None:
+        return RankedCircuit(method=method, reached=False)
+    return RankedCircuit(
+        method=method,
+        reached=True,
+        path=subject.path("baselines", _folder(method)),
+        n_nodes=number(circuit.n_nodes, "nodes"),
+        n_edges=number(circuit.n_edges, "edges"),
+        task_loss=subject.loss(subject.heldout_answers(circuit)),
+        val_loss=number(val_loss, "nats", n=subject.config.n_val),
+    )
+
+
+def _folder(method: str) -> str:
+    return method.replace(" ", "_")
+
+
+def size_ratios(tasks: Sequence[TaskEntry], seed: int, n_boot: int) -> tuple[RankingRatio, ...]:
     """Per baseline: its edges / those of learned pruning, geometric mean over the tasks that both solve.
 
     A task's learned size is the geometric mean over mask seeds, so that picking the best of them gives no advantage.
 
     Args:
-        tasks: the report's `circuits.tasks`; those without `baselines` are passed over.
+        tasks: those without `baselines` are passed over.
         seed: of the bootstrap over tasks.
         n_boot: resamples.
 
     Returns:
-        `method ratio tasks only_learned only_baseline` each, smallest ratio first: the best baseline.
+        Smallest ratio first: the best baseline.
     """
     rows = []
-    compared = [task for task in tasks if "baselines" in task]
     for method in METHODS:
         logs: dict[str, float] = {}
-        alone: dict[str, list[str]] = {"learned": [], "baseline": []}
-        for task in compared:
-            learned = [float(value_of(circuit["n_edges"])) for circuit in task["circuits"]]
-            entry = next(entry for entry in task["baselines"] if entry["method"] == method)
-            if learned and entry["reached"]:
-                other = float(value_of(entry["n_edges"]))
-                logs[task["task"]] = float(torch.tensor(other).clamp(min=1).log()) - float(
-                    torch.tensor(learned).clamp(min=1).log().mean()
-                )
-            elif learned or entry["reached"]:
-                alone["learned" if learned else "baseline"].append(task["task"])
+        only_learned, only_baseline = [], []
+        for task in tasks:
+            for entry in task.baselines or ():
+                if entry.method != method:
+                    continue
+                learned = [log(max(1, circuit.n_edges.value or 0)) for circuit in task.circuits]
+                if learned and entry.n_edges is not None:
+                    logs[task.task] = log(max(1, entry.n_edges.value or 0)) - fmean(learned)
+                elif learned:
+                    only_learned.append(task.task)
+                elif entry.reached:
+                    only_baseline.append(task.task)
         values = torch.tensor(list(logs.values()), dtype=torch.float64)
         low, high = interval(values, seed, n_boot, lambda x: x.mean(-1).exp()) if logs else (None, None)
-        ratio = float(values.mean().exp()) if logs else None
+        ratio = exp(fmean(logs.values())) if logs else None
         rows.append(
-            {
-                "method": method,
-                "ratio": number(ratio, "factor", n=len(logs), lo=low, hi=high, seed=seed),
-                "tasks": sorted(logs),
-                "only_learned": alone["learned"],
-                "only_baseline": alone["baseline"],
-            }
+            RankingRatio(
+                method=method,
+                ratio=number(ratio, "factor", n=len(logs), lo=low, hi=high, seed=seed),
+                tasks=tuple(sorted(logs)),
+                only_learned=tuple(only_learned),
+                only_baseline=tuple(only_baseline),
+            )
         )
-    return sorted(rows, key=lambda row: (value_of(row["ratio"]) is None, value_of(row["ratio"])))
+    return tuple(sorted(rows, key=lambda row: (row.ratio.value is None, row.ratio.value or 0.0)))

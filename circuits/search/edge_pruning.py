@@ -15,7 +15,7 @@ from circuits.circuit import pair_answers
 from circuits.edges import Edge, edge_masks, edge_weights
 from circuits.masks import NodeSpace, ablation_hooks
 from circuits.search.cleanup import drop_harmless
-from circuits.search.learn import Progress, PruneConfig, calibrated_loss
+from circuits.search.learn import Progress, PruneConfig, calibrated_loss, silent
 from circuits.tasks.loss import Calibration
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import hooked
@@ -49,7 +49,7 @@ def prune_edges(
     val: PairSet,
     target: float,
     config: PruneConfig,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> PrunedEdges:
     """Drops edges of a node circuit, until none can go or for `config.edge_rounds` rounds.
 
@@ -78,7 +78,7 @@ def prune_edges(
         def of(masks: Tensor) -> Tensor:
             found = []
             for i, mask in enumerate(masks):
-                if progress is not None and len(masks) > 1:
+                if len(masks) > 1:
                     progress(stage, i, len(masks))
                 found.append(calibrated_loss(answers(mask, pairs))[0])
             return torch.stack(found)

@@ -24,6 +24,7 @@ from circuits.tasks.loss import Calibration, answer_logits, logit_diff, task_los
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookPoint, hooked
 from sparsetrain.model import Transformer
+from sparsetrain.typed import Above0, Below1, Count, Index, Share
 
 N_LENGTH_GROUPS = 4  # ours: groups of similar length into which evaluations split their pairs
 
@@ -31,18 +32,22 @@ Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
 
 
+def silent(stage: str, done: int, total: int) -> None:
+    """Reports progress to nobody."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PruneConfig:
     """Settings of the search (paper A.5 where not marked `ours`)."""
 
-    n_steps: int = 100  # ours: the paper takes some thousand steps, from all nodes
-    n_pairs: int = 8
+    n_steps: Count = 100  # ours: the paper takes some thousand steps, from all nodes
+    n_pairs: Count = 8
     """Pairs per step and run; the paper takes 64. ours"""
-    lr: float = 2e-2  # ours: larger than the paper's 3e-3, for fewer steps
+    lr: Above0 = 2e-2  # ours: larger than the paper's 3e-3, for fewer steps
     weight_decay: float = 1e-3
     beta1: float = 0.9
     beta2: float = 0.95
-    grad_clip: float = 1.0
+    grad_clip: Above0 = 1.0
     """Largest norm of one run's gradient of tau."""
     k_coef: float = 5e-3
     """Price of a kept node at the start, nats; the paper's 1e-4 is the end of a search over hyperparameters. ours"""
@@ -51,11 +56,11 @@ class PruneConfig:
     kept, or (the paper) itself alone. ours"""
     steer: float = 0.05
     """Each step multiplies a run's k_coef by exp(steer (1 - loss / target)), so that its loss settles at the target. ours"""
-    smooth: float = 0.8
+    smooth: Below1 = 0.8
     """Share of the past in the loss that steers. ours"""
-    refit_every: int = 4
+    refit_every: Count = 4
     """Steps between fits of the calibration under which the masks learn. ours"""
-    temperature: float = 0.5
+    temperature: Above0 = 0.5
     """T of the sigmoid whose derivative stands for that of the step. ours"""
     masks: Literal["straight_through", "hard_concrete"] = "straight_through"
     """How masks learn: as a step with a sigmoid's derivative (the paper), or drawn from a hard-concrete distribution (Louizos et
@@ -67,40 +72,25 @@ class PruneConfig:
     tau_std: float = 0.01
     tau_spread: float = 0.15
     """The node of highest attribution starts this much higher than the lowest, so that nodes go one after another. ours"""
-    candidate_share: float = 0.1
+    candidate_share: Share = 0.1
     """Share of all nodes that attribution lets into the search (more where these miss the target). ours"""
-    n_screen: int = 8
+    n_screen: Count = 8
     """Pairs on which the clean-up tries every node's removal before it looks at all validation pairs. ours"""
     screen_slack: float = 1.25
     """The clean-up looks closer at nodes whose removal leaves a loss below this multiple of the target. ours"""
-    clean_rounds: int | None = None
+    clean_rounds: Count | None = None
     """Rounds of clean-up at most; None: until no node can go. A limit is for smoke tests, on models with no small circuit."""
-    edge_rounds: int | None = 3
+    edge_rounds: Count | None = 3
     """Rounds of clean-up of edges at most; null: until no edge can go, which takes minutes for a hundred edges. ours"""
-    max_rows: int = 256
+    max_rows: Count = 256
     """Prompts per pass in evaluations. ours"""
-    compact_nodes: int = 150
+    compact_nodes: Index = 150
     """On a CPU, circuits of at most so many nodes are evaluated one by one in their compact form; 0: none. Above, passes over the
     masked model that many circuits share cost less. ours"""
 
-    def __post_init__(self) -> None:
-        for name in ("clean_rounds", "edge_rounds"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"prune.{name}={getattr(self, name)} must be at least 1, or null for no limit")
-        for name in ("n_steps", "n_pairs", "refit_every", "n_screen", "max_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"prune.{name}={getattr(self, name)} must be at least 1")
-        for name in ("lr", "grad_clip", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"prune.{name}={getattr(self, name)} must be above 0")
-        if not 0 < self.candidate_share <= 1:
-            raise ValueError(f"prune.candidate_share={self.candidate_share} must lie in (0, 1]")
-        if not 0 <= self.smooth < 1:
-            raise ValueError(f"prune.smooth={self.smooth} must lie in [0, 1)")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class MaskRun:
     """One search: a seed, pairs to learn from, fixed pairs to bisect and calibrate on.
 
     Args:
@@ -236,12 +226,12 @@ def learn_masks(
     model: Transformer,
     space: NodeSpace,
     means: Tensor,
-    runs: Sequence[Run],
+    runs: Sequence[MaskRun],
     candidates: Tensor,
     ranks: Tensor,
     target: float,
     config: PruneConfig,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> tuple[Tensor, Tensor]:
     """Learns the masks of all runs at once.
 
@@ -303,8 +293,7 @@ def learn_masks(
             masks.tau.grad = grad * (config.grad_clip / norm.clamp(min=config.grad_clip))
             optimizer.step()
             masks.clamp_()
-            if progress is not None:
-                progress("masks", step + 1, config.n_steps)
+            progress("masks", step + 1, config.n_steps)
     final = masks.tau.detach()
     best = torch.where((fewest <= active.sum(1))[:, None], best, final)
     return torch.where(active, final, -1.0).cpu(), torch.where(active, best, -1.0).cpu()
@@ -315,7 +304,7 @@ def _relative(charge: Tensor, keep: Tensor) -> Tensor:
     return charge / ((charge * keep).sum(1) / keep.sum(1).clamp(min=1)).clamp(min=1)[:, None]
 
 
-def _batches(run: Run, n_pairs: int) -> Iterator[PairSet]:
+def _batches(run: MaskRun, n_pairs: int) -> Iterator[PairSet]:
     """Endless batches of a run's training pairs, a function of its seed alone."""
     generator = torch.Generator().manual_seed(run.seed)
     n = len(run.train)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from circuits.edges import edge_weights, join_weight, joins
 from circuits.masks import NodeSpace
-from circuits.search.learn import PruneConfig, Run, attribution, frozen, run_answers
+from circuits.search.learn import MaskRun, PruneConfig, attribution, frozen, run_answers
 from circuits.search.search import Pruned, Search
 from circuits.tasks.loss import logit_diff
 from circuits.tasks.pairs import PairSet
@@ -193,7 +193,7 @@ def circuit_by_ranking(
     model: Transformer,
     space: NodeSpace,
     means: Tensor,
-    run: Run,
+    run: MaskRun,
     scores: Tensor,
     target: float,
     config: PruneConfig,

@@ -20,7 +20,16 @@ from circuits.compact import CompactCircuit, compile_circuit
 from circuits.edges import on_path
 from circuits.masks import NodeSpace
 from circuits.search.cleanup import drop_harmless, without_each
-from circuits.search.learn import Progress, PruneConfig, Run, attribution, calibrated_loss, learn_masks, masked_answers
+from circuits.search.learn import (
+    MaskRun,
+    Progress,
+    PruneConfig,
+    attribution,
+    calibrated_loss,
+    learn_masks,
+    masked_answers,
+    silent,
+)
 from circuits.tasks.loss import Calibration, task_loss
 from circuits.tasks.pairs import PairSet
 from sparsetrain.model import Transformer
@@ -61,10 +70,10 @@ class Search:
         model: Transformer,
         space: NodeSpace,
         means: Tensor,
-        runs: Sequence[Run],
+        runs: Sequence[MaskRun],
         target: float,
         config: PruneConfig,
-        progress: Progress | None = None,
+        progress: Progress = silent,
     ) -> None:
         self.model, self.space, self.means, self.runs = model, space, means, runs
         by_train = {id(run.train): run.train.batch(slice(0, (len(run.val) + 1) // 2)) for run in runs}
@@ -222,7 +231,7 @@ class Search:
                 unbounded = high[run] > longest
                 tries[run] = min(2 * max(tries[run], 1), longest) if unbounded else (low[run] + high[run]) // 2
             n_rounds += 1
-            self._report("bisection", n_rounds, max(n_rounds, 12))
+            self.progress("bisection", n_rounds, max(n_rounds, 12))
         return [self._prefix(order, min(n, len(order))) for order, n in zip(orders, high, strict=True)]
 
     def clean(self, run: int, keep: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,7 +264,7 @@ class Search:
             max_rounds=self.config.clean_rounds,
             order=order,
             loosen=lambda mask: self._drop_loose(run, mask),
-            report=lambda done, total: self._report("clean-up", done, total),
+            report=lambda done, total: self.progress("clean-up", done, total),
         )
         nodes = keep.nonzero().flatten()
         answers = answers_on(few, torch.cat([keep[None], without_each(keep, nodes)]))
@@ -277,19 +286,15 @@ class Search:
     def _meets(self, run: int, keep: Tensor) -> bool:
         return float(self.worst_loss(keep[None], [run])) <= self.target
 
-    def _report(self, stage: str, done: int, total: int) -> None:
-        if self.progress is not None:
-            self.progress(stage, done, total)
-
 
 def search(
     model: Transformer,
     space: NodeSpace,
     means: Tensor,
-    runs: Sequence[Run],
+    runs: Sequence[MaskRun],
     target: float,
     config: PruneConfig,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> list[Pruned]:
     """Learns, bisects and cleans up all runs.
 

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 import train
 from circuits.circuit import Circuit
-from circuits.find import heldout_pairs
 from circuits.run import TrainRun
+from circuits.search.task import heldout_pairs
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import conf_dir
 from sparsetrain.export import load_model

@@ -12,7 +12,7 @@ import torch
 from circuits.circuit import Circuit, Provenance, pair_answers
 from circuits.edges import edge_masks, edge_weights, find_edges, narrowed
 from circuits.masks import HardConcreteMasks, NodeMasks, NodeSpace, ablation_hooks
-from circuits.search.learn import PruneConfig, Run, learn_masks, masked_answers
+from circuits.search.learn import MaskRun, PruneConfig, learn_masks, masked_answers
 from circuits.tasks.loss import Calibration
 from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairText, Side
@@ -144,7 +144,7 @@ def test_a_run_is_the_same_alone_and_folded(make_model):
     model = make_model().eval()
     space = NodeSpace.of(model)
     means = 0.1 * torch.randn(space.n_nodes, generator=torch.Generator().manual_seed(1))
-    runs = [Run(seed=i, train=random_pairs(24, seed=i), val=random_pairs(8, seed=9)) for i in range(3)]
+    runs = [MaskRun(seed=i, train=random_pairs(24, seed=i), val=random_pairs(8, seed=9)) for i in range(3)]
     config = PruneConfig(n_steps=8, n_pairs=4, lr=0.02, k_coef=0.01)
     candidates = torch.rand(3, space.n_nodes, generator=torch.Generator().manual_seed(2)) < 0.8
     ranks = torch.rand(3, space.n_nodes, generator=torch.Generator().manual_seed(3))

@@ -13,9 +13,9 @@ from redundant_heads import MINIMAL, edges_of, redundant_model
 from shared_detector import SECOND_ANSWERS, SECOND_EDGES_OF_LAYER_1, SECOND_NODES, two_task_model
 from torch import Tensor
 
-from circuits.find import Pairs
 from circuits.means import Means, measure_means
 from circuits.search.learn import PruneConfig
+from circuits.search.task import Pairs
 from circuits.tasks.pairs import PairSet
 from sparsetrain.model import Transformer
 

@@ -18,7 +18,7 @@ from circuits.evidence.examination import CardInputs
 from circuits.evidence.searches import permuted_model, same_nodes
 from circuits.evidence.thresholds import PRESETS
 from circuits.masks import NodeSpace
-from circuits.search.learn import Run
+from circuits.search.learn import MaskRun
 from circuits.search.search import search
 from circuits.section import card_verdict
 from circuits.tasks.loss import Calibration
@@ -44,7 +44,7 @@ def test_nonsense_and_label_permuted_twins_have_no_circuit(name):
     model = planted.model()
     twins = [planted.pair_sets(partial(nonsense_twin, answers=answers)) for answers in planted.unrelated]
     twins.append(planted.pair_sets(label_twin))
-    runs = [Run(seed=0, train=pairs.train, val=pairs.val) for pairs in twins]
+    runs = [MaskRun(seed=0, train=pairs.train, val=pairs.val) for pairs in twins]
     results = search(model, NodeSpace.of(model), planted.means(model).values, runs, TARGET, PRUNE)
     for pruned in results:
         assert not pruned.reached

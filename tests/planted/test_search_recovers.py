@@ -10,10 +10,12 @@ from cases import PLANTED, PRUNE, TARGET, UNIQUE, Planted
 
 from circuits.circuit import Circuit
 from circuits.edges import find_edges
-from circuits.find import FindConfig, definitions, find_in_pairs, seeds_note
+from circuits.find import definitions, find_task, seeds_note
 from circuits.masks import NodeSpace
-from circuits.search.learn import Run
+from circuits.search.learn import MaskRun
 from circuits.search.search import Search, search
+from circuits.search.task import FindConfig, TaskSearch
+from circuits.section import CircuitsSection, TaskEntry
 from circuits.views import VIEWS
 from sparsetrain.report.markdown import render_block
 
@@ -34,7 +36,7 @@ def found(planted: Planted, seeds: tuple[int, ...]) -> list[tuple[set[str], set[
     """Nodes and edges that each seed's search ends in; all of them reach the target."""
     model = planted.model()
     space, pairs = NodeSpace.of(model), planted.pair_sets()
-    runs = [Run(seed=seed, train=pairs.train, val=pairs.val) for seed in seeds]
+    runs = [MaskRun(seed=seed, train=pairs.train, val=pairs.val) for seed in seeds]
     results = search(model, space, planted.means(model).values, runs, TARGET, PRUNE)
     assert all(pruned.reached for pruned in results)
     return [
@@ -67,7 +69,7 @@ def test_precision_and_recall_of_nodes_and_edges_are_1(name):
 class Reported:
     """What a planted task leaves behind: its entry of report.json, the text that is printed of it, its circuits."""
 
-    entry: dict[str, Any]
+    entry: TaskEntry
     text: str
     circuits: list[Circuit]  # smallest first
 
@@ -75,11 +77,14 @@ class Reported:
 def reported(planted: Planted, seeds: tuple[int, ...], folder: Path) -> Reported:
     model = planted.model()
     means, config = planted.means(model), replace(FIND, seeds=seeds)
-    entry = find_in_pairs(model, "planted", "a task", planted.pair_sets(), None, means, config, str, folder)
-    section = {"tasks": [entry], "target_loss": TARGET, "gates": "on", "definitions": definitions(means)}
+    subject = TaskSearch(
+        model=model, task="planted", description="a task", pairs=planted.pair_sets(), means=means, config=config
+    )
+    entry = find_task(subject, folder)
+    section = CircuitsSection(definitions=definitions(means), target_loss=TARGET, gates="on", tasks=(entry,))
     text = "\n".join(render_block(block) for block in VIEWS["circuits"](section))
     return Reported(
-        entry=entry, text=text, circuits=[Circuit.load(folder / circuit["path"][9:]) for circuit in entry["circuits"]]
+        entry=entry, text=text, circuits=[Circuit.load(folder / circuit.path[9:]) for circuit in entry.circuits]
     )
 
 
@@ -90,16 +95,16 @@ def nodes_and_edges(circuit: Circuit) -> tuple[set[str], set[tuple[str, str]]]:
 def test_precision_and_recall_are_1_in_the_report_too_which_shows_no_other_circuit(tmp_path):
     nodes, edges = PLANTED["bracket_depth"].minimal[0]
     found = reported(PLANTED["bracket_depth"], (0, 1), tmp_path)
-    assert found.entry["status"] == "circuit"
+    assert found.entry.status == "circuit"
     assert len(found.circuits) == 2
     for found_nodes, found_edges in map(nodes_and_edges, found.circuits):
         assert precision_recall(found_nodes, ids(nodes)) == (1.0, 1.0)
         assert precision_recall(found_edges, edges) == (1.0, 1.0)
-    for circuit in found.entry["circuits"]:
-        assert {node["id"] for node in circuit["graph"]["nodes"]} == ids(nodes)
-        assert {(edge["source"], edge["target"]) for edge in circuit["graph"]["edges"]} == edges
-    assert found.entry["seeds"]["jaccard_nodes"]["value"] == 1.0
-    assert found.entry["seeds"]["note"] == ""
+    for circuit in found.entry.circuits:
+        assert {node.id for node in circuit.graph.nodes} == ids(nodes)
+        assert {(edge.source, edge.target) for edge in circuit.graph.edges} == edges
+    assert found.entry.seeds.jaccard_nodes.value == 1.0
+    assert found.entry.seeds.note == ""
     assert "ther circuits of this size exist" not in found.text
 
 
@@ -116,8 +121,8 @@ def test_of_two_redundant_heads_one_is_found_and_over_seeds_both(redundant):
 
 def test_the_report_of_a_redundant_circuit_says_that_others_exist(redundant):
     # By hand: of 11 nodes the heads share all but their key and value channel.
-    assert redundant.entry["seeds"]["note"] == "other circuits of this size exist: seeds share only 9 of 11 nodes"
-    assert len(redundant.entry["seeds"]["core_nodes"]) == 9
+    assert redundant.entry.seeds.note == "other circuits of this size exist: seeds share only 9 of 11 nodes"
+    assert len(redundant.entry.seeds.core_nodes) == 9
     assert "Other circuits of this size exist: seeds share only 9 of 11 nodes." in redundant.text
 
 
@@ -135,7 +140,7 @@ def test_the_note_tells_other_circuits_of_this_size_from_larger_ones(redundant):
 def test_circuits_are_evaluated_alike_compiled_and_masked(name):
     model, pairs = PLANTED[name].model(), PLANTED[name].pair_sets()
     values, space = PLANTED[name].means(model).values, NodeSpace.of(model)
-    runs = [Run(seed=seed, train=pairs.train, val=pairs.val) for seed in range(4)]
+    runs = [MaskRun(seed=seed, train=pairs.train, val=pairs.val) for seed in range(4)]
     keep = torch.rand(4, space.n_nodes, generator=torch.Generator().manual_seed(0)) < 0.6
     compiled, masked = (
         Search(model, space, values, runs, TARGET, replace(PRUNE, compact_nodes=n)).loss(keep, range(4))[0]

@@ -23,12 +23,14 @@ from string_closing import (
 
 from circuits.circuit import Circuit
 from circuits.edges import find_edges
-from circuits.find import FindConfig, Pairs, find_in_pairs
+from circuits.find import find_task
 from circuits.masks import NodeSpace
 from circuits.means import Means, measure_means
 from circuits.search.edge_pruning import prune_edges
-from circuits.search.learn import PruneConfig, Run
+from circuits.search.learn import MaskRun, PruneConfig
 from circuits.search.search import Search
+from circuits.search.task import FindConfig, Pairs, TaskSearch
+from circuits.section import TaskEntry
 from circuits.tasks.loss import Calibration
 from sparsetrain.model import Transformer
 
@@ -53,22 +55,28 @@ def pairs(answers: tuple[int, int] | None = None) -> Pairs:
     return Pairs(**{name: string_pairs(n, seed=i, **extra) for i, (name, n) in enumerate(sizes.items())})
 
 
+def subject(model: Transformer, means: Means, config: FindConfig) -> TaskSearch:
+    twin = pairs((NONSENSE_A, NONSENSE_B))
+    return TaskSearch(
+        model=model, task="strings", description="closes strings", pairs=pairs(), twin=twin, means=means, config=config
+    )
+
+
 @pytest.fixture(scope="module")
-def result(planted, tmp_path_factory) -> tuple[dict, Circuit]:
+def result(planted, tmp_path_factory) -> tuple[TaskEntry, Circuit]:
     model, means = planted
     folder = tmp_path_factory.mktemp("circuits")
-    twin = pairs((NONSENSE_A, NONSENSE_B))
-    entry = find_in_pairs(model, "strings", "closes strings", pairs(), twin, means, CONFIG, str, folder)
+    entry = find_task(subject(model, means, CONFIG), folder)
     return entry, Circuit.load(folder / "strings")
 
 
 def test_extraction_recovers_the_planted_nodes_and_edges(result):
     entry, circuit = result
-    assert entry["status"] == "circuit"
+    assert entry.status == "circuit"
     assert circuit.nodes == NODES
     assert {(edge.source, edge.target) for edge in circuit.edges} == EDGES
-    assert entry["seeds"]["jaccard_nodes"]["value"] == 1.0
-    assert [c["n_edges"]["value"] for c in entry["circuits"]] == [9, 9]
+    assert entry.seeds.jaccard_nodes.value == 1.0
+    assert [c.n_edges.value for c in entry.circuits] == [9, 9]
 
 
 @pytest.mark.parametrize(
@@ -84,12 +92,11 @@ def test_extraction_recovers_the_planted_nodes_and_edges(result):
 )
 def test_every_way_to_search_recovers_it(planted, change):
     model, means = planted
-    twin = pairs((NONSENSE_A, NONSENSE_B))
     config = replace(CONFIG, seeds=(0,), n_random=5, **change)
-    entry = find_in_pairs(model, "strings", "closes strings", pairs(), twin, means, config, str)
-    (found,) = entry["circuits"]
-    assert {(edge["source"], edge["target"]) for edge in found["graph"]["edges"]} == EDGES
-    assert not entry["nonsense_twin"]["reached"]
+    entry = find_task(subject(model, means, config))
+    (found,) = entry.circuits
+    assert {(edge.source, edge.target) for edge in found.graph.edges} == EDGES
+    assert not entry.nonsense_twin.reached
 
 
 class FitsNamesOnly(Search):
@@ -104,7 +111,7 @@ class FitsNamesOnly(Search):
 def test_clean_up_keeps_what_training_pairs_need(planted, kind):
     model, means = planted
     space, both = means.space, pairs()
-    run = Run(seed=0, train=both.train, val=both.val)
+    run = MaskRun(seed=0, train=both.train, val=both.val)
     target = log1p(exp(-2 * MARGIN)) + 0.01  # one of the two quote readers is enough on validation pairs
     looking = kind(model, space, means.values, [run], target, CONFIG.prune)
     order = torch.cat([space.mask(NODES).nonzero().flatten(), (~space.mask(NODES)).nonzero().flatten()])
@@ -116,27 +123,27 @@ def test_clean_up_keeps_what_training_pairs_need(planted, kind):
 
 def test_numbers_are_those_worked_out_by_hand(result):
     entry, _ = result
-    best = entry["circuits"][0]
+    best = entry.circuits[0]
     by_hand = log1p(exp(-4 * MARGIN))
-    assert best["calibration"]["scale"] == 4.0
-    assert best["task_loss"]["value"] == pytest.approx(by_hand, abs=0.01)
-    assert entry["gate"]["loss"]["value"] == pytest.approx(by_hand, abs=0.01)
-    assert entry["gate"]["loss_uncalibrated"]["value"] == pytest.approx(log1p(exp(-MARGIN)), abs=0.01)
-    assert entry["gate"]["accuracy"]["value"] == 1.0
-    assert entry["empty"]["loss"]["value"] == pytest.approx(log1p(exp(0)), abs=1e-5)
-    assert best["necessity"]["value"] == pytest.approx(1.0, abs=1e-4)
+    assert best.calibration.scale == 4.0
+    assert best.task_loss.value == pytest.approx(by_hand, abs=0.01)
+    assert entry.gate.loss.value == pytest.approx(by_hand, abs=0.01)
+    assert entry.gate.loss_uncalibrated.value == pytest.approx(log1p(exp(-MARGIN)), abs=0.01)
+    assert entry.gate.accuracy.value == 1.0
+    assert entry.empty.loss.value == pytest.approx(log1p(exp(0)), abs=1e-5)
+    assert best.necessity.value == pytest.approx(1.0, abs=1e-4)
     # A random set hits some of the eleven nodes, seldom all of a path.
-    assert best["necessity_random"]["mean"]["value"] < 0.9
-    assert best["random"]["n_beaten"]["value"] == 100
+    assert best.necessity_random.mean.value < 0.9
+    assert best.random.n_beaten.value == 100
     # Without one of the two quote readers half the margin is left on average.
-    delta = {node["id"]: node["ablation_delta"] for node in best["graph"]["nodes"]}
+    delta = {node.id: node.ablation_delta for node in best.graph.nodes}
     assert delta["blocks.1.attn.hook_out:4"] == pytest.approx(log1p(exp(0)) - by_hand, abs=0.02)
 
 
 def test_edge_circuit_of_the_planted_circuit_is_as_good(result):
     entry, _ = result
-    best = entry["circuits"][0]
-    assert best["edge_task_loss"]["value"] == pytest.approx(best["task_loss"]["value"], abs=0.01)
+    best = entry.circuits[0]
+    assert best.edge_task_loss.value == pytest.approx(best.task_loss.value, abs=0.01)
 
 
 def test_edge_pruning_drops_a_weight_that_does_nothing_and_keeps_the_others(planted):
@@ -152,8 +159,8 @@ def test_edge_pruning_drops_a_weight_that_does_nothing_and_keeps_the_others(plan
 
 def test_nonsense_twin_finds_nothing(result):
     entry, _ = result
-    assert not entry["nonsense_twin"]["reached"]
-    assert entry["nonsense_twin"]["n_edges"]["value"] is None
+    assert not entry.nonsense_twin.reached
+    assert entry.nonsense_twin.n_edges.value is None
 
 
 def test_means_name_their_source(planted):

@@ -69,10 +69,9 @@ CIRCUITS = {
     "exports": THING | {"section", "explain"},
     "views": {"section", "explain"},
     "find": THING | {"section", "search", "evidence", "explain"},
-    "stage": THING | {"section", "search", "evidence", "explain", "find"},
-    "formation": THING | {"section", "search", "evidence", "find", "stage"},
-    "arms": THING | {"section", "find", "stage"},
-    "run": THING | {"section", "search", "evidence", "explain", "views", "find", "stage", "formation", "arms"},
+    "formation": {"circuit", "tasks", "section", "evidence"},
+    "arms": THING | {"section"},
+    "run": THING | {"section", "search", "evidence", "explain", "views", "find", "formation", "arms"},
 }  # fmt: skip
 """The same of `circuits`."""
 
@@ -91,8 +90,6 @@ BELOW = {
 EXCEPTIONS: set[tuple[str, str]] = {
     ("sparsetrain.representation", "sparsetrain.report"),
     ("sparsetrain.run", "sparsetrain.studies"),
-    ("circuits.search", "circuits.find"),
-    ("circuits.evidence", "circuits.find"),
     ("circuits.explain", "circuits.search"),
 }
 """Arrows that are still there and should not be. Take them out; never add one."""

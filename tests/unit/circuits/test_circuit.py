@@ -1,6 +1,7 @@
 """Parts of the circuits package against hand-computed numbers and brute force."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,16 +12,17 @@ from circuits.ablate import ablate, parse_nodes
 from circuits.calibrate import fit_calibrations
 from circuits.edges import count_edges, degrees, edge_masks, find_edges, joins, on_path
 from circuits.evidence.random_circuits import random_circuits
-from circuits.find import FindConfig
 from circuits.intervals import interval
 from circuits.masks import NodeMasks, NodeSpace
 from circuits.means import Means, measure_means
-from circuits.search.learn import PruneConfig, attribution
+from circuits.run import TrainRun
+from circuits.search.learn import attribution
 from circuits.tasks.loss import SCALE_MAX, SCALE_MIN, Calibration, task_loss
 from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairText, Side
 from sparsetrain.hooks import HookPoint, hooked, record
 from sparsetrain.stats.sets import jaccard
+from sparsetrain.typed import from_dict
 
 
 @pytest.fixture
@@ -326,19 +328,23 @@ def test_patch_refuses_prompts_of_other_length(model):
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("place", "value", "says"),
     [
-        lambda: FindConfig(seeds=()),
-        lambda: FindConfig(seeds=(1, 1)),
-        lambda: FindConfig(target_loss=0.0),
-        lambda: FindConfig(margin=1.5),
-        lambda: FindConfig(n_val=0),
-        lambda: PruneConfig(n_steps=0),
-        lambda: PruneConfig(lr=0.0),
-        lambda: PruneConfig(candidate_share=0.0),
-        lambda: PruneConfig(smooth=1.0),
+        ("seeds", [], "must be at least one seed"),
+        ("seeds", [1, 1], "must be at least one seed, each once"),
+        ("settle", [], "must be at least one number"),
+        ("target_loss", 0.0, "greater than 0"),
+        ("margin", 1.5, "less than or equal to 1"),
+        ("n_val", 0, "greater than or equal to 1"),
+        ("prune.n_steps", 0, "greater than or equal to 1"),
+        ("prune.lr", 0.0, "greater than 0"),
+        ("prune.candidate_share", 0.0, "greater than 0"),
+        ("prune.smooth", 1.0, "less than 1"),
     ],
 )
-def test_configs_refuse_nonsense(bad):
-    with pytest.raises(ValueError, match="must"):
-        bad()
+def test_configs_refuse_nonsense(place, value, says):
+    tree: Any = value
+    for key in reversed(place.split(".")):
+        tree = {key: tree}
+    with pytest.raises(ValueError, match=f"circuits.find.{place}=.*{says}"):
+        from_dict(TrainRun, {"circuits": {"find": tree}})

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from circuits.circuit import Circuit
-from circuits.find import FindConfig, find_circuits, heldout_pairs
+from circuits.find import find_once
 from circuits.means import Means, measure_means
+from circuits.run import CircuitsConfig
 from circuits.search.learn import PruneConfig
+from circuits.search.task import FindConfig, heldout_pairs
+from circuits.section import TaskEntry
 from circuits.tasks import TASKS, pool
 from sparsetrain.data.tokenizer import Tokenizer, train_tokenizer
 from sparsetrain.model import Transformer
-from sparsetrain.report import dumps, value_of
+from sparsetrain.report import dumps
 
 CONFIG = FindConfig(
     gate=False,
@@ -53,77 +56,64 @@ def means(model, tokenizer) -> Means:
 
 
 def test_search_without_gate_saves_circuits_that_give_the_reported_numbers(model, means, tokenizer, tmp_path: Path):
-    seen, stages = [], set()
-    section = find_circuits(
-        model,
-        ["var_if", "bracket_counting"],
-        tokenizer,
-        means,
-        CONFIG,
-        out_dir=tmp_path,
-        on_task=lambda task, result: seen.append((task, result["status"])),
-        progress=lambda task, stage, done, total: stages.add(stage),
-    )
-    assert [task for task, _ in seen] == ["var_if", "bracket_counting"]
-    assert {status for _, status in seen} <= {"failed_by_model"}
-    assert "masks" in stages
-    dumps(section)
-    for task in section["tasks"]:
-        assert task["circuits"], "without a gate every task is pruned to the loss that the model has"
-        for entry in task["circuits"]:
-            circuit = Circuit.load(tmp_path.parent / tmp_path.name / Path(entry["path"]).relative_to("circuits"))
+    stages = set()
+    for name in ("var_if", "bracket_counting"):
+        report = lambda stage, done, total: stages.add(stage)  # noqa: E731
+        task = find_once(model, name, tokenizer, means, CONFIG, tmp_path, report)
+        assert task.task == name
+        assert task.status == "failed_by_model"
+        dumps({"task": task})
+        assert task.circuits, "without a gate every task is pruned to the loss that the model has"
+        for entry in task.circuits:
+            circuit = Circuit.load(tmp_path / Path(entry.path).relative_to("circuits"))
             pairs = heldout_pairs(circuit, tokenizer)
-            assert circuit.evaluate(model, pairs, "node", CONFIG.batch_size) == value_of(entry["task_loss"])
-            assert circuit.evaluate(model, pairs, "edge", CONFIG.batch_size) == value_of(entry["edge_task_loss"])
-            assert circuit.n_edges == value_of(entry["n_edges"]) == len(entry["graph"]["edges"])
-            assert circuit.n_nodes == len(entry["graph"]["nodes"])
-            assert len(entry["random"]["losses"]) == 5
-        entry = task["circuits"][0]["edge_circuit"]
-        fewer = Circuit.load(tmp_path.parent / tmp_path.name / Path(entry["path"]).relative_to("circuits"))
-        assert fewer.n_edges == value_of(entry["n_edges"]) <= value_of(task["circuits"][0]["n_edges"])
+            assert circuit.evaluate(model, pairs, "node", CONFIG.batch_size) == entry.task_loss.value
+            assert circuit.evaluate(model, pairs, "edge", CONFIG.batch_size) == entry.edge_task_loss.value
+            assert circuit.n_edges == entry.n_edges.value == len(entry.graph.edges)
+            assert circuit.n_nodes == len(entry.graph.nodes)
+            assert len(entry.random.losses) == 5
+        entry = task.circuits[0].edge_circuit
+        assert entry is not None
+        fewer = Circuit.load(tmp_path / Path(entry.path).relative_to("circuits"))
+        most = task.circuits[0].n_edges.value
+        assert most is not None and fewer.n_edges == entry.n_edges.value <= most
         loss = fewer.evaluate(model, heldout_pairs(fewer, tokenizer), "edge", CONFIG.batch_size)
-        assert loss == value_of(entry["task_loss"])
+        assert loss == entry.task_loss.value
+    assert "masks" in stages
 
 
 def test_a_finished_task_is_read_from_disk_unless_the_search_changes(model, means, tokenizer, tmp_path: Path):
-    def find(config: FindConfig) -> tuple[dict, set[str]]:
+    def find(config: FindConfig) -> tuple[TaskEntry, set[str]]:
         stages: set[str] = set()
-        section = find_circuits(
-            model,
-            ["var_if"],
-            tokenizer,
-            means,
-            config,
-            out_dir=tmp_path,
-            progress=lambda task, stage, done, total: stages.add(stage),
-        )
-        return section, stages
+        report = lambda stage, done, total: stages.add(stage)  # noqa: E731
+        return find_once(model, "var_if", tokenizer, means, config, tmp_path, report), stages
 
     first, worked = find(CONFIG)
     second, rested = find(CONFIG)
     assert worked and not rested
-    assert dumps(first) == dumps(second)
+    assert dumps({"task": first}) == dumps({"task": second})
     gated, _ = find(FindConfig(n_fit=6, n_val=6, n_heldout=6, max_tokens=40))
-    assert gated["tasks"][0]["status"] == "failed_by_model"
-    assert gated["tasks"][0]["circuits"] == []
+    assert gated.status == "failed_by_model"
+    assert gated.circuits == ()
     assert not list(tmp_path.rglob("circuit.json"))
 
 
 def test_unknown_task_is_refused_before_any_search(model, means, tokenizer, tmp_path: Path):
     with pytest.raises(ValueError, match="nope"):
-        find_circuits(model, ["var_if", "nope"], tokenizer, means, CONFIG, out_dir=tmp_path)
+        CircuitsConfig(tasks=("var_if", "nope"))
+    with pytest.raises(ValueError, match="nope"):
+        find_once(model, "nope", tokenizer, means, CONFIG, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_means_of_another_model_are_refused(make_model, means, tokenizer, tmp_path: Path):
     other = make_model(d_vocab=tokenizer.d_vocab, d_model=16, d_head=4, n_layer=1)
     with pytest.raises(ValueError, match="the means are of a model"):
-        find_circuits(other, ["var_if"], tokenizer, means, CONFIG, out_dir=tmp_path)
+        find_once(other, "var_if", tokenizer, means, CONFIG, tmp_path)
 
 
 def test_damaged_circuits_are_refused(model, means, tokenizer, tmp_path: Path):
-    section = find_circuits(model, ["var_if"], tokenizer, means, CONFIG, out_dir=tmp_path)
-    assert section["tasks"][0]["circuits"]
+    assert find_once(model, "var_if", tokenizer, means, CONFIG, tmp_path).circuits
     path = tmp_path / "var_if" / "circuit.json"
     text = path.read_text()
     for damaged, message in (

@@ -8,8 +8,7 @@ import pytest
 
 from circuits.circuit import Circuit
 from circuits.formation import FormationConfig, formation_section, halving_steps
-from circuits.run import TrainRun
-from circuits.stage import CircuitsConfig
+from circuits.run import CircuitsConfig, TrainRun
 from circuits.views.formation import formation as view
 from sparsetrain.report import number
 from sparsetrain.report.blocks import Table

@@ -11,15 +11,18 @@ import pytest
 import torch
 
 from circuits.evidence.thresholds import PRESETS
-from circuits.find import FindConfig, find_circuits
+from circuits.find import definitions, find_once
 from circuits.means import measure_means
+from circuits.run import run_cards
 from circuits.search.learn import PruneConfig
-from circuits.stage import run_cards
+from circuits.search.task import FindConfig
+from circuits.section import CircuitsSection, TaskEntry
 from circuits.tasks import TASKS, pool
 from scripts.verify_report import compare, numbers, recompute
 from sparsetrain.data.tokenizer import Tokenizer, train_tokenizer
 from sparsetrain.export import export_model, load_model, read_meta
 from sparsetrain.report import number, save_report
+from sparsetrain.typed import from_dict, plain
 
 TASK = "var_if"
 CONFIG = FindConfig(
@@ -64,9 +67,10 @@ def finished(make_model, tmp_path_factory) -> Path:
     windows = torch.randint(tokenizer.d_vocab, (8, 16), generator=torch.Generator().manual_seed(0))
     means = measure_means(model, windows, source="noise", weights_sha256=read_meta(export)["weights_sha256"])
     means.save(tmp_path / "circuits" / "means.safetensors")
-    section = find_circuits(model, [TASK], tokenizer, means, CONFIG, out_dir=tmp_path / "circuits")
-    section["tasks"][0]["status"] = "circuit"  # an untrained model passes no gate; its circuits are judged as if it had
-    run_cards(export, tmp_path, section["tasks"], [TASK], CONFIG, CARD, windows, progress=False)
+    # An untrained model passes no gate; its circuits are judged as if it had.
+    entry = replace(find_once(model, TASK, tokenizer, means, CONFIG, tmp_path / "circuits"), status="circuit")
+    tasks = run_cards(export, tmp_path, [entry], [TASK], CONFIG, CARD, windows, progress=False)
+    section = CircuitsSection(definitions=definitions(means), target_loss=0.15, gates="off", tasks=tasks)
     save_report({"schema_version": 1, "run": {"n_threads": 1}, "circuits": section}, tmp_path / "report.json")
     return tmp_path
 
@@ -81,10 +85,15 @@ def entry_of(run: Path) -> dict:
     return json.loads((run / "report.json").read_text())["circuits"]["tasks"][0]
 
 
+def recomputed(run: Path) -> dict:
+    entry = from_dict(TaskEntry, entry_of(run))
+    return plain(recompute(run, entry, [entry]))
+
+
 def test_every_marked_number_is_recomputed_to_the_last_bit(run):
     stored = entry_of(run)
     assert len(stored["circuits"]) == 2, "without a gate every seed is pruned to the loss that the model has"
-    rows = compare(stored, recompute(run, stored, [stored]))
+    rows = compare(stored, recomputed(run))
     marked = sum(x["status"] == "recomputable" for _, x in numbers(stored))
     assert len(rows) == marked > 0.9 * sum(1 for _ in numbers(stored))
     assert {row.difference for row in rows} == {0.0}
@@ -98,7 +107,7 @@ def test_a_changed_circuit_changes_its_numbers_and_no_others(run):
     content = json.loads(path.read_text())
     content["calibration"]["shift"] += 1.0
     path.write_text(json.dumps(content))
-    rows = compare(stored, recompute(run, stored, [stored]))
+    rows = compare(stored, recomputed(run))
     changed = {row.place for row in rows if row.recomputed is not None and row.difference > 0}
     assert "circuits[1].task_loss" in changed
     assert all(place.startswith("circuits[1].") for place in changed)

@@ -6,7 +6,7 @@ import torch
 from circuits.edges import edge_weights, join_weight, joins
 from circuits.masks import NodeSpace
 from circuits.means import measure_means
-from circuits.search.learn import PruneConfig, Run, masked_answers, run_answers
+from circuits.search.learn import MaskRun, PruneConfig, masked_answers, run_answers
 from circuits.search.rankings import (
     attribution,
     circuit_by_ranking,
@@ -95,7 +95,7 @@ def planted():
 def test_rankings_lead_to_the_planted_circuit_and_better_ones_from_shorter_prefixes(planted):
     model, means = planted
     space = NodeSpace.of(model)
-    run = Run(seed=0, train=string_pairs(32, 0), val=string_pairs(32, 2))
+    run = MaskRun(seed=0, train=string_pairs(32, 0), val=string_pairs(32, 2))
     scores = {
         "gradient": attribution(model, space, means, run.train, 256),
         "integrated": integrated_gradients(model, space, means, run.train, 4, 256),
@@ -113,6 +113,6 @@ def test_rankings_lead_to_the_planted_circuit_and_better_ones_from_shorter_prefi
 
 def test_scores_of_another_model_are_refused(planted):
     model, means = planted
-    run = Run(seed=0, train=string_pairs(4, 0), val=string_pairs(4, 2))
+    run = MaskRun(seed=0, train=string_pairs(4, 0), val=string_pairs(4, 2))
     with pytest.raises(ValueError, match="the model has"):
         circuit_by_ranking(model, NodeSpace.of(model), means, run, torch.zeros(3), 0.15, CONFIG)

@@ -1,24 +1,25 @@
 """Report cards of a run: made once, read again from disk, kept when the report is put together anew."""
 
 from dataclasses import replace
-from json import dumps
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
 
-from circuits import stage
+from circuits import run
 from circuits.evidence import gather as judge
 from circuits.evidence.card import CRITERIA
 from circuits.evidence.thresholds import PRESETS
-from circuits.find import FindConfig
+from circuits.run import CircuitsConfig, merge_tasks, run_cards, run_circuits
 from circuits.search.learn import PruneConfig
-from circuits.stage import CircuitsConfig, merge_tasks, run_cards, run_circuits
+from circuits.search.task import FindConfig
+from circuits.section import CircuitEntry, CircuitsSection
 from circuits.tasks import TASKS
 from sparsetrain.data.pools import pool
 from sparsetrain.data.tokenizer import train_tokenizer
 from sparsetrain.export import export_model
+from sparsetrain.report import dumps
 
 FIND = FindConfig(
     gate=False,
@@ -63,39 +64,37 @@ def test_cards_are_made_once_and_kept(export: Path, tmp_path: Path, monkeypatch:
     windows = torch.randint(400, (4, 24), generator=torch.Generator().manual_seed(0))
     config = CircuitsConfig(tasks=("var_if", "with_as"), n_means_windows=4, find=FIND)
 
-    def search() -> dict:
+    def search() -> CircuitsSection:
         section = run_circuits(export, tmp_path, config, lambda: windows, windows_source="noise", progress=False)
-        for task in section["tasks"]:  # an untrained model passes no gate; take its circuits as if it had
-            task["status"] = "circuit"
-        return section
+        # An untrained model passes no gate; its circuits are taken as if it had.
+        return replace(section, tasks=tuple(replace(task, status="circuit") for task in section.tasks))
 
-    def make_cards(section: dict, names: list[str]) -> None:
-        run_cards(export, tmp_path, section["tasks"], names, FIND, CARD, windows, progress=False)
+    def with_cards(section: CircuitsSection, names: list[str]) -> CircuitsSection:
+        return replace(
+            section, tasks=run_cards(export, tmp_path, section.tasks, names, FIND, CARD, windows, progress=False)
+        )
 
-    section = search()
-    make_cards(section, ["var_if"])
-    first, second = (task["circuits"][0] for task in section["tasks"])
-    assert [entry["name"] for entry in first["card"]] == [criterion.name for criterion in CRITERIA]
-    assert "card" not in second, "only the tasks named are judged"
-    by_name = {entry["name"]: entry for entry in first["card"]}
+    section = with_cards(search(), ["var_if"])
+    first, second = (task.circuits[0] for task in section.tasks)
+    assert first.card is not None and second.card is None, "only the tasks named are judged"
+    assert [entry.name for entry in first.card] == [criterion.name for criterion in CRITERIA]
+    by_name = {entry.name: entry.value for entry in first.card}
     reached = len(list((tmp_path / "circuits" / "var_if").glob("card_seed_*/circuit.json")))
-    assert by_name["seeds"]["value"]["n"] == 1 + reached, "seed 0 and those searched for the card"
-    assert by_name["null models"]["value"]["n"] == 2, "one with permuted weights, one with permuted labels"
-    assert "scores given" in by_name["CPR"]["value"]["note"]
-    dumps(section)
+    assert by_name["seeds"].n == 1 + reached, "seed 0 and those searched for the card"
+    assert by_name["null models"].n == 2, "one with permuted weights, one with permuted labels"
+    assert "scores given" in (by_name["CPR"].note or "")
+    dumps({"circuits": section})
 
     def refuse(*_: object) -> None:
         raise AssertionError("the card lies on disk")
 
     monkeypatch.setattr(judge, "report_card", refuse)
-    again = search()
-    make_cards(again, ["var_if"])
-    assert again["tasks"][0]["circuits"][0]["card"] == first["card"]
+    assert with_cards(search(), ["var_if"]).tasks[0].circuits[0].card == first.card
 
     unjudged = search()
-    assert "card" not in unjudged["tasks"][0]["circuits"][0]
+    assert unjudged.tasks[0].circuits[0].card is None
     merged = merge_tasks(section, unjudged)
-    assert merged["tasks"][0]["circuits"][0]["card"] == first["card"], "the same circuit keeps its card"
+    assert merged.tasks[0].circuits[0].card == first.card, "the same circuit keeps its card"
 
 
 def test_the_circuit_page_is_made_once_for_the_best_circuit(
@@ -104,31 +103,35 @@ def test_the_circuit_page_is_made_once_for_the_best_circuit(
     windows = torch.randint(400, (4, 24), generator=torch.Generator().manual_seed(0))
     config = CircuitsConfig(tasks=("var_if",), n_means_windows=4, find=replace(FIND, seeds=(0, 1)))
 
-    def search(text) -> list[dict]:
+    def search(text) -> CircuitsSection:
         more = {"windows_source": "noise", "progress": False, "text": text, "text_source": "held-out noise"}
-        return run_circuits(export, tmp_path, config, lambda: windows, **more)["tasks"][0]["circuits"]
+        return run_circuits(export, tmp_path, config, lambda: windows, **more)
 
-    best, second = search(lambda: windows)
-    nodes = {node["id"] for node in best["graph"]["nodes"]}
-    assert set(best["viewer"]["nodes"]) == nodes
-    assert len(best["viewer"]["edges"]) == len(best["graph"]["edges"])
-    assert best["viewer"]["text"]["source"] == "held-out noise"
-    assert "viewer" not in second
-    dumps(best)
+    def best_of(section: CircuitsSection) -> CircuitEntry:
+        return section.tasks[0].circuits[0]
+
+    section = search(lambda: windows)
+    best, second = section.tasks[0].circuits
+    assert best.viewer is not None and second.viewer is None
+    nodes = {node.id for node in best.graph.nodes}
+    assert set(best.viewer.nodes) == nodes
+    assert len(best.viewer.edges) == len(best.graph.edges)
+    assert best.viewer.text.source == "held-out noise"
+    dumps({"circuits": section})
 
     def refuse():
         raise AssertionError("the page lies on disk")
 
-    assert search(refuse)[0]["viewer"] == best["viewer"]
-    plain = search(None)
-    assert "viewer" not in plain[0]
-    old, new = ({"tasks": [{"task": "var_if", "circuits": circuits}]} for circuits in ([best, second], plain))
-    assert merge_tasks(old, new)["tasks"][0]["circuits"][0]["viewer"] == best["viewer"], "the same circuit keeps it"
-    moved = {"tasks": [{"task": "var_if", "circuits": plain[::-1]}]}
-    assert merge_tasks(old, moved)["tasks"][0]["circuits"][1]["viewer"] == best["viewer"], "wherever it stands now"
-    monkeypatch.setattr(stage, "MAX_NODES", len(nodes) - 1)
-    assert "viewer" not in search(refuse)[0], "too large to read"
-    monkeypatch.setattr(stage, "MAX_NODES", len(nodes))
-    monkeypatch.setattr(stage, "VERSION", -1)
+    assert best_of(search(refuse)).viewer == best.viewer
+    bare = search(None)
+    assert best_of(bare).viewer is None
+    assert best_of(merge_tasks(section, bare)).viewer == best.viewer, "the same circuit keeps it"
+    (task,) = bare.tasks
+    moved = replace(bare, tasks=(replace(task, circuits=task.circuits[::-1]),))
+    assert merge_tasks(section, moved).tasks[0].circuits[1].viewer == best.viewer, "wherever it stands now"
+    monkeypatch.setattr(run, "MAX_NODES", len(nodes) - 1)
+    assert best_of(search(refuse)).viewer is None, "too large to read"
+    monkeypatch.setattr(run, "MAX_NODES", len(nodes))
+    monkeypatch.setattr(run, "VERSION", -1)
     with pytest.raises(AssertionError, match="on disk"):
         search(refuse)  # another version is made anew

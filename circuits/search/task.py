@@ -1,0 +1,355 @@
+"""One task in one model: its pairs, its search for circuits, and where they are saved.
+
+1. Pairs: train (pruning), fit (calibration of the full and the empty model), val (bisection, clean-up, calibration of
+   circuits), heldout (everything reported). Disjoint; names differ between train, val and held-out.
+2. `TaskSearch` is what search and evidence are functions of; `full` and `empty` are computed once.
+3. `searched`: all seeds and the nonsense twin in one batch (`circuits.search.search`), towards a stricter loss on val, and no
+   worse on train, whose names differ from val's. `save` writes what it found.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from circuits.circuit import Circuit, Provenance, pair_answers
+from circuits.edges import count_edges, find_edges
+from circuits.intervals import interval
+from circuits.masks import NodeSpace
+from circuits.means import Means
+from circuits.search.edge_pruning import prune_edges
+from circuits.search.learn import MaskRun, Progress, PruneConfig, calibrated_loss, masked_answers, silent
+from circuits.search.search import Pruned, search
+from circuits.search.tune import tuned
+from circuits.tasks import PairSet, build_pairs, get_task
+from circuits.tasks.loss import TASK_LOSS_CONVENTION, Calibration, pair_accuracy, pair_task_loss, task_loss
+from circuits.tasks.pairs import Twin
+from sparsetrain.data.pools import Split
+from sparsetrain.data.tokenizer import Tokenizer
+from sparsetrain.model import Transformer
+from sparsetrain.stats.number import Number, number
+from sparsetrain.typed import Above0, Count, Index, Share, from_dict, to_dict
+
+TWIN = "nonsense_twin"
+"""Folder of its circuit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindConfig:
+    """How circuits are looked for and judged. All numbers are ours where `PruneConfig` does not say otherwise."""
+
+    target_loss: Above0 = 0.15
+    """Task loss to reach, nats (paper, section 2.2)."""
+    margin: Share = 0.85
+    """The search aims at margin * target_loss on its own pairs, so that held-out pairs meet the target too."""
+    gate: bool = True
+    """False prunes even where the model fails, to the loss that it has: for smoke tests, and the report says so."""
+    seeds: tuple[int, ...] = (0, 1)
+    settle: tuple[Share, ...] = (0.6, 1.0)
+    """Grid of prices: each seed searches once per entry, all in one batch, and keeps its smallest circuit. An entry is the loss
+    at which the price of a node settles, as a multiple of the search's aim."""
+    trials: Index = 0
+    """Optuna trials per task (and per nonsense twin) over the search's hyperparameters, instead of the grid; 0: the grid. Each
+    trial is a search; needs the extra `search`."""
+    nonsense_twin: bool = True
+    prune_edges: bool = False
+    """Also drop weights of each task's smallest circuit that can be spared (an edge circuit, saved beside it). It takes from
+    seconds to a minute or two a task."""
+    n_train: Count = 128
+    n_fit: Count = 32
+    n_val: Count = 32
+    n_heldout: Count = 64
+    pair_seed: int = 0
+    max_tokens: int = 32
+    """Longest prompt, document separator included."""
+    n_random: Count = 100
+    n_random_pairs: Count = 16
+    """Pairs of val and of heldout on which random circuits (and the circuit beside them) are calibrated and scored."""
+    n_random_necessity: Index = 10
+    n_boot: Count = 1000
+    batch_size: Count = 64
+    """Pairs per pass when a saved circuit is evaluated; part of the recorded number."""
+    prune: PruneConfig = field(default_factory=PruneConfig)
+
+    def __post_init__(self) -> None:
+        if not self.settle:
+            raise ValueError("settle=[] must be at least one number in (0, 1]")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={list(self.seeds)} must be at least one seed, each once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """The four disjoint pair sets of a task."""
+
+    train: PairSet
+    fit: PairSet
+    val: PairSet
+    heldout: PairSet
+
+    @classmethod
+    def build(cls, task: str, tokenizer: Tokenizer, config: FindConfig, twin: Twin | None = None) -> "Pairs":
+        """Pairs of a task (or of its twin: the same prompts), a function of the config."""
+
+        def pairs(split: Split, n: int) -> PairSet:
+            return build_pairs(task, tokenizer, split, n, config.pair_seed, twin=twin, max_tokens=config.max_tokens)
+
+        val = pairs("val", config.n_fit + config.n_val)
+        return cls(
+            train=pairs("train", config.n_train),
+            fit=val.batch(slice(0, config.n_fit)),
+            val=val.batch(slice(config.n_fit, None)),
+            heldout=pairs("heldout", config.n_heldout),
+        )
+
+
+def heldout_pairs(circuit: Circuit, tokenizer: Tokenizer) -> PairSet:
+    """The held-out pairs on which a saved circuit's task loss was reported."""
+    config = from_dict(FindConfig, circuit.provenance.config)
+    return build_pairs(
+        circuit.task, tokenizer, "heldout", config.n_heldout, config.pair_seed, max_tokens=config.max_tokens
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSearch:
+    """One task in one model: what its search and its evidence are functions of.
+
+    Args:
+        task: name; any behaviour that can be put into pairs.
+        pairs: of the task.
+        means: of this model.
+        token: id -> readable text.
+        twin: the same prompts with unrelated answers, or None.
+        progress: called with (stage, done, total).
+
+    Raises:
+        ValueError: means of another model.
+    """
+
+    model: Transformer
+    task: str
+    description: str
+    pairs: Pairs
+    means: Means
+    config: FindConfig
+    token: Callable[[int], str] = str
+    twin: Pairs | None = None
+    progress: Progress = silent
+
+    def __post_init__(self) -> None:
+        own, n_nodes = self.means.space, NodeSpace.of(self.model).n_nodes
+        if own != NodeSpace.of(self.model):
+            raise ValueError(f"the means are of a model with {own.n_nodes} nodes, this one has {n_nodes}")
+
+    @classmethod
+    def of(
+        cls,
+        model: Transformer,
+        task: str,
+        tokenizer: Tokenizer,
+        means: Means,
+        config: FindConfig,
+        progress: Progress = silent,
+    ) -> "TaskSearch":
+        """The subject of a known task, its pairs built anew.
+
+        Raises:
+            ValueError: an unknown task, or means of another model.
+        """
+        known = get_task(task)
+        return cls(
+            model=model,
+            task=known.name,
+            description=known.description,
+            pairs=Pairs.build(known.name, tokenizer, config),
+            twin=Pairs.build(known.name, tokenizer, config, "nonsense") if config.nonsense_twin else None,
+            means=means,
+            config=config,
+            token=tokenizer.token,
+            progress=progress,
+        )
+
+    @property
+    def space(self) -> NodeSpace:
+        """The model's nodes."""
+        return self.means.space
+
+    def masked(self, keep: Tensor, pairs: PairSet, values: Tensor | None = None) -> Tensor:
+        """Answer logits of node circuits, bool `[n_runs, n_nodes]` -> `[n_runs, n, side, answer]`, deleted nodes at their means
+        or at `values`."""
+        values = self.means.values if values is None else values
+        sets = [pairs] * len(keep)
+        return masked_answers(self.model, self.space, keep, values, sets, self.config.prune.max_rows)
+
+    @cached_property
+    def full(self) -> tuple[Tensor, Calibration]:
+        """Held-out answer logits of the full model, and its calibration on the fit pairs."""
+        fit, heldout = (
+            pair_answers(self.model, pairs, self.config.batch_size) for pairs in (self.pairs.fit, self.pairs.heldout)
+        )
+        return heldout, calibrated_loss(fit)[1]
+
+    @cached_property
+    def empty(self) -> tuple[Tensor, Calibration]:
+        """The same of the empty circuit, which sees the current token alone."""
+        nothing = torch.zeros(1, self.space.n_nodes, dtype=torch.bool)
+        fit, heldout = (self.masked(nothing, pairs)[0] for pairs in (self.pairs.fit, self.pairs.heldout))
+        return heldout, calibrated_loss(fit)[1]
+
+    def heldout_answers(self, circuit: Circuit, kind: Literal["node", "edge"] = "node") -> Tensor:
+        """Calibrated answers of a circuit on the held-out pairs."""
+        return circuit.answers(self.model, self.pairs.heldout, kind, self.config.batch_size)
+
+    def path(self, *place: str) -> str:
+        """A circuit's place in the run's folder."""
+        return "/".join(["circuits", self.task, *place, "circuit.json"])
+
+    def mean(self, values: Tensor, unit: str, value: float) -> Number:
+        """A mean over held-out pairs with its interval."""
+        low, high = interval(values, self.config.pair_seed, self.config.n_boot)
+        return number(value, unit, n=len(values), lo=low, hi=high, seed=self.config.pair_seed)
+
+    def loss(self, answers: Tensor) -> Number:
+        """Task loss of calibrated answers."""
+        return self.mean(pair_task_loss(answers), "nats", float(task_loss(answers)))
+
+    def accuracy(self, answers: Tensor) -> Number:
+        """Share of sides answered rightly."""
+        return self.mean(pair_accuracy(answers), "fraction", float(pair_accuracy(answers).mean()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search left for a task, or what was saved of it.
+
+    Args:
+        circuits: those that meet the search's aim, with how they were found; the best first.
+        edges: the best one's edge circuit, its loss on the validation pairs, and whether that meets the aim.
+        twin: of the nonsense twin.
+    """
+
+    circuits: Sequence[tuple[Circuit, Pruned]] = ()
+    edges: tuple[Circuit, float, bool] | None = None
+    twin: Pruned | None = None
+
+
+def aim(subject: TaskSearch, passed: bool = True) -> float:
+    """Calibrated task loss on the validation pairs that a search is to meet, nats; what the model has, where it fails the gate."""
+    config = subject.config
+    target = config.margin * config.target_loss
+    if passed:
+        return target
+    loss, _ = calibrated_loss(pair_answers(subject.model, subject.pairs.val, config.batch_size))
+    return max(target, float(loss) + 0.01)
+
+
+def searched(subject: TaskSearch, target: float) -> Found:
+    """The circuits of all seeds that meet the target on the validation pairs, ordered by held-out loss and size."""
+    config = subject.config
+    best, twin = best_pruned(subject, target)
+    found = [(circuit_of(subject, seed, p), p) for seed, p in zip(config.seeds, best, strict=True) if p.reached]
+
+    def rank(entry: tuple[Circuit, Pruned]) -> tuple[bool, int, int]:
+        circuit = entry[0]
+        misses = float(task_loss(subject.heldout_answers(circuit))) > config.target_loss
+        return misses, circuit.n_edges, circuit.n_nodes
+
+    found.sort(key=rank)
+    edges = None
+    if config.prune_edges and found:
+        circuit, values = found[0][0], subject.means.values
+        fewer = prune_edges(
+            subject.model,
+            subject.space,
+            circuit.keep,
+            circuit.edges,
+            values,
+            subject.pairs.val,
+            target,
+            config.prune,
+            subject.progress,
+        )
+        smaller = replace(circuit, edges=fewer.edges, calibration=fewer.calibration)
+        edges = smaller, fewer.loss, fewer.loss <= target
+    return Found(circuits=found, edges=edges, twin=twin)
+
+
+def best_pruned(subject: TaskSearch, target: float) -> tuple[list[Pruned], Pruned | None]:
+    """The best of every seed's trials, and of the nonsense twin's, which gets as many.
+
+    Args:
+        target: calibrated task loss on the validation pairs, nats.
+    """
+    config, model, space, values = subject.config, subject.model, subject.space, subject.means.values
+
+    def cost(pruned: Pruned) -> float:
+        """Edges of a circuit that meets the aim; more than any circuit has, growing with the loss, of one that does not."""
+        if pruned.reached:
+            return float(count_edges(model, space, pruned.keep))
+        return float(sum(weights.numel() for weights in model.parameters())) * (1 + pruned.loss)
+
+    def run(pairs: Pairs, seed: int, settle: float) -> MaskRun:
+        return MaskRun(seed=seed, train=pairs.train, val=pairs.val, settle=settle)
+
+    def found(runs: list[MaskRun], settings: PruneConfig) -> list[Pruned]:
+        return search(model, space, values, runs, target, settings, subject.progress)
+
+    wanted = [(subject.pairs, seed) for seed in config.seeds]
+    if subject.twin is not None:
+        wanted.append((subject.twin, config.seeds[0]))
+    if config.trials:
+
+        def tune(pairs: Pairs, seed: int) -> Pruned:
+            def trial(settings: PruneConfig, settle: float) -> Pruned:
+                return found([run(pairs, seed, settle)], settings)[0]
+
+            return tuned(trial, cost, config.prune, config.trials, seed)
+
+        best = [tune(pairs, seed) for pairs, seed in wanted]
+    else:
+        runs = [run(pairs, seed, settle) for pairs, seed in wanted for settle in config.settle]
+        pruned, n = found(runs, config.prune), len(config.settle)
+        best = [min(pruned[i : i + n], key=cost) for i in range(0, len(pruned), n)]
+    return best[: len(config.seeds)], best[-1] if subject.twin is not None else None
+
+
+def circuit_of(subject: TaskSearch, seed: int, pruned: Pruned) -> Circuit:
+    """What a search found, as a circuit with its provenance."""
+    means = subject.means
+    return Circuit(
+        task=subject.task,
+        nodes=subject.space.nodes(pruned.keep),
+        edges=tuple(find_edges(subject.model, subject.space, pruned.keep)),
+        space=subject.space,
+        means=means.values,
+        calibration=pruned.calibration,
+        provenance=Provenance(
+            weights_sha256=means.weights_sha256,
+            seed=seed,
+            config=to_dict(subject.config),
+            loss_convention=TASK_LOSS_CONVENTION,
+            means_source=means.source,
+            means_n_tokens=means.n_tokens,
+        ),
+    )
+
+
+def save(subject: TaskSearch, found: Found, out_dir: Path) -> None:
+    """Writes what was found under `out_dir/<task>/`: the places that `judged` names."""
+    folder = out_dir / subject.task
+    for i, (circuit, _) in enumerate(found.circuits):
+        circuit.save(folder.joinpath(*place(i, circuit)))
+    if found.edges is not None:
+        found.edges[0].save(folder / "edges")
+    if found.twin is not None and found.twin.reached:
+        circuit_of(subject, subject.config.seeds[0], found.twin).save(folder / TWIN)
+
+
+def place(i: int, circuit: Circuit) -> tuple[str, ...]:
+    """Folder of the i-th circuit below its task's: the best lies in that itself."""
+    return () if i == 0 else (f"seed_{circuit.provenance.seed}",)
