@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from circuits import compact
 from circuits.circuit import Circuit, Provenance, pair_answers
-from circuits.compact import compile_circuit, contenders
+from circuits.compact import compile_circuit
+from circuits.compact import model as compact_model
+from circuits.compact.contest import contenders
+from circuits.compact.layers import normed
 from circuits.masks import NodeSpace, ablation_hooks
 from circuits.tasks.loss import Calibration
 from circuits.tasks.pairs import REST, PairSet
@@ -165,13 +167,38 @@ def test_tokens_seen_before_or_after_do_not_matter(make_model, monkeypatch):
         model = sparsify_(make_model(d_model=32, d_head=4, positions=positions), 0.1)
         keep, means = random_nodes(NodeSpace.of(model), 0.2)
         for limit in (10**6, 20):
-            monkeypatch.setattr(compact, "MAX_FRAMES", limit)
+            monkeypatch.setattr(compact_model, "MAX_FRAMES", limit)
             small = compile_circuit(model, keep, means)
             for seed, n_pos in enumerate((3, 1, 12, 5, 24)):
                 tokens = random_tokens(2, n_pos, seed)
                 with masked(model, keep, means):
                     torch.testing.assert_close(small.logits(tokens), model(tokens), rtol=0, atol=ATOL)
                 assert torch.equal(small.logits(tokens), compile_circuit(model, keep, means).logits(tokens))
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_the_number_of_threads_changes_no_bit_of_a_small_circuit(make_model, monkeypatch, small):
+    """A small one runs on one thread whatever is set, and leaves the setting as it was, also where it refuses."""
+    model = sparsify_(make_model(d_model=64, d_head=4, n_layer=3, positions="learned"), 0.1)
+    keep, means = random_nodes(NodeSpace.of(model), 0.1)
+    monkeypatch.setattr(compact_model, "SMALL", 10**6 if small else 0)
+    pairs, seen, used = random_pairs(200, [3, 4]), [], []
+    monkeypatch.setattr(
+        compact_model, "normed", lambda x, norm: used.append(torch.get_num_threads()) or normed(x, norm)
+    )
+    n_before = torch.get_num_threads()
+    try:
+        for n_threads in (1, 2, 3):
+            torch.set_num_threads(n_threads)
+            compiled = compile_circuit(model, keep, means)
+            seen.append(compiled.answers(pairs, batch_size=200))
+            with pytest.raises(ValueError, match="n_ctx=24"):
+                compiled.logits(random_tokens(1, 25))
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(n_before)
+    assert used == ([1, 1, 1] if small else [1, 2, 3])
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
 
 
 def test_without_positions_prompts_may_be_longer_than_the_context(make_model):
