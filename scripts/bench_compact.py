@@ -20,7 +20,7 @@ from circuits.means import measure_means
 from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairText, Side
 from sparsetrain.hooks import hooked
-from sparsetrain.kernels.bench import Case, measure, parse_arguments, print_report
+from sparsetrain.kernels.bench import Bench, parse_arguments
 from sparsetrain.model import MLP, Attention, Block, ModelConfig, Transformer
 from sparsetrain.sparsity import SparsityConfig, build_sparsity
 
@@ -108,8 +108,9 @@ def random_pairs(candidates: Tensor) -> PairSet:
     )
 
 
-def bench_width(width: int, device: str, runs: int) -> list[Case]:
+def bench_width(bench: Bench, width: int) -> None:
     """Warm and cold, at one width; raises SystemExit if the logits differ."""
+    device = bench.device
     model = sparse_model(width, device)
     windows = torch.randint(D_VOCAB, (32, LONGEST), generator=torch.Generator().manual_seed(1))
     means = measure_means(model, windows, source="random tokens", weights_sha256="")
@@ -141,14 +142,16 @@ def bench_width(width: int, device: str, runs: int) -> list[Case]:
         f"{size}:forward": lambda _: compact.answers(pairs),
         f"{size}:cold": lambda _: compile_circuit(model, keep, means.values).answers(pairs),
     }
-    return measure(calls, whole, VERSUS, make=lambda: None, runs=runs, device=device)
+    bench.measure(calls, whole, VERSUS)
 
 
 def main() -> None:
     """Prints the table and the JSON line."""
     arguments = parse_arguments(__doc__ or "")
-    cases = [case for width in WIDTHS for case in bench_width(width, arguments.device, arguments.runs)]
-    print_report("compact", arguments.device, arguments.runs, cases)
+    bench = Bench(name="compact", device=arguments.device, runs=arguments.runs)
+    for width in WIDTHS:
+        bench_width(bench, width)
+    bench.report()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain.kernels import ProjectionSpec, project_each_topk_, warm_start_state
-from sparsetrain.kernels.bench import Case, measure, parse_arguments, print_report
+from sparsetrain.kernels.bench import Bench, parse_arguments
 from sparsetrain.kernels.projection import FloorAxis, kept_mask
 
 SIZES = {"1M": 1 << 20, "4M": 1 << 22, "16M": 1 << 24}
@@ -31,17 +31,17 @@ def topk_threshold(weight: Tensor, spec: ProjectionSpec) -> None:
     weight.masked_fill_(~keep, 0)
 
 
-def bench_tensor(size: str, density: str, floor_axis: FloorAxis | None, device: str, runs: int) -> list[Case]:
+def bench_tensor(bench: Bench, size: str, density: str, floor_axis: FloorAxis | None) -> None:
     """Warm and cold for one tensor."""
     torch.manual_seed(0)
     width = isqrt(SIZES[size])
     spec = ProjectionSpec(k=SIZES[size] // DENSITIES[density], floor=FLOOR if floor_axis else 0, floor_axis=floor_axis)
-    weights = torch.randn(width, width, device=device)
+    weights = torch.randn(width, width, device=bench.device)
 
     def step() -> Tensor:
         return torch.randn_like(weights).mul_(STEP).add_(weights)
 
-    state = warm_start_state(1, device)
+    state = warm_start_state(1, bench.device)
     for _ in range(2):
         stepped = step()
         expected = torch.where(kept_mask(stepped, spec), stepped, 0)
@@ -51,7 +51,7 @@ def bench_tensor(size: str, density: str, floor_axis: FloorAxis | None, device: 
 
     operation, suffix = ("project", "") if floor_axis is None else (f"project_{floor_axis}", ":floor")
     name = f"{operation}:{size}@{density}"
-    return measure(
+    bench.measure(
         {
             f"{name}:warm{suffix}": lambda w: project_each_topk_([w], [spec], state),
             f"{name}:cold{suffix}": lambda w: project_each_topk_([w], [spec]),
@@ -59,8 +59,6 @@ def bench_tensor(size: str, density: str, floor_axis: FloorAxis | None, device: 
         lambda w: topk_threshold(w, spec),
         "torch.topk + threshold",
         make=step,
-        runs=runs,
-        device=device,
         one_pass=lambda w: w.mul_(0.999),
     )
 
@@ -68,13 +66,13 @@ def bench_tensor(size: str, density: str, floor_axis: FloorAxis | None, device: 
 def main() -> None:
     """Prints the table and the JSON line."""
     arguments = parse_arguments(__doc__ or "")
-    cases = []
+    bench = Bench(name="projection", device=arguments.device, runs=arguments.runs)
     for size, n_entries in SIZES.items():
         for density, share in DENSITIES.items():
             axes: tuple[FloorAxis | None, ...] = (None, "rows", "columns")
             for axis in axes if n_entries // share >= 2 * FLOOR * isqrt(n_entries) else (None,):
-                cases += bench_tensor(size, density, axis, arguments.device, arguments.runs)
-    print_report("projection", arguments.device, arguments.runs, cases)
+                bench_tensor(bench, size, density, axis)
+    bench.report()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ trained on simple idioms first, which takes a minute or two.
 Some twenty minutes on one core, most of it the plain steps.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -32,7 +32,7 @@ from sparsetrain.data import DataConfig
 from sparsetrain.data.sources import IdiomsSource
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.export import latest_export, load_model
-from sparsetrain.kernels.bench import Case, measure, parse_arguments, print_report
+from sparsetrain.kernels.bench import Bench, parse_arguments
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.run import OodConfig, RunConfig, text_windows, train
@@ -86,7 +86,7 @@ def solved_task(model: Transformer, tokenizer: Tokenizer, names: Sequence[str]) 
     raise SystemExit(f"the model solves none of the tasks; their losses: {losses}")
 
 
-def bench(model: Transformer, means: Means, task: str, pairs: Pairs, device: str, runs: int) -> list[Case]:
+def bench_search(bench: Bench, model: Transformer, means: Means, task: str, pairs: Pairs) -> None:
     """All cases; prints the sizes of the circuits that are compared."""
     space, values, target = means.space, means.values, FIND.margin * FIND.target_loss
 
@@ -109,18 +109,6 @@ def bench(model: Transformer, means: Means, task: str, pairs: Pairs, device: str
         looking = Search(model, space, values, [run(seed) for seed in seeds], target, PruneConfig())
         return edges(looking.circuits([row.argsort(descending=True) for row in tau], (tau > 0).sum(1).tolist()))
 
-    def timed(name: str, call: Callable[[], object], against: Callable[[], object], what: str) -> Case:
-        (case,) = measure(
-            {name: lambda _: call()},
-            lambda _: against(),
-            what,
-            make=lambda: None,
-            runs=runs,
-            device=device,
-            n_warmup=0,
-        )
-        return case
-
     for what, n_seeds, sizes in (
         (f"{PLAIN_STEPS} plain steps", len(PLAIN_SEEDS), plain_edges(PLAIN_SEEDS)),
         ("the search", len(SEEDS), found(SEEDS)),
@@ -131,11 +119,11 @@ def bench(model: Transformer, means: Means, task: str, pairs: Pairs, device: str
             flush=True,
         )
     steps = f"{PLAIN_STEPS} plain steps (timed as {TIMED_STEPS} x {PLAIN_STEPS // TIMED_STEPS})"
-    together = timed(
-        "prune:seeds8", lambda: found(SEEDS), lambda: [found([seed]) for seed in SEEDS], "eight searches in a row"
-    )
-    alone = timed("prune:to_circuit", lambda: found([0]), lambda: plain([0], TIMED_STEPS), steps)
-    return [together, replace(alone, speedup=alone.speedup * PLAIN_STEPS / TIMED_STEPS)]
+    eight = {"prune:seeds8": lambda _: found(SEEDS)}
+    bench.measure(eight, lambda _: [found([seed]) for seed in SEEDS], "eight searches in a row", n_warmup=0)
+    one = {"prune:to_circuit": lambda _: found([0])}
+    (alone,) = bench.measure(one, lambda _: plain([0], TIMED_STEPS), steps, n_warmup=0)
+    bench.cases[-1] = replace(alone, speedup=alone.speedup * PLAIN_STEPS / TIMED_STEPS)
 
 
 def main() -> None:
@@ -150,8 +138,9 @@ def main() -> None:
         model, tokenizer, means = small_run(Path(folder)) if given is None else finished_run(given)
         task, pairs = solved_task(model, tokenizer, [arguments.task] if arguments.task else TASKS)
         model = model.to(arguments.device)
-        cases = bench(model, means, task, pairs, arguments.device, arguments.runs)
-    print_report("prune", arguments.device, arguments.runs, cases)
+        bench = Bench(name="prune", device=arguments.device, runs=arguments.runs)
+        bench_search(bench, model, means, task, pairs)
+    bench.report()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from statistics import median
 
 import torch
 
-from sparsetrain.kernels.bench import Case, measure, parse_arguments, print_report
+from sparsetrain.kernels.bench import Bench, BenchCase, parse_arguments
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.sparsity import SparsityConfig, build_sparsity
@@ -53,33 +53,28 @@ class Trainee:
             take_step(self.module, self.optimizer, self.batch)
 
 
-def bench_width(width: int, device: str, runs: int) -> list[Case]:
+def bench_width(bench: Bench, width: int) -> list[BenchCase]:
     """A step at each density against the dense one."""
     calls = {}
     for name, density in DENSITIES.items():
-        trainee = Trainee(width, density, device)
+        trainee = Trainee(width, density, bench.device)
         calls[f"train_step:{width}@{name}:step" + (":floor" if any(trainee.floors) else "")] = trainee.step
-    return measure(
-        calls, Trainee(width, None, device).step, VERSUS, make=lambda: None, runs=runs, device=device, n_warmup=3
-    )
+    return bench.measure(calls, Trainee(width, None, bench.device).step, VERSUS, n_warmup=3)
 
 
 def main() -> None:
     """Prints the table, tokens/s, and the JSON line."""
     arguments = parse_arguments(__doc__ or "")
     torch.set_flush_denormal(True)  # as every training does
-    widths = WIDTHS["cuda" if arguments.device.startswith("cuda") else "cpu"]
-    cases = []
-    for width in widths:
-        of_width = bench_width(width, arguments.device, arguments.runs)
-        for case in of_width:
+    bench = Bench(name="step", device=arguments.device, runs=arguments.runs)
+    for width in WIDTHS["cuda" if bench.device.startswith("cuda") else "cpu"]:
+        for case in bench_width(bench, width):
             ratio, speed = 1 / case.speedup, 1e3 * BATCH * N_CTX / case.ms
             print(f"{case.name}: {speed:,.0f} tokens/s, {ratio:.3f} times the dense step", flush=True)
-        cases += of_width
     for name in DENSITIES:
-        ratios = [1 / case.speedup for case in cases if f"@{name}:" in case.name]
+        ratios = [1 / case.speedup for case in bench.cases if f"@{name}:" in case.name]
         print(f"density {name}: median over widths {median(ratios):.3f}, largest {max(ratios):.3f}")
-    print_report("step", arguments.device, arguments.runs, cases)
+    bench.report()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sparsetrain.entry import quieten
-from sparsetrain.kernels.bench import Case, parse_arguments, print_report, seconds
+from sparsetrain.kernels.bench import Bench, BenchCase, parse_arguments, seconds
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.representation.record import append_rows
@@ -122,19 +122,18 @@ def main() -> None:
             f"a step unwatched ({n_evaluations} times in {N_STEPS})",
         ),
     ]
-    print_report("tracker", device, arguments.runs, cases)
+    Bench(name="tracker", device=device, runs=arguments.runs, cases=cases).report()
 
 
-def case(name: str, turns: list[tuple[float, float]], share: float, versus: str) -> Case:
+def case(name: str, turns: list[tuple[float, float]], share: float, versus: str) -> BenchCase:
     """A watched step, `share` of an evaluation added to it, against the plain one; `turns` are seconds of (step, evaluation)."""
     watched = [step + share * evaluation for step, evaluation in turns]
-    return Case(
+    return BenchCase(
         name=name,
         ms=1e3 * median(watched),
         ms_min=1e3 * min(watched),
         versus=versus,
         speedup=median(step / both for (step, _), both in zip(turns, watched, strict=True)),
-        floor_ratio=None,
     )
 
 

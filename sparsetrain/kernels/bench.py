@@ -10,17 +10,14 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import median
 
 import torch
 
-Make = Callable[[], object]
-"""Makes the argument of one timed call."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class BenchCase:
     """One line of a benchmark."""
 
     name: str
@@ -32,7 +29,7 @@ class Case:
     """What the alternative is."""
     speedup: float
     """Median over turns of alternative / ours."""
-    floor_ratio: float | None
+    floor_ratio: float | None = None
     """Median over turns of ours / one read-and-write pass."""
 
 
@@ -71,49 +68,58 @@ def seconds(call: Callable, argument: object, device: str) -> float:
     return time.perf_counter() - start
 
 
-def measure(
-    ours: dict[str, Callable],
-    alternative: Callable,
-    versus: str,
-    *,
-    make: Make,
-    runs: int,
-    device: str,
-    one_pass: Callable | None = None,
-    n_warmup: int = 1,
-) -> list[Case]:
-    """Times each of `ours` (case name -> call) against `alternative` (and one read-and-write pass) in the same turns.
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A benchmark: its settings, as `parse_arguments` gives them, and the lines it has so far."""
 
-    Every call gets a fresh `make()`; the first `n_warmup` turns are not counted.
-    """
-    calls = [*ours.values(), alternative, *([] if one_pass is None else [one_pass])]
-    for _ in range(n_warmup):
-        for call in calls:
-            call(make())
-    turns = [[seconds(call, make(), device) for call in calls] for _ in range(runs)]
-    return [
-        Case(
-            name=name,
-            ms=1e3 * median(turn[i] for turn in turns),
-            ms_min=1e3 * min(turn[i] for turn in turns),
-            versus=versus,
-            speedup=median(turn[len(ours)] / turn[i] for turn in turns),
-            floor_ratio=None if one_pass is None else median(turn[i] / turn[-1] for turn in turns),
+    name: str
+    device: str
+    runs: int
+    cases: list[BenchCase] = field(default_factory=list[BenchCase])
+
+    def measure(
+        self,
+        ours: Mapping[str, Callable],
+        alternative: Callable,
+        versus: str,
+        *,
+        make: Callable[[], object] = lambda: None,
+        one_pass: Callable | None = None,
+        n_warmup: int = 1,
+    ) -> list[BenchCase]:
+        """Times each of `ours` (case name -> call) against `alternative` (and one read-and-write pass) in the same turns.
+
+        Every call gets a fresh `make()`; the first `n_warmup` turns are not counted. Returns the new lines.
+        """
+        calls = [*ours.values(), alternative, *([] if one_pass is None else [one_pass])]
+        for _ in range(n_warmup):
+            for call in calls:
+                call(make())
+        turns = [[seconds(call, make(), self.device) for call in calls] for _ in range(self.runs)]
+        found = [
+            BenchCase(
+                name=name,
+                ms=1e3 * median(turn[i] for turn in turns),
+                ms_min=1e3 * min(turn[i] for turn in turns),
+                versus=versus,
+                speedup=median(turn[len(ours)] / turn[i] for turn in turns),
+                floor_ratio=None if one_pass is None else median(turn[i] / turn[-1] for turn in turns),
+            )
+            for i, name in enumerate(ours)
+        ]
+        self.cases.extend(found)
+        return found
+
+    def report(self) -> None:
+        """Prints the table for people, then the JSON line for programs."""
+        name = (
+            torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else f"cpu ({platform.machine()})"
         )
-        for i, name in enumerate(ours)
-    ]
-
-
-def print_report(bench: str, device: str, runs: int, cases: list[Case]) -> None:
-    """The table for people, then the JSON line for programs."""
-    print(f"{bench}: {device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, {runs} runs")
-    print(f"{'case':<52}{'ms':>10}{'min':>10}{'speedup':>10}{'of a pass':>11}  versus")
-    for case in cases:
-        of_a_pass = "" if case.floor_ratio is None else f"{case.floor_ratio:.2f}"
-        print(f"{case.name:<52}{case.ms:>10.3f}{case.ms_min:>10.3f}{case.speedup:>10.2f}{of_a_pass:>11}  {case.versus}")
-    print(json.dumps({"bench": bench, "device": device, "runs": runs, "cases": [asdict(case) for case in cases]}))
-
-
-def device_name(device: str) -> str:
-    """What runs, in words."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu ({platform.machine()})"
+        print(f"{self.name}: {name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {self.runs} runs")
+        print(f"{'case':<52}{'ms':>10}{'min':>10}{'speedup':>10}{'of a pass':>11}  versus")
+        for case in self.cases:
+            of_a_pass = "" if case.floor_ratio is None else f"{case.floor_ratio:.2f}"
+            numbers = f"{case.ms:>10.3f}{case.ms_min:>10.3f}{case.speedup:>10.2f}{of_a_pass:>11}"
+            print(f"{case.name:<52}{numbers}  {case.versus}")
+        content = {"bench": self.name, "device": self.device, "runs": self.runs}
+        print(json.dumps(content | {"cases": [asdict(case) for case in self.cases]}))

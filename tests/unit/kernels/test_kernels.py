@@ -19,7 +19,7 @@ from sparsetrain.kernels import (
     sink_attention,
     warm_start_state,
 )
-from sparsetrain.kernels.bench import measure, print_report
+from sparsetrain.kernels.bench import Bench
 
 ROOT = Path(__file__).parents[3]
 
@@ -246,9 +246,11 @@ def test_a_compiler_that_fails_is_reported(
 def test_benchmark_line(capsys: pytest.CaptureFixture[str]) -> None:
     import json
 
-    timing = {"make": lambda: torch.randn(9), "runs": 2, "device": "cpu"}
-    cases = measure({"double:9:forward": torch.neg}, torch.clone, "clone", one_pass=torch.clone, **timing)
-    print_report("double", "cpu", 2, cases)
+    bench = Bench(name="double", device="cpu", runs=2)
+    bench.measure(
+        {"double:9:forward": torch.neg}, torch.clone, "clone", make=lambda: torch.randn(9), one_pass=torch.clone
+    )
+    bench.report()
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(line) == {"bench", "device", "runs", "cases"}
     assert set(line["cases"][0]) == {"name", "ms", "ms_min", "versus", "speedup", "floor_ratio"}
