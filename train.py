@@ -13,7 +13,7 @@ from sparsetrain.entry import entry
 from sparsetrain.studies.run import run_study
 
 
-@entry(TrainRun, "train", new_run=True)
+@entry(TrainRun, "train", new_run=True, named=("data.sources", "study.arms"))
 def main(config: TrainRun, run_dir: Path) -> float | None:
     """Runs every stage; returns the validation loss (nats/token) of a single model, for sweeps."""
     command = shlex.join(["python", "train.py", *sys.argv[1:]])

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
@@ -61,8 +61,28 @@ def explain(error: BaseException, known: list[str]) -> str:
     return " ".join(kept) or type(error).__name__
 
 
+def replacing(arguments: Sequence[str], named: Sequence[str]) -> list[str]:
+    """The command line for Hydra, which merges mappings: one given whole (`data.sources={...}`) takes the default's place."""
+    found: list[str] = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        found += [f"~{key}", f"+{argument}"] if key in named and value.lstrip().startswith("{") else [argument]
+    return found
+
+
+def drop_defaults_(cfg: DictConfig, base: DictConfig, named: Sequence[str], overrides: Sequence[str]) -> None:
+    """Where a yaml file names entries of a mapping that are not its default ones, these go; entries added by `+` are no reason."""
+    for key in named:
+        entries, default = OmegaConf.select(cfg, key), set(OmegaConf.select(base, key))
+        added = {re.split(r"[.=]", o.removeprefix(f"+{key}."))[0] for o in overrides if o.startswith(f"+{key}.")}
+        if f"~{key}" not in overrides and set(entries) - default - added:
+            OmegaConf.set_struct(entries, False)
+            for name in default & set(entries):
+                del entries[name]
+
+
 def entry(
-    schema: type[T], config_name: str, *, folder: str = "", new_run: bool = False
+    schema: type[T], config_name: str, *, folder: str = "", new_run: bool = False, named: Sequence[str] = ()
 ) -> Callable[[Callable[[T, Path], Any]], Callable[[], None]]:
     """Decorator: `main(config: schema, run_dir) -> float | None` becomes a Hydra command without arguments.
 
@@ -73,6 +93,8 @@ def entry(
             `key=value` whose key is a group for the choice of a file.
         new_run: whether the command makes a run folder; then what was composed is saved there as `config.yaml`, with
             interpolations, hence secrets from the environment, left unresolved.
+        named: mappings in which whoever names entries replaces the default ones, in a file as on the command line;
+            `+<mapping>.<name>=...` adds one, `<mapping>.<name>.<key>=...` changes a default one.
     """
     base = to_dict(schema())
     ConfigStore.instance().store(name=f"base_{config_name}", node=base)
@@ -81,13 +103,16 @@ def entry(
         # Read before Hydra is told to let errors through; jobs that another process runs have it set and raise.
         whole_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
         failures: list[str] = []
+        arguments: list[str] = []
 
         def fail(error: Exception) -> None:
             failures.append(explain(error, key_paths(base)))
             print(f"error: {failures[-1]}", file=sys.stderr)
 
         def task(cfg: DictConfig) -> Any:
+            sys.argv = [sys.argv[0], *arguments]
             try:
+                drop_defaults_(cfg, OmegaConf.create(base), named, HydraConfig.get().overrides.task)
                 config = from_dict(schema, OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
                 run_dir = Path(HydraConfig.get().runtime.output_dir)
                 if new_run:
@@ -105,6 +130,8 @@ def entry(
         @wraps(main)
         def command() -> None:
             failures.clear()
+            arguments[:] = sys.argv[1:]
+            sys.argv = [sys.argv[0], *replacing(arguments, named)]
             quieten()
             run = hydra.main(config_path=str(conf_dir() / folder), config_name=config_name, version_base="1.3")(task)
             # Hydra prints errors in its own several lines unless told to let them through.
@@ -119,6 +146,7 @@ def entry(
                 print("interrupted; continue with ckpt_path=last and the same hydra.run.dir", file=sys.stderr)
                 sys.exit(130)
             finally:
+                sys.argv = [sys.argv[0], *arguments]
                 os.environ["HYDRA_FULL_ERROR"] = "1" if whole_traceback else "0"
             if failures:
                 sys.exit(1)
