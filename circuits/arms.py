@@ -58,7 +58,7 @@ class ArmConfig:
         if not self.abs_topk:
             model = replace(model, abs_topk={})
         if self.dense:
-            sparsity = SparsityConfig(method="none")
+            sparsity = SparsityConfig(density=1)
         elif self.density is not None:
             sparsity = replace(sparsity, density=self.density)
         if self.lr_peak is not None:
@@ -220,8 +220,8 @@ def _model(
     return {
         "name": name,
         "d_model": config.model.d_model,
-        "method": config.sparsity.method,
-        "density": number(config.sparsity.density if config.sparsity.method == "topk" else 1.0, "fraction"),
+        "method": "none" if config.sparsity.is_dense else config.sparsity.method,
+        "density": number(config.sparsity.density, "fraction"),
         "abs_topk": bool(config.model.abs_topk),
         "n_edges": number(members[0].n_edges, "weights", note="nonzero weights between nodes"),
         "val_loss": number(

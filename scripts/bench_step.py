@@ -38,7 +38,7 @@ class Trainee:
         sparsity = None if density is None else build_sparsity(SparsityConfig(density=density, floor="auto"), N_STEPS)
         if sparsity is not None:
             sparsity.prepare(model)
-        self.floors = [] if sparsity is None else [row["floor"] for row in sparsity.audit()]
+        self.floors = [] if sparsity is None else [row.floor for row in sparsity.audit()]
         self.module = LitTransformer(model, next_token_loss, OptimConfig(), sparsity, N_STEPS)
         self.optimizer = self.module.configure_optimizers()["optimizer"]
         if sparsity is not None:

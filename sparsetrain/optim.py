@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from sparsetrain.typed import Above0
+
 log = logging.getLogger(__name__)
 
 
@@ -22,7 +24,7 @@ log = logging.getLogger(__name__)
 class OptimConfig:
     """Optimiser settings. Source: Gao et al. 2025, A.2, where not marked `ours`."""
 
-    lr_peak: float = 1e-2
+    lr_peak: Above0 = 1e-2
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
     """On weight matrices and embeddings; gains, biases, sinks and the bigram table are left alone (ours)."""
@@ -37,10 +39,8 @@ class OptimConfig:
     grad_rms: Literal["normalise", "clip", "off"] = "normalise"
 
     def __post_init__(self) -> None:
-        if self.lr_peak <= 0:
-            raise ValueError(f"optim.lr_peak={self.lr_peak} must be above 0")
         if not 0 <= self.warmup < 1:
-            raise ValueError(f"optim.warmup={self.warmup} must lie in [0, 1): a fraction of the steps")
+            raise ValueError(f"warmup={self.warmup} must lie in [0, 1): a fraction of the steps")
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:

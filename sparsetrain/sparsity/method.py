@@ -5,6 +5,7 @@ are sparse after every real step, whatever accumulates gradients, before the sch
 without Lightning too. The method's step counter rides in `param_groups`, hence in every optimizer state dict.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -12,6 +13,33 @@ from torch.optim import Optimizer
 
 STEP_KEY = "sparsity_step"
 """Key in `optimizer.param_groups[0]` that counts the steps the method has seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorAudit:
+    """Whether a sparse tensor has exactly the nonzeros it may have."""
+
+    name: str
+    shape: tuple[int, ...]
+    density_target: float
+    """Nonzeros / entries asked for."""
+    budget: int
+    """Nonzeros allowed: the nearest integer to target x entries."""
+    nonzeros: int
+    entries: int
+    floor: int
+    """Nonzeros that each line keeps at least."""
+    exact: bool
+    """Nonzeros equal the budget."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparsitySection:
+    """The section `sparsity` of report.json."""
+
+    method: str
+    """`none`: a dense model."""
+    tensors: tuple[TensorAudit, ...]
 
 
 class SparsityMethod(Protocol):
@@ -41,6 +69,6 @@ class SparsityMethod(Protocol):
         """Density of the weight matrices after `step` optimizer steps."""
         ...
 
-    def audit(self) -> list[dict[str, object]]:
-        """Per sparse tensor: name, shape, density_target, budget, nonzeros, entries, floor, exact."""
+    def audit(self) -> tuple[TensorAudit, ...]:
+        """Every sparse tensor, counted now."""
         ...

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsetrain.kernels import ProjectionSpec, check_budget, project_each_topk_, warm_start_state
-from sparsetrain.sparsity.method import STEP_KEY, SparsityMethod
+from sparsetrain.sparsity.method import STEP_KEY, SparsityMethod, TensorAudit
 from sparsetrain.sparsity.schedule import DensitySchedule, ScheduleConfig
+from sparsetrain.typed import Index, Share
 
 FLOOR_AXIS: dict[str, Literal["rows", "columns"]] = {
     "attn.W_q": "rows", "attn.W_k": "rows", "attn.W_v": "rows", "mlp.W_in": "rows", "attn.W_o": "columns", "mlp.W_out": "columns",
@@ -35,27 +36,22 @@ AUTO_FLOOR = 4
 class SparsityConfig:
     """Which weights are cut, how far, and how fast. Source: Gao et al. 2025, A.2, where not marked `ours`."""
 
-    method: Literal["topk", "none"] = "topk"
-    density: float = 1 / 64
-    """Nonzeros / entries of every weight matrix at the end. 1: a dense model."""
-    embed_density: float | None = None
+    method: Literal["topk"] = "topk"
+    density: Share = 1 / 64
+    """Nonzeros / entries of every weight matrix at the end. 1: a dense model, whatever the method."""
+    embed_density: Share | None = None
     """Embedding and unembedding. None: as `density` (paper; the authors' script: 1/16)."""
-    bias_density: float | None = None
+    bias_density: Share | None = None
     """Biases. None: as `density` (paper); 1: never cut (the authors' script)."""
-    floor: int | Literal["auto"] = 4
+    floor: Index | Literal["auto"] = 4
     """Nonzeros that every neuron and attention channel keeps at least. auto: 4 on tensors whose density is at least 8 /
     (length of a line), so that the floor leaves a choice, none on the others (ours)."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
-    def __post_init__(self) -> None:
-        for name in ("density", "embed_density", "bias_density"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise ValueError(f"sparsity.{name}={value} must lie in (0, 1]; 1 means dense")
-        if self.floor != "auto" and self.floor < 0:
-            raise ValueError(
-                f"sparsity.floor={self.floor} must not be negative; 0 means no floor, auto means where it fits"
-            )
+    @property
+    def is_dense(self) -> bool:
+        """Whether no tensor is cut."""
+        return all(density in (None, 1) for density in (self.density, self.embed_density, self.bias_density))
 
     def floor_for(self, density: float, line_length: int) -> int:
         """The floor of lines of `line_length` entries in a tensor of this density."""
@@ -81,6 +77,20 @@ class SparseTensor:
     def spec(self, density: float) -> ProjectionSpec:
         """What the projection keeps at a density."""
         return ProjectionSpec(k=self.k(density), floor=self.floor, floor_axis=self.floor_axis)
+
+    def audit(self) -> TensorAudit:
+        """Its nonzeros beside its budget, counted."""
+        nonzeros, budget = int(self.param.count_nonzero()), self.k(self.target)
+        return TensorAudit(
+            name=self.name,
+            shape=tuple(self.param.shape),
+            density_target=self.target,
+            budget=budget,
+            nonzeros=nonzeros,
+            entries=self.param.numel(),
+            floor=self.floor,
+            exact=nonzeros == budget,
+        )
 
 
 class TopKProjection:
@@ -160,28 +170,13 @@ class TopKProjection:
     def density(self, step: int) -> float:
         return self.schedule.density(step)
 
-    def audit(self) -> list[dict[str, object]]:
-        rows: list[dict[str, object]] = []
-        for tensor in self.tensors:
-            nonzeros, budget = int(tensor.param.count_nonzero()), tensor.k(tensor.target)
-            rows.append(
-                {
-                    "name": tensor.name,
-                    "shape": list(tensor.param.shape),
-                    "density_target": tensor.target,
-                    "budget": budget,
-                    "nonzeros": nonzeros,
-                    "entries": tensor.param.numel(),
-                    "floor": tensor.floor,
-                    "exact": nonzeros == budget,
-                }
-            )
-        return rows
+    def audit(self) -> tuple[TensorAudit, ...]:
+        return tuple(tensor.audit() for tensor in self.tensors)
 
 
 def build_sparsity(config: SparsityConfig, n_steps: int) -> SparsityMethod | None:
     """The configured method; None for a dense run."""
-    return None if config.method == "none" else TopKProjection(config, n_steps)
+    return None if config.is_dense else TopKProjection(config, n_steps)
 
 
 def require_attached(optimizer: Optimizer) -> None:

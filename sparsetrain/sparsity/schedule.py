@@ -21,9 +21,7 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end <= 1:
-            raise ValueError(
-                f"sparsity.schedule.start={self.start} and end={self.end} must satisfy 0 <= start < end <= 1"
-            )
+            raise ValueError(f"start={self.start} and end={self.end} must satisfy 0 <= start < end <= 1")
 
 
 @dataclass(frozen=True, kw_only=True)

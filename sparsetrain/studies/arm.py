@@ -56,9 +56,7 @@ class ArmRun:
     @property
     def sparsity_config(self) -> SparsityConfig:
         """The run's sparsity at the arm's density."""
-        if self.arm.density == 1:
-            return replace(self.config.sparsity, method="none")
-        return replace(self.config.sparsity, method="topk", density=self.arm.density)
+        return replace(self.config.sparsity, density=self.arm.density)
 
     @property
     def recipe(self) -> Recipe:

@@ -287,10 +287,9 @@ class ShiftsStudy:
     def _training(self, seed: int) -> ArmRun:
         """The run's own model, optimizer and weight sparsity; of the graph with its vocabulary and the loss on objects alone."""
         config, world = self.config, self.shifts.world
-        density = 1.0 if config.sparsity.method == "none" else config.sparsity.density
         return ArmRun(
             config=config,
-            arm=Arm(decay=config.optim.decay, density=density),
+            arm=Arm(decay=config.optim.decay, density=config.sparsity.density),
             seed=seed,
             d_vocab=config.model.d_vocab if world == "python" else self.study.knowledge_graph.d_vocab + N_MARKS,
             n_steps=config.trainer.n_steps,

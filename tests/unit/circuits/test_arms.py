@@ -29,7 +29,7 @@ def member(dense: bool, val_loss: float, edges: dict[str, int | None]) -> Member
         for name, size in edges.items()
     ]
     report = {"training": {"val_loss": {"mixed": number(val_loss, "nats/token")}}, "circuits": {"tasks": tasks}}
-    sparsity = SparsityConfig(method="none") if dense else SparsityConfig(density=0.125)
+    sparsity = SparsityConfig(density=1) if dense else SparsityConfig(density=0.125)
     return Member(config=RunConfig(sparsity=sparsity), report=report, n_edges=1000)
 
 
@@ -88,7 +88,7 @@ def test_arms_differ_from_their_run_in_what_they_say():
     base = TrainRun()
     arm = ArmConfig(d_model=64, dense=True, abs_topk=False, lr_peak=0.5).of(base, "arm", 3)
     assert (arm.name, arm.seed, arm.model.d_model, arm.model.abs_topk) == ("arm", 3, 64, {})
-    assert arm.sparsity.method == "none" and arm.optim.lr_peak == 0.5
+    assert arm.sparsity.is_dense and arm.optim.lr_peak == 0.5
     assert ArmConfig(density=0.25).of(base, "arm", 0).sparsity == replace(base.sparsity, density=0.25)
     with pytest.raises(ValueError, match=r"density=0\.5 contradict"):
         ArmConfig(dense=True, density=0.5)
@@ -104,7 +104,7 @@ def test_a_finished_arm_is_not_run_again_and_one_of_other_settings_is(tmp_path):
     def read(config: RunConfig, folder):
         ran.append((config.name, config.seed, config.model.d_model))
         export_model(Transformer(config.model), folder / "export" / "step_1", "{}", {})
-        done = member(config.sparsity.method == "none", 3.0, {"a": 4})
+        done = member(config.sparsity.is_dense, 3.0, {"a": 4})
         report = {"schema_version": 1, "run": {}, **done.report}
         (folder / "report.json").write_text(json.dumps(report))
         return report
