@@ -45,7 +45,7 @@ from sparsetrain.report import save_report
 from sparsetrain.report.blocks import View
 from sparsetrain.report.render import render
 from sparsetrain.report.sections import VIEWS as TRAINING_VIEWS
-from sparsetrain.run import MEANS_SOURCE, RunConfig, Stages, Watch, describe_run, log_to_wandb, text_windows, train
+from sparsetrain.run import MEANS_SOURCE, RunConfig, Stages, Watch, log_to_wandb, run_facts, text_windows, train
 from sparsetrain.store import fingerprint, once, sha256
 from sparsetrain.training.callbacks import AtSteps
 from sparsetrain.training.fit import Exporter
@@ -117,9 +117,9 @@ def run(config: TrainRun, run_dir: Path, command: str) -> dict[str, Any] | None:
 
     report = {
         "schema_version": 1,
-        "run": describe_run(config, command),
+        "run": plain(run_facts(config, command)),
         "arms": run_arms(smoke(config.arms) if config.debug else config.arms, single, run_dir, read),
-        "stages": stages.section(),
+        "stages": plain(stages.times()),
     }
     publish(report, run_dir, wandb_loggers(config.logger, run_dir, config.name))
     return report
@@ -163,7 +163,7 @@ def train_and_read(config: TrainRun, run_dir: Path, command: str) -> dict[str, A
             report["circuits"] = plain(section)
     if config.formation.tasks:
         report["formation"] = formation_section(run_dir, config.formation.tasks, config.trainer.n_steps, report)
-    report["stages"] = done.stages.section()
+    report["stages"] = plain(done.stages.times())
     publish(report, run_dir, done.loggers)
     return report
 

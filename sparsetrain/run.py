@@ -16,25 +16,25 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import WandbLogger
 
-import sparsetrain
 from sparsetrain.data import BigramTable, Corpus, DataConfig, TokenStream, describe, fit_bigram, prepare_corpus
 from sparsetrain.data.shifts import ShiftsConfig, build_shifts
 from sparsetrain.data.stream import val_batches
-from sparsetrain.export import n_params
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
-from sparsetrain.report import number
+from sparsetrain.report import Report, RunFacts, StageTime, WeightsFacts
 from sparsetrain.report.wandb_log import log_report
 from sparsetrain.representation.survey import SurveyConfig, survey, survey_section, write_examples
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig, curves_for_report
 from sparsetrain.representation.watch import Split, watched_points
-from sparsetrain.sparsity import SparsityConfig
+from sparsetrain.sparsity import SparsityConfig, SparsitySection
+from sparsetrain.stats.number import number
 from sparsetrain.store import sha256
 from sparsetrain.studies.engine import StudyConfig
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, Validation, every
-from sparsetrain.training.fit import Exporter, Recipe, Trained, TrainerConfig, train_model
-from sparsetrain.training.metrics import LoggerConfig, read_metrics, wandb_loggers
+from sparsetrain.training.fit import Exporter, Recipe, TrainerConfig, train_model
+from sparsetrain.training.metrics import LoggerConfig, wandb_loggers
 from sparsetrain.training.resume import resume_path
+from sparsetrain.training.section import training_section
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +105,9 @@ class Stages:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
         log.info("%s took %.1f s", name, self.seconds[name])
 
-    def section(self) -> list[dict[str, Any]]:
+    def times(self) -> tuple[StageTime, ...]:
         """The report's list of stages."""
-        return [{"name": n, "seconds": number(s, "s", "measured")} for n, s in self.seconds.items()]
+        return tuple(StageTime(name=n, seconds=number(s, "s", "measured")) for n, s in self.seconds.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,11 +143,11 @@ def corpus_of(config: RunConfig) -> Corpus:
         ValueError: the model's vocabulary is smaller than the tokenizer's.
     """
     corpus = prepare_corpus(config.data, cache_dir(config), progress=config.trainer.progress)
-    for name, source in describe(corpus)["sources"].items():
-        for skip in source["skipped"][:5]:
-            log.warning("skipped %s of source %s: %s", skip["name"], name, skip["reason"])
-        if source["n_skipped"] > 5:
-            log.warning("... and %d more of source %s", source["n_skipped"] - 5, name)
+    for name, source in corpus.manifest.sources.items():
+        for skip in source.skipped[:5]:
+            log.warning("skipped %s of source %s: %s", skip.name, name, skip.reason)
+        if source.n_skipped > 5:
+            log.warning("... and %d more of source %s", source.n_skipped - 5, name)
     if corpus.tokenizer.d_vocab > config.model.d_vocab:
         raise ValueError(
             f"model.d_vocab={config.model.d_vocab} is smaller than the tokenizer's {corpus.tokenizer.d_vocab} "
@@ -228,37 +228,29 @@ def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda 
     if trained.complete:
         with stages("export"):
             folder = trained.export()
-        report = {
-            "schema_version": 1,
-            "run": describe_run(config, command),
-            "weights": {"step": trained.step, "sha256": sha256(folder / "model.safetensors")},
-            "training": describe_training(config, trained, validation, bigram, run_dir),
-            "data": describe(corpus),
-            "sparsity": {
-                "method": config.sparsity.method,
-                "tensors": [] if trained.sparsity is None else trained.sparsity.audit(),
+        model_bigram = config.bigram_init if config.model.bigram else "the model has no bigram table"
+        report = Report(
+            run=run_facts(config, command),
+            weights=WeightsFacts(step=trained.step, sha256=sha256(folder / "model.safetensors")),
+            sections={
+                "training": training_section(trained, validation, bigram, model_bigram),
+                "data": describe(corpus),
+                "sparsity": SparsitySection(
+                    method="none" if trained.sparsity is None else config.sparsity.method,
+                    tensors=() if trained.sparsity is None else trained.sparsity.audit(),
+                ),
             },
-        }
+        ).plain()
         if config.ood.enabled:
             with stages("representation"):
                 report["representation"] = describe_representation(config, trained.model, start, splits, run_dir)
     return TrainedRun(model=trained.model, corpus=corpus, export=folder, report=report, loggers=loggers, stages=stages)
 
 
-def describe_run(config: RunConfig, command: str) -> dict[str, Any]:
-    """The report's section on the run itself."""
-    return {
-        "name": config.name,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "version": sparsetrain.__version__,
-        "seed": config.seed,
-        "command": command,
-        "debug": config.debug,
-        "gates": "off" if config.debug else "on",
-        "device": config.trainer.device,
-        "n_threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
+def run_facts(config: RunConfig, command: str) -> RunFacts:
+    """The facts of the run that is under way in this process."""
+    trainer = config.trainer
+    return RunFacts.now(name=config.name, seed=config.seed, command=command, device=trainer.device, debug=config.debug)
 
 
 def describe_representation(
@@ -289,52 +281,6 @@ def describe_representation(
     section |= survey_section(measured, splits, settings, model)
     section["files"] = {"table": table.name, "examples": "ood_examples.csv"}
     return section
-
-
-def describe_training(
-    config: RunConfig,
-    trained: Trained,
-    validation: Validation,
-    bigram: BigramTable,
-    run_dir: Path,
-) -> dict[str, Any]:
-    """The report's section on training: losses beside those of the bigram table, curves, speed."""
-    val, throughput = validation.batches, trained.throughput
-    losses = validation.evaluate(trained.model)
-    by_table = validation.mixed({source: bigram.loss(torch.cat(batches)) for source, batches in val.items()})
-    counts = {source: sum(t.shape[0] * (t.shape[1] - 1) for t in batches) for source, batches in val.items()}
-    counts["mixed"] = sum(counts.values())
-
-    def nats(values: dict[str, float]) -> dict[str, Any]:
-        return {k: number(v, "nats/token", n=counts[k], seed=config.seed) for k, v in values.items()}
-
-    curves: dict[str, dict[str, list[float]]] = {}
-    for step, name, value in read_metrics(run_dir / "metrics.csv"):
-        if name in ("train_loss", "val_loss", "density", "lr", "tokens_per_s") or name.startswith("val_loss/"):
-            curve = curves.setdefault(name, {"step": [], "value": []})
-            curve["step"].append(step)
-            curve["value"].append(value)
-    n_tokens = config.trainer.n_steps * config.trainer.batch_size * config.model.n_ctx
-    return {
-        "n_steps": number(config.trainer.n_steps, "steps", status="measured"),
-        "n_tokens": number(n_tokens, "tokens", status="measured"),
-        "tokens_per_s": number(
-            throughput.n_tokens / throughput.seconds if throughput.seconds else None,
-            "tokens/s",
-            status="measured",
-            n=throughput.n_steps_run,
-            note="training steps of the last process alone; validation, tracking and saving left out",
-        ),
-        "n_params": n_params(trained.model),
-        "loss_convention": "mean cross-entropy of the next token, nats/token; mixed: per-source means weighted by the training mixture",
-        "val_loss": nats(losses),
-        "bigram_loss": {
-            **nats(by_table),
-            "smoothing": bigram.description,
-            "model_bigram_init": config.bigram_init if config.model.bigram else "the model has no bigram table",
-        },
-        "curves": curves,
-    }
 
 
 def text_windows(corpus: Corpus, config: RunConfig, split: str, n_windows: int) -> torch.Tensor:

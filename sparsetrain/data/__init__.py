@@ -5,7 +5,7 @@ k, `fit_bigram` the baseline that every model has to beat, `shifts` the splits t
 """
 
 from sparsetrain.data.bigram import BigramTable, fit_bigram
-from sparsetrain.data.corpus import SPLITS, Corpus, DataConfig, describe, prepare_corpus
+from sparsetrain.data.corpus import SPLITS, Corpus, DataConfig, DataSection, describe, prepare_corpus
 from sparsetrain.data.sources import FilesSource, HubSource, IdiomsSource, SourceConfig, StdlibSource
 from sparsetrain.data.stream import TokenStream
 from sparsetrain.data.tokenizer import Tokenizer, train_tokenizer
@@ -15,6 +15,7 @@ __all__ = [
     "BigramTable",
     "Corpus",
     "DataConfig",
+    "DataSection",
     "FilesSource",
     "HubSource",
     "IdiomsSource",

@@ -56,7 +56,6 @@ def fit_bigram(
     batches: Iterable[ArrayLike],
     d_vocab: int,
     val: Mapping[str, Sequence[ArrayLike]],
-    weights: Mapping[str, float] | None = None,
     alphas: Sequence[float] = ALPHAS,
 ) -> BigramTable:
     """Counts the pairs of all batches and smooths them with the strength that does best on validation batches.
@@ -65,8 +64,7 @@ def fit_bigram(
         batches: arrays `[..., n_ctx + 1]` of ids; `(stream.batch(k) for k in range(n))` for what a run was trained on,
             `[corpus.tokens(source, "train")]` for a whole split.
         d_vocab: number of tokens.
-        val: source -> batches `[..., n_ctx + 1]`, used to choose alpha and for nothing else.
-        weights: source -> weight of its validation loss in that choice; equal if absent.
+        val: source -> batches `[..., n_ctx + 1]`, of equal weight in the choice of alpha and used for nothing else.
         alphas: strengths to try, each above 0.
 
     Raises:
@@ -75,9 +73,8 @@ def fit_bigram(
     if not alphas or min(alphas) <= 0:
         raise ValueError(f"alphas={list(alphas)} must all be above 0, with at least one of them")
     counts = count_bigrams(batches, d_vocab)
-    val_pairs = {
-        source: [np.nonzero(n), n[n > 0]] for source in val if (n := count_bigrams(val[source], d_vocab)).any()
-    }
+    val_counts = [count_bigrams(tokens, d_vocab) for tokens in val.values()]
+    val_pairs = [(np.nonzero(n), n[n > 0]) for n in val_counts if n.any()]
     n_pairs = int(counts.sum())
     if n_pairs == 0 or not val_pairs:
         raise ValueError(
@@ -88,9 +85,9 @@ def fit_bigram(
 
     def val_loss(alpha: float) -> float:
         total = 0.0
-        for source, ((current, following), times) in val_pairs.items():
+        for (current, following), times in val_pairs:
             probs = (counts[current, following] + alpha * unigram[following]) / (context[current] + alpha)
-            total -= (1.0 if weights is None else weights[source]) * np.average(np.log(probs), weights=times)
+            total -= np.average(np.log(probs), weights=times)
         return total
 
     alpha = float(min(alphas, key=val_loss))

@@ -5,19 +5,17 @@
    and the seed: heldout and val get their fractions, train the rest.
 3. The tokenizer is trained on the train split of the mix.
 4. Per source and split one array of token ids: each document behind its separator, in the order of content hashes.
-5. The arrays and the tokenizer lie in a folder named by their content hash; a small file named by the hash of the
-   config, the sources' fingerprints and this code points to it. It is written last, and the content is checked on use.
+5. The arrays and the tokenizer lie in a folder named by their content hash; a manifest, kept by `store.once` under the config,
+   the sources' fingerprints and this code, points to it. It is written last, and the content is checked on use.
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
 import tempfile
 from bisect import bisect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -26,13 +24,15 @@ from typing import Any
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from sparsetrain.data.duplicates import group_near_duplicates, normalise
 from sparsetrain.data.sources import Document, IdiomsSource, Skip, Source, SourceConfig, StdlibSource
 from sparsetrain.data.sources.document import digest
 from sparsetrain.data.tokenizer import MIN_D_VOCAB, Tokenizer, train_tokenizer
+from sparsetrain.progress import progress_bar
+from sparsetrain.stats.number import Number, number
+from sparsetrain.store import fingerprint, once
 
 SPLITS = ("train", "val", "heldout", "means")
 """train: gradients and the tokenizer; val: validation loss and choices; heldout: shift splits, never chosen on;
@@ -70,7 +70,59 @@ class DataConfig:
             raise ValueError(f"d_vocab={self.d_vocab} must be at least {MIN_D_VOCAB} (256 bytes and the separator)")
         for name in ("val_fraction", "heldout_fraction", "means_fraction"):
             if not 0 < getattr(self, name) < 0.3:
-                raise ValueError(f"data.{name}={getattr(self, name)} must lie between 0 and 0.3, both excluded")
+                raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 0.3, both excluded")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceText:
+    """What a source gave; numbers by split."""
+
+    kind: str
+    synthetic: bool
+    n_docs: Mapping[str, int]
+    n_chars: Mapping[str, int]
+    n_tokens: Mapping[str, int]
+    n_near_duplicates: int
+    """Documents that share a group with an earlier one."""
+    n_skipped: int
+    skipped: tuple[Skip, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedSource(SourceText):
+    """A source in the training mixture."""
+
+    weight: float
+    """Share of the training tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFacts:
+    """The vocabulary, and how far it goes on the training text."""
+
+    d_vocab: int
+    chars_per_token: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSection:
+    """The section `data` of report.json."""
+
+    content_hash: str
+    """Of tokenizer and tokens: equal hashes mean equal training data."""
+    synthetic_share: Number
+    tokenizer: TokenizerFacts
+    sources: Mapping[str, MixedSource]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What is known of a prepared corpus without opening it."""
+
+    content_hash: str
+    chars_per_token: float
+    """Of the train split."""
+    sources: Mapping[str, SourceText]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,18 +133,18 @@ class Corpus:
         folder: holds `tokenizer.json` and one `<source>.<split>.npy` per source and split.
         tokenizer: trained on the train split.
         weights: share of each source in a batch; sums to 1.
-        manifest: counts, skips and hashes; see `prepare_corpus`.
+        manifest: counts, skips and hashes.
     """
 
     folder: Path
     tokenizer: Tokenizer
     weights: Mapping[str, float]
-    manifest: Mapping[str, Any]
+    manifest: Manifest
 
     @property
     def content_hash(self) -> str:
         """BLAKE2b over tokenizer and tokens, in hex: equal hashes mean equal training data."""
-        return self.manifest["content_hash"]
+        return self.manifest.content_hash
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -131,27 +183,26 @@ def prepare_corpus(config: DataConfig, cache_dir: Path | str, progress: bool = T
         progress: whether to draw a progress bar on stderr.
 
     Returns:
-        The corpus. Its manifest holds `content_hash`, `d_vocab`, `chars_per_token` (train) and per source `kind`,
-        `synthetic`, `n_docs`, `n_chars`, `n_tokens` (each by split), `chars_per_token`, `n_near_duplicates` (documents
-        that share a group with an earlier one), `n_skipped` and `skipped` (name and reason).
+        The corpus.
 
     Raises:
         ValueError: a source yields fewer than three distinct documents; too little text for `d_vocab`; a stored corpus
             whose content does not match its hash.
     """
     cache_dir = Path(cache_dir)
-    pointer = cache_dir / "prepared" / f"{_key(config)}.json"
-    if pointer.is_file():
-        manifest = json.loads(pointer.read_text(encoding="utf-8"))
-    else:
-        with _bar(progress) as bar:
-            manifest = _prepare(config, cache_dir, bar)
-        _write_atomically(pointer, json.dumps(manifest, indent=1).encode())
-    folder = _folder(cache_dir, manifest["content_hash"])
+    key = _key(config)
+    pointer = cache_dir / "prepared" / f"{fingerprint(key)[:32]}.json"
+
+    def prepare() -> Manifest:
+        with progress_bar(progress) as bar:
+            return _prepare(config, cache_dir, bar)
+
+    manifest = once(pointer, key, prepare, Manifest)
+    folder = _folder(cache_dir, manifest.content_hash)
     found = _content_hash(folder, config.sources)
-    if found != manifest["content_hash"]:
+    if found != manifest.content_hash:
         raise ValueError(
-            f"stored corpus {folder} is damaged: content {found}, expected {manifest['content_hash']}; "
+            f"stored corpus {folder} is damaged: content {found}, expected {manifest.content_hash}; "
             f"delete {folder} and {pointer} to prepare it again"
         )
     total = sum(source.weight for source in config.sources.values())
@@ -163,23 +214,17 @@ def prepare_corpus(config: DataConfig, cache_dir: Path | str, progress: bool = T
     )
 
 
-def describe(corpus: Corpus) -> dict[str, Any]:
-    """The `data` section of report.json: sources, sizes, skips, and the share of synthetic text in training."""
-    sources = corpus.manifest["sources"]
-    synthetic = sum(weight for name, weight in corpus.weights.items() if sources[name]["synthetic"])
-    kept = ("kind", "synthetic", "n_docs", "n_chars", "n_tokens", "n_near_duplicates", "n_skipped", "skipped")
-    shown = {name: {"weight": corpus.weights[name]} | {key: sources[name][key] for key in kept} for name in sources}
-    return {
-        "content_hash": corpus.content_hash,
-        "synthetic_share": {
-            "value": synthetic,
-            "unit": "fraction of training tokens",
-            "status": "recomputable",
-            "note": "expected share: the weights of the synthetic sources",
-        },
-        "tokenizer": {"d_vocab": corpus.tokenizer.d_vocab, "chars_per_token": corpus.manifest["chars_per_token"]},
-        "sources": shown,
-    }
+def describe(corpus: Corpus) -> DataSection:
+    """What the model is trained on, for the report."""
+    sources = corpus.manifest.sources
+    synthetic = sum(weight for name, weight in corpus.weights.items() if sources[name].synthetic)
+    note = "expected share: the weights of the synthetic sources"
+    return DataSection(
+        content_hash=corpus.content_hash,
+        synthetic_share=number(synthetic, "fraction of training tokens", note=note),
+        tokenizer=TokenizerFacts(d_vocab=corpus.tokenizer.d_vocab, chars_per_token=corpus.manifest.chars_per_token),
+        sources={name: MixedSource(**vars(text), weight=corpus.weights[name]) for name, text in sources.items()},
+    )
 
 
 @dataclass
@@ -189,7 +234,7 @@ class _Read:
     skips: list[Skip]
 
 
-def _prepare(config: DataConfig, cache_dir: Path, bar: Progress) -> dict[str, Any]:
+def _prepare(config: DataConfig, cache_dir: Path, bar: Progress) -> Manifest:
     read = {name: _read(name, source, bar) for name, source in config.sources.items()}
     normal = [normalise(document.text) for each in read.values() for document in each.documents]
     hashes = [digest(text) for text in normal]
@@ -231,25 +276,23 @@ def _prepare(config: DataConfig, cache_dir: Path, bar: Progress) -> dict[str, An
     n_chars = {key: sum(map(len, parts)) for key, parts in texts.items()}
     first_of_group = dict(reversed([(group, i) for i, group in enumerate(groups.tolist())]))
     repeated = [name for i, name in enumerate(origin) if first_of_group[int(groups[i])] != i]
-    return {
-        "content_hash": content_hash,
-        "d_vocab": tokenizer.d_vocab,
-        "chars_per_token": _ratio(n_chars, n_tokens, list(read)),
-        "sources": {
-            name: {
-                "kind": config.sources[name].kind,
-                "synthetic": config.sources[name].synthetic,
-                "n_docs": {split: len(texts[name, split]) for split in SPLITS},
-                "n_chars": {split: n_chars[name, split] for split in SPLITS},
-                "n_tokens": {split: n_tokens[name, split] for split in SPLITS},
-                "chars_per_token": _ratio(n_chars, n_tokens, [name]),
-                "n_near_duplicates": repeated.count(name),
-                "n_skipped": len(each.skips),
-                "skipped": [{"name": skip.name, "reason": skip.reason} for skip in each.skips],
-            }
+    return Manifest(
+        content_hash=content_hash,
+        chars_per_token=sum(n_chars[name, "train"] for name in read) / sum(n_tokens[name, "train"] for name in read),
+        sources={
+            name: SourceText(
+                kind=config.sources[name].kind,
+                synthetic=config.sources[name].synthetic,
+                n_docs={split: len(texts[name, split]) for split in SPLITS},
+                n_chars={split: n_chars[name, split] for split in SPLITS},
+                n_tokens={split: n_tokens[name, split] for split in SPLITS},
+                n_near_duplicates=repeated.count(name),
+                n_skipped=len(each.skips),
+                skipped=tuple(each.skips),
+            )
             for name, each in read.items()
         },
-    }
+    )
 
 
 def _read(name: str, source: Source, bar: Progress) -> _Read:
@@ -311,10 +354,6 @@ def _encode(texts: list[str], tokenizer: Tokenizer, bar: Progress, task: Any) ->
     return np.concatenate(parts)
 
 
-def _ratio(n_chars: Mapping[tuple[str, str], int], n_tokens: Mapping[tuple[str, str], int], names: list[str]) -> float:
-    return sum(n_chars[name, "train"] for name in names) / sum(n_tokens[name, "train"] for name in names)
-
-
 def _folder(cache_dir: Path, content_hash: str) -> Path:
     return cache_dir / "tokens" / content_hash
 
@@ -332,37 +371,14 @@ def _content_hash(folder: Path, sources: Mapping[str, SourceConfig]) -> str:
     return content.hexdigest()
 
 
-def _key(config: DataConfig) -> str:
+def _key(config: DataConfig) -> dict[str, Any]:
     # The code that makes the corpus is part of the key, so that a change of it is never answered from the cache.
     here = Path(__file__).parent
     code = [here / "corpus.py", here / "duplicates.py", here / "tokenizer.py", *sorted((here / "sources").glob("*.py"))]
-    parts = {
+    return {
         "code": [digest(path.read_text(encoding="utf-8")) for path in code],
         "tokenizers": tokenizers.__version__,
         "sources": {name: [source.synthetic, source.fingerprint()] for name, source in config.sources.items()},
         "d_vocab": config.d_vocab,
         "splits": [config.val_fraction, config.heldout_fraction, config.means_fraction, config.seed],
     }
-    return digest(json.dumps(parts))
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, path)
-
-
-@contextmanager
-def _bar(enabled: bool) -> Iterator[Progress]:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not enabled) as bar:
-        yield bar

@@ -1,9 +1,11 @@
 """Views of what sparsetrain itself reports: training, data, sparsity, representation."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from sparsetrain.report import value_of
+from sparsetrain.data import DataSection
+from sparsetrain.report import SectionKind
 from sparsetrain.report.blocks import (
     Block,
     Column,
@@ -17,182 +19,160 @@ from sparsetrain.report.blocks import (
     Table,
     Text,
     Tile,
-    View,
     format_number,
     note_of,
 )
 from sparsetrain.report.sparsity_page import measurement, representation
 from sparsetrain.report.studies import study
+from sparsetrain.sparsity import SparsitySection
+from sparsetrain.stats.number import Number, StepCurve
 
 BIGRAM_MARGIN = 0.2  # nats/token; ours: less than this below a bigram table and the weights have learned little
 
 
-def training(data: Mapping[str, Any]) -> list[Block]:
+@dataclass(frozen=True, kw_only=True)
+class TrainingSection:
+    """The section `training` of report.json: what one training reached, and how fast."""
+
+    n_steps: Number
+    n_tokens: Number
+    tokens_per_s: Number
+    n_params: int
+    loss_convention: str
+    val_loss: Mapping[str, Number]
+    """`mixed` in the training mixture, and per source."""
+    bigram_loss: Mapping[str, Number | str]
+    """The same of a smoothed bigram table; `smoothing` and `model_bigram_init` in words."""
+    curves: Mapping[str, StepCurve]
+    """Scalars of metrics.csv."""
+
+
+def training(data: TrainingSection) -> list[Block]:
     """Loss against a bigram table, and the curves of the run."""
-    loss, bigram = data["val_loss"], data.get("bigram_loss", {})
-    mixed, table = value_of(loss.get("mixed")), value_of(bigram.get("mixed"))
-    blocks: list[Block] = []
-    if mixed is not None and table is not None:
-        blocks.append(
-            Tile(
-                label="Validation loss",
-                value=loss["mixed"],
-                tone="pass" if mixed <= table - BIGRAM_MARGIN else "fail",
-                note=f"a smoothed bigram table reaches {format_number(table)}; "
-                f"to pass, the model must be {BIGRAM_MARGIN} below",
-            )
-        )
-    names = {"val_loss": "validation loss", "n_steps": "steps", "n_tokens": "training tokens"}
-    names |= {"n_params": "parameters", "tokens_per_s": "tokens/s"}
-    items = [_key("validation loss", loss["mixed"])] if "mixed" in loss else []
-    items += [_key("bigram table", bigram["mixed"])] if "mixed" in bigram else []
-    # the label already says the unit of a count
-    items += [
-        KeyNumber(label=names[name], value=value_of(data[name]), note=note_of(data[name]))
-        for name in ("n_tokens", "n_steps", "n_params", "tokens_per_s")
-        if name in data
-    ]
-    blocks.append(KeyNumbers(items=tuple(items)))
-    sources = [name for name in loss if name != "mixed"]
-    if sources:
-        columns = (
-            Column(label="Source"),
-            Column(label="Validation loss", form="number"),
-            Column(label="Bigram table", form="number"),
-        )
-        rows = tuple((name, loss[name], bigram.get(name)) for name in ["mixed", *sources] if name in loss)
-        blocks.append(Table(title="Loss by source, nats/token", columns=columns, rows=rows))
-    blocks += _training_curves(data.get("curves", {}), table)
-    notes = [f"Loss: {data['loss_convention']}." if data.get("loss_convention") else ""]
-    notes += [f"Bigram table for comparison: {bigram['smoothing']}." if bigram.get("smoothing") else ""]
-    notes += [
-        f"The model's own bigram table: {bigram['model_bigram_init']}." if bigram.get("model_bigram_init") else ""
-    ]
-    note = " ".join(text.replace("..", ".") for text in notes if text)
-    return blocks + ([Text(text=note, tone="note")] if note else [])
-
-
-def _training_curves(curves: Mapping[str, Any], bigram: float | None) -> list[Block]:
-    blocks: list[Block] = []
-    losses = [_curve(name.replace("_loss", ""), curves[name]) for name in ("train_loss", "val_loss") if name in curves]
-    if losses:
-        references = (Reference(label="bigram table", value=bigram),) if bigram is not None else ()
-        blocks.append(
-            Lines(title="Loss", x_label="step", y_label="nats/token", curves=tuple(losses), references=references)
-        )
-    small = {
-        "density": Lines(title="Density", x_label="step", y_label="nonzeros / entries", curves=(), log_y=True),
-        "tokens_per_s": Lines(title="Speed", x_label="step", y_label="tokens/s", curves=()),
-        "lr": Lines(title="Learning rate", x_label="step", y_label="learning rate", curves=()),
-    }
-    grid = [
-        Lines(
-            title=lines.title,
-            x_label=lines.x_label,
-            y_label=lines.y_label,
-            log_y=lines.log_y,
-            curves=(_curve(name.replace("_per_s", "/s"), curves[name]),),
-        )
-        for name, lines in small.items()
-        if name in curves
-    ]
-    by_source = [_curve(name.partition("/")[2], curves[name]) for name in curves if name.startswith("val_loss/")]
-    if len(by_source) > 1:
-        title = "Validation loss by source"
-        blocks.append(Lines(title=title, x_label="step", y_label="nats/token", curves=tuple(by_source)))
-    known = {"train_loss", "val_loss", *small}
-    grid += [
-        Lines(title=name, x_label="step", y_label=name, curves=(_curve(name, curves[name]),))
-        for name in curves
-        if name not in known and not name.startswith("val_loss/")
-    ]
-    return blocks + ([Grid(blocks=tuple(grid))] if grid else [])
-
-
-def _curve(name: str, data: Mapping[str, Any]) -> Curve:
-    return Curve(
-        name=name,
-        x=tuple(data["step"]),
-        y=tuple(data["value"]),
-        lo=tuple(data.get("lo") or ()),
-        hi=tuple(data.get("hi") or ()),
+    loss, bigram = data.val_loss, data.bigram_loss
+    mixed, baseline = loss["mixed"], bigram["mixed"]
+    assert isinstance(baseline, Number) and baseline.value is not None
+    passed = mixed.value is not None and mixed.value <= baseline.value - BIGRAM_MARGIN
+    speed = (("training tokens", data.n_tokens), ("steps", data.n_steps), ("tokens/s", data.tokens_per_s))
+    # The label already says the unit of a count.
+    counts = [KeyNumber(label=label, value=value.value, note=note_of(value)) for label, value in speed]
+    counts.insert(2, KeyNumber(label="parameters", value=data.n_params))
+    columns = (
+        Column(label="Source"),
+        Column(label="Validation loss", form="number"),
+        Column(label="Bigram table", form="number"),
     )
+    rows = tuple((name, loss[name], bigram.get(name)) for name in sorted(loss, key=lambda name: name != "mixed"))
+    note = (
+        f"Loss: {data.loss_convention}. Bigram table for comparison: {bigram['smoothing']}. "
+        f"The model's own bigram table: {bigram['model_bigram_init']}."
+    )
+    return [
+        Tile(
+            label="Validation loss",
+            value=mixed,
+            tone="pass" if passed else "fail",
+            note=f"a smoothed bigram table reaches {format_number(baseline.value)}; "
+            f"to pass, the model must be {BIGRAM_MARGIN} below",
+        ),
+        KeyNumbers(items=(_key("validation loss", mixed), _key("bigram table", baseline), *counts)),
+        Table(title="Loss by source, nats/token", columns=columns, rows=rows),
+        *_training_curves(data.curves, baseline.value),
+        Text(text=note, tone="note"),
+    ]
+
+
+def _training_curves(curves: Mapping[str, StepCurve], bigram: float) -> list[Block]:
+    def lines(title: str, y_label: str, names: Mapping[str, str], **more: Any) -> Lines:
+        shown = tuple(
+            Curve(name=label, x=curves[name].step, y=curves[name].value)
+            for name, label in names.items()
+            if name in curves
+        )
+        return Lines(title=title, x_label="step", y_label=y_label, curves=shown, **more)
+
+    sources = {name: name.partition("/")[2] for name in curves if name.startswith("val_loss/")}
+    baseline = (Reference(label="bigram table", value=bigram),)
+    loss = lines("Loss", "nats/token", {"train_loss": "train", "val_loss": "val"}, references=baseline)
+    small = (
+        lines("Density", "nonzeros / entries", {"density": "density"}, log_y=True),
+        lines("Speed", "tokens/s", {"tokens_per_s": "tokens/s"}),
+        lines("Learning rate", "learning rate", {"lr": "lr"}),
+    )
+    by_source = [lines("Validation loss by source", "nats/token", sources)] if len(sources) > 1 else []
+    return [loss, *by_source, Grid(blocks=tuple(block for block in small if block.curves))]
 
 
 def _key(label: str, value: Any) -> KeyNumber:
     return KeyNumber(label=label, value=value, note=note_of(value))
 
 
-def data(section: Mapping[str, Any]) -> list[Block]:
+def data(section: DataSection) -> list[Block]:
     """What the model was trained on."""
-    tokenizer = section.get("tokenizer", {})
-    items = [_key("synthetic share of the text", section["synthetic_share"])] if "synthetic_share" in section else []
-    items += [_key("tokens in the vocabulary", tokenizer["d_vocab"])] if "d_vocab" in tokenizer else []
-    items += [_key("characters per token", tokenizer["chars_per_token"])] if "chars_per_token" in tokenizer else []
-    blocks: list[Block] = [KeyNumbers(items=tuple(items))] if items else []
-    sources = section.get("sources", {})
-    splits = list(dict.fromkeys(split for source in sources.values() for split in source.get("n_tokens", {})))
-    splits.sort(key=lambda split: (split != "train", split))
+    items = (
+        _key("synthetic share of the text", section.synthetic_share),
+        _key("tokens in the vocabulary", section.tokenizer.d_vocab),
+        _key("characters per token", section.tokenizer.chars_per_token),
+    )
+    splits = dict.fromkeys(split for source in section.sources.values() for split in source.n_tokens)
+    order = sorted(splits, key=lambda split: (split != "train", split))
     columns = (
         Column(label="Source"),
         Column(label="Kind", form="status"),
         Column(label="Weight", form="number", unit="fraction", help="share of the training tokens from this source"),
         Column(label="Documents", form="number"),
-        *(Column(label=f"Tokens, {split}", form="number") for split in splits),
+        *(Column(label=f"Tokens, {split}", form="number") for split in order),
         Column(label="Skipped", form="number", help="files left out, with the reason, listed below"),
     )
-    rows = []
-    for name, source in sources.items():
-        docs = source.get("n_docs")
-        n_docs = sum(docs.values()) if isinstance(docs, Mapping) else docs
-        counts = (source.get("n_tokens", {}).get(split) for split in splits)
-        kind = "synthetic" if source.get("synthetic") else "real"
-        rows.append((name, kind, source.get("weight"), n_docs, *counts, source.get("n_skipped", 0)))
-    if rows:
-        blocks.append(Table(title="Sources", columns=columns, rows=tuple(rows)))
-    skipped = [
-        (name, entry["name"], entry["reason"])
-        for name, source in sources.items()
-        for entry in source.get("skipped", [])
+    rows = tuple(
+        (
+            name,
+            "synthetic" if source.synthetic else "real",
+            source.weight,
+            sum(source.n_docs.values()),
+            *(source.n_tokens.get(split) for split in order),
+            source.n_skipped,
+        )
+        for name, source in section.sources.items()
+    )
+    blocks: list[Block] = [
+        KeyNumbers(items=items),
+        Table(title="Sources", columns=columns, rows=rows),
     ]
+    skipped = tuple((name, s.name, s.reason) for name, source in section.sources.items() for s in source.skipped)
     if skipped:
         columns = (Column(label="Source"), Column(label="File", form="code"), Column(label="Reason"))
-        table = Table(columns=columns, rows=tuple(skipped), limit=50)
         n = "1 skipped file" if len(skipped) == 1 else f"{len(skipped):,} skipped files"
-        blocks.append(Details(summary=n, blocks=(table,)))
-    if section.get("content_hash"):
-        blocks.append(Text(text=f"Content hash of the token files: {section['content_hash']}", tone="note"))
-    return blocks
+        blocks.append(Details(summary=n, blocks=(Table(columns=columns, rows=skipped, limit=50),)))
+    return [*blocks, Text(text=f"Content hash of the token files: {section.content_hash}", tone="note")]
 
 
-def sparsity(section: Mapping[str, Any]) -> list[Block]:
+def sparsity(section: SparsitySection) -> list[Block]:
     """Whether every sparse tensor has exactly the nonzeros it may have."""
-    tensors = section.get("tensors", [])
-    method = section.get("method")
-    words = method if isinstance(method, str) else ", ".join(f"{key} {word}" for key, word in (method or {}).items())
+    tensors = section.tensors
     if not tensors:
-        return [Text(text=f"No tensor of this model is sparse (method: {words or 'none'}).")]
-    exact = sum(bool(tensor["exact"]) for tensor in tensors)
+        return [Text(text=f"No tensor of this model is sparse (method: {section.method}).")]
+    exact = sum(tensor.exact for tensor in tensors)
     columns = (
         Column(label="Tensor", form="code"),
         Column(label="Shape"),
         Column(label="Target density", form="number", help="nonzeros / entries asked for"),
         Column(label="Nonzeros", form="number"),
-        Column(label="Budget", form="number", help="nonzeros allowed: target density x entries, rounded down"),
+        Column(label="Budget", form="number", help="nonzeros allowed: target density x entries, rounded"),
         Column(label="Entries", form="number"),
         Column(label="Floor", form="number", help="nonzeros that each unit keeps at least"),
         Column(label="Exact", form="status", tones={"yes": "pass", "no": "fail"}),
     )
     rows = tuple(
         (
-            tensor["name"],
-            " × ".join(map(str, tensor["shape"])),
-            tensor.get("density_target"),
-            tensor["nonzeros"],
-            tensor.get("budget"),
-            tensor.get("entries"),
-            tensor.get("floor"),
-            "yes" if tensor["exact"] else "no",
+            tensor.name,
+            " × ".join(map(str, tensor.shape)),
+            tensor.density_target,
+            tensor.nonzeros,
+            tensor.budget,
+            tensor.entries,
+            tensor.floor,
+            "yes" if tensor.exact else "no",
         )
         for tensor in tensors
     )
@@ -203,17 +183,19 @@ def sparsity(section: Mapping[str, Any]) -> list[Block]:
             tone="pass" if exact == len(tensors) else "fail",
             note="nonzeros counted in the exported weights",
         ),
-        Text(text=f"Method: {words}. Density is nonzeros / entries; each tensor below was counted after export."),
+        Text(
+            text=f"Method: {section.method}. Density is nonzeros / entries; each tensor below was counted after export."
+        ),
         Table(columns=columns, rows=rows),
     ]
 
 
-VIEWS: dict[str, View] = {
+VIEWS: dict[str, Any] = {
     "study": study,
-    "training": training,
-    "sparsity": sparsity,
+    "training": SectionKind(schema=TrainingSection, view=training),
+    "sparsity": SectionKind(schema=SparsitySection, view=sparsity),
     "representation": representation,
     "measurement": measurement,
-    "data": data,
+    "data": SectionKind(schema=DataSection, view=data),
 }
-"""The views of sparsetrain in reading order; the entry point adds those of others."""
+"""The kinds of sections of sparsetrain in reading order; the entry point adds those of others."""

@@ -29,6 +29,14 @@ class Number:
     """What a reader must know beside the value."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepCurve:
+    """Values over optimizer steps."""
+
+    step: tuple[int, ...]
+    value: tuple[float | None, ...]
+
+
 def number(
     value: Any,
     unit: str,

@@ -10,13 +10,14 @@ from sparsetrain.report.blocks import View
 from sparsetrain.report.render import render
 from sparsetrain.report.studies import lines_of
 from sparsetrain.report.svg import to_svg
-from sparsetrain.run import RunConfig, describe_run, log_to_wandb
+from sparsetrain.run import RunConfig, log_to_wandb, run_facts
 from sparsetrain.studies.adaptive import AdaptiveStudy
 from sparsetrain.studies.engine import Plan, Stage, preregister, run_stages
 from sparsetrain.studies.familiarity import FamiliarityStudy
 from sparsetrain.studies.knowledge_graph import KnowledgeGraphStudy
 from sparsetrain.studies.shifts import ShiftsStudy
 from sparsetrain.training.metrics import wandb_loggers
+from sparsetrain.typed import plain
 
 
 class Study(Protocol):
@@ -68,7 +69,7 @@ def run_study(config: RunConfig, run_dir: Path, views: Mapping[str, View], comma
     started = STUDIES[config.study.kind](config)
     plan = started.plan()
     preregister(plan, run_dir)
-    head = {"schema_version": 1, "run": describe_run(config, command)}
+    head = {"schema_version": 1, "run": plain(run_facts(config, command))}
     planned = {"plan": plan.section(), "plan_sha256": plan.sha256()}
     save_report({**head, "study": {**planned, "status": "planned"}}, run_dir / "report.json")
     results = run_stages(started.stages(), run_dir)

@@ -125,8 +125,8 @@ def build_shifts(config: ShiftsConfig, corpus: Corpus, n_ctx: int, seed: int) ->
 
 def _heldout_documents(corpus: Corpus, n_tokens: int, generator: np.random.Generator) -> tuple[tuple[str, ...], str]:
     # Of the real sources where there are any: synthetic text is no measure of how far other text lies.
-    described = corpus.manifest["sources"]
-    real = [name for name in corpus.sources if not described[name]["synthetic"]] or list(corpus.sources)
+    described = corpus.manifest.sources
+    real = [name for name in corpus.sources if not described[name].synthetic] or list(corpus.sources)
     places = [(name, i) for name in real for i in range(len(corpus.starts(name, "heldout")))]
     chosen: list[str] = []
     n_chars = 0

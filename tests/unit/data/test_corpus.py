@@ -1,7 +1,6 @@
 """The corpus: splits by content, duplicates kept together, exact token files, a cache that is used and checked."""
 
 import dataclasses
-import json
 import random
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from data_example import small_config, small_corpus
 from sparsetrain.data import SPLITS, Corpus, DataConfig, FilesSource, IdiomsSource, describe, prepare_corpus
 from sparsetrain.data.duplicates import group_near_duplicates, normalise
 from sparsetrain.data.sources import Document
+from sparsetrain.typed import plain
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +41,18 @@ def test_token_files_start_every_document_with_the_separator(corpus: Corpus) -> 
 
 def test_manifest_counts(corpus: Corpus) -> None:
     for source in corpus.sources:
-        entry = corpus.manifest["sources"][source]
+        entry = corpus.manifest.sources[source]
         for split in SPLITS:
-            assert entry["n_tokens"][split] == len(corpus.tokens(source, split))
-            assert entry["n_docs"][split] == len(corpus.starts(source, split))
-            assert entry["n_chars"][split] == sum(map(len, texts_of(corpus, source, split)))
-        share = entry["n_docs"]["heldout"] / sum(entry["n_docs"].values())
+            assert entry.n_tokens[split] == len(corpus.tokens(source, split))
+            assert entry.n_docs[split] == len(corpus.starts(source, split))
+            assert entry.n_chars[split] == sum(map(len, texts_of(corpus, source, split)))
+        share = entry.n_docs["heldout"] / sum(entry.n_docs.values())
         assert 0.1 < share < 0.3
     assert corpus.weights == {"code": 0.75, "idioms": 0.25}
 
 
 def test_describe_states_the_synthetic_share(corpus: Corpus) -> None:
-    section = json.loads(json.dumps(describe(corpus)))
+    section = plain(describe(corpus))
     assert section["synthetic_share"]["value"] == 0.25
     assert section["sources"]["idioms"]["synthetic"] and not section["sources"]["code"]["synthetic"]
     assert section["tokenizer"]["d_vocab"] == 400 and section["tokenizer"]["chars_per_token"] > 1
@@ -126,7 +126,7 @@ def test_near_duplicates_never_straddle(tmp_path: Path) -> None:
     assert len(place) == len(originals)
     assert all(len(splits) == 1 for splits in place.values())
     assert {split for splits in place.values() for split in splits} == set(SPLITS)
-    assert corpus.manifest["sources"]["code"]["n_near_duplicates"] == 2 * len(originals)
+    assert corpus.manifest.sources["code"].n_near_duplicates == 2 * len(originals)
 
 
 def test_groups_are_near_duplicates_and_nothing_else() -> None:
@@ -148,7 +148,7 @@ def test_small_sources_fill_every_split(tmp_path: Path) -> None:
     for seed in range(5):
         config = DataConfig(sources={"few": FilesSource(paths=(str(tmp_path / "*.txt"),))}, d_vocab=257, seed=seed)
         corpus = prepare_corpus(config, tmp_path / "cache", progress=False)
-        assert corpus.manifest["sources"]["few"]["n_docs"] == dict.fromkeys(SPLITS, 1)
+        assert corpus.manifest.sources["few"].n_docs == dict.fromkeys(SPLITS, 1)
     (tmp_path / "3.txt").write_text((tmp_path / "1.txt").read_text())
     with pytest.raises(ValueError, match="'few' has 3 distinct document"):
         prepare_corpus(config, tmp_path / "cache", progress=False)

@@ -1,0 +1,67 @@
+"""The section `training` of a report: losses beside those of the bigram table, curves, speed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from sparsetrain.data import BigramTable
+from sparsetrain.export import n_params
+from sparsetrain.report.sections import TrainingSection
+from sparsetrain.stats.number import Number, StepCurve, number
+from sparsetrain.training.callbacks import Validation
+from sparsetrain.training.fit import Trained
+from sparsetrain.training.metrics import read_metrics
+
+CURVES = ("train_loss", "val_loss", "density", "lr", "tokens_per_s")
+"""Scalars of metrics.csv that the report shows, and `val_loss/<source>`."""
+
+
+def training_section(
+    trained: Trained, validation: Validation, bigram: BigramTable, model_bigram_init: str
+) -> TrainingSection:
+    """What the training reached, how and how fast.
+
+    Args:
+        trained: a finished training.
+        validation: its validation batches.
+        bigram: the baseline, fitted on the same tokens.
+        model_bigram_init: where the model's own bigram table started, in words.
+    """
+    recipe, throughput, val = trained.exporter.recipe, trained.throughput, validation.batches
+    counts = {source: sum(t.shape[0] * (t.shape[1] - 1) for t in batches) for source, batches in val.items()}
+    counts["mixed"] = sum(counts.values())
+
+    def nats(values: Mapping[str, float]) -> dict[str, Number]:
+        return {k: number(v, "nats/token", n=counts[k], seed=recipe.seed) for k, v in values.items()}
+
+    by_table = validation.mixed({source: bigram.loss(torch.cat(batches)) for source, batches in val.items()})
+    n_tokens = recipe.n_steps * recipe.trainer.batch_size * recipe.model.n_ctx
+    return TrainingSection(
+        n_steps=number(recipe.n_steps, "steps", "measured"),
+        n_tokens=number(n_tokens, "tokens", "measured"),
+        tokens_per_s=number(
+            throughput.n_tokens / throughput.seconds if throughput.seconds else None,
+            "tokens/s",
+            "measured",
+            n=throughput.n_steps_run,
+            note="training steps of the last process alone; validation, tracking and saving left out",
+        ),
+        n_params=n_params(trained.model),
+        loss_convention="mean cross-entropy of the next token, nats/token; mixed: per-source means weighted by the training mixture",
+        val_loss=nats(validation.evaluate(trained.model)),
+        bigram_loss={**nats(by_table), "smoothing": bigram.description, "model_bigram_init": model_bigram_init},
+        curves=training_curves(trained.exporter.folder / "metrics.csv"),
+    )
+
+
+def training_curves(path: Path) -> dict[str, StepCurve]:
+    """The scalars of a metrics.csv that the report shows."""
+    rows = [row for row in read_metrics(path) if row[1] in CURVES or row[1].startswith("val_loss/")]
+    return {
+        name: StepCurve(
+            step=tuple(step for step, n, _ in rows if n == name),
+            value=tuple(value for _, n, value in rows if n == name),
+        )
+        for name in dict.fromkeys(name for _, name, _ in rows)
+    }
