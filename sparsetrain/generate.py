@@ -6,24 +6,19 @@ import torch
 
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.model import Transformer
+from sparsetrain.typed import Count, NotNegative
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
     """How a prompt is continued. ours"""
 
-    n_tokens: int = 64
-    temperature: float = 0.0
+    n_tokens: Count = 64
+    temperature: NotNegative = 0.0
     """0: always the most likely token."""
-    top_k: int | None = None
+    top_k: Count | None = None
     """Draw among the k most likely tokens only."""
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.n_tokens < 1 or self.temperature < 0 or (self.top_k is not None and self.top_k < 1):
-            raise ValueError(
-                f"n_tokens={self.n_tokens} and top_k={self.top_k} must be at least 1, temperature={self.temperature} at least 0"
-            )
 
 
 @torch.no_grad()

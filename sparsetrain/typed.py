@@ -26,6 +26,7 @@ Json = TypeAliasType("Json", bool | int | float | str | Sequence["Json"] | Mappi
 Count = Annotated[int, Ge(1)]
 """A whole number from 1 on. Ranges written as types are checked by `from_dict`, with the whole path of the key in the message."""
 Index = Annotated[int, Ge(0)]
+NotNegative = Annotated[float, Ge(0)]
 Above0 = Annotated[float, Gt(0)]
 Share = Annotated[float, Gt(0), Le(1)]
 """A number in (0, 1]."""
