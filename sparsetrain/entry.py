@@ -81,6 +81,11 @@ def drop_defaults_(cfg: DictConfig, base: DictConfig, named: Sequence[str], over
                 del entries[name]
 
 
+def help_text(description: str) -> str:
+    """What `--help` prints, as Hydra's template: the description of the command (its file's docstring) and all keys with their defaults."""
+    return description.strip().replace("$", "$$") + "\n\n== Keys (override with key=value) ==\n$CONFIG\n"
+
+
 def entry(
     schema: type[T], config_name: str, *, folder: str = "", new_run: bool = False, named: Sequence[str] = ()
 ) -> Callable[[Callable[[T, Path], Any]], Callable[[], None]]:
@@ -97,9 +102,10 @@ def entry(
             `+<mapping>.<name>=...` adds one, `<mapping>.<name>.<key>=...` changes a default one.
     """
     base = to_dict(schema())
-    ConfigStore.instance().store(name=f"base_{config_name}", node=base)
 
     def decorate(main: Callable[[T, Path], Any]) -> Callable[[], None]:
+        helped = {"hydra": {"help": {"template": help_text(main.__globals__["__doc__"] or "")}}}
+        ConfigStore.instance().store(name=f"base_{config_name}", node={**base, **helped})
         # Read before Hydra is told to let errors through; jobs that another process runs have it set and raise.
         whole_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
         failures: list[str] = []

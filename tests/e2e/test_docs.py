@@ -241,7 +241,17 @@ def smaller(command: Command, cache: Path) -> list[str]:
     return [*words, *more, *([f"cache_dir={cache}"] if command.script == "train" else [])]
 
 
-TO_RUN = [c for c in COMMANDS if not c.block.not_run and c.argv[0] == "python"]
+def is_an_experiment(command: Command) -> bool:
+    """Just a file of conf/experiment: test_runs.py runs them all."""
+    return command.script == "train" and {word.split("=")[0] for word in command.argv[2:]} in (
+        {"+experiment"},
+        {"+experiment", "+debug"},
+    )
+
+
+TO_RUN = {
+    tuple(c.argv): c for c in COMMANDS if not c.block.not_run and c.argv[0] == "python" and not is_an_experiment(c)
+}.values()
 
 
 @pytest.mark.slow

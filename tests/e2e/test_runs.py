@@ -1,5 +1,6 @@
 """Whole runs at smoke size: every experiment composes, the run folder is complete, resuming is exact, mistakes are one line."""
 
+import ast
 import csv
 import json
 import runpy
@@ -243,6 +244,15 @@ def test_every_experiment_runs_at_smoke_size(experiment, python, corpus_cache, t
     assert (tmp_path / "report.json").is_file()
     if experiment == "circuit_formation":
         assert has_sparsity_page(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ablate", "export_circuit", "find_circuits", "generate", "report", "verify_report"])
+def test_help_says_what_a_command_does_and_takes(name, python):
+    script = f"scripts/{name}.py"
+    done = python(script, "--help")
+    first_line = ast.get_docstring(ast.parse((ROOT / script).read_text())).splitlines()[0]
+    assert done.stdout.startswith(first_line), done.stdout[:300] + done.stderr
+    assert "== Keys" in done.stdout and "\nrun: ''" in done.stdout and "powered by Hydra" not in done.stdout
 
 
 @pytest.mark.slow
