@@ -14,14 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from circuits.circuit import Circuit
-from circuits.section import CircuitsSection
+from circuits.section import (
+    CircuitsSection,
+    FormationPoint,
+    FormationSection,
+    FormationTask,
+    SparsityCurves,
+    SplitCurve,
+)
 from circuits.tasks import get_task
-from sparsetrain.report import number
+from sparsetrain.stats.number import Number, StepCurve, number
 from sparsetrain.stats.sets import jaccard
 from sparsetrain.store import write_atomic
-from sparsetrain.typed import plain
+from sparsetrain.typed import Count, from_dict, plain
 
 FOLDER = "formation"
+NO_CURVE = {"step": [], "value": []}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +39,10 @@ class FormationConfig:
     tasks: tuple[str, ...] = ()
     """Tasks to follow, of those in `circuits.tasks`; none: no circuits before the end. The settings of the search are those
     of `circuits.find`, without nonsense twins."""
-    n_looks: int = 7
+    n_looks: Count = 7
     """Steps before the last at most: half of the training, a quarter, ..."""
 
     def __post_init__(self) -> None:
-        if self.n_looks < 1:
-            raise ValueError(f"formation.n_looks={self.n_looks} must be at least 1")
         for task in self.tasks:
             get_task(task)
 
@@ -91,7 +97,7 @@ class Look:
         return set(Circuit.load(self.folder / found[0]["path"]).node_ids) if found else set()
 
 
-def formation_section(run_dir: Path, tasks: Sequence[str], n_steps: int, report: Mapping[str, Any]) -> dict[str, Any]:
+def formation_section(run_dir: Path, tasks: Sequence[str], n_steps: int, report: Mapping[str, Any]) -> FormationSection:
     """The `formation` section of report.json, from the files of every step looked at.
 
     Args:
@@ -111,68 +117,44 @@ def formation_section(run_dir: Path, tasks: Sequence[str], n_steps: int, report:
     last = Look(step=n_steps, folder=run_dir, tasks=report["circuits"]["tasks"])
     looks = [*sorted(looks, key=lambda look: look.step), last]
     final = {name: last.nodes(name) for name in tasks}
-    rows = [
-        {
-            "task": name,
-            "points": [
-                {"step": look.step, **_point(look.task(name)), **_overlaps(name, look.nodes(name), final)}
-                for look in looks
-            ],
-        }
-        for name in tasks
-    ]
-    return {"tasks": rows, "density": _density(report), "sparsity": _sparsity(report)}
+    return FormationSection(
+        tasks=tuple(
+            FormationTask(task=name, points=tuple(_point(look, name, final) for look in looks)) for name in tasks
+        ),
+        density=from_dict(StepCurve, report.get("training", {}).get("curves", {}).get("density", NO_CURVE)),
+        sparsity=_sparsity(report.get("representation")),
+    )
 
 
-def _point(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Status, the model's loss and accuracy, size and loss of the best circuit, overlap of the mask seeds."""
-    point = {
-        "status": task["status"],
-        "model_loss": _measured(task["gate"]["loss"]),
-        "model_accuracy": _measured(task["gate"]["accuracy"]),
-    }
+def _point(look: Look, name: str, final: Mapping[str, set[str]]) -> FormationPoint:
+    task, own = look.task(name), look.nodes(name)
+    numbers = {"model_loss": task["gate"]["loss"], "model_accuracy": task["gate"]["accuracy"]}
+    overlaps: dict[str, Number] = {}
     if task["circuits"]:
-        best = task["circuits"][0]
-        point |= {key: _measured(best[key]) for key in ("n_nodes", "n_edges", "task_loss")}
-        point["jaccard_seeds"] = _measured(task["seeds"]["jaccard_nodes"])
-    return point
-
-
-def _measured(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A curve over training: the weights of its earlier points need not be kept."""
-    return {**entry, "status": "measured"}
-
-
-def _overlaps(name: str, own: set[str], final: Mapping[str, set[str]]) -> dict[str, Any]:
-    if not own:
-        return {}
-    overlaps = (jaccard([own, nodes]) for task, nodes in final.items() if task != name and nodes)
-    others = [overlap for overlap in overlaps if overlap is not None]
-    found = {}
-    if final[name]:
-        found["jaccard_final"] = number(jaccard([own, final[name]]), "fraction", "measured")
+        numbers |= {key: task["circuits"][0][key] for key in ("n_nodes", "n_edges", "task_loss")}
+        numbers["jaccard_seeds"] = task["seeds"]["jaccard_nodes"]
+    if own and final[name]:
+        overlaps["jaccard_final"] = number(jaccard([own, final[name]]), "fraction", "measured")
+    shared = [jaccard([own, nodes]) for task, nodes in final.items() if own and nodes and task != name]
+    others = [overlap for overlap in shared if overlap is not None]
     if others:
         mean = sum(others) / len(others)
-        found["jaccard_other_tasks"] = number(mean, "fraction", "measured", n=len(others))
-    return found
+        overlaps["jaccard_other_tasks"] = number(mean, "fraction", "measured", n=len(others))
+    # A curve over training: the weights of its earlier points need not be kept.
+    measured = {key: from_dict(Number, {**entry, "status": "measured"}) for key, entry in numbers.items()}
+    return FormationPoint(step=look.step, status=task["status"], **measured, **overlaps)
 
 
-def _density(report: Mapping[str, Any]) -> dict[str, Any]:
-    return report.get("training", {}).get("curves", {}).get("density", {"step": [], "value": []})
-
-
-def _sparsity(report: Mapping[str, Any]) -> dict[str, Any]:
+def _sparsity(representation: Mapping[str, Any] | None) -> SparsityCurves:
     """The headline measure of the residual stream before the last norm, per split."""
-    representation = report.get("representation")
     if representation is None:
-        return {"measure": "", "hook_point": "", "curves": []}
+        return SparsityCurves()
     measure, hook = representation["headline"], "final_norm.hook_resid"
     training = representation["training"]
-    splits = [split["name"] for split in representation["splits"]]
-    curves = [
-        {"split": split, "step": training["steps"], "value": values}
+    curves = tuple(
+        SplitCurve(split=split["name"], step=tuple(training["steps"]), value=tuple(values))
         for curve in training["curves"]
         if (curve["measure"], curve["hook_point"]) == (measure, hook)
-        for split, values in zip(splits, curve["value"], strict=True)
-    ]
-    return {"measure": measure, "hook_point": hook, "curves": curves}
+        for split, values in zip(representation["splits"], curve["value"], strict=True)
+    )
+    return SparsityCurves(measure=measure, hook_point=hook, curves=curves)

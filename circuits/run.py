@@ -11,8 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -41,6 +39,7 @@ from sparsetrain.data import Corpus
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.export import load_model, read_meta
 from sparsetrain.model import Transformer
+from sparsetrain.progress import progress_bar
 from sparsetrain.report import save_report
 from sparsetrain.report.blocks import View
 from sparsetrain.report.render import render
@@ -162,7 +161,8 @@ def train_and_read(config: TrainRun, run_dir: Path, command: str) -> dict[str, A
             )
             report["circuits"] = plain(section)
     if config.formation.tasks:
-        report["formation"] = formation_section(run_dir, config.formation.tasks, config.trainer.n_steps, report)
+        formed = formation_section(run_dir, config.formation.tasks, config.trainer.n_steps, report)
+        report["formation"] = plain(formed)
     report["stages"] = plain(done.stages.times())
     publish(report, run_dir, done.loggers)
     return report
@@ -348,8 +348,7 @@ def _each(
 
 def _with_bars(title: str, names: Sequence[str], shown: bool) -> Iterator[tuple[str, Progress]]:
     """Every name with what reports the stages of its work: a bar over the names and one over the stages, on stderr."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, disable=not shown, transient=True) as bars:
+    with progress_bar(shown) as bars:
         all_names, stages = bars.add_task(title, total=len(names)), bars.add_task("", total=None)
         for name in names:
 

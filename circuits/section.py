@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sparsetrain.stats.number import Number
+from sparsetrain.stats.number import Number, StepCurve
 from sparsetrain.typed import Json
 
 TaskStatus = Literal["circuit", "bigram", "failed_by_model", "no_circuit"]
@@ -368,3 +368,57 @@ class CircuitsSection:
     gates: Literal["on", "off"]
     tasks: tuple[TaskEntry, ...]
     baselines: tuple[RankingRatio, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormationPoint:
+    """A task at one step of a training."""
+
+    step: int
+    status: TaskStatus
+    model_loss: Number
+    model_accuracy: Number
+    n_nodes: Number | None = None
+    """Of the best circuit, as what follows; None where there is no circuit."""
+    n_edges: Number | None = None
+    task_loss: Number | None = None
+    jaccard_seeds: Number | None = None
+    """Overlap of the mask seeds: what to expect of the same circuit found again."""
+    jaccard_final: Number | None = None
+    """Overlap with the circuit of the finished model."""
+    jaccard_other_tasks: Number | None = None
+    """Mean overlap with the final circuits of other tasks: what any circuit of this model shares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormationTask:
+    """A followed task, in the order of steps; the last point is the finished model."""
+
+    task: str
+    points: tuple[FormationPoint, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitCurve(StepCurve):
+    """Activation sparsity of one split over steps."""
+
+    split: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparsityCurves:
+    """The headline measure beside the circuits; empty words and no curves where nothing was watched."""
+
+    measure: str = ""
+    hook_point: str = ""
+    curves: tuple[SplitCurve, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormationSection:
+    """The section `formation` of report.json."""
+
+    tasks: tuple[FormationTask, ...]
+    density: StepCurve
+    """Of the weights."""
+    sparsity: SparsityCurves

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import sparsetrain
 from sparsetrain.adapters import LanguageModel, Precision, at_initialisation, load_language_model
 from sparsetrain.data.texts import TextsConfig, TextSplit, read_texts
 from sparsetrain.entry import entry, require
 from sparsetrain.hooks import select_points
+from sparsetrain.progress import progress_bar
 from sparsetrain.report import number, save_report
 from sparsetrain.report.render import render
 from sparsetrain.report.sections import VIEWS
@@ -91,8 +90,7 @@ def main(config: MeasureSparsityRun, run_dir: Path) -> None:
         raise ValueError(f"seeds={config.seeds} names a model twice; give others than model={name}")
     model = load_language_model(name, device=device, precision=config.precision)
     splits = draw(model, paths, config)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not config.progress, transient=True) as bar:
+    with progress_bar(config.progress) as bar:
         n_examples = sum(len(split.tokens) for split in splits) * config.measure.n_passes
         task = bar.add_task("examples", total=n_examples * len(names))
         measured = look(model, splits, config, lambda n: bar.advance(task, n))

@@ -1,15 +1,15 @@
 """Circuits as they form: size, loss and overlap against the step, beside density and out-of-distribution sparsity."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from circuits.section import FormationPoint, FormationSection, FormationTask
 from sparsetrain.report import value_of
 from sparsetrain.report.blocks import Block, Column, Curve, Details, Grid, Lines, Table, Text, format_number
 
 
-def formation(section: Mapping[str, Any]) -> list[Block]:
+def formation(section: FormationSection) -> list[Block]:
     """When does each followed behaviour get its circuit, and does that circuit stay?"""
-    tasks = section["tasks"]
+    tasks = section.tasks
     text = (
         "The same search at several steps of the training. Until the model can do a task there is no circuit to find: its "
         "loss is shown, and the step at which a circuit first meets the target. Overlap is the Jaccard index of the nodes "
@@ -27,11 +27,11 @@ def formation(section: Mapping[str, Any]) -> list[Block]:
             )
         )
     )
-    blocks += [Details(summary=f"{task['task']}, step by step", blocks=(_table(task),)) for task in tasks]
+    blocks += [Details(summary=f"{task.task}, step by step", blocks=(_table(task),)) for task in tasks]
     return blocks
 
 
-def _first(tasks: Sequence[Mapping[str, Any]]) -> Table:
+def _first(tasks: Sequence[FormationTask]) -> Table:
     columns = (
         Column(label="Task"),
         Column(
@@ -46,26 +46,19 @@ def _first(tasks: Sequence[Mapping[str, Any]]) -> Table:
     )
     rows = []
     for task in tasks:
-        points = task["points"]
-        passes = _since(points, lambda point: point["status"] in ("circuit", "no_circuit"))
-        found = _since(points, lambda point: point["status"] == "circuit")
-        last = points[-1] if points and points[-1]["status"] == "circuit" else {}
-        rows.append(
-            (
-                task["task"],
-                passes.get("step"),
-                found.get("step"),
-                value_of(found.get("n_edges")),
-                value_of(last.get("n_edges")),
-                value_of(found.get("jaccard_final")),
-            )
-        )
+        passes = _since(task.points, lambda point: point.status in ("circuit", "no_circuit"))
+        found = _since(task.points, lambda point: point.status == "circuit")
+        sizes = (None, None, None, None)
+        if found is not None:
+            edges = (value_of(found.n_edges), value_of(task.points[-1].n_edges))
+            sizes = (found.step, *edges, value_of(found.jaccard_final))
+        rows.append((task.task, None if passes is None else passes.step, *sizes))
     return Table(title="When circuits form", columns=columns, rows=tuple(rows))
 
 
-def _since(points: Sequence[Mapping[str, Any]], holds: Any) -> Mapping[str, Any]:
-    """The first point from which on all hold; empty where the last does not."""
-    first: Mapping[str, Any] = {}
+def _since(points: Sequence[FormationPoint], holds: Callable[[FormationPoint], bool]) -> FormationPoint | None:
+    """The first point from which on all hold; None where the last does not."""
+    first = None
     for point in reversed(points):
         if not holds(point):
             break
@@ -73,23 +66,23 @@ def _since(points: Sequence[Mapping[str, Any]], holds: Any) -> Mapping[str, Any]
     return first
 
 
-def _lines(title: str, unit: str, tasks: Sequence[Mapping[str, Any]], key: str, *, log_y: bool = False) -> Lines:
+def _lines(title: str, unit: str, tasks: Sequence[FormationTask], key: str, *, log_y: bool = False) -> Lines:
     curves = tuple(
         Curve(
-            name=task["task"],
-            x=tuple(point["step"] for point in task["points"]),
-            y=tuple(value_of(point.get(key)) for point in task["points"]),
+            name=task.task,
+            x=tuple(point.step for point in task.points),
+            y=tuple(value_of(getattr(point, key)) for point in task.points),
         )
         for task in tasks
     )
     return Lines(title=title, x_label="step", y_label=unit, curves=curves, log_y=log_y, log_x=True)
 
 
-def _beside(section: Mapping[str, Any]) -> list[Lines]:
-    density, sparsity = section["density"], section["sparsity"]
+def _beside(section: FormationSection) -> list[Lines]:
+    density, sparsity = section.density, section.sparsity
     found = []
-    if density["step"]:
-        curve = Curve(name="density", x=tuple(density["step"]), y=tuple(density["value"]))
+    if density.step:
+        curve = Curve(name="density", x=density.step, y=density.value)
         found.append(
             Lines(
                 title="Density of the weights",
@@ -99,14 +92,14 @@ def _beside(section: Mapping[str, Any]) -> list[Lines]:
                 log_y=True,
             )
         )
-    if sparsity["curves"]:
-        curves = tuple(Curve(name=c["split"], x=tuple(c["step"]), y=tuple(c["value"])) for c in sparsity["curves"])
-        title = f"Activation sparsity of {sparsity['hook_point']}"
-        found.append(Lines(title=title, x_label="step", y_label=sparsity["measure"], curves=curves))
+    if sparsity.curves:
+        curves = tuple(Curve(name=c.split, x=c.step, y=c.value) for c in sparsity.curves)
+        title = f"Activation sparsity of {sparsity.hook_point}"
+        found.append(Lines(title=title, x_label="step", y_label=sparsity.measure, curves=curves))
     return found
 
 
-def _table(task: Mapping[str, Any]) -> Table:
+def _table(task: FormationTask) -> Table:
     names = {
         "model_accuracy": "Model accuracy",
         "model_loss": "Model loss",
@@ -119,7 +112,7 @@ def _table(task: Mapping[str, Any]) -> Table:
     }
     columns = (Column(label="Step"), Column(label="Status"), *(Column(label=x, form="number") for x in names.values()))
     rows = tuple(
-        (format_number(point["step"]), point["status"].replace("_", " "), *(value_of(point.get(key)) for key in names))
-        for point in task["points"]
+        (format_number(point.step), point.status.replace("_", " "), *(value_of(getattr(point, key)) for key in names))
+        for point in task.points
     )
-    return Table(title=task["task"], columns=columns, rows=rows)
+    return Table(title=task.task, columns=columns, rows=rows)

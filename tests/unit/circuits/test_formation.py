@@ -12,6 +12,7 @@ from circuits.run import CircuitsConfig, TrainRun
 from circuits.views.formation import formation as view
 from sparsetrain.report import number
 from sparsetrain.report.blocks import Table
+from sparsetrain.stats.number import StepCurve
 
 
 def test_steps_halve_from_the_end():
@@ -70,13 +71,13 @@ def test_each_step_is_compared_with_the_finished_model(tmp_path, monkeypatch):
     last = [entry("a", 0.05, 4, nodes, str(tmp_path)), entry("b", 0.1, 2, nodes, str(tmp_path))]
     report = {"circuits": {"tasks": last}, "training": {"curves": {"density": {"step": [0], "value": [1.0]}}}}
     section = formation_section(tmp_path, ["a", "b"], 400, report)
-    a, b = (task["points"] for task in section["tasks"])
-    assert [point["step"] for point in a] == [100, 200, 400]
-    assert "n_edges" not in a[0] and a[0]["model_loss"]["value"] == 0.6
-    assert a[1]["jaccard_final"]["value"] == 4 / 8 and a[1]["jaccard_other_tasks"]["value"] == 2 / 8
-    assert a[2]["jaccard_final"]["value"] == 1.0 and b[2]["jaccard_other_tasks"]["value"] == 2 / 4
-    assert all(point["model_loss"]["status"] == "measured" for point in a)
-    assert section["density"] == {"step": [0], "value": [1.0]}
+    a, b = (task.points for task in section.tasks)
+    assert [point.step for point in a] == [100, 200, 400]
+    assert a[0].n_edges is None and a[0].model_loss.value == 0.6
+    assert a[1].jaccard_final.value == 4 / 8 and a[1].jaccard_other_tasks.value == 2 / 8
+    assert a[2].jaccard_final.value == 1.0 and b[2].jaccard_other_tasks.value == 2 / 4
+    assert all(point.model_loss.status == "measured" for point in a)
+    assert section.density == StepCurve(step=(0,), value=(1.0,))
     first = next(block for block in view(section) if isinstance(block, Table))
     assert first.rows[0] == ("a", 200, 200, 16, 8, 0.5)
     assert first.rows[1] == ("b", 400, 400, 4, 4, 1.0)
