@@ -16,7 +16,7 @@ from torch import Tensor
 
 from circuits.masks import NodeSpace
 from circuits.means import Means
-from sparsetrain.hooks import HookFn, HookPoint, hooked, record
+from sparsetrain.hooks import HookFn, HookPoint, NodeId, hooked, record
 from sparsetrain.model import Transformer
 
 Mode = Literal["zero", "mean", "resample", "patch"]
@@ -57,12 +57,12 @@ def parse_nodes(space: NodeSpace, names: Sequence[str]) -> Tensor:
         raise ValueError("no nodes to ablate; name some, e.g. nodes=blocks.0.mlp.hook_neuron:17")
     chosen = torch.zeros(space.n_nodes, dtype=torch.bool)
     for name in names:
-        point, _, channels = name.rpartition(":")
-        if channels == "all" and point in space.names:
+        if (point := name.removesuffix(":all")) in space.names:
             chosen[space.slice(point)] = True
             continue
-        first, dash, last = channels.partition("-")
-        start, stop = space.number(f"{point}:{first}"), space.number(f"{point}:{last if dash else first}")
+        first, dash, last = name.rpartition("-")
+        start = space.number(first if dash else name)
+        stop = space.number(NodeId.parse(first).point + ":" + last) if dash else start
         if stop < start:
             raise ValueError(f"node range {name!r} is empty; write the smaller channel first")
         chosen[start : stop + 1] = True

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
 
-from circuits.tasks.loss import SCALE_MAX, SCALE_MIN, Calibration
+from circuits.tasks.loss import SCALE_MAX, SCALE_MIN, Calibration, task_loss
 
 _N_STEPS = 50  # ours: a bound; ten are enough for almost every fit
 _DAMPING = (1.0, 0.5, 0.25, 0.0625, 1 / 256)  # ours: step lengths tried
@@ -46,6 +46,12 @@ def fit_calibrations(answer_logits: Tensor) -> Calibration:
     inner, inner_shift = _newton(d, y, ones, settled, fix_scale=False)
     scale, shift = torch.where(settled, scale, inner), torch.where(settled, shift, inner_shift)
     return Calibration(scale=scale.reshape(shape), shift=shift.reshape(shape))
+
+
+def calibrated_loss(answers: Tensor) -> tuple[Tensor, Calibration]:
+    """Task loss of each run after a calibration on the same pairs; `answers` is `[n_runs, n, side, answer]`."""
+    calibration = fit_calibrations(answers)
+    return task_loss(calibration.apply(answers.double())), calibration
 
 
 def _loss(d: Tensor, y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -23,12 +23,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from circuits.answers import pair_answers
 from circuits.compact import CompactCircuit, compile_circuit
 from circuits.edges import Edge, edge_masks, edge_weights
 from circuits.masks import NodeSpace, ablation_hooks
-from circuits.tasks.loss import Calibration, answer_logits, task_loss
+from circuits.tasks.loss import Calibration, task_loss
 from circuits.tasks.pairs import PairSet
-from sparsetrain.hooks import HookFn, hooked
+from sparsetrain.hooks import HookFn, NodeId, hooked
 from sparsetrain.model import Transformer
 from sparsetrain.store import write_atomic
 
@@ -87,7 +88,7 @@ class Circuit:
     @property
     def node_ids(self) -> list[str]:
         """Ids of the nodes in forward order."""
-        return [f"{name}:{channel}" for name, channels in self.nodes.items() for channel in channels]
+        return [str(NodeId(name, channel)) for name, channels in self.nodes.items() for channel in channels]
 
     @property
     def n_nodes(self) -> int:
@@ -227,22 +228,6 @@ class Circuit:
         if counts != (content["n_nodes"], content["n_edges"], space.n_nodes):
             raise ValueError(f"{path} does not hold the nodes, edges or means that it counts")
         return circuit
-
-
-@torch.no_grad()
-def pair_answers(model: Transformer, pairs: PairSet, batch_size: int = 64) -> Tensor:
-    """Uncalibrated answer logits of a pair set, as the model stands: `[n, side, answer]` float32 on the CPU.
-
-    Columns beyond a batch's longest prompt are cut off; prompts are padded on the right, so this changes nothing.
-    """
-    device = next(model.parameters()).device
-    parts = []
-    columns = (part.split(batch_size) for part in (pairs.tokens, pairs.last, pairs.answers))
-    for tokens, last, answers in zip(*columns, strict=True):
-        rows = tokens[..., : int(last.max()) + 1].flatten(0, 1).to(device)
-        logits = model(rows, last.flatten().to(device)).unflatten(0, (-1, 2))
-        parts.append(answer_logits(logits, answers.to(device)).cpu())
-    return torch.cat(parts)
 
 
 def _check_keys(path: Path, content: dict[str, Any], expected: set[str]) -> None:

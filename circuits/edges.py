@@ -22,7 +22,7 @@ from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 
 from circuits.masks import NodeSpace
-from sparsetrain.hooks import HookFn, HookPoint
+from sparsetrain.hooks import HookFn, HookPoint, NodeId
 from sparsetrain.kernels import sink_attention_reference
 from sparsetrain.model import Attention, Transformer
 
@@ -92,8 +92,8 @@ def find_edges(model: Transformer, space: NodeSpace, keep: Tensor) -> list[Edge]
         sources, targets = (kept[name].nonzero().flatten().tolist() for name in (join.source, join.target))
         weight = join_weight(model, space, join)[targets][:, sources]
         for t, s in weight.nonzero().tolist():
-            source, target = f"{join.source}:{sources[s]}", f"{join.target}:{targets[t]}"
-            edges.append(Edge(source, target, float(weight[t, s])))
+            source, target = NodeId(join.source, sources[s]), NodeId(join.target, targets[t])
+            edges.append(Edge(str(source), str(target), float(weight[t, s])))
     return edges
 
 
@@ -142,15 +142,15 @@ def edge_masks(model: Transformer, space: NodeSpace, edges: list[Edge]) -> dict[
     by_ends = {(join.source, join.target): join for join in joins(model)}
     chosen: dict[Join, list[tuple[int, int, Edge]]] = {join: [] for join in by_ends.values()}
     for edge in edges:
-        (source, s), (target, t) = (end.rsplit(":", 1) for end in (edge.source, edge.target))
-        join = by_ends.get((source, target))
+        source, target = NodeId.parse(edge.source), NodeId.parse(edge.target)
+        join = by_ends.get((source.point, target.point))
         if join is None:
             raise ValueError(
                 f"no weight joins {edge.source} to {edge.target}; an edge joins the hook points of one matrix"
             )
-        for end in (edge.source, edge.target):
+        for end in (source, target):
             space.number(end)  # refuses unknown channels
-        chosen[join].append((int(t), int(s), edge))
+        chosen[join].append((target.channel, source.channel, edge))
     masks = {}
     for join, entries in chosen.items():
         weight = join_weight(model, space, join)

@@ -24,7 +24,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from sparsetrain.hooks import HookFn, HookPoint, node_points
+from sparsetrain.hooks import HookFn, HookPoint, NodeId, node_points
 
 
 @dataclass(frozen=True)
@@ -74,24 +74,24 @@ class NodeSpace:
     def id(self, number: int) -> str:
         """Number -> id, `blocks.0.mlp.hook_neuron:17`."""
         point = bisect_right(self.starts, number) - 1
-        return f"{self.names[point]}:{number - self.starts[point]}"
+        return str(NodeId(self.names[point], number - self.starts[point]))
 
-    def number(self, node_id: str) -> int:
+    def number(self, node: NodeId | str) -> int:
         """Id -> number.
 
         Raises:
             ValueError: no such hook point (the near names are listed) or channel (the range is).
         """
-        name, _, channel = node_id.rpartition(":")
-        if name not in self.names:
-            near = get_close_matches(name or node_id, self.names, n=3, cutoff=0.3) or list(self.names[:3])
+        node = NodeId.parse(node) if isinstance(node, str) else node
+        if node.point not in self.names:
+            near = get_close_matches(node.point, self.names, n=3, cutoff=0.3) or list(self.names[:3])
             raise ValueError(
-                f"no node {node_id!r}: unknown hook point; near names: {', '.join(near)} (then ':channel')"
+                f"no node {str(node)!r}: unknown hook point; near names: {', '.join(near)} (then ':channel')"
             )
-        width = self.widths[self.names.index(name)]
-        if not channel.isdigit() or int(channel) >= width:
-            raise ValueError(f"no node {node_id!r}: channels of {name} are 0 to {width - 1}")
-        return self.starts[self.names.index(name)] + int(channel)
+        own = self.slice(node.point)
+        if not 0 <= node.channel < own.stop - own.start:
+            raise ValueError(f"no node {str(node)!r}: channels of {node.point} are 0 to {own.stop - own.start - 1}")
+        return own.start + node.channel
 
     def nodes(self, keep: Tensor) -> dict[str, tuple[int, ...]]:
         """A mask `[n_nodes]` bool as hook point name -> sorted channels; points without nodes are left out."""
@@ -112,7 +112,7 @@ class NodeSpace:
         keep = torch.zeros(self.n_nodes, dtype=torch.bool)
         for name, channels in nodes.items():
             for channel in channels:
-                keep[self.number(f"{name}:{channel}")] = True
+                keep[self.number(NodeId(name, channel))] = True
         return keep
 
 

@@ -12,7 +12,7 @@ before, `cold` compiles and sees them for the first time. Before timing, the ans
 import torch
 from torch import Tensor
 
-from circuits.circuit import pair_answers
+from circuits.answers import pair_answers
 from circuits.compact import compile_circuit
 from circuits.edges import on_path
 from circuits.masks import NodeSpace, ablation_hooks

@@ -21,10 +21,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from circuits.circuit import pair_answers
+from circuits.answers import pair_answers
+from circuits.calibrate import calibrated_loss
 from circuits.edges import count_edges
 from circuits.means import Means, measure_means
-from circuits.search.learn import MaskRun, PruneConfig, calibrated_loss, learn_masks
+from circuits.search.learn import MaskRun, PruneConfig, learn_masks
 from circuits.search.search import Pruned, Search, search
 from circuits.search.task import FindConfig, Pairs
 from circuits.tasks.loss import task_loss

@@ -16,13 +16,15 @@ from typing import Any
 
 import torch
 
-from circuits.circuit import Circuit, pair_answers
+from circuits.answers import pair_answers
+from circuits.calibrate import calibrated_loss
+from circuits.circuit import Circuit
 from circuits.evidence.gather import Judge
 from circuits.evidence.thresholds import CardConfig
 from circuits.find import examined, judged
 from circuits.means import Means
 from circuits.search.comparison import ranked_entry
-from circuits.search.learn import MaskRun, calibrated_loss
+from circuits.search.learn import MaskRun
 from circuits.search.search import Pruned, Search
 from circuits.search.task import FindConfig, Found, Pairs, TaskSearch
 from circuits.section import CircuitsSection, TaskEntry

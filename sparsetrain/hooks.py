@@ -2,7 +2,8 @@
 
 1. A `HookPoint` is an identity module in the model tree; its name is its module path.
 2. `hooked(model, {name: fn})` attaches functions `fn(x, hook_point) -> x` and always detaches them.
-3. Recording, mean ablation, masking, patching, steering: each is such a function. Nobody writes a second forward pass.
+3. A `NodeId` names one channel of a hook point; it is written and parsed here and nowhere else.
+4. Recording, mean ablation, masking, patching, steering: each is such a function. Nobody writes a second forward pass.
 
 Functions at one point run in the order in which they were attached; each sees what the one before returned.
 Hooked passes run eagerly even when the model is compiled, so a hook attached late is never ignored.
@@ -11,6 +12,7 @@ Hooked passes run eagerly even when the model is compiled, so a hook attached la
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 import torch
@@ -23,6 +25,42 @@ WATCH_KINDS = ("resid", "norm_scale", "norm")
 """Places that are watched (or frozen) but never nodes: residual stream before the norm, 1/rms, normed without gain."""
 
 HookFn = Callable[[Tensor, "HookPoint"], Tensor]
+
+
+@dataclass(frozen=True)
+class NodeId:
+    """A node: one channel of a hook point that is one of `NODE_KINDS`. Written `blocks.0.mlp.hook_neuron:17`."""
+
+    point: str
+    channel: int
+
+    @classmethod
+    def parse(cls, text: str) -> "NodeId":
+        """Inverse of `str`.
+
+        Raises:
+            ValueError: a text of another form.
+        """
+        point, _, channel = text.rpartition(":")
+        if not point or not channel.removeprefix("-").isdecimal():
+            raise ValueError(
+                f"no node {text!r}: unknown hook point or channel; a node is <hook point>:<channel>, e.g. blocks.0.mlp.hook_neuron:17"
+            )
+        return cls(point, int(channel))
+
+    def __str__(self) -> str:
+        return f"{self.point}:{self.channel}"
+
+    @property
+    def layer(self) -> int:
+        """Number of its block."""
+        return int(self.point.split(".")[1])
+
+    @property
+    def kind(self) -> str:
+        """One of `NODE_KINDS`."""
+        _, _, part, hook = self.point.split(".")
+        return f"{part}_{hook.removeprefix('hook_')}"
 
 
 class HookPoint(nn.Module):

@@ -13,12 +13,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from circuits.answers import masked_answers, run_answers
+from circuits.calibrate import calibrated_loss
 from circuits.circuit import Circuit
 from circuits.evidence.measurement import Measurement, missing
 from circuits.evidence.thresholds import CardConfig
 from circuits.intervals import interval, mean_row
 from circuits.masks import NodeSpace, ablation_hooks
-from circuits.search.learn import calibrated_loss, masked_answers, run_answers
 from circuits.section import CardEntry, CardVerdict, Sense, Threshold
 from circuits.tasks.loss import Calibration, logit_diff
 from circuits.tasks.pairs import PairSet

@@ -20,13 +20,15 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from circuits.circuit import Circuit, pair_answers
+from circuits.answers import pair_answers
+from circuits.circuit import Circuit
 from circuits.edges import Edge, join_weight, joins
 from circuits.evidence.examination import Examination, criterion
 from circuits.evidence.measurement import Measurement, missing
 from circuits.masks import NodeSpace
 from circuits.tasks.loss import pair_logit_diff, pair_task_loss
 from circuits.tasks.pairs import PairSet
+from sparsetrain.hooks import NodeId
 from sparsetrain.model import Transformer
 
 DRAWS_PER_TEST = 20
@@ -130,8 +132,8 @@ def random_path(model: Transformer, space: NodeSpace, taken: set[tuple[str, str]
             continue
         r, w = rng.choice(reads), rng.choice(writes)
         path = [
-            Edge(f"{stem}in:{r}", f"{stem}{middle}:{m}", float(into[m, r])),
-            Edge(f"{stem}{middle}:{m}", f"{stem}out:{w}", float(out[w, m])),
+            Edge(str(NodeId(stem + "in", r)), str(NodeId(stem + middle, m)), float(into[m, r])),
+            Edge(str(NodeId(stem + middle, m)), str(NodeId(stem + "out", w)), float(out[w, m])),
         ]
         if not any((edge.source, edge.target) in taken for edge in path):
             return path

@@ -12,10 +12,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from circuits.answers import run_answers
 from circuits.evidence.examination import Examination, criterion
 from circuits.evidence.measurement import Measurement
 from circuits.masks import NodeSpace
-from circuits.search.learn import frozen, run_answers
+from circuits.search.learn import frozen
 from circuits.tasks.loss import pair_task_loss
 from sparsetrain.hooks import HookFn, HookPoint, hooked
 

@@ -7,12 +7,13 @@ Source: Shi et al. 2024.
 import torch
 from torch import Tensor
 
+from circuits.answers import masked_answers
+from circuits.calibrate import calibrated_loss
 from circuits.evidence.effect import necessity
 from circuits.evidence.examination import Examination, criterion
 from circuits.evidence.hypotheses import enough_draws, permutation_p
 from circuits.evidence.measurement import Measurement, floats, missing, share
 from circuits.masks import NodeSpace
-from circuits.search.learn import calibrated_loss, masked_answers
 from circuits.tasks.loss import task_loss
 from circuits.tasks.pairs import PairSet
 from sparsetrain.model import Transformer

@@ -19,11 +19,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from circuits.answers import masked_answers
+from circuits.calibrate import calibrated_loss
 from circuits.circuit import Circuit
 from circuits.edges import find_edges
 from circuits.evidence.examination import Examination, criterion, first
 from circuits.evidence.measurement import Measurement, missing
-from circuits.search.learn import calibrated_loss, masked_answers
 from circuits.tasks.pairs import PairSet
 from sparsetrain.model import Transformer
 from sparsetrain.stats.sets import jaccard

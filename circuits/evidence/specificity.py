@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from circuits.calibrate import calibrated_loss
 from circuits.evidence.examination import Examination, criterion, first
 from circuits.evidence.measurement import NO_WINDOWS, Measurement, floats, missing
-from circuits.search.learn import calibrated_loss
 from circuits.tasks.loss import task_loss
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookFn, hooked

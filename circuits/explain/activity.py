@@ -17,9 +17,9 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
+from circuits.answers import masked_answers
 from circuits.circuit import Circuit
 from circuits.explain.flow import TOKEN, Flow, prompt_flow, prompt_tokens, severed
-from circuits.search.learn import masked_answers
 from circuits.section import (
     SIDES,
     DrawnPath,
@@ -33,7 +33,7 @@ from circuits.section import (
 )
 from circuits.tasks.loss import answer_logits
 from circuits.tasks.pairs import REST, PairSet
-from sparsetrain.hooks import HookFn, HookPoint, hooked, record
+from sparsetrain.hooks import HookFn, HookPoint, NodeId, hooked, record
 from sparsetrain.kernels import attention_pattern
 from sparsetrain.model import Attention, Transformer
 
@@ -107,7 +107,7 @@ def activity(
         nodes={
             node: NodeActivity(
                 importance=rounded(sum(float(influence[node].sum()) for influence, _ in through) / len(flows)),
-                direct=rounded(direct[i]) if _writes(node) else None,
+                direct=rounded(direct[i]) if NodeId.parse(node).kind.endswith("_out") else None,
                 removal=rounded(removal[i]),
                 text=text[i],
                 prompts=tuple(
@@ -130,11 +130,6 @@ def activity(
         token_share=tuple(rounded(float(through[side][0][TOKEN].sum())) for side in range(2)),
         token_effect=tuple(rounded(flows[side].token_effect) for side in range(2)),
     )
-
-
-def _writes(node: str) -> bool:
-    """Whether a node (or hook point) writes the residual stream."""
-    return node.partition(":")[0].endswith("hook_out")
 
 
 def rounded(value: Any) -> Any:
@@ -216,7 +211,7 @@ def direct_effects(model: Transformer, circuit: Circuit, pairs: PairSet) -> Tens
     with severed(model, circuit) as seen:
         logits = model(pairs.tokens.flatten(0, 1).to(device), pairs.last.flatten().to(device)).unflatten(0, (-1, 2))
         answers = answer_logits(logits, pairs.answers.to(device))
-        names = [name for name in circuit.nodes if _writes(name)]
+        names = [name for name in circuit.nodes if name.endswith("hook_out")]
         leaves = [seen.leaves[name] for name in names]
         found = torch.zeros(len(circuit.node_ids), 2, 2)
         means, ids = circuit.space.split(circuit.means.to(device)), circuit.node_ids
@@ -228,7 +223,7 @@ def direct_effects(model: Transformer, circuit: Circuit, pairs: PairSet) -> Tens
             ):
                 effect = reduce(slope * (leaf.detach() - means[name]), "(n side) pos c -> side c", "sum", side=2)
                 for channel in circuit.nodes[name]:
-                    found[ids.index(f"{name}:{channel}"), :, answer] = effect[:, channel].cpu() / len(pairs)
+                    found[ids.index(str(NodeId(name, channel))), :, answer] = effect[:, channel].cpu() / len(pairs)
     return found
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from circuits.circuit import Circuit
 from circuits.tasks.loss import answer_logits
 from circuits.tasks.pairs import PairSet
-from sparsetrain.hooks import HookPoint, hook_points, hooked
+from sparsetrain.hooks import HookPoint, NodeId, hook_points, hooked
 from sparsetrain.model import RMSNorm, Transformer
 
 TOKEN = "token"
@@ -226,8 +226,8 @@ def prompt_flow(model: Transformer, circuit: Circuit, tokens: Tensor, answers: T
             model(prompt.expand(len(part), -1), torch.full((len(part),), n_pos - 1, device=device))
             total = torch.zeros((), device=device)
             for row, (node, at) in enumerate(part):
-                name, _, channel = node.rpartition(":")
-                x = seen.values[name][row, :, int(channel)]
+                named = NodeId.parse(node)
+                x = seen.values[named.point][row, :, named.channel]
                 total = total + (x.sum() if at is None else x[at])
             slopes.append(_slopes(total, seen, circuit, len(part)))
         out = model(prompt.expand(2, -1), torch.full((2,), n_pos - 1, device=device))
@@ -270,10 +270,9 @@ def prompt_flow(model: Transformer, circuit: Circuit, tokens: Tensor, answers: T
 
 def _targets(model: Transformer, ids: tuple[str, ...], n_pos: int) -> list[tuple[str, int | None]]:
     """Targets of a pass each: (node, position), or (node, None) where no position reads another."""
-    kinds = {name: point.kind for name, point in hook_points(model).items()}
     targets: list[tuple[str, int | None]] = []
     for node in ids:
-        mixes = kinds[node.rpartition(":")[0]] == "attn_out"
+        mixes = NodeId.parse(node).kind == "attn_out"
         targets += [(node, at) for at in range(n_pos)] if mixes else [(node, None)]
     return targets
 
@@ -313,20 +312,19 @@ def _token_links(
     model: Transformer, circuit: Circuit, tokens: Tensor, values: Tensor, scales: Mapping[str, Tensor]
 ) -> dict[tuple[str, str], Tensor]:
     """Links from the embedding of each token (and an added position) to the read nodes that pass at its place."""
-    kinds = {name: point.kind for name, point in hook_points(model).items()}
     embedded = model.embed.weight.detach().cpu()[tokens.cpu()]
     if model.positions is not None and model.config.positions == "learned":
         embedded = embedded + model.positions.detach().cpu()[: len(tokens)]
     links = {}
     for i, node in enumerate(circuit.node_ids):
-        name, _, channel = node.rpartition(":")
-        if kinds[name] not in ("attn_in", "mlp_in"):
+        named = NodeId.parse(node)
+        if named.kind not in ("attn_in", "mlp_in"):
             continue
-        norm_name = name.rpartition(".")[0] + ".norm"
+        norm_name = named.point.rpartition(".")[0] + ".norm"
         norm = model.get_submodule(norm_name)
         assert isinstance(norm, RMSNorm)
         scale = scales[f"{norm_name}.hook_scale"][0, :, 0].cpu()
-        weight = embedded[:, int(channel)] * norm.gain.detach().cpu()[int(channel)] * scale * (values[i] != 0)
+        weight = embedded[:, named.channel] * norm.gain.detach().cpu()[named.channel] * scale * (values[i] != 0)
         if weight.any():
             links[TOKEN, node] = torch.diag(weight.double())
     return links

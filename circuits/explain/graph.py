@@ -12,7 +12,7 @@ from torch import Tensor
 from circuits.circuit import Circuit
 from circuits.explain.words import READS, WRITES
 from circuits.section import Drawing, DrawnEdge, DrawnNode, Wire
-from sparsetrain.hooks import node_points
+from sparsetrain.hooks import NodeId
 from sparsetrain.model import Transformer
 
 
@@ -27,10 +27,9 @@ def drawing(
         n_strongest: tokens named per node and direction; twice as many tokens and nodes together.
     """
     space = circuit.space
-    kinds = {name: point.kind for name, point in node_points(model).items()}
     embed = model.embed.weight.detach()
     unembed = model.unembed.weight.detach() * model.final_norm.gain.detach()
-    kept = [(at, name, channel) for at, name in enumerate(space.names) for channel in circuit.nodes.get(name, ())]
+    kept = [NodeId(name, channel) for name in space.names for channel in circuit.nodes.get(name, ())]
 
     def tokens(column: Tensor) -> list[Wire]:
         ids = column.abs().topk(min(n_strongest, len(column))).indices.tolist()
@@ -40,23 +39,23 @@ def drawing(
         return tuple(sorted(wires, key=lambda wire: -abs(wire.weight or 0.0))[: 2 * n_strongest])
 
     nodes = []
-    for at, name, channel in kept:
-        node_id, kind = f"{name}:{channel}", kinds[name]
+    for node in kept:
+        node_id, channel, at = str(node), node.channel, space.names.index(node.point)
         reads = [Wire(what=edge.source, weight=edge.weight) for edge in circuit.edges if edge.target == node_id]
         writes = [Wire(what=edge.target, weight=edge.weight) for edge in circuit.edges if edge.source == node_id]
-        same_channel = [(other, n) for other, n, c in kept if c == channel]
-        if kind in READS:
-            writers = [n for other, n in same_channel if kinds[n] in WRITES and other < at]
-            reads = tokens(embed[:, channel]) + [Wire(what=f"{n}:{channel}", weight=1.0) for n in writers]
-        if kind in WRITES:
-            readers = [n for other, n in same_channel if kinds[n] in READS and other > at]
-            writes = tokens(unembed[:, channel]) + [Wire(what=f"{n}:{channel}", weight=1.0) for n in readers]
+        same_channel = [(space.names.index(other.point), other) for other in kept if other.channel == channel]
+        if node.kind in READS:
+            writers = [other for place, other in same_channel if other.kind in WRITES and place < at]
+            reads = tokens(embed[:, channel]) + [Wire(what=str(other), weight=1.0) for other in writers]
+        if node.kind in WRITES:
+            readers = [other for place, other in same_channel if other.kind in READS and place > at]
+            writes = tokens(unembed[:, channel]) + [Wire(what=str(other), weight=1.0) for other in readers]
         number = space.number(node_id)
         nodes.append(
             DrawnNode(
                 id=node_id,
-                layer=int(name.split(".")[1]),
-                kind=kind,
+                layer=node.layer,
+                kind=node.kind,
                 channel=channel,
                 mean=float(circuit.means[number]),
                 reads=strongest(reads),

@@ -17,7 +17,7 @@ from circuits.exports.neuronpedia import AttributionGraph, neuronpedia_graph
 from circuits.exports.typed import Exported, NodeKind, NodeName, Sha256, as_json, entries, json_schema
 from circuits.section import SIDES
 from circuits.tasks.pairs import PairSet
-from sparsetrain.hooks import node_points
+from sparsetrain.hooks import NodeId
 from sparsetrain.model import Transformer
 from sparsetrain.typed import Index
 
@@ -73,7 +73,6 @@ def node_link(model: Transformer, circuit: Circuit) -> NodeLinkGraph:
     Args:
         model: the circuit's model; gives the kind of each hook point.
     """
-    kinds = {name: point.kind for name, point in node_points(model).items()}
     means = circuit.space.split(circuit.means)
     return NodeLinkGraph(
         graph=LinkedFacts(
@@ -84,15 +83,14 @@ def node_link(model: Transformer, circuit: Circuit) -> NodeLinkGraph:
         ),
         nodes=tuple(
             LinkedNode(
-                id=f"{name}:{channel}",
-                hook_point=name,
-                layer=int(name.split(".")[1]),
-                kind=kinds[name],
-                channel=channel,
-                mean=float(means[name][channel]),
+                id=str(node),
+                hook_point=node.point,
+                layer=node.layer,
+                kind=node.kind,
+                channel=node.channel,
+                mean=float(means[node.point][node.channel]),
             )
-            for name, channels in circuit.nodes.items()
-            for channel in channels
+            for node in map(NodeId.parse, circuit.node_ids)
         ),
         edges=tuple(LinkedEdge(source=e.source, target=e.target, weight=e.weight) for e in circuit.edges),
     )

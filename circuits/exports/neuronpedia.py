@@ -28,7 +28,7 @@ from circuits.explain.words import describe
 from circuits.exports.typed import Exported, Sha256
 from circuits.section import SIDES
 from circuits.tasks.pairs import REST, PairSet
-from sparsetrain.hooks import NODE_KINDS, node_points
+from sparsetrain.hooks import NODE_KINDS, NodeId
 from sparsetrain.model import Transformer
 from sparsetrain.typed import Index
 
@@ -185,7 +185,7 @@ class _Ids:
     def name(self, node: str, at: int) -> str:
         if node == TOKEN:
             return f"E_{int(self.flow.tokens[at])}_{at}"
-        return f"{node.split('.')[1]}_{self.circuit.space.number(node)}_{at}"
+        return f"{NodeId.parse(node).layer}_{self.circuit.space.number(node)}_{at}"
 
     def answer(self, i: int) -> str:
         return f"{self.model.config.n_layer + 1}_{self.answers[i]}_{self.last}"
@@ -213,11 +213,9 @@ class _Ids:
             )
 
     def features(self) -> Iterator[GraphNode]:
-        kinds = {name: point.kind for name, point in node_points(self.model).items()}
         for i, node in enumerate(self.flow.nodes):
-            point, _, channel = node.rpartition(":")
-            kind = kinds[point]
-            words = describe(int(node.split(".")[1]), kind, int(channel), self.model.config.d_head)
+            named = NodeId.parse(node)
+            kind, words = named.kind, describe(named.layer, named.kind, named.channel, self.model.config.d_head)
             for at in range(self.last + 1):
                 if (node, at) in self.cumulative:
                     yield self.entry(

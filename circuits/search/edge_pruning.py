@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuits.circuit import pair_answers
+from circuits.answers import pair_answers
+from circuits.calibrate import calibrated_loss
 from circuits.edges import Edge, edge_masks, edge_weights
 from circuits.masks import NodeSpace, ablation_hooks
 from circuits.search.cleanup import drop_harmless
-from circuits.search.learn import Progress, PruneConfig, calibrated_loss, silent
+from circuits.search.learn import Progress, PruneConfig, silent
 from circuits.tasks.loss import Calibration
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import hooked

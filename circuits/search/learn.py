@@ -17,16 +17,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from circuits.answers import run_answers
 from circuits.calibrate import fit_calibrations
 from circuits.edges import degrees, narrowed
-from circuits.masks import HardConcreteMasks, NodeMasks, NodeSpace, ablation_hooks
-from circuits.tasks.loss import Calibration, answer_logits, logit_diff, task_loss
+from circuits.masks import HardConcreteMasks, NodeMasks, NodeSpace
+from circuits.tasks.loss import Calibration, logit_diff, task_loss
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookPoint, hooked
 from sparsetrain.model import Transformer
 from sparsetrain.typed import Above0, Below1, Count, Index, Share
-
-N_LENGTH_GROUPS = 4  # ours: groups of similar length into which evaluations split their pairs
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
@@ -115,79 +114,6 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for p in wanted:
             p.requires_grad_(True)
-
-
-def _fold(sets: Sequence[PairSet], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens `[(run pair side), pos]` without useless columns, and last positions `[(run pair side)]`."""
-    n_pos = max(int(pairs.last.max()) + 1 for pairs in sets)
-    parts = []
-    for pairs in sets:
-        tokens = pairs.tokens[..., :n_pos]
-        # Padding is behind every prompt's last token, where causal attention cannot see it.
-        parts.append(nn.functional.pad(tokens, (0, n_pos - tokens.shape[-1])).flatten(0, 1))
-    return torch.cat(parts).to(device), torch.cat([pairs.last.flatten() for pairs in sets]).to(device)
-
-
-def run_answers(model: Transformer, sets: Sequence[PairSet]) -> Tensor:
-    """Answer logits of runs folded into the batch axis: one pass, `[run, n, side, answer]` (all sets of equal size).
-
-    Masks of as many runs must be attached. Runs that share their pairs may be given as the same set many times.
-    """
-    device = next(model.parameters()).device
-    tokens, last = _fold(sets, device)
-    logits = model(tokens, last).unflatten(0, (len(sets), -1, 2))
-    if all(pairs.answers is sets[0].answers for pairs in sets):
-        return answer_logits(logits, sets[0].answers.to(device))
-    return torch.stack([answer_logits(x, p.answers.to(device)) for x, p in zip(logits, sets, strict=True)])
-
-
-@torch.no_grad()
-def masked_answers(
-    model: Transformer,
-    space: NodeSpace,
-    keep: Tensor,
-    values: Tensor,
-    sets: Sequence[PairSet],
-    max_rows: int,
-) -> Tensor:
-    """Answer logits of many node circuits, `[n_runs, n, side, answer]` on the CPU.
-
-    Pairs are run in groups of similar length, so that little of a pass is padding.
-
-    Args:
-        keep: bool `[n_runs, n_nodes]`.
-        values: `[n_nodes]`, what deleted nodes emit.
-        sets: one pair set per run, all of one size.
-        max_rows: prompts per pass (at least one run's group is always taken whole).
-    """
-    device = next(model.parameters()).device
-    values = values.to(device)
-    by_set: dict[int, list[tuple[PairSet, Tensor]]] = {}
-    for pairs in sets:
-        if id(pairs) not in by_set:
-            orders = pairs.last.amax(1).argsort(stable=True).chunk(N_LENGTH_GROUPS)
-            by_set[id(pairs)] = [(pairs.batch(order), order) for order in orders]
-    n_groups = len(by_set[id(sets[0])])
-    answers = torch.empty(len(keep), len(sets[0]), 2, 2)
-    for group in range(n_groups):
-        step = max(1, max_rows // (2 * len(by_set[id(sets[0])][group][0])))
-        for start in range(0, len(keep), step):
-            masks = keep[start : start + step].to(device)
-            parts = [by_set[id(pairs)][group] for pairs in sets[start : start + step]]
-            with (
-                narrowed(model, space, masks.any(0), values) as channels,
-                hooked(model, ablation_hooks(space, masks, values, channels)),
-            ):
-                found = run_answers(model, [pairs for pairs, _ in parts]).cpu()
-            for run, (_, order) in enumerate(parts):
-                answers[start + run, order] = found[run]
-    return answers
-
-
-def calibrated_loss(answers: Tensor) -> tuple[Tensor, Calibration]:
-    """Task loss of each run after a calibration on the same pairs; `answers` is `[n_runs, n, side, answer]`."""
-    calibration = fit_calibrations(answers)
-    return task_loss(calibration.apply(answers.double())), calibration
 
 
 def attribution(model: Transformer, space: NodeSpace, means: Tensor, pairs: PairSet, max_rows: int) -> Tensor:

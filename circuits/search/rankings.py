@@ -19,9 +19,10 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from circuits.answers import run_answers
 from circuits.edges import edge_weights, join_weight, joins
 from circuits.masks import NodeSpace
-from circuits.search.learn import MaskRun, PruneConfig, attribution, frozen, run_answers
+from circuits.search.learn import MaskRun, PruneConfig, attribution, frozen
 from circuits.search.search import Pruned, Search
 from circuits.tasks.loss import logit_diff
 from circuits.tasks.pairs import PairSet

@@ -16,20 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from circuits.answers import masked_answers
+from circuits.calibrate import calibrated_loss
 from circuits.compact import CompactCircuit, compile_circuit
 from circuits.edges import on_path
 from circuits.masks import NodeSpace
 from circuits.search.cleanup import drop_harmless, without_each
-from circuits.search.learn import (
-    MaskRun,
-    Progress,
-    PruneConfig,
-    attribution,
-    calibrated_loss,
-    learn_masks,
-    masked_answers,
-    silent,
-)
+from circuits.search.learn import MaskRun, Progress, PruneConfig, attribution, learn_masks, silent
 from circuits.tasks.loss import Calibration, task_loss
 from circuits.tasks.pairs import PairSet
 from sparsetrain.model import Transformer

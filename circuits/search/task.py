@@ -16,13 +16,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from circuits.circuit import Circuit, Provenance, pair_answers
+from circuits.answers import masked_answers, pair_answers
+from circuits.calibrate import calibrated_loss
+from circuits.circuit import Circuit, Provenance
 from circuits.edges import count_edges, find_edges
 from circuits.intervals import interval
 from circuits.masks import NodeSpace
 from circuits.means import Means
 from circuits.search.edge_pruning import prune_edges
-from circuits.search.learn import MaskRun, Progress, PruneConfig, calibrated_loss, masked_answers, silent
+from circuits.search.learn import MaskRun, Progress, PruneConfig, silent
 from circuits.search.search import Pruned, search
 from circuits.search.tune import tuned
 from circuits.tasks import PairSet, build_pairs, get_task

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from circuits.circuit import Circuit, Provenance, pair_answers
+from circuits.answers import masked_answers, pair_answers
+from circuits.circuit import Circuit, Provenance
 from circuits.edges import edge_masks, edge_weights, find_edges, narrowed
 from circuits.masks import HardConcreteMasks, NodeMasks, NodeSpace, ablation_hooks
-from circuits.search.learn import MaskRun, PruneConfig, learn_masks, masked_answers
+from circuits.search.learn import MaskRun, PruneConfig, learn_masks
 from circuits.tasks.loss import Calibration
 from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairText, Side

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsetrain.hooks import NODE_KINDS, hook_points, hooked, node_points, record
+from sparsetrain.hooks import NODE_KINDS, NodeId, hook_points, hooked, node_points, record
 
 
 def test_names_are_module_paths_and_kinds_are_complete(make_model):
@@ -70,3 +70,13 @@ def test_hook_attached_after_compiling_fires(make_model):
         changed = model(tokens)
     assert not torch.allclose(plain, changed)
     torch.testing.assert_close(model(tokens), plain)
+
+
+def test_a_node_is_written_and_parsed_in_one_place(make_model):
+    for name, point in node_points(make_model()).items():
+        node = NodeId.parse(f"{name}:3")
+        assert (node.point, node.channel, str(node)) == (name, 3, f"{name}:3")
+        assert (node.kind, node.layer) == (point.kind, int(name.split(".")[1]))
+    for text in ("blocks.0.mlp.hook_in", "blocks.0.mlp.hook_in:x", ":3", ""):
+        with pytest.raises(ValueError, match="no node"):
+            NodeId.parse(text)

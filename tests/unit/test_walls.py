@@ -52,7 +52,7 @@ SPARSETRAIN = {
 }
 """Room of `sparsetrain` -> the rooms that it may import; itself is always allowed."""
 
-THING = {"ablate", "calibrate", "circuit", "compact", "edges", "intervals", "masks", "means", "tasks"}
+THING = {"ablate", "answers", "calibrate", "circuit", "compact", "edges", "intervals", "masks", "means", "tasks"}
 CIRCUITS = {
     "intervals": set(),
     "tasks": set(),
@@ -61,8 +61,9 @@ CIRCUITS = {
     "ablate": {"masks", "means"},
     "edges": {"masks"},
     "calibrate": {"tasks"},
+    "answers": {"masks", "edges", "tasks"},
     "compact": {"masks", "edges", "tasks"},
-    "circuit": {"masks", "means", "edges", "compact", "calibrate", "tasks"},
+    "circuit": {"masks", "means", "edges", "answers", "compact", "calibrate", "tasks"},
     "section": set(),
     "search": THING | {"section"},
     "evidence": THING | {"section", "search"},
@@ -91,7 +92,6 @@ BELOW = {
 EXCEPTIONS: set[tuple[str, str]] = {
     ("sparsetrain.representation", "sparsetrain.report"),
     ("sparsetrain.run", "sparsetrain.studies"),
-    ("circuits.explain", "circuits.search"),
 }
 """Arrows that are still there and should not be. Take them out; never add one."""
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from circuits.circuit import Circuit, Provenance, pair_answers
+from circuits.answers import pair_answers
+from circuits.circuit import Circuit, Provenance
 from circuits.compact import compile_circuit
 from circuits.compact import model as compact_model
 from circuits.compact.contest import contenders

@@ -12,6 +12,8 @@ import pytest
 import torch
 from scipy.stats import pearsonr
 
+from circuits.answers import run_answers
+from circuits.calibrate import calibrated_loss
 from circuits.circuit import Circuit, Provenance
 from circuits.edges import find_edges, join_weight, joins
 from circuits.evidence import hypotheses, partial, random_circuits
@@ -67,7 +69,6 @@ from circuits.evidence.specificity import damage, other_tasks, pretraining_damag
 from circuits.evidence.thresholds import CardConfig
 from circuits.intervals import interval
 from circuits.masks import NodeSpace, ablation_hooks
-from circuits.search.learn import calibrated_loss, run_answers
 from circuits.tasks.loss import Calibration, logit_diff, pair_logit_diff, task_loss
 from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairText, Side

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from circuits.circuit import Circuit, pair_answers
+from circuits.answers import pair_answers
+from circuits.circuit import Circuit
 from circuits.explain.activity import ActivityConfig, activity, rounded
 from circuits.explain.flow import TOKEN, prompt_flow
 from circuits.masks import NodeSpace

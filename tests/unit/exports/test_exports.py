@@ -10,7 +10,8 @@ import networkx
 import pytest
 import torch
 
-from circuits.circuit import Circuit, Provenance, pair_answers
+from circuits.answers import pair_answers
+from circuits.circuit import Circuit, Provenance
 from circuits.edges import find_edges
 from circuits.explain.flow import TOKEN, prompt_flow
 from circuits.exports.formats import FORMATS, Sample, graphml, node_link

@@ -1,0 +1,103 @@
+"""The logits that a model, or its circuits, give to the two answers of pairs.
+
+1. `run_answers`: one pass; runs (masks, seeds) folded into the batch axis, with whatever hooks are attached.
+2. `pair_answers`: the model as it stands, batch by batch.
+3. `masked_answers`: many node circuits at once.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from circuits.edges import narrowed
+from circuits.masks import NodeSpace, ablation_hooks
+from circuits.tasks.loss import answer_logits
+from circuits.tasks.pairs import PairSet
+from sparsetrain.hooks import hooked
+from sparsetrain.model import Transformer
+
+N_LENGTH_GROUPS = 4  # ours: groups of similar length into which evaluations split their pairs
+
+
+def _fold(sets: Sequence[PairSet], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tokens `[(run pair side), pos]` without useless columns, and last positions `[(run pair side)]`."""
+    n_pos = max(int(pairs.last.max()) + 1 for pairs in sets)
+    parts = []
+    for pairs in sets:
+        tokens = pairs.tokens[..., :n_pos]
+        # Padding is behind every prompt's last token, where causal attention cannot see it.
+        parts.append(nn.functional.pad(tokens, (0, n_pos - tokens.shape[-1])).flatten(0, 1))
+    return torch.cat(parts).to(device), torch.cat([pairs.last.flatten() for pairs in sets]).to(device)
+
+
+def run_answers(model: Transformer, sets: Sequence[PairSet]) -> Tensor:
+    """Answer logits of runs folded into the batch axis: one pass, `[run, n, side, answer]` (all sets of equal size).
+
+    Masks of as many runs must be attached. Runs that share their pairs may be given as the same set many times.
+    """
+    device = next(model.parameters()).device
+    tokens, last = _fold(sets, device)
+    logits = model(tokens, last).unflatten(0, (len(sets), -1, 2))
+    if all(pairs.answers is sets[0].answers for pairs in sets):
+        return answer_logits(logits, sets[0].answers.to(device))
+    return torch.stack([answer_logits(x, p.answers.to(device)) for x, p in zip(logits, sets, strict=True)])
+
+
+@torch.no_grad()
+def pair_answers(model: Transformer, pairs: PairSet, batch_size: int = 64) -> Tensor:
+    """Uncalibrated answer logits of a pair set, as the model stands: `[n, side, answer]` float32 on the CPU.
+
+    Columns beyond a batch's longest prompt are cut off; prompts are padded on the right, so this changes nothing.
+    """
+    device = next(model.parameters()).device
+    parts = []
+    columns = (part.split(batch_size) for part in (pairs.tokens, pairs.last, pairs.answers))
+    for tokens, last, answers in zip(*columns, strict=True):
+        rows = tokens[..., : int(last.max()) + 1].flatten(0, 1).to(device)
+        logits = model(rows, last.flatten().to(device)).unflatten(0, (-1, 2))
+        parts.append(answer_logits(logits, answers.to(device)).cpu())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def masked_answers(
+    model: Transformer,
+    space: NodeSpace,
+    keep: Tensor,
+    values: Tensor,
+    sets: Sequence[PairSet],
+    max_rows: int,
+) -> Tensor:
+    """Answer logits of many node circuits, `[n_runs, n, side, answer]` on the CPU.
+
+    Pairs are run in groups of similar length, so that little of a pass is padding.
+
+    Args:
+        keep: bool `[n_runs, n_nodes]`.
+        values: `[n_nodes]`, what deleted nodes emit.
+        sets: one pair set per run, all of one size.
+        max_rows: prompts per pass (at least one run's group is always taken whole).
+    """
+    device = next(model.parameters()).device
+    values = values.to(device)
+    by_set: dict[int, list[tuple[PairSet, Tensor]]] = {}
+    for pairs in sets:
+        if id(pairs) not in by_set:
+            orders = pairs.last.amax(1).argsort(stable=True).chunk(N_LENGTH_GROUPS)
+            by_set[id(pairs)] = [(pairs.batch(order), order) for order in orders]
+    n_groups = len(by_set[id(sets[0])])
+    answers = torch.empty(len(keep), len(sets[0]), 2, 2)
+    for group in range(n_groups):
+        step = max(1, max_rows // (2 * len(by_set[id(sets[0])][group][0])))
+        for start in range(0, len(keep), step):
+            masks = keep[start : start + step].to(device)
+            parts = [by_set[id(pairs)][group] for pairs in sets[start : start + step]]
+            with (
+                narrowed(model, space, masks.any(0), values) as channels,
+                hooked(model, ablation_hooks(space, masks, values, channels)),
+            ):
+                found = run_answers(model, [pairs for pairs, _ in parts]).cpu()
+            for run, (_, order) in enumerate(parts):
+                answers[start + run, order] = found[run]
+    return answers
