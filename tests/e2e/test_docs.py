@@ -238,6 +238,8 @@ def smaller(command: Command, cache: Path) -> list[str]:
         words = [word.replace(large, small) for word in words]
     given = {word.split("=")[0] for word in words}
     more = [word for word in SMALL.get(command.script, ()) if word.split("=")[0] not in given]
+    if "-m" in words and "+experiment=quickstart" in words:  # several trainings
+        more += ["circuits=none", "ood=none"]
     return [*words, *more, *([f"cache_dir={cache}"] if command.script == "train" else [])]
 
 
