@@ -8,8 +8,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from circuits.run import VIEWS, TrainRun, run
+from circuits.run import VIEWS, TrainRun, studies, train_and_read
 from sparsetrain.entry import entry
+from sparsetrain.studies.catalogue import build_study
 from sparsetrain.studies.run import run_study
 
 
@@ -18,10 +19,10 @@ def main(config: TrainRun, run_dir: Path) -> float | None:
     """Runs every stage; returns the validation loss (nats/token) of a single model, for sweeps."""
     command = shlex.join(["python", "train.py", *sys.argv[1:]])
     if config.study.kind != "none":
-        run_study(config, run_dir, VIEWS, command)
+        run_study(build_study(studies(command), config, config.study), run_dir, VIEWS, command)
         return None
-    report = run(config, run_dir, command)
-    return None if report is None or "training" not in report else report["training"]["val_loss"]["mixed"]["value"]
+    report = train_and_read(config, run_dir, command)
+    return None if report is None else report["training"]["val_loss"]["mixed"]["value"]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A whole run: training, circuits as they form, circuits at the end, report; and what is done to a finished run.
 
-1. `train_and_read` is one model; `circuits.arms` calls it for several.
+1. `train_and_read` is one model; the study `comparison` calls it for several.
 2. `run_circuits`: means once, then task after task, resumable, and the data of each best circuit's page.
 3. `run_cards` and `run_baselines` add to the tasks found: report cards, circuits by other rankings.
 """
@@ -14,8 +14,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from circuits.arms import ArmsConfig, run_arms, smoke
 from circuits.circuit import Circuit
+from circuits.comparison import ComparisonConfig, ComparisonStudy
 from circuits.evidence.gather import CARD_WINDOWS, Judge
 from circuits.evidence.thresholds import CardConfig
 from circuits.explain.activity import MAX_NODES, VERSION, activity
@@ -40,18 +40,18 @@ from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.export import load_model, read_meta
 from sparsetrain.model import Transformer
 from sparsetrain.progress import progress_bar
-from sparsetrain.report import save_report
+from sparsetrain.report import save_report, value_of
 from sparsetrain.report.blocks import View
 from sparsetrain.report.render import render
-from sparsetrain.report.sections import VIEWS as TRAINING_VIEWS
-from sparsetrain.run import MEANS_SOURCE, RunConfig, Stages, Watch, log_to_wandb, run_facts, text_windows, train
+from sparsetrain.run import MEANS_SOURCE, RunConfig, Watch, log_to_wandb, text_windows, train
 from sparsetrain.store import fingerprint, once, sha256
+from sparsetrain.studies.catalogue import STUDIES, Catalogue, StudyConfig
+from sparsetrain.studies.page import VIEWS as OWN_VIEWS
 from sparsetrain.training.callbacks import AtSteps
 from sparsetrain.training.fit import Exporter
-from sparsetrain.training.metrics import wandb_loggers
-from sparsetrain.typed import Count, plain, to_dict
+from sparsetrain.typed import Count, from_dict, plain, to_dict
 
-VIEWS: Mapping[str, View] = {**TRAINING_VIEWS, **CIRCUIT_VIEWS}
+VIEWS: Mapping[str, View] = {**OWN_VIEWS, **CIRCUIT_VIEWS}
 N_TEXT_WINDOWS = 64  # ours: windows of held-out text on which the circuit page looks for activations
 TEXT_SOURCE = "held-out documents in the training mixture"
 
@@ -79,12 +79,20 @@ class CircuitsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainStudy(StudyConfig):
+    """The studies that train.py runs."""
+
+    comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainRun(RunConfig):
     """A training run and the circuits looked for in its model."""
 
     circuits: CircuitsConfig = field(default_factory=CircuitsConfig)
     formation: FormationConfig = field(default_factory=FormationConfig)
-    arms: ArmsConfig = field(default_factory=ArmsConfig)
+    study: TrainStudy = field(default_factory=TrainStudy)
+    """A study that is run instead of one training; kind=none: none."""
 
     def __post_init__(self) -> None:
         missing = set(self.formation.tasks) - set(self.circuits.names())
@@ -95,33 +103,24 @@ class TrainRun(RunConfig):
             )
 
 
-def run(config: TrainRun, run_dir: Path, command: str) -> dict[str, Any] | None:
-    """One model, or every arm of a comparison: see `train_and_read` and `circuits.arms`.
+def studies(command: str) -> Catalogue:
+    """The studies of sparsetrain, and that of circuits.
 
-    Raises:
-        ValueError: stop_at_step with arms.
+    Args:
+        command: the command line, for the reports of single models.
     """
-    if not config.arms.models:
-        return train_and_read(config, run_dir, command)
-    if config.stop_at_step is not None:
-        raise ValueError(
-            "stop_at_step cannot be combined with arms.models; interrupt the run, the same command resumes it"
-        )
-    stages = Stages()
-    single = replace(config, arms=ArmsConfig(), logger=replace(config.logger, wandb="disabled"))
 
-    def read(arm: TrainRun, folder: Path) -> dict[str, Any] | None:
-        with stages(folder.name):
-            return train_and_read(arm, folder, command)
+    def read(config: TrainRun, folder: Path) -> tuple[float, CircuitsSection]:
+        report = train_and_read(config, folder, command)
+        assert report is not None, "only stop_at_step ends a run early, and a study has none"
+        return value_of(report["training"]["val_loss"]["mixed"]), from_dict(CircuitsSection, report["circuits"])
 
-    report = {
-        "schema_version": 1,
-        "run": plain(run_facts(config, command)),
-        "arms": run_arms(smoke(config.arms) if config.debug else config.arms, single, run_dir, read),
-        "stages": plain(stages.times()),
+    return {
+        **STUDIES,
+        "comparison": lambda config, study: ComparisonStudy(
+            config=config, rules=study, comparison=study.comparison, read=read
+        ),
     }
-    publish(report, run_dir, wandb_loggers(config.logger, run_dir, config.name))
-    return report
 
 
 def publish(report: dict[str, Any], run_dir: Path, loggers: list[Any]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sparsetrain.stats.decisions import Word
 from sparsetrain.stats.number import Number, StepCurve
 from sparsetrain.typed import Json
 
@@ -422,3 +423,51 @@ class FormationSection:
     density: StepCurve
     """Of the weights."""
     sparsity: SparsityCurves
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmEntry:
+    """One arm, over its seeds."""
+
+    name: str
+    d_model: int
+    method: Literal["topk", "none"]
+    density: Number
+    abs_topk: bool
+    n_edges: Number
+    val_loss: Number
+    passed: tuple[str, ...]
+    """Tasks, in every seed; those that the empty circuit solves do not count."""
+    edges: Mapping[str, tuple[int, ...]]
+    """Task -> edges of its circuit in every seed that has one."""
+    common_edges: Number
+    """Geometric mean over the tasks that every arm solves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairEntry:
+    """A sparse and a dense arm of about the same loss."""
+
+    sparse: str
+    dense: str
+    loss_gap: Number
+    """Dense / sparse - 1."""
+    tasks: tuple[str, ...]
+    """Compared."""
+    passed_by_both: tuple[str, ...]
+    without_circuit: Mapping[str, tuple[str, ...]]
+    """Arm -> tasks that both pass and for which it has no circuit."""
+    ratio: Number
+    """Edges, dense / sparse."""
+    verdict: Word
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmsSection:
+    """The section `arms` of report.json."""
+
+    seeds: tuple[int, ...]
+    max_gap: float
+    common_tasks: tuple[str, ...]
+    models: tuple[ArmEntry, ...]
+    pairs: tuple[PairEntry, ...]

@@ -6,11 +6,10 @@ python scripts/report.py run=runs/quickstart/<stamp>
 from dataclasses import dataclass
 from pathlib import Path
 
-from circuits.views import VIEWS as CIRCUIT_VIEWS
+from circuits.run import VIEWS
 from sparsetrain.entry import entry, require
 from sparsetrain.report import load_report
 from sparsetrain.report.render import render
-from sparsetrain.report.sections import VIEWS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,7 @@ def main(config: ReportRun, run_dir: Path) -> None:
     run = Path(require("run", config.run))
     if not (run / "report.json").is_file():
         raise FileNotFoundError(2, "no report.json in this run; has it finished? It is written by train.py", str(run))
-    paths = render(load_report(run / "report.json"), {**VIEWS, **CIRCUIT_VIEWS}, run)
+    paths = render(load_report(run / "report.json"), VIEWS, run)
     print(f"report: {paths['html']}")
 
 

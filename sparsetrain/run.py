@@ -29,7 +29,6 @@ from sparsetrain.representation.watch import Split, watched_points
 from sparsetrain.sparsity import SparsityConfig, SparsitySection
 from sparsetrain.stats.number import number
 from sparsetrain.store import sha256
-from sparsetrain.studies.engine import StudyConfig
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, Validation, every
 from sparsetrain.training.fit import Exporter, Recipe, TrainerConfig, train_model
 from sparsetrain.training.metrics import LoggerConfig, wandb_loggers
@@ -78,8 +77,6 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    study: StudyConfig = field(default_factory=StudyConfig)
-    """A study that is run instead of one training; kind=none: none."""
 
     @property
     def recipe(self) -> Recipe:
@@ -289,7 +286,9 @@ def text_windows(corpus: Corpus, config: RunConfig, split: str, n_windows: int) 
     return torch.from_numpy(stream.batch(0)[:, :-1])
 
 
-def log_to_wandb(loggers: list[Any], report: dict[str, Any], views: Mapping[str, Any], run_dir: Path) -> None:
+def log_to_wandb(
+    loggers: Sequence[Any], report: Report | Mapping[str, Any], views: Mapping[str, Any], run_dir: Path
+) -> None:
     """Sends the report to every W&B logger of the run and closes its run, so that the next one in a sweep is its own."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):

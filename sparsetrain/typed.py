@@ -25,6 +25,8 @@ Json = TypeAliasType("Json", bool | int | float | str | Sequence["Json"] | Mappi
 
 Count = Annotated[int, Ge(1)]
 """A whole number from 1 on. Ranges written as types are checked by `from_dict`, with the whole path of the key in the message."""
+Several = Annotated[int, Ge(2)]
+"""A whole number from 2 on."""
 Index = Annotated[int, Ge(0)]
 NotNegative = Annotated[float, Ge(0)]
 Above0 = Annotated[float, Gt(0)]

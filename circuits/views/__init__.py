@@ -4,7 +4,7 @@ they form, and several models side by side.
 The entry point hands `VIEWS` to the report beside those of `sparsetrain.report.sections`.
 """
 
-from circuits.section import CircuitsSection, FormationSection
+from circuits.section import ArmsSection, CircuitsSection, FormationSection
 from circuits.views.arms import arms
 from circuits.views.formation import formation
 from circuits.views.tasks import circuits
@@ -12,7 +12,7 @@ from sparsetrain.report import SectionKind
 from sparsetrain.report.blocks import View
 
 VIEWS: dict[str, View | SectionKind] = {
-    "arms": arms,
+    "arms": SectionKind(schema=ArmsSection, view=arms),
     "circuits": SectionKind(schema=CircuitsSection, view=circuits),
     "formation": SectionKind(schema=FormationSection, view=formation),
 }

@@ -87,7 +87,7 @@ class _FromNext:
         stream, trainer = self.module.stream, self.module.trainer
         rank, n_ranks = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         k, end = self.module.next_batch, stream.n_batches
-        if end is not None and k >= end:
+        if end is not None and k >= end and (trainer is None or trainer.global_step < trainer.max_steps):
             raise ValueError(f"the rows are {end} batches and all are trained on; the training has more steps")
         while end is None or k < end:
             yield {"tokens": torch.from_numpy(stream.rows(k, rank, n_ranks)), "k": k}

@@ -23,7 +23,6 @@ from sparsetrain.report.blocks import (
     note_of,
 )
 from sparsetrain.report.sparsity_page import measurement, representation
-from sparsetrain.report.studies import study
 from sparsetrain.sparsity import SparsitySection
 from sparsetrain.stats.number import Number, StepCurve
 
@@ -191,7 +190,6 @@ def sparsity(section: SparsitySection) -> list[Block]:
 
 
 VIEWS: dict[str, Any] = {
-    "study": study,
     "training": SectionKind(schema=TrainingSection, view=training),
     "sparsity": SectionKind(schema=SparsitySection, view=sparsity),
     "representation": representation,

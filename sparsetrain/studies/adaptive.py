@@ -5,19 +5,18 @@ Inputs are the triples of the knowledge graph: deducible training triples, and d
 answered worse when held at the density of training triples. Everything is done through hooks, at the token that answers.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparsetrain.data.worlds.knowledge_graph import SPLITS, draw_graph
-from sparsetrain.hooks import hook_points, record
+from sparsetrain.data.worlds.knowledge_graph import GraphConfig
+from sparsetrain.hooks import NODE_KINDS, hook_points, record
 from sparsetrain.model import Transformer
-from sparsetrain.report import number
+from sparsetrain.report.blocks import Reference
 from sparsetrain.representation.active import (
     Setting,
     answer,
@@ -30,394 +29,408 @@ from sparsetrain.representation.controls import read_items
 from sparsetrain.representation.measures import participation_ratio
 from sparsetrain.representation.watch import evaluating
 from sparsetrain.run import RunConfig
-from sparsetrain.stats.correlation import spearman
-from sparsetrain.stats.decisions import DecisionRule
-from sparsetrain.stats.intervals import percentiles
-from sparsetrain.studies.arm import ArmRun, as_rows
-from sparsetrain.studies.engine import AdaptiveConfig, Claim, Gate, Plan, Rule, Stage, StudyConfig, conclude
-from sparsetrain.studies.knowledge_graph import WORDS, is_gold_first, training_rows
-from sparsetrain.studies.readings import FINAL, RHO_MARGIN, curve, seeds_number
+from sparsetrain.stats.intervals import Floats, percentiles
+from sparsetrain.stats.number import Number, number
+from sparsetrain.studies.arm import ArmStudy, Arrays, Reader, train_arm
+from sparsetrain.studies.engine import StageResult
+from sparsetrain.studies.knowledge_graph import (
+    COMPARED,
+    SPLITS_NOTE,
+    TRAINED,
+    distance_of,
+    graph_of,
+    is_gold_first,
+    prompts_of,
+    split_groups,
+    training_rows,
+)
+from sparsetrain.studies.readings import BAND, FINAL, RHO_MARGIN, curve, gap, rank_correlation, seeds_number
+from sparsetrain.studies.section import Figure, Gate, ResultTable, TableCell
+from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Subject
 from sparsetrain.studies.surfaces import Surface, best_level, enough_level, gain_of_own_best, level_grid, resampled_best
+from sparsetrain.typed import Count, Share
 
-READ = SPLITS[1:]
-"""Splits whose triples are the items: deducible all of them, so that they differ in whether they were trained on."""
-COMPARED = {"id": ("id deducible",), "shifted": ("medium", "hard")}
-"""The two sides of every comparison."""
+SIDES = ("id", "shifted")
+"""The two sides of every comparison: `id deducible` against `medium` and `hard`."""
 FINAL_PLACE, ALL_LAYERS = "final norm", "all layers"
-NODE_PATHS = {
-    "attn_in": "attn.hook_in",
-    "attn_q": "attn.hook_q",
-    "attn_k": "attn.hook_k",
-    "attn_v": "attn.hook_v",
-    "attn_out": "attn.hook_out",
-    "mlp_in": "mlp.hook_in",
-    "mlp_neuron": "mlp.hook_neuron",
-    "mlp_out": "mlp.hook_out",
-}
 ENOUGH = 0.95
 """Share of the best accuracy that counts as enough. ours"""
 N_SPLITS = 200
 """Random halvings behind `gain`. ours"""
-MARGINS = {"octaves": 0.5, "natural": 0.1, "fraction": 0.02, "nats": 0.05, "rho": RHO_MARGIN}
-"""Smallest effects of interest: of a best number of channels and of the natural one (log2), of accuracy, of loss. ours"""
+MARGINS = {"octaves": 0.5, "fraction": 0.02, "nats": 0.05, "rho": RHO_MARGIN}
+"""Smallest effects of interest, by unit: of a best number of channels (log2), of accuracy, of loss. ours"""
+NATURAL_MARGIN = 0.1
+"""The same of the number of channels used untouched, octaves. ours"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveConfig:
+    """How the number of active channels is set by hand. ours"""
+
+    arms: tuple[str, ...] = ("constant", "weight_sparse")
+    """Which of `study.arms` are trained; the first is the one that the others are compared with."""
+    kind: str = "mlp_neuron"
+    """Kind of hook point at which channels are set in each layer, besides the final norm."""
+    levels_per_octave: Count = 2
+    """Numbers of channels tried per factor of two, from 1 to all."""
+    energy: Share = 0.95
+    """Share of the energy that an item's own active channels carry."""
+    n_bootstrap: Count = 1000
+    """Resamples of items behind a best number of channels."""
+
+    def __post_init__(self) -> None:
+        if not self.arms or len(set(self.arms)) < len(self.arms):
+            raise ValueError(f"arms={list(self.arms)} must name at least one arm, each once")
+        if self.kind not in NODE_KINDS:
+            raise ValueError(f"kind={self.kind!r} is unknown; allowed: {', '.join(NODE_KINDS)}")
 
 
 def places(n_layer: int, kind: str) -> dict[str, tuple[str, ...]]:
     """Where channels are set: the kind in each layer, in all layers at once, and what the unembedding reads."""
-    points = [f"blocks.{i}.{NODE_PATHS[kind]}" for i in range(n_layer)]
+    points = tuple(f"blocks.{i}.{kind.replace('_', '.hook_')}" for i in range(n_layer))
     layers = {f"layer {i}": (point,) for i, point in enumerate(points)}
-    return {**layers, **({ALL_LAYERS: tuple(points)} if n_layer > 1 else {}), FINAL_PLACE: (FINAL,)}
+    return {**layers, **({ALL_LAYERS: points} if n_layer > 1 else {}), FINAL_PLACE: (FINAL,)}
 
 
-def items_of(splits: Sequence[str], n_eval: int) -> slice:
-    """Where neighbouring splits stand among the items."""
-    first, last = READ.index(splits[0]), READ.index(splits[-1])
-    return slice(first * n_eval, (last + 1) * n_eval)
+def groups_of(n_eval: int) -> dict[str, slice]:
+    """Where splits and sides stand among the items."""
+    return {**split_groups(COMPARED, n_eval), "id": slice(n_eval), "shifted": slice(n_eval, None)}
 
 
-@dataclass(frozen=True)
-class AdaptiveStudy:
-    """The study of one config; see `sparsetrain.studies.run.Study`.
+@dataclass(frozen=True, kw_only=True)
+class PlaceReadings:
+    """Response surfaces at one place in one seed."""
+
+    surface: Surface
+    place: str
+    n_eval: int
+    """Items of each split."""
+    n_bootstrap: int
+
+    @property
+    def levels(self) -> Floats:
+        """log2 of the numbers of channels tried."""
+        return np.log2(self.surface.levels[self.place])
+
+    def responses(self, outcome: str, group: str, when: str = "end", how: str = "largest") -> Floats:
+        """`correct` or `loss` of the items of a group at each level, `[n_levels, n]`."""
+        return getattr(self.surface, outcome)[when, self.place, how][:, groups_of(self.n_eval)[group]]
+
+    def resampled(self, when: str = "end", how: str = "largest", outcome: str = "correct") -> Floats:
+        """log2 of best k of ID minus that of shifted items in each bootstrap resample; the best loss is the smallest. `[n_bootstrap]`"""
+        rng = np.random.default_rng(0)
+        sign = 1 if outcome == "correct" else -1
+        own, shifted = (
+            resampled_best(
+                sign * self.responses(outcome, side, when, how),
+                self.levels,
+                n_items=self.n_eval,
+                n_bootstrap=self.n_bootstrap,
+                rng=rng,
+            )
+            for side in SIDES
+        )
+        return own - shifted
+
+    def best(self, when: str = "end", how: str = "largest", outcome: str = "correct") -> float:
+        """How many octaves fewer channels shifted items are answered best with."""
+        return float(self.resampled(when, how, outcome).mean())
+
+    def enough(self) -> float:
+        """How many octaves fewer channels are enough for shifted items."""
+        own, shifted = (
+            enough_level(self.responses("correct", side).mean(1), self.levels, share=ENOUGH) for side in SIDES
+        )
+        return own - shifted
+
+    def held(self, side: str, by: str = "topk", target: str | None = None, when: str = "end") -> float:
+        """Accuracy of a side held at the density of a target, by default its own."""
+        items = groups_of(self.n_eval)[side]
+        return float(self.surface.held_correct[when, self.place, by, target or side][items].mean())
+
+    def cost(self, side: str, by: str = "topk", when: str = "end") -> float:
+        """Accuracy of a side at its own density minus that at the other's."""
+        other = SIDES[1 - SIDES.index(side)]
+        return self.held(side, by, when=when) - self.held(side, by, other, when=when)
+
+    def cost_in_loss(self) -> float:
+        """Loss of shifted items held at ID's number of channels minus that at their own."""
+        items = groups_of(self.n_eval)["shifted"]
+        at = [self.surface.held_loss["end", self.place, "topk", target][items].mean() for target in SIDES]
+        return float(at[0] - at[1])
+
+    def gain(self) -> float:
+        """How much better shifted items are answered with their own best k than with ID's."""
+        shifted, reference = (self.responses("correct", side) for side in SIDES[::-1])
+        return gain_of_own_best(shifted, reference, n_splits=N_SPLITS, rng=np.random.default_rng(0))
+
+    def natural(self, when: str = "end") -> float:
+        """How many octaves fewer channels shifted items use untouched."""
+        groups = groups_of(self.n_eval)
+        return gap(self.surface.natural[when, self.place], groups["id"], groups["shifted"])
+
+    def per_item(self, *given: str) -> float:
+        """Rank correlation of distance and the k of the smallest loss, downwards, given covariates."""
+        sparser = -best_level(-self.surface.loss["end", self.place, "largest"], self.levels)
+        if not np.ptp(sparser):
+            return 0.0  # where no item's best k differs from another's, none goes with distance
+        return rank_correlation(distance_of(self.n_eval), sparser, *(self.surface.covariates[name] for name in given))
+
+
+def asked(key: str, claim: str, unit: str, effect: Callable[[PlaceReadings], float]) -> Hypothesis:
+    """An effect that is expected."""
+    return Hypothesis(key=key, claim=claim, expected="positive", effect=effect, unit=unit, margin=MARGINS[unit])
+
+
+def absent(key: str, claim: str, unit: str, effect: Callable[[PlaceReadings], float]) -> Hypothesis:
+    """A control: no effect is expected."""
+    return replace(asked(key, f"control: {claim}", unit, effect), expected="none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveStudy(ArmStudy[PlaceReadings]):
+    """Claims are made about every place in every arm.
 
     Raises:
         ValueError: study.adaptive.arms names an arm that does not exist.
     """
 
-    config: RunConfig
+    question = "Is sparsification adaptive: does shifted input do better with fewer active channels?"
+    hypotheses = (
+        replace(asked("natural", "untouched, shifted input uses fewer channels", "octaves", lambda r: r.natural()), margin=NATURAL_MARGIN),
+        asked("best k", "shifted input is answered best with fewer channels (log2 of best k, ID minus shifted)", "octaves", lambda r: r.best()),
+        asked("enough k", f"fewer channels are enough for shifted input ({ENOUGH:.0%} of its best accuracy from there up to the best k)", "octaves", lambda r: r.enough()),
+        asked("held", "shifted input is answered worse with ID's number of channels than with its own (AbsTopK)", "fraction", lambda r: r.cost("shifted")),
+        asked("held, temperature", "shifted input is answered worse at ID's density than at its own (temperature)", "fraction", lambda r: r.cost("shifted", "temperature")),
+        asked("gain", "shifted input is answered better with its best k than with ID's (chosen on other items)", "fraction", lambda r: r.gain()),
+        asked("per item", "the farther an item, the lower the k of its smallest loss (Spearman)", "rho", lambda r: r.per_item()),
+        asked("per item, matched", "the same given the item's loss, entropy and logit norm (partial Spearman)", "rho", lambda r: r.per_item("loss", "entropy", "logit_norm")),
+        asked("best k, loss", "the loss of shifted input is smallest with fewer channels", "octaves", lambda r: r.best(outcome="loss")),
+        asked("held, loss", "the loss of shifted input is higher with ID's number of channels than with its own (AbsTopK)", "nats", lambda r: r.cost_in_loss()),
+        asked("converse", "control: ID input is answered worse with shifted input's number of channels than with its own (AbsTopK)", "fraction", lambda r: r.cost("id")),
+        asked("converse, temperature", "control: ID input is answered worse at shifted input's density than at its own (temperature)", "fraction", lambda r: r.cost("id", "temperature")),
+        replace(absent("natural at init", "at initialisation, both use as many channels", "octaves", lambda r: r.natural("init")), margin=NATURAL_MARGIN),
+        absent("best k at init", "at initialisation, both are answered best with as many channels", "octaves", lambda r: r.best("init")),
+        absent("held at init", "at initialisation, holding shifted input at ID's number of channels costs nothing", "fraction", lambda r: r.cost("shifted", when="init")),
+        absent("random best k", "with channels kept at random, both are answered best with as many channels", "octaves", lambda r: r.best(how="random")),
+    )  # fmt: skip
+    rulings = (
+        Ruling(
+            name="adaptive",
+            statement="shifted input does best with fewer channels, and worse when held at the density of ID input",
+            needs=("best k", "held", "held, temperature"),
+        ),
+    )
+    as_first = ("best k", "of best k")
+
+    adaptive: AdaptiveConfig
+    graph: GraphConfig
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.adaptive.arms if name not in self.study.arms]
+        unknown = [name for name in self.adaptive.arms if name not in self.trained]
         if unknown:
-            raise ValueError(
-                f"study.adaptive.arms has {', '.join(unknown)}; study.arms are {', '.join(self.study.arms)}"
-            )
+            raise ValueError(f"study.adaptive.arms has {', '.join(unknown)}; study.arms are {', '.join(self.trained)}")
 
     @property
-    def study(self) -> StudyConfig:
-        return self.config.study
-
-    @property
-    def adaptive(self) -> AdaptiveConfig:
-        return self.study.adaptive
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(self.config.seed + i for i in range(self.study.n_seeds))
+    def arms(self) -> tuple[str, ...]:
+        return self.adaptive.arms
 
     @property
     def places(self) -> dict[str, tuple[str, ...]]:
         return places(self.config.model.n_layer, self.adaptive.kind)
 
-    def plan(self) -> Plan:
-        sizes, agree = self.study.knowledge_graph, self.study.n_agreeing
-        claims: list[Claim] = []
-        rules: list[Rule] = []
-        first = self.adaptive.arms[0]
-        # (key, claim, whether an effect is expected, which margin, unit)
-        rows = [
-            ("natural", "untouched, shifted input uses fewer channels", True, "natural", "octaves"),
-            ("best k", "shifted input is answered best with fewer channels (log2 of best k, ID minus shifted)", True, "octaves", "octaves"),
-            ("enough k", f"fewer channels are enough for shifted input ({ENOUGH:.0%} of its best accuracy from there up to the best k)", True, "octaves", "octaves"),
-            ("held", "shifted input is answered worse with ID's number of channels than with its own (AbsTopK)", True, "fraction", "fraction"),
-            ("held, temperature", "shifted input is answered worse at ID's density than at its own (temperature)", True, "fraction", "fraction"),
-            ("gain", "shifted input is answered better with its best k than with ID's (chosen on other items)", True, "fraction", "fraction"),
-            ("per item", "the farther an item, the lower the k of its smallest loss (Spearman)", True, "rho", "rho"),
-            ("per item, matched", "the same given the item's loss, entropy and logit norm (partial Spearman)", True, "rho", "rho"),
-            ("best k, loss", "the loss of shifted input is smallest with fewer channels", True, "octaves", "octaves"),
-            ("held, loss", "the loss of shifted input is higher with ID's number of channels than with its own (AbsTopK)", True, "nats", "nats"),
-            ("converse", "control: ID input is answered worse with shifted input's number of channels than with its own (AbsTopK)", True, "fraction", "fraction"),
-            ("converse, temperature", "control: ID input is answered worse at shifted input's density than at its own (temperature)", True, "fraction", "fraction"),
-            ("natural at init", "control: at initialisation, both use as many channels", False, "natural", "octaves"),
-            ("best k at init", "control: at initialisation, both are answered best with as many channels", False, "octaves", "octaves"),
-            ("held at init", "control: at initialisation, holding shifted input at ID's number of channels costs nothing", False, "fraction", "fraction"),
-            ("random best k", "control: with channels kept at random, both are answered best with as many channels", False, "octaves", "octaves"),
-        ]  # fmt: skip
-        for arm in self.adaptive.arms:
-            for place in self.places:
-                key = f"{arm}, {place}"
-                extra = [("as first arm", f"the difference of best k is that of arm {first}", False, "octaves", "octaves")]  # fmt: skip
-                claims += [
-                    Claim(
-                        key=f"{key}: {name}",
-                        arm=arm,
-                        criterion=DecisionRule(
-                            claim=f"{place}: {claim}",
-                            expected="positive" if expected else "none",
-                            margin=MARGINS[margin],
-                            n_agreeing=agree if expected else None,
-                        ),
-                        unit=unit,
-                    )
-                    for name, claim, expected, margin, unit in rows + (extra if arm != first else [])
-                ]
-                rules.append(
-                    Rule(
-                        name=f"adaptive, {place}",
-                        arm=arm,
-                        statement="shifted input does best with fewer channels, and worse when held at the density of ID input",
-                        needs=tuple(f"{key}: {name}" for name in ("best k", "held", "held, temperature")),
-                    )
-                )
-        return Plan(
-            question="Is sparsification adaptive: does shifted input do better with fewer active channels?",
-            method=(
-                f"The triples of the knowledge-graph study: ID are deducible training triples, shifted are deducible triples that were left "
-                f"out (medium and hard together), {sizes.n_eval} of each split, with the same relations equally often. All prompts are "
-                f"[subject, relation, ask]. Accuracy: gold against {sizes.n_choices - 1} random entities that are no answer.",
-                f"At the last token the number of active channels is set by hooks at {self.adaptive.kind} of each layer, of all layers at once, and at "
-                f"{FINAL}. Response: AbsTopK with {self.adaptive.levels_per_octave} values of k per factor of two, up to the full width. "
-                f"Best k: the k of the highest accuracy, mean of log2 k over {self.adaptive.n_bootstrap} resamples of {sizes.n_eval} items, ties "
-                f"shared. An octave is a factor of two.",
-                f"Held: a split's own number of channels is the geometric mean over its items of the smallest number that carries "
-                f"{self.adaptive.energy:g} of the energy untouched; its own density that of the participation ratio. AbsTopK imposes the "
-                f"one, a temperature on |h| per item the other. The cost of holding is accuracy at one's own value minus accuracy at the "
-                f"other's, so that what the operation itself costs cancels.",
-                "One number per seed and claim; every seed has a graph of its own. Intervals are Student's t over seeds; the bootstrap over "
-                "items is in a table. Every effect above 0 speaks for the claim.",
-            ),
-            seeds=self.seeds,
-            arms=self.adaptive.arms,
-            gates=(
-                Gate(key="recall", words=f"{sizes.n_choices}-way accuracy on training triples", rule="at least", bound=0.9, unit="fraction"),
-                Gate(key="shifted", words=f"{sizes.n_choices}-way accuracy on shifted triples, twice chance", rule="at least", bound=2 / sizes.n_choices, unit="fraction"),
-            ),
-            claims=tuple(claims),
-            rules=tuple(rules),
-        )  # fmt: skip
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        return tuple(Subject(arm=arm, place=place) for arm in self.arms for place in self.places)
 
-    def stages(self) -> list[Stage]:
-        stages = []
-        for name in self.adaptive.arms:
-            for seed in self.seeds:
-                run = self._arm(name, seed)
-                measured = {key: value for key, value in asdict(self.adaptive).items() if key in ("kind", "levels_per_octave", "energy")}  # fmt: skip
-                inputs = {**run.inputs(), "graph": asdict(self.study.knowledge_graph), "adaptive": measured}
-                stages.append(Stage(name=f"{name}/seed_{seed}", inputs=inputs, run=_Training(self, run)))
-        return stages
-
-    def conclude(self, plan: Plan, results: Mapping[str, Mapping[str, Any]], run_dir: Path) -> dict[str, Any]:
-        surfaces = {
-            arm: [Surface.load(run_dir / f"{arm}/seed_{seed}/surface.npz") for seed in self.seeds]
-            for arm in self.adaptive.arms
-        }
-        effects: dict[str, list[float]] = {}
-        for arm, seeds in surfaces.items():
-            for place in self.places:
-                for surface in seeds:
-                    for key, value in self.effects(surface, place).items():
-                        effects.setdefault(f"{arm}, {place}: {key}", []).append(value)
-        first, *others = self.adaptive.arms
-        for arm in others:
-            for place in self.places:
-                pairs = zip(effects[f"{arm}, {place}: best k"], effects[f"{first}, {place}: best k"], strict=True)
-                effects[f"{arm}, {place}: as first arm"] = [a - b for a, b in pairs]
-        every = [surface for seeds in surfaces.values() for surface in seeds]
-        gates = {
-            "recall": [result["recall"] for result in results.values()],
-            "shifted": [float(s.covariates["correct"][self._side("shifted")].mean()) for s in every],
-        }
-        study = conclude(plan, gates=gates, effects=effects)
-        study["figures"] = self._figures(surfaces)
-        study["tables"] = [
-            self._splits_table(surfaces),
-            self._held_table(surfaces),
-            self._bootstrap_table(surfaces),
-        ]
-        study["models"] = {name: result["weights_sha256"] for name, result in results.items()}
-        return {"study": study}
-
-    def _arm(self, name: str, seed: int) -> ArmRun:
-        return ArmRun(
-            config=self.config,
-            arm=self.study.arms[name],
-            seed=seed,
-            d_vocab=self.study.knowledge_graph.d_vocab,
-            n_steps=self.config.trainer.n_steps,
+    def method(self) -> tuple[str, ...]:
+        n_eval, n_choices, settings = self.graph.n_eval, self.graph.n_choices, self.adaptive
+        return (
+            f"The triples of the knowledge-graph study: ID are deducible training triples, shifted are deducible triples that were left "
+            f"out (medium and hard together), {n_eval} of each split, with the same relations equally often. All prompts are "
+            f"[subject, relation, ask]. Accuracy: gold against {n_choices - 1} random entities that are no answer.",
+            f"At the last token the number of active channels is set by hooks at {settings.kind} of each layer, of all layers at once, and at "
+            f"{FINAL}. Response: AbsTopK with {settings.levels_per_octave} values of k per factor of two, up to the full width. "
+            f"Best k: the k of the highest accuracy, mean of log2 k over {settings.n_bootstrap} resamples of {n_eval} items, ties "
+            f"shared. An octave is a factor of two.",
+            f"Held: a split's own number of channels is the geometric mean over its items of the smallest number that carries "
+            f"{settings.energy:g} of the energy untouched; its own density that of the participation ratio. AbsTopK imposes the "
+            f"one, a temperature on |h| per item the other. The cost of holding is accuracy at one's own value minus accuracy at the "
+            f"other's, so that what the operation itself costs cancels.",
+            "One number per seed and claim; every seed has a graph of its own. Intervals are Student's t over seeds; the bootstrap over "
+            "items is in a table. Every effect above 0 speaks for the claim.",
         )
 
-    def _items(self, *splits: str) -> slice:
-        return items_of(splits, self.study.knowledge_graph.n_eval)
+    def gates(self) -> Gates[PlaceReadings]:
+        n, words = self.graph.n_choices, f"{self.graph.n_choices}-way accuracy on"
+        return (
+            (
+                Gate(key="recall", words=f"{words} training triples", bound=number(0.9, "fraction")),
+                lambda r: float(r.surface.trained["correct"].mean()),
+            ),
+            (
+                Gate(key="shifted", words=f"{words} shifted triples, twice chance", bound=number(2 / n, "fraction")),
+                lambda r: float(r.surface.covariates["correct"][groups_of(r.n_eval)["shifted"]].mean()),
+            ),
+        )
 
-    def _side(self, target: str) -> slice:
-        return self._items(*COMPARED[target])
+    def config_of(self, arm: str, seed: int) -> RunConfig:
+        return self.sized(arm, seed, d_vocab=self.graph.d_vocab)
 
-    def best(self, surface: Surface, place: str, *, when: str, how: str, outcome: str) -> np.ndarray:
-        """log2 of best k of ID minus that of shifted items in each bootstrap resample, `[n_bootstrap]`.
+    def inputs(self) -> Mapping[str, object]:
+        measured = {key: getattr(self.adaptive, key) for key in ("kind", "levels_per_octave", "energy")}
+        return {"graph": self.graph, "adaptive": measured}
 
-        Args:
-            outcome: `correct`, or `loss` (whose smallest value is the best).
-        """
-        values = surface.correct[when, place, how] if outcome == "correct" else -surface.loss[when, place, how]
-        rng = np.random.default_rng(0)
-        of = {
-            target: resampled_best(
-                values[:, self._side(target)],
-                np.log2(surface.levels[place]),
-                n_items=self.study.knowledge_graph.n_eval,
-                n_bootstrap=self.adaptive.n_bootstrap,
-                rng=rng,
+    def work(self, config: RunConfig, folder: Path) -> StageResult:
+        graph, n_steps = graph_of(self.graph, config.seed), config.trainer.n_steps
+        prompts, choices = prompts_of(graph, COMPARED)
+
+        def read(model: Transformer, step: int) -> Arrays:
+            when, ways = ("init", ("largest",)) if step == 0 else ("end", ("largest", "random"))
+            found = measure_surface(model, prompts, choices, self.places, self.adaptive, ways=ways, seed=config.seed)
+            return {"|".join((name, when, *key)): v for name, entries in found.items() for key, v in entries.items()}
+
+        reader = Reader(read)
+        model, weights = train_arm(config, training_rows(graph, config), folder, (0, n_steps), {"surface": reader})
+        untouched = read_items(model, prompts, ())
+        covariates = {
+            "correct": is_gold_first(untouched.logits, choices),
+            "loss": untouched.loss,
+            "entropy": untouched.entropy,
+            "logit_norm": untouched.logit_norm,
+        }
+        trained, gold_first = prompts_of(graph, TRAINED)
+        per_octave = self.adaptive.levels_per_octave
+        arrays = {
+            **{f"levels|{place}": levels_at(model, names, per_octave) for place, names in self.places.items()},
+            **{f"covariates|{name}": value.double().numpy() for name, value in covariates.items()},
+            "trained|correct": is_gold_first(answer(model, trained, {}), gold_first).double().numpy(),
+            **reader.found[0],
+            **reader.found[n_steps],
+        }
+        np.savez(folder / "surface.npz", **arrays)
+        return StageResult(weights_sha256=weights)
+
+    def load(self, folder: Path, subject: Subject, seed: int) -> PlaceReadings:
+        surface = Surface.load(folder / "surface.npz")
+        sizes = {"n_eval": self.graph.n_eval, "n_bootstrap": self.adaptive.n_bootstrap}
+        return PlaceReadings(surface=surface, place=subject.place, **sizes)
+
+    def figures(self, read: Mapping[Subject, Sequence[PlaceReadings]]) -> Sequence[Figure]:
+        chance = Reference(label="chance", value=1 / self.graph.n_choices)
+        return [
+            Figure(
+                key=f"{subject.arm}_{subject.place.replace(' ', '_')}_{outcome}",
+                title=f"{title} by active channels, {subject.place}, arm {subject.arm}",
+                x_label="log2 k, channels kept at the last token",
+                y_label=label,
+                curves=tuple(
+                    curve(split, seeds[0].levels.tolist(), [r.responses(outcome, split).mean(1) for r in seeds])
+                    for split in COMPARED
+                ),
+                references=(chance,) if outcome == "correct" else (),
+                note=BAND.format(f"{len(seeds)} "),
             )
-            for target in COMPARED
-        }
-        return of["id"] - of["shifted"]
-
-    def effects(self, surface: Surface, place: str) -> dict[str, float]:
-        """The number of each claim at a place in one seed."""
-
-        def best(when: str = "end", how: str = "largest", outcome: str = "correct") -> float:
-            return float(self.best(surface, place, when=when, how=how, outcome=outcome).mean())
-
-        def enough() -> float:
-            values, levels = surface.correct["end", place, "largest"], np.log2(surface.levels[place])
-            k = {t: enough_level(values[:, self._side(t)].mean(1), levels, share=ENOUGH) for t in COMPARED}
-            return k["id"] - k["shifted"]
-
-        def held(side: str, by: str, when: str = "end") -> float:
-            """Accuracy of a side at its own density minus that at the other's."""
-            other = "id" if side == "shifted" else "shifted"
-            own, foreign = (surface.held_correct[when, place, by, target][self._side(side)] for target in (side, other))
-            return float(own.mean() - foreign.mean())
-
-        def natural(when: str) -> float:
-            values = surface.natural[when, place]
-            return float(values[self._side("id")].mean() - values[self._side("shifted")].mean())
-
-        shifted, reference = (surface.correct["end", place, "largest"][:, self._side(t)] for t in ("shifted", "id"))
-        losses = {t: surface.held_loss["end", place, "topk", t][self._side("shifted")].mean() for t in COMPARED}
-        n = self.study.knowledge_graph.n_eval
-        items = self._items("id deducible", "medium", "hard")
-        level = np.repeat(np.arange(3), n)
-        sparser = -best_level(-surface.loss["end", place, "largest"][:, items], np.log2(surface.levels[place]))
-        covariates = [surface.covariates[name][items] for name in ("loss", "entropy", "logit_norm")]
-        return {
-            "natural": natural("end"),
-            "best k": best(),
-            "enough k": enough(),
-            "held": held("shifted", "topk"),
-            "held, temperature": held("shifted", "temperature"),
-            "gain": gain_of_own_best(shifted, reference, n_splits=N_SPLITS, rng=np.random.default_rng(0)),
-            # Where no item's best k differs from another's, none goes with distance.
-            "per item": spearman(level, sparser, n_bootstrap=0, seed=0).value if np.ptp(sparser) else 0.0,
-            "per item, matched": spearman(level, sparser, given=covariates, n_bootstrap=0, seed=0).value
-            if np.ptp(sparser)
-            else 0.0,
-            "best k, loss": best(outcome="loss"),
-            "held, loss": float(losses["id"] - losses["shifted"]),
-            "converse": held("id", "topk"),
-            "converse, temperature": held("id", "temperature"),
-            "natural at init": natural("init"),
-            "best k at init": best("init"),
-            "held at init": held("shifted", "topk", "init"),
-            "random best k": best(how="random"),
-        }
-
-    def _figures(self, surfaces: Mapping[str, Sequence[Surface]]) -> list[dict[str, Any]]:
-        figures = []
-        for arm, seeds in surfaces.items():
-            for place in self.places:
-                x = np.log2(seeds[0].levels[place]).tolist()
-                for outcome, label in (("correct", "accuracy"), ("loss", "loss, nats")):
-                    values = [getattr(s, outcome)["end", place, "largest"] for s in seeds]
-                    curves = [
-                        curve(name, x, np.array([v[:, self._items(name)].mean(1) for v in values])) for name in READ
-                    ]
-                    figures.append(
-                        {
-                            "key": f"{arm}_{place.replace(' ', '_')}_{outcome}",
-                            "title": f"{label.partition(',')[0].capitalize()} by active channels, {place}, arm {arm}",
-                            "x_label": "log2 k, channels kept at the last token",
-                            "y_label": label,
-                            "curves": curves,
-                            "references": [{"label": "chance", "value": 1 / self.study.knowledge_graph.n_choices}]
-                            if outcome == "correct"
-                            else [],
-                            "note": f"mean over {len(seeds)} seeds, band: 95% t interval over seeds",
-                        }
-                    )
-        return figures
-
-    def _splits_table(self, surfaces: Mapping[str, Sequence[Surface]]) -> dict[str, Any]:
-        rows = [
-            [
-                arm,
-                name,
-                *(seeds_number([float(s.covariates[key][self._items(name)].mean()) for s in seeds], unit) for key, unit in (("correct", "fraction"), ("loss", "nats"), ("entropy", "nats"))),
-                *(seeds_number([float(s.natural["end", place][self._items(name)].mean()) for s in seeds], "log2 channels") for place in self.places),
-            ]
-            for arm, seeds in surfaces.items()
-            for name in READ
-        ]  # fmt: skip
-        return {
-            "title": "Untouched: how splits are answered, and with how many channels",
-            "columns": ["arm", "split", "accuracy", "loss", "entropy", *(f"log2 channels, {place}" for place in self.places)],
-            "rows": rows,
-            "note": f"channels that carry {self.adaptive.energy:g} of the energy; "
-            + "; ".join(f"{name}: {words}" for name, words in WORDS.items()),
-        }  # fmt: skip
-
-    def _held_table(self, surfaces: Mapping[str, Sequence[Surface]]) -> dict[str, Any]:
-        def cells(seeds: Sequence[Surface], place: str, by: str, side: str) -> list[dict[str, Any]]:
-            return [
-                seeds_number([float(s.held_correct["end", place, by, target][self._side(side)].mean()) for s in seeds], "fraction")
-                for target in COMPARED
-            ]  # fmt: skip
-
-        rows = [
-            [arm, place, by, side, *cells(seeds, place, by, side)]
-            for arm, seeds in surfaces.items()
-            for place in self.places
-            for by in ("topk", "temperature")
-            for side in COMPARED
+            for subject, seeds in read.items()
+            for outcome, title, label in (("correct", "Accuracy", "accuracy"), ("loss", "Loss", "loss, nats"))
         ]
-        return {
-            "title": "Accuracy of each side held at the density of either",
-            "columns": ["arm", "place", "by", "side", "at ID's density", "at shifted input's"],
-            "rows": rows,
-            "note": "id: deducible training triples; shifted: medium and hard",
-        }
 
-    def _bootstrap_table(self, surfaces: Mapping[str, Sequence[Surface]]) -> dict[str, Any]:
-        rows = []
-        for arm, seeds in surfaces.items():
-            for place in self.places:
-                cells = []
-                for surface in seeds:
-                    differences = self.best(surface, place, when="end", how="largest", outcome="correct")
-                    lo, hi = (float(q) for q in percentiles(differences))
-                    cells.append(number(float(differences.mean()), "octaves", lo=lo, hi=hi, n=len(differences)))
-                rows.append([arm, place, *cells])
-        return {
-            "title": "Best k, ID minus shifted in octaves, in each seed with its bootstrap interval over items",
-            "columns": ["arm", "place", *(f"seed {seed}" for seed in self.seeds)],
-            "rows": rows,
-            "note": f"{self.adaptive.n_bootstrap} resamples; above 0: shifted input is answered best with fewer channels",
-        }
+    def tables(
+        self, read: Mapping[Subject, Sequence[PlaceReadings]], results: Mapping[str, StageResult]
+    ) -> Sequence[ResultTable]:
+        energy = f"channels that carry {self.adaptive.energy:g} of the energy; "
+        return (
+            ResultTable(
+                title="Untouched: how splits are answered, and with how many channels",
+                columns=("arm", "split", "accuracy", "loss", "entropy", *(f"log2 channels, {p}" for p in self.places)),
+                rows=tuple(self._untouched(arm, split, read) for arm in self.arms for split in COMPARED),
+                note=energy + SPLITS_NOTE,
+            ),
+            ResultTable(
+                title="Accuracy of each side held at the density of either",
+                columns=("arm", "place", "by", "side", "at ID's density", "at shifted input's"),
+                rows=tuple(
+                    (
+                        subject.arm,
+                        subject.place,
+                        by,
+                        side,
+                        *(seeds_number([r.held(side, by, target) for r in seeds], "fraction") for target in SIDES),
+                    )
+                    for subject, seeds in read.items()
+                    for by in ("topk", "temperature")
+                    for side in SIDES
+                ),
+                note="id: deducible training triples; shifted: medium and hard",
+            ),
+            ResultTable(
+                title="Best k, ID minus shifted in octaves, in each seed with its bootstrap interval over items",
+                columns=("arm", "place", *(f"seed {seed}" for seed in self.seeds)),
+                rows=tuple(
+                    (subject.arm, subject.place, *(of_resamples(r.resampled()) for r in seeds))
+                    for subject, seeds in read.items()
+                ),
+                note=f"{self.adaptive.n_bootstrap} resamples; above 0: shifted input is answered best with fewer channels",
+            ),
+        )
+
+    def _untouched(
+        self, arm: str, split: str, read: Mapping[Subject, Sequence[PlaceReadings]]
+    ) -> tuple[TableCell, ...]:
+        items = groups_of(self.graph.n_eval)[split]
+        at = {place: [r.surface for r in read[Subject(arm=arm, place=place)]] for place in self.places}
+
+        def cell(values: Sequence[Floats], unit: str) -> Number:
+            return seeds_number([float(v[items].mean()) for v in values], unit)
+
+        return (
+            arm,
+            split,
+            *(
+                cell([surface.covariates[name] for surface in at[FINAL_PLACE]], unit)
+                for name, unit in (("correct", "fraction"), ("loss", "nats"), ("entropy", "nats"))
+            ),
+            *(cell([s.natural["end", place] for s in surfaces], "log2 channels") for place, surfaces in at.items()),
+        )
 
 
-def levels_at(model: nn.Module, points: Sequence[str], per_octave: int) -> np.ndarray:
+def of_resamples(resampled: Floats) -> Number:
+    """The mean of bootstrap resamples with their 95% interval."""
+    lo, hi = percentiles(resampled)
+    return number(resampled.mean(), "octaves", lo=lo, hi=hi, n=len(resampled))
+
+
+def levels_at(model: nn.Module, points: Sequence[str], per_octave: int) -> Floats:
     """Numbers of channels tried at hook points of one width."""
     return level_grid(hook_points(model)[points[0]].width, per_octave)
 
 
 def measure_surface(
-    model: nn.Module, prompts: Tensor, choices: Tensor, where: Mapping[str, tuple[str, ...]], config: AdaptiveConfig, *, ways: Sequence[str] = ("largest", "random"), n_eval: int, seed: int
-) -> dict[str, dict[tuple[str, ...], np.ndarray]]:  # fmt: skip
+    model: nn.Module,
+    prompts: Tensor,
+    choices: Tensor,
+    where: Mapping[str, tuple[str, ...]],
+    config: AdaptiveConfig,
+    *,
+    ways: Sequence[str] = ("largest", "random"),
+    seed: int,
+) -> dict[str, dict[tuple[str, ...], Floats]]:
     """Natural density, responses and held answers of one model; fields and keys of a `Surface` without `when`.
 
     Args:
         model: any with the hook points of `where`.
-        prompts: `[n_items, length]`, the answer last; splits in the order of `READ`, `n_eval` items each.
+        prompts: `[n_items, length]`, the answer last; the splits of `COMPARED` one after the other, equally many of each.
         choices: `[n_items, n_choices]` tokens, the gold one first.
         where: place -> hook points.
         config: levels and energy.
         ways: of choosing the channels that stay.
         seed: of the channels kept at random.
     """
-    found: dict[str, dict[tuple[str, ...], np.ndarray]] = {
+    found: dict[str, dict[tuple[str, ...], Floats]] = {
         name: {} for name in ("correct", "loss", "natural", "held_correct", "held_loss")
     }
 
-    def score(settings: Mapping[str, Setting]) -> tuple[np.ndarray, np.ndarray]:
+    def score(settings: Mapping[str, Setting]) -> tuple[Floats, Floats]:
         logits = answer(model, prompts, settings)
         loss = -logits.log_softmax(-1).gather(-1, prompts[:, -1:])[:, 0]
         return is_gold_first(logits, choices).double().numpy(), loss.double().numpy()
@@ -426,7 +439,7 @@ def measure_surface(
     with evaluating(model):
         _, seen = record(model, prompts[:, :-1].to(next(model.parameters()).device), points)
     last = {point: x[:, -1].float().cpu() for point, x in seen.items()}
-    sides = {target: items_of(splits, n_eval) for target, splits in COMPARED.items()}
+    groups = groups_of(len(prompts) // len(COMPARED))
     active = {point: n_active(h, config.energy).double().log2() for point, h in last.items()}
     spread = {point: participation_ratio(h).double().log2() for point, h in last.items()}
     for place, names in where.items():
@@ -437,9 +450,11 @@ def measure_surface(
                 score({name: keep_largest(k) if how == "largest" else keep_random(k, seed) for name in names})
                 for k in levels
             ]
-            found["correct"][place, how] = np.stack([correct for correct, _ in answers])
-            found["loss"][place, how] = np.stack([loss for _, loss in answers])
-        for target, items in sides.items():
+            found["correct"][place, how], found["loss"][place, how] = (
+                np.stack(values) for values in zip(*answers, strict=True)
+            )
+        for target in SIDES:
+            items = groups[target]
             held = {
                 "topk": {name: keep_largest(round(2 ** active[name][items].mean().item())) for name in names},
                 "temperature": {name: set_participation(2 ** spread[name][items].mean().item()) for name in names},
@@ -447,57 +462,3 @@ def measure_surface(
             for by, settings in held.items():
                 found["held_correct"][place, by, target], found["held_loss"][place, by, target] = score(settings)
     return found
-
-
-@dataclass(frozen=True)
-class _Training:
-    """The work of a stage: draw the graph, train one arm, set channels at initialisation and at the end."""
-
-    study: AdaptiveStudy
-    run: ArmRun
-
-    def __call__(self, folder: Path) -> dict[str, Any]:
-        sizes, n_steps = self.study.study.knowledge_graph, self.run.n_steps
-        where = self.study.places
-        graph = draw_graph(sizes, self.run.seed)
-        rows_of = {name: as_rows(graph.rows(graph.splits[name])) for name in SPLITS}
-        choices_of = {name: 1 + as_rows(graph.choices[name]) for name in SPLITS}
-        prompts, choices = (torch.cat([of[name] for name in READ]) for of in (rows_of, choices_of))
-        fields: dict[str, dict[Any, np.ndarray]] = {}
-
-        def look(model: Transformer, step: int) -> None:
-            when, ways = ("init", ("largest",)) if step == 0 else ("end", ("largest", "random"))
-            found = measure_surface(
-                model,
-                prompts,
-                choices,
-                where,
-                self.study.adaptive,
-                ways=ways,
-                n_eval=sizes.n_eval,
-                seed=self.run.seed,
-            )
-            for field, entries in found.items():
-                fields.setdefault(field, {}).update({(when, *key): value for key, value in entries.items()})
-
-        rows = training_rows(graph, self.run.n_steps * self.run.config.trainer.batch_size, self.run.seed)
-        model, meta = self.run.train(rows, folder, (0, n_steps), look)
-        untouched = read_items(model, prompts, ())
-        covariates = {
-            "correct": is_gold_first(untouched.logits, choices),
-            "loss": untouched.loss,
-            "entropy": untouched.entropy,
-            "logit_norm": untouched.logit_norm,
-        }
-        levels = {
-            place: levels_at(model, names, self.study.adaptive.levels_per_octave) for place, names in where.items()
-        }
-        surface = Surface(
-            levels=levels, covariates={name: value.double().numpy() for name, value in covariates.items()}, **fields
-        )
-        surface.save(folder / "surface.npz")
-        recall = [
-            is_gold_first(answer(model, rows_of[name], {}), choices_of[name]).double().mean().item()
-            for name in ("id atomic", "id deducible")
-        ]
-        return {"weights_sha256": meta["weights_sha256"], "recall": float(np.mean(recall))}

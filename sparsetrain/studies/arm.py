@@ -1,120 +1,204 @@
-"""One training of a study: the run's model and optimizer, with the arm's differences, on given rows of tokens.
+"""One training of a study: the run's config with the arm's differences, on given rows of tokens.
 
-By default the rows end in an answer, and the loss is that of the answer alone.
+By default the rows end in an answer, and the loss is that of the answer alone. What is read at given steps rides in the checkpoint,
+so that an interrupted training goes on with it. `ArmStudy` is a study with one such training per arm and seed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsetrain.data.stream import RowsStream
 from sparsetrain.export import read_meta
-from sparsetrain.model import ModelConfig, Transformer
+from sparsetrain.model import Transformer
 from sparsetrain.representation.tracker import SparsityTracker
 from sparsetrain.run import RunConfig
-from sparsetrain.sparsity import SparsityConfig
-from sparsetrain.studies.engine import Arm
+from sparsetrain.studies.engine import Arm, Stage, StageResult
+from sparsetrain.studies.study import HypothesisStudy, R, Subject
 from sparsetrain.training.callbacks import AtSteps
-from sparsetrain.training.fit import Exporter, Recipe, train_model
+from sparsetrain.training.fit import Exporter, train_model
 from sparsetrain.training.objectives import Objective, answer_loss
 from sparsetrain.training.resume import last_checkpoint
 
+C = TypeVar("C", bound=RunConfig)
+Arrays = Mapping[str, NDArray[Any]]
+ARMS = {
+    "constant": Arm(decay="constant", density=1),
+    "cosine": Arm(decay="cosine", density=1),
+    "weight_sparse": Arm(decay="constant", density=0.25),
+}  # ours
 N_PROMPT = 3
-"""Tokens before the answer."""
+"""Tokens before the answer in made worlds."""
+
+
+def of_arm(config: C, arm: Arm, seed: int, *, name: str | None = None) -> C:
+    """The run of one arm and seed."""
+    model, sparsity, optim = config.model, config.sparsity, config.optim
+    if arm.d_model is not None:
+        model = replace(model, d_model=arm.d_model)
+    if not arm.abs_topk:
+        model = replace(model, abs_topk={})
+    if arm.density is not None:
+        sparsity = replace(sparsity, density=arm.density)
+    if arm.density == 1:
+        sparsity = replace(sparsity, embed_density=None, bias_density=None)
+    if arm.lr_peak is not None:
+        optim = replace(optim, lr_peak=arm.lr_peak)
+    if arm.decay is not None:
+        optim = replace(optim, decay=arm.decay)
+    return replace(config, seed=seed, name=name or config.name, model=model, sparsity=sparsity, optim=optim)
+
+
+class Reader:
+    """A look at the model at given steps that keeps the arrays it reads, in the checkpoint too.
+
+    Args:
+        read: model and step -> arrays; must not touch the model.
+    """
+
+    def __init__(self, read: Callable[[Transformer, int], Arrays]) -> None:
+        self.read = read
+        self.found: dict[int, Arrays] = {}
+
+    def __call__(self, model: Transformer, step: int) -> None:
+        self.found[step] = self.read(model, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"found": {step: {k: torch.from_numpy(v) for k, v in arrays.items()} for step, arrays in self.found.items()}}  # fmt: skip
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        found = state_dict["found"]
+        self.found = {step: {k: v.numpy() for k, v in arrays.items()} for step, arrays in found.items()}
+
+    def save(self, path: Path) -> None:
+        """Writes every array as `[n_checkpoints, ...]`, and `steps`."""
+        steps = sorted(self.found)
+        arrays = {name: np.stack([self.found[step][name] for step in steps]) for name in self.found[steps[0]]}
+        np.savez(path, steps=np.array(steps), **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def train_arm(
+    config: RunConfig,
+    rows: NDArray[np.int64],
+    folder: Path,
+    steps: Collection[int],
+    readers: Mapping[str, Reader],
+    *,
+    objective: Objective = answer_loss,
+    watchers: Sequence[SparsityTracker] = (),
+    start: Callable[[Transformer], object] | None = None,
+    tokenizer: str | None = None,
+) -> tuple[Transformer, str]:
+    """Trains and exports; goes on from the folder's last checkpoint where there is one.
+
+    Args:
+        config: of the arm.
+        rows: `[n_rows, length]` in the order of training; `n_steps` batches.
+        folder: gets metrics.csv, checkpoints/ and export/.
+        steps: optimizer steps at which is read, 0 being initialisation.
+        readers: by name.
+        objective: batch -> loss.
+        watchers: trackers of more splits.
+        start: sets weights before the first step, after they are drawn.
+        tokenizer: text of a tokenizer.json for the export.
+
+    Returns:
+        The model, and the hash of its weights.
+    """
+    last = last_checkpoint(folder)
+    trained = train_model(
+        config.recipe,
+        RowsStream(rows, config.trainer.micro_batch),
+        Exporter(recipe=config.recipe, folder=folder, tokenizer=tokenizer),
+        objective=objective,
+        start=start,
+        watchers=[*watchers, *(AtSteps(name, steps, reader) for name, reader in readers.items())],
+        callbacks=config.callbacks,
+        resume=last if last.is_file() else None,
+    )
+    trained.model.cpu()
+    return trained.model, read_meta(trained.export())["weights_sha256"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArmRun:
-    """One arm and seed of a study."""
+class ArmStudy(HypothesisStudy[R]):
+    """A study that trains every arm in every seed."""
 
-    config: RunConfig
-    arm: Arm
-    seed: int
-    d_vocab: int
-    n_steps: int
-    objective: Objective = answer_loss
-    n_prompt: int = N_PROMPT
-    """Tokens that the model must be able to read."""
+    result: ClassVar[type[StageResult]] = StageResult
+    """What a stage leaves."""
 
     @property
-    def model_config(self) -> ModelConfig:
-        """The run's model with the study's vocabulary.
+    def trained(self) -> Mapping[str, Arm]:
+        """The arms as given, or else dense weights under two learning rates and sparse weights."""
+        return self.rules.arms or ARMS
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return tuple(self.trained)
+
+    @abstractmethod
+    def config_of(self, arm: str, seed: int) -> RunConfig:
+        """The training of an arm."""
+
+    @abstractmethod
+    def inputs(self) -> Mapping[str, object]:
+        """What decides the result of a stage besides its config."""
+
+    @abstractmethod
+    def work(self, config: RunConfig, folder: Path) -> StageResult:
+        """Trains and reads in the folder of a stage."""
+
+    @abstractmethod
+    def load(self, folder: Path, subject: Subject, seed: int) -> R:
+        """What a stage left."""
+
+    def sized(self, arm: str, seed: int, *, d_vocab: int, n_steps: int | None = None) -> RunConfig:
+        """The config of an arm on prompts of a made world.
+
+        Args:
+            d_vocab: tokens of the world.
+            n_steps: optimizer steps, where they follow from the rows.
 
         Raises:
             ValueError: n_ctx is too short for a prompt.
         """
-        if self.config.model.n_ctx < self.n_prompt:
-            raise ValueError(
-                f"model.n_ctx={self.config.model.n_ctx} is shorter than a prompt; give {self.n_prompt} or more"
+        config = of_arm(self.config, self.trained[arm], seed)
+        if config.model.n_ctx < N_PROMPT:
+            raise ValueError(f"model.n_ctx={config.model.n_ctx} is shorter than a prompt; give {N_PROMPT} or more")
+        trainer = replace(config.trainer, n_steps=config.trainer.n_steps if n_steps is None else n_steps)
+        return replace(config, model=replace(config.model, d_vocab=d_vocab), trainer=trainer)
+
+    def folder(self, run_dir: Path, arm: str, seed: int) -> Path:
+        """Of a stage."""
+        return run_dir / arm / f"seed_{seed}"
+
+    def stages(self) -> Sequence[Stage]:
+        configs = {(arm, seed): self.config_of(arm, seed) for arm in self.arms for seed in self.seeds}
+        return [
+            Stage(
+                name=f"{arm}/seed_{seed}",
+                inputs={**config.recipe.key(), **self.inputs()},
+                run=partial(self.work, config),
+                schema=self.result,
             )
-        return replace(self.config.model, d_vocab=self.d_vocab)
+            for (arm, seed), config in configs.items()
+        ]
 
-    @property
-    def sparsity_config(self) -> SparsityConfig:
-        """The run's sparsity at the arm's density."""
-        return replace(self.config.sparsity, density=self.arm.density)
-
-    @property
-    def recipe(self) -> Recipe:
-        """Everything besides the rows that decides the trained weights."""
-        return Recipe(
-            seed=self.seed,
-            model=self.model_config,
-            sparsity=self.sparsity_config,
-            optim=replace(self.config.optim, decay=self.arm.decay),
-            trainer=replace(self.config.trainer, n_steps=self.n_steps),
-        )
-
-    def inputs(self) -> dict[str, Any]:
-        """The recipe as the key of a stage."""
-        return self.recipe.key()
-
-    def train(
-        self,
-        rows: Tensor,
-        folder: Path,
-        steps: Sequence[int],
-        look: Callable[[Transformer, int], object],
-        *,
-        watchers: Sequence[SparsityTracker] = (),
-        start: Callable[[Transformer], object] | None = None,
-        tokenizer: str | None = None,
-    ) -> tuple[Transformer, Mapping[str, Any]]:
-        """Trains and exports.
-
-        Args:
-            rows: `[n_rows, length]` int64 in the order of training; `n_steps` batches.
-            folder: gets metrics.csv, checkpoints/ and export/.
-            steps: optimizer steps at which `look` is called, 0 being initialisation.
-            look: gets the model and the step; must not touch it.
-            watchers: trackers of more splits.
-            start: sets weights before the first step, after they are drawn.
-            tokenizer: text of a tokenizer.json for the export.
-
-        Returns:
-            The model, and its meta data with the hash of its weights.
-        """
-        recipe, last = self.recipe, last_checkpoint(folder)
-        # What a look without a state had read before an interruption is lost: such an arm starts from its beginning.
-        resume = last if last.is_file() and hasattr(look, "load_state_dict") else None
-        trained = train_model(
-            recipe,
-            RowsStream(rows.numpy(), recipe.trainer.micro_batch),
-            Exporter(recipe=recipe, folder=folder, tokenizer=tokenizer),
-            objective=self.objective,
-            start=start,
-            watchers=[AtSteps("look", steps, look), *watchers],
-            callbacks=self.config.callbacks,
-            resume=resume,
-        )
-        trained.model.cpu()
-        return trained.model, read_meta(trained.export())
+    def read(self, run_dir: Path) -> Mapping[Subject, Sequence[R]]:
+        return {
+            subject: [self.load(self.folder(run_dir, subject.arm, seed), subject, seed) for seed in self.seeds]
+            for subject in self.subjects
+        }
 
 
-def as_rows(rows: Any) -> Tensor:
-    """Token rows as an int64 tensor."""
-    return torch.as_tensor(rows).long()
+def as_rows(rows: NDArray[np.int64]) -> Tensor:
+    """Token rows as a tensor."""
+    return torch.from_numpy(rows)

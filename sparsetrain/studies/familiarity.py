@@ -8,375 +8,262 @@ initialisation while unseen ones stay. Both must hold with and without the gain 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from sparsetrain.data.worlds.facts import Facts, draw_facts, write_exposures
-from sparsetrain.report import number
+from sparsetrain.data.worlds.facts import Facts, FactsConfig, draw_facts, write_exposures
+from sparsetrain.report.blocks import Curve
 from sparsetrain.representation.controls import CONTROLS
-from sparsetrain.representation.measures import HEADLINE, gaussian_reference
+from sparsetrain.representation.measures import HEADLINE
 from sparsetrain.run import RunConfig
-from sparsetrain.stats.correlation import permutation_p, spearman
-from sparsetrain.stats.decisions import DecisionRule
+from sparsetrain.stats.correlation import permutation_p
+from sparsetrain.stats.intervals import Floats
 from sparsetrain.stats.mixed_model import mixed_model
-from sparsetrain.studies.arm import ArmRun, as_rows
-from sparsetrain.studies.engine import Claim, Gate, Plan, Rule, Stage, StudyConfig, conclude, log_spaced_steps
+from sparsetrain.stats.number import number
+from sparsetrain.studies.arm import ArmStudy, as_rows, train_arm
+from sparsetrain.studies.engine import StageResult, log_spaced_steps
 from sparsetrain.studies.readings import (
+    BAND,
     FINAL,
-    RHO_MARGIN,
+    Group,
     Readings,
-    Recorder,
+    both_gains,
+    correlation,
     curve,
-    read_points,
-    seeds_number,
+    gap,
+    gaussian,
+    groups_table,
+    item_reader,
+    over_training,
+    points_table,
+    rank_correlation,
+    sparsity,
 )
+from sparsetrain.studies.section import Figure, Gate, ResultTable, TableCell
+from sparsetrain.studies.study import Gates, Ruling, Subject
 
 
-@dataclass(frozen=True)
-class FamiliarityStudy:
-    """The study of one config; see `sparsetrain.studies.run.Study`."""
+@dataclass(frozen=True, kw_only=True)
+class FactReadings(Readings):
+    """Readings of facts; groups are their roles, `seen` and `unseen`, and those of the largest level: `still` and `unlearnable`."""
 
-    config: RunConfig
-
-    @property
-    def study(self) -> StudyConfig:
-        return self.config.study
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(self.config.seed + i for i in range(self.study.n_seeds))
+    facts: Facts
+    switch_step: int
+    """Last step before facts are switched."""
 
     @property
-    def n_seen(self) -> int:
-        """Facts shown at least so often count as seen: the three largest levels where there are so many."""
-        return self.study.familiarity.levels[max(-3, 1 - len(self.study.familiarity.levels))]
+    def exposures(self) -> Floats:
+        """log2(1 + planned exposures) of shown facts."""
+        return np.log2(1 + self.facts.n[self.groups["shown"]])
 
-    def plan(self) -> Plan:
-        facts, margin, agree = self.study.familiarity, self.study.margin, self.study.n_agreeing
-        claims: list[Claim] = []
-        rules: list[Rule] = []
-        for arm in self.study.arms:
-            negative, positive, none = "negative", "positive", "none"
-            rows: list[tuple[str, str, Any, float, str]] = [
-                ("seen", "seen facts are denser than unseen ones (without gain)", negative, margin, HEADLINE),
-                ("seen, gain", "seen facts are denser than unseen ones (with gain)", negative, margin, HEADLINE),
-                ("switched on", "switched-on facts get denser, against facts left unseen (without gain)", negative, margin, HEADLINE),
-                ("switched on, gain", "switched-on facts get denser, against facts left unseen (with gain)", negative, margin, HEADLINE),
-                ("switched off", "switched-off facts get sparser, against facts still shown", positive, margin, HEADLINE),
-                ("seen since init", "seen facts are denser than at initialisation (without gain)", negative, margin, HEADLINE),
-                ("seen since init, gain", "seen facts are denser than at initialisation (with gain)", negative, margin, HEADLINE),
-                ("unseen since init", "unseen facts stay as at initialisation (without gain)", none, margin, HEADLINE),
-                ("unlearnable", "exposure alone makes denser: unlearnable facts against unseen ones", negative, margin, HEADLINE),
-                ("equal exposure", "at equal exposure learnable facts are denser than unlearnable ones", negative, margin, HEADLINE),
-                ("exposure given loss", "more exposures, denser, given the loss (partial Spearman)", negative, RHO_MARGIN, "rho"),
-                ("loss given exposure", "more loss, sparser, given the exposures (partial Spearman)", positive, RHO_MARGIN, "rho"),
-                ("at init", "control: no difference at initialisation", none, margin, HEADLINE),
-                ("rotated", "control: no difference in a random basis", none, margin, HEADLINE),
-                ("trimmed", "control: the difference survives without the strongest 1% of channels", negative, margin, HEADLINE),
-            ]  # fmt: skip
-            if arm != next(iter(self.study.arms)):
-                claim = f"the difference between seen and unseen facts is that of arm {next(iter(self.study.arms))}"
-                rows.append(("as first arm", claim, none, margin, HEADLINE))
-            claims += [
-                Claim(
-                    key=f"{arm}: {key}",
-                    arm=arm,
-                    criterion=DecisionRule(
-                        claim=claim, expected=expected, margin=bound, n_agreeing=None if expected == none else agree
-                    ),
-                    unit=unit,
-                )
-                for key, claim, expected, bound, unit in rows
-            ]
-            rules += [
-                Rule(
-                    name="relative",
-                    arm=arm,
-                    statement="seen facts are denser than unseen ones, and switching moves only the switched half",
-                    needs=tuple(f"{arm}: {key}" for key in ("seen", "seen, gain", "switched on", "switched on, gain")),
+    def shown(self, series: str) -> Floats:
+        """A series of shown facts at the end."""
+        return self.series(series)[-1][self.groups["shown"]]
+
+    def moved(self, control: str, a: str, b: str) -> float:
+        """How far one group moved against another since facts were switched."""
+        y = self.series(control)
+        return gap(y[-1] - y[self.steps.index(self.switch_step)], self.groups[a], self.groups[b])
+
+    def since_init(self, control: str, group: str) -> float:
+        """How far a group moved since initialisation."""
+        y = self.series(control)
+        return float((y[-1] - y[0])[self.groups[group]].mean())
+
+
+def groups_of(facts: Facts) -> dict[str, Group]:
+    """Names of groups of facts."""
+    levels = [role.n for role in facts.roles if role.kind == "shown"]
+    shown, most = facts.of_kind("shown"), levels[-1]
+    return {
+        **{role.name: facts.role == i for i, role in enumerate(facts.roles)},
+        "shown": shown,
+        "seen": shown & (facts.n >= n_seen(levels)),
+        "unseen": facts.of_kind("shown", 0),
+        "still": facts.of_kind("shown", most),
+        "unlearnable": facts.of_kind("unlearnable", most),
+    }
+
+
+def n_seen(levels: Sequence[int]) -> int:
+    """Facts shown at least so often count as seen: the three largest levels where there are so many."""
+    return levels[max(-3, 1 - len(levels))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamiliarityStudy(ArmStudy[FactReadings]):
+    """Facts of known exposure."""
+
+    question = "Is density learned through familiarity?"
+    hypotheses = (
+        *both_gains("seen", "negative", "seen facts are denser than unseen ones", lambda r, c: r.gap(c, "seen", "unseen")),
+        *both_gains("switched on", "negative", "switched-on facts get denser, against facts left unseen", lambda r, c: r.moved(c, "switched on", "unseen")),
+        sparsity("switched off", "positive", "switched-off facts get sparser, against facts still shown", lambda r: r.moved("none", "switched off", "still")),
+        *both_gains("seen since init", "negative", "seen facts are denser than at initialisation", lambda r, c: r.since_init(c, "seen")),
+        sparsity("unseen since init", "none", "unseen facts stay as at initialisation (without gain)", lambda r: r.since_init("none", "unseen")),
+        sparsity("unlearnable", "negative", "exposure alone makes denser: unlearnable facts against unseen ones", lambda r: r.gap("none", "unlearnable", "unseen")),
+        sparsity("equal exposure", "negative", "at equal exposure learnable facts are denser than unlearnable ones", lambda r: r.gap("none", "still", "unlearnable")),
+        correlation("exposure given loss", "negative", "more exposures, denser, given the loss (partial Spearman)", lambda r: rank_correlation(r.exposures, r.shown("none"), r.shown("loss"))),
+        correlation("loss given exposure", "positive", "more loss, sparser, given the exposures (partial Spearman)", lambda r: rank_correlation(r.shown("loss"), r.shown("none"), r.exposures)),
+        sparsity("at init", "none", "control: no difference at initialisation", lambda r: r.gap("none", "seen", "unseen", when=0)),
+        sparsity("rotated", "none", "control: no difference in a random basis", lambda r: r.gap("rotated", "seen", "unseen")),
+        sparsity("trimmed", "negative", "control: the difference survives without the strongest 1% of channels", lambda r: r.gap("trimmed", "seen", "unseen")),
+    )  # fmt: skip
+    rulings = (
+        Ruling(
+            name="relative",
+            statement="seen facts are denser than unseen ones, and switching moves only the switched half",
+            needs=("seen", "seen, gain", "switched on", "switched on, gain"),
+        ),
+        Ruling(
+            name="absolute",
+            statement="seen facts are denser than in the same model at initialisation, unseen ones stay",
+            needs=("seen since init", "seen since init, gain", "unseen since init"),
+        ),
+    )
+    as_first = ("seen", "between seen and unseen facts")
+
+    facts: FactsConfig
+
+    def method(self) -> tuple[str, ...]:
+        facts = self.facts
+        return (
+            f"{facts.n_subjects * len(facts.roles)} facts (subject, relation) -> object. Each of {facts.n_subjects} subjects has one "
+            f"fact of each role: shown {', '.join(map(str, facts.levels))} times; switched on or off midway; shown "
+            f"{' or '.join(map(str, facts.unlearnable))} times with an object drawn anew each time. Every subject, relation and "
+            f"object is shown equally often (counted before training). All prompts are [subject, relation, ask].",
+            f"Read at the last token, at {FINAL}, before and after its gain; the {HEADLINE} of a Gaussian vector is "
+            f".414, a negative difference means denser. Seen: shown at least {n_seen(facts.levels)} times. All comparisons are within one "
+            f"checkpoint or of the same facts between checkpoints.",
+            "One number per seed and claim; intervals are Student's t over seeds. Arms differ in the schedule of the learning "
+            "rate and in the density of the weights.",
+        )
+
+    def gates(self) -> Gates[FactReadings]:
+        levels = self.facts.levels
+        most = levels[-1]
+
+        def rising(r: FactReadings) -> float:
+            recall = [r.mean("correct", f"shown {n}") for n in levels]
+            return rank_correlation(np.array(levels), np.array(recall))
+
+        return (
+            (
+                Gate(
+                    key="recall", words=f"recall of facts shown {most} times at the end", bound=number(0.9, "fraction")
                 ),
-                Rule(
-                    name="absolute",
-                    arm=arm,
-                    statement="seen facts are denser than in the same model at initialisation, unseen ones stay",
-                    needs=tuple(
-                        f"{arm}: {key}" for key in ("seen since init", "seen since init, gain", "unseen since init")
-                    ),
-                ),
-            ]
-        most = facts.levels[-1]
-        return Plan(
-            question="Is density learned through familiarity?",
-            method=(
-                f"{facts.n_subjects * len(facts.roles)} facts (subject, relation) -> object. Each of {facts.n_subjects} subjects has one "
-                f"fact of each role: shown {', '.join(map(str, facts.levels))} times; switched on or off midway; shown "
-                f"{' or '.join(map(str, facts.unlearnable))} times with an object drawn anew each time. Every subject, relation and "
-                f"object is shown equally often (counted before training). All prompts are [subject, relation, ask].",
-                f"Read at the last token, at {FINAL}, before and after its gain; the {HEADLINE} of a Gaussian vector is "
-                f".414, a negative difference means denser. Seen: shown at least {self.n_seen} times. All comparisons are within one "
-                f"checkpoint or of the same facts between checkpoints.",
-                "One number per seed and claim; intervals are Student's t over seeds. Arms differ in the schedule of the learning "
-                "rate and in the density of the weights.",
+                lambda r: r.mean("correct", "still"),
             ),
-            seeds=self.seeds,
-            arms=tuple(self.study.arms),
-            gates=(
+            (
                 Gate(
-                    key="recall",
-                    words=f"recall of facts shown {most} times at the end",
-                    rule="at least",
-                    bound=0.9,
-                    unit="fraction",
+                    key="rising", words="rank correlation of exposures and recall over levels", bound=number(0.8, "rho")
                 ),
-                Gate(
-                    key="rising",
-                    words="rank correlation of exposures and recall over levels",
-                    rule="at least",
-                    bound=0.8,
-                    unit="rho",
-                ),
+                rising,
+            ),
+            (
                 Gate(
                     key="unlearnable",
                     words=f"recall of the last object shown of unlearnable facts shown {most} times",
                     rule="at most",
-                    bound=0.15,
-                    unit="fraction",
+                    bound=number(0.15, "fraction"),
                 ),
+                lambda r: r.mean("correct", "unlearnable"),
             ),
-            claims=tuple(claims),
-            rules=tuple(rules),
         )
 
-    def stages(self) -> list[Stage]:
-        stages = []
-        for name, arm in self.study.arms.items():
-            for seed in self.seeds:
-                n_rows = len(self._facts(seed).rows)
-                n_steps = math.ceil(n_rows / self.config.trainer.batch_size)
-                run = ArmRun(
-                    config=self.config, arm=arm, seed=seed, d_vocab=self.study.familiarity.d_vocab, n_steps=n_steps
-                )
-                inputs = {
-                    **run.inputs(),
-                    "facts": asdict(self.study.familiarity),
-                    "n_checkpoints": self.study.n_checkpoints,
-                }
-                stages.append(Stage(name=f"{name}/seed_{seed}", inputs=inputs, run=_Training(self, run)))
-        return stages
+    def config_of(self, arm: str, seed: int) -> RunConfig:
+        n_rows = len(draw_facts(self.facts, seed).rows)
+        n_steps = math.ceil(n_rows / self.config.trainer.batch_size)
+        return self.sized(arm, seed, d_vocab=self.facts.d_vocab, n_steps=n_steps)
 
-    def _facts(self, seed: int) -> Facts:
-        return draw_facts(self.study.familiarity, seed)
-
-    def steps(self, facts: Facts, n_steps: int) -> tuple[int, ...]:
-        """Steps that are read: log-spaced, and the last one before the switch."""
-        return tuple(sorted({*log_spaced_steps(n_steps, self.study.n_checkpoints), self.switch_step(facts)}))
+    def inputs(self) -> Mapping[str, object]:
+        return {"facts": self.facts, "n_checkpoints": self.rules.n_checkpoints}
 
     def switch_step(self, facts: Facts) -> int:
         """Optimizer steps whose exposures all lie before the switch."""
         return facts.n_first_half // self.config.trainer.batch_size
 
-    def conclude(self, plan: Plan, results: Mapping[str, Mapping[str, Any]], run_dir: Path) -> dict[str, Any]:
-        read = {
-            arm: [
-                FactReadings.load(run_dir / f"{arm}/seed_{seed}/items.npz", facts=self._facts(seed))
-                for seed in self.seeds
-            ]
-            for arm in self.study.arms
-        }
-        effects: dict[str, list[float]] = {}
-        gates: dict[str, list[float]] = {"recall": [], "rising": [], "unlearnable": []}
-        most = self.study.familiarity.levels[-1]
-        for arm, seeds in read.items():
-            for r in seeds:
-                for key, value in self.effects(r).items():
-                    effects.setdefault(f"{arm}: {key}", []).append(value)
-                recall = [
-                    float(r.correct[-1][r.facts.of_kind("shown", n)].mean()) for n in self.study.familiarity.levels
-                ]
-                gates["recall"].append(recall[-1])
-                gates["rising"].append(spearman(self.study.familiarity.levels, recall, n_bootstrap=0, seed=0).value)
-                gates["unlearnable"].append(float(r.correct[-1][r.facts.of_kind("unlearnable", most)].mean()))
-        first = next(iter(self.study.arms))
-        for arm in list(self.study.arms)[1:]:
-            pairs = zip(effects[f"{arm}: seen"], effects[f"{first}: seen"], strict=True)
-            effects[f"{arm}: as first arm"] = [a - b for a, b in pairs]
-        study = conclude(plan, gates=gates, effects=effects)
-        study["figures"] = self._figures(read)
-        study["tables"] = [self._points_table(read), self._models_table(read), self._roles_table(read)]
-        study["models"] = {name: result["weights_sha256"] for name, result in results.items()}
-        return {"study": study}
-
-    def effects(self, r: "FactReadings") -> dict[str, float]:
-        """The number of each claim in one seed."""
-        shown, f = r.facts.of_kind("shown"), r.facts
-        n = r.n
-        seen, unseen, most = shown & (n >= self.n_seen), f.of_kind("shown", 0), self.study.familiarity.levels[-1]
-        middle = r.steps.index(self.switch_step(f))
-        on, off, unlearnable = f.of_kind("on"), f.of_kind("off"), f.of_kind("unlearnable", most)
-        still = f.of_kind("shown", most)
-        plain, gain = r.of("none"), r.of("gain")
-
-        def gap(values: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
-            return float(values[a].mean() - values[b].mean())
-
-        def moved(values: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
-            return gap(values[-1] - values[middle], a, b)
-
-        y, loss, exposures = plain[-1][shown], r.loss[-1][shown], np.log2(1 + n[shown])
-        return {
-            "seen": gap(plain[-1], seen, unseen),
-            "seen, gain": gap(gain[-1], seen, unseen),
-            "switched on": moved(plain, on, unseen),
-            "switched on, gain": moved(gain, on, unseen),
-            "switched off": moved(plain, off, still),
-            "seen since init": float((plain[-1] - plain[0])[seen].mean()),
-            "seen since init, gain": float((gain[-1] - gain[0])[seen].mean()),
-            "unseen since init": float((plain[-1] - plain[0])[unseen].mean()),
-            "unlearnable": gap(plain[-1], unlearnable, unseen),
-            "equal exposure": gap(plain[-1], still, unlearnable),
-            "exposure given loss": spearman(exposures, y, given=[loss], n_bootstrap=0, seed=0).value,
-            "loss given exposure": spearman(loss, y, given=[exposures], n_bootstrap=0, seed=0).value,
-            "at init": gap(plain[0], seen, unseen),
-            "rotated": gap(r.of("rotated")[-1], seen, unseen),
-            "trimmed": gap(r.of("trimmed")[-1], seen, unseen),
-        }
-
-    def _figures(self, read: Mapping[str, Sequence["FactReadings"]]) -> list[dict[str, Any]]:
-        first = next(iter(read))
-        runs, levels = read[first], self.study.familiarity.levels
-        most = levels[-1]
-        drawn = [levels[i] for i in sorted({0, *range(len(levels) - 1, 0, -2)})]
-        groups = [(f"shown {n}", "shown", n) for n in drawn]
-        extra = [
-            ("switched on", "on", None),
-            ("switched off", "off", None),
-            (f"unlearnable {most}", "unlearnable", most),
-        ]
-        reference = gaussian_reference(self.config.model.d_model)[HEADLINE]
-
-        def over_training(key: str, title: str, y_label: str, array: str, chosen: list[Any]) -> dict[str, Any]:
-            curves = []
-            for name, kind, n in chosen:
-                per_seed = np.array([r.series(array)[:, r.facts.of_kind(kind, n)].mean(1) for r in runs])
-                curves.append(curve(name, [math.log2(1 + step) for step in runs[0].steps], per_seed))
-            return {
-                "key": key, "title": title, "x_label": "log2(1 + step)", "y_label": y_label, "curves": curves,
-                "references": [] if array != "none" else [{"label": "Gaussian", "value": reference}],
-                "note": f"arm {first}, mean over {len(runs)} seeds, band: 95% t interval over seeds",
-            }  # fmt: skip
-
-        at_end = []
-        for arm, seeds in read.items():
-            per_seed = np.array([[r.of("none")[-1][r.facts.of_kind("shown", n)].mean() for n in levels] for r in seeds])
-            at_end.append(curve(arm, [math.log2(1 + n) for n in levels], per_seed))
-        per_seed = np.array([[r.of("none")[0][r.facts.of_kind("shown", n)].mean() for n in levels] for r in runs])
-        at_end.append(curve("at initialisation", [math.log2(1 + n) for n in levels], per_seed))
-        return [
-            over_training("recall", "Recall by exposures", "recall", "correct", groups + extra),
-            over_training("gini", f"{HEADLINE} at the last token by exposures", HEADLINE, "none", groups + extra),
-            over_training("loss", "Loss of the answer by exposures", "loss, nats", "loss", groups + extra),
-            {
-                "key": "exposures", "title": f"{HEADLINE} at the end against exposures", "x_label": "log2(1 + exposures)",
-                "y_label": HEADLINE, "curves": at_end, "references": [{"label": "Gaussian", "value": reference}],
-                "note": "mean over seeds, band: 95% t interval over seeds",
-            },
-        ]  # fmt: skip
-
-    def _points_table(self, read: Mapping[str, Sequence["FactReadings"]]) -> dict[str, Any]:
-        """Seen minus unseen at every hook point, control and arm: what else could have been asked."""
-        rows = []
-        for arm, seeds in read.items():
-            for point, control, measure in seeds[0].values:
-                gaps = []
-                for r in seeds:
-                    n = r.n
-                    values, shown = r.values[point, control, measure][-1], r.facts.of_kind("shown")
-                    gaps.append(float(values[shown & (n >= self.n_seen)].mean() - values[shown & (n == 0)].mean()))
-                rows.append([arm, point, control, measure, seeds_number(gaps, measure)])
-        return {
-            "title": "Seen minus unseen facts at the end, everywhere (exploratory: no verdict rests on it)",
-            "columns": ["arm", "hook point", "control", "measure", "difference"],
-            "rows": rows,
-            "note": f"controls: {', '.join(CONTROLS)}; see docs/familiarity.md",
-        }
-
-    def _models_table(self, read: Mapping[str, Sequence["FactReadings"]]) -> dict[str, Any]:
-        rows = []
-        for arm, seeds in read.items():
-            y, exposures, loss, groups = [], [], [], []
-            shuffled = []
-            for i, r in enumerate(seeds):
-                shown = r.facts.of_kind("shown")
-                n = r.n[shown]
-                y.append(r.of("none")[-1][shown])
-                exposures.append(np.log2(1 + n))
-                loss.append(r.loss[-1][shown])
-                groups.append(r.facts.subject[shown] + i * 10**6)
-                shuffled.append(permutation_p(exposures[-1], y[-1], n_permutations=200, seed=self.seeds[i]))
-            effects = {"a doubling of 1 + exposures": np.concatenate(exposures), "a nat of loss": np.concatenate(loss)}
-            slopes = mixed_model(np.concatenate(y), effects, np.concatenate(groups))
-            rows += [[arm, name, seeds_number(slope, HEADLINE)] for name, slope in slopes.items()]
-            rows.append(
-                [arm, "largest p of shuffled exposures over seeds", number(max(shuffled), "p", n=len(shuffled))]
-            )
-        return {
-            "title": f"Mixed model of the {HEADLINE} of shown facts at the end, random intercepts of subjects within seeds",
-            "columns": ["arm", "effect of", "slope"],
-            "rows": rows,
-            "note": "p: share of 200 shuffles of the exposures with a rank correlation as far from 0",
-        }
-
-    def _roles_table(self, read: Mapping[str, Sequence["FactReadings"]]) -> dict[str, Any]:
-        rows = []
-        for arm, seeds in read.items():
-            for i, role in enumerate(seeds[0].facts.roles):
-                numbers = []
-                for array, unit in (("correct", "fraction"), ("loss", "nats"), ("entropy", "nats"), ("logit_norm", "l2"), ("none", HEADLINE), ("gain", HEADLINE)):  # fmt: skip
-                    values = [
-                        float(r.series(array)[-1][r.facts.role == i].mean()) for r in seeds if (r.facts.role == i).any()
-                    ]
-                    numbers.append(seeds_number(values, unit))
-                rows.append([arm, role.name, *numbers])
-        return {
-            "title": "Every role at the end",
-            "columns": ["arm", "role", "recall", "loss", "entropy", "logit norm", f"{HEADLINE}, without gain", f"{HEADLINE}, with gain"],
-            "rows": rows,
-            "note": "means over seeds; unlearnable: recall and loss are of the object shown last; new subject: tokens never shown",
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Training:
-    """The work of a stage: train one arm, read all facts at every checkpoint."""
-
-    study: FamiliarityStudy
-    run: ArmRun
-
-    def __call__(self, folder: Path) -> dict[str, Any]:
-        facts = self.study._facts(self.run.seed)
-        write_exposures(facts, self.run.config.trainer.batch_size, folder / "exposures.csv")
+    def work(self, config: RunConfig, folder: Path) -> StageResult:
+        facts = draw_facts(self.facts, config.seed)
+        write_exposures(facts, config.trainer.batch_size, folder / "exposures.csv")
         prompts = as_rows(facts.prompts)
-        recorder = Recorder(
-            prompts,
-            read_points(self.run.config.model.n_layer),
-            lambda logits: logits.argmax(-1) == prompts[:, -1],
+        reader = item_reader(prompts, config.model.n_layer, lambda logits: logits.argmax(-1) == prompts[:, -1])
+        steps = {*log_spaced_steps(config.trainer.n_steps, self.rules.n_checkpoints), self.switch_step(facts)}
+        _, weights = train_arm(config, facts.rows, folder, steps, {"items": reader})
+        reader.save(folder / "items.npz")
+        return StageResult(weights_sha256=weights)
+
+    def load(self, folder: Path, subject: Subject, seed: int) -> FactReadings:
+        facts = draw_facts(self.facts, seed)
+        more = {"facts": facts, "groups": groups_of(facts), "switch_step": self.switch_step(facts)}
+        return FactReadings.load(folder / "items.npz", **more)
+
+    def figures(self, read: Mapping[Subject, Sequence[FactReadings]]) -> Sequence[Figure]:
+        (first, runs), levels = next(iter(read.items())), self.facts.levels
+        drawn = [levels[i] for i in sorted({0, *range(len(levels) - 1, 0, -2)})]
+        groups = [*(f"shown {n}" for n in drawn), "switched on", "switched off", f"unlearnable {levels[-1]}"]
+
+        def by_exposures(name: str, seeds: Sequence[FactReadings], when: int = -1) -> Curve:
+            per_seed = [np.array([r.mean("none", f"shown {n}", when) for n in levels]) for r in seeds]
+            return curve(name, [math.log2(1 + n) for n in levels], per_seed)
+
+        width = self.config.model.d_model
+        return (
+            *(
+                over_training(key, title, label, series, groups, runs, width, note=f"arm {first.arm}, ")
+                for key, title, label, series in (
+                    ("recall", "Recall by exposures", "recall", "correct"),
+                    ("gini", f"{HEADLINE} at the last token by exposures", HEADLINE, "none"),
+                    ("loss", "Loss of the answer by exposures", "loss, nats", "loss"),
+                )
+            ),
+            Figure(
+                key="exposures",
+                title=f"{HEADLINE} at the end against exposures",
+                x_label="log2(1 + exposures)",
+                y_label=HEADLINE,
+                curves=(
+                    *(by_exposures(subject.arm, seeds) for subject, seeds in read.items()),
+                    by_exposures("at initialisation", runs, when=0),
+                ),
+                references=gaussian(width),
+                note=BAND.format(""),
+            ),
         )
-        steps = self.study.steps(facts, self.run.n_steps)
-        _, meta = self.run.train(as_rows(facts.rows), folder, steps, recorder)
-        recorder.save(folder / "items.npz")
-        return {"weights_sha256": meta["weights_sha256"], "n_steps": self.run.n_steps}
 
+    def tables(
+        self, read: Mapping[Subject, Sequence[FactReadings]], results: Mapping[str, StageResult]
+    ) -> Sequence[ResultTable]:
+        roles = [role.name for role in next(iter(read.values()))[0].facts.roles]
+        controls = f"controls: {', '.join(CONTROLS)}; see docs/familiarity.md"
+        note = "means over seeds; unlearnable: recall and loss are of the object shown last; new subject: tokens never shown"
+        return (
+            points_table("Seen minus unseen facts", "seen", "unseen", read, controls),
+            self._models_table(read),
+            groups_table("Every role at the end", "role", "recall", roles, read, note),
+        )
 
-@dataclass(frozen=True, kw_only=True)
-class FactReadings(Readings):
-    """Readings of facts."""
-
-    facts: Facts
-
-    @property
-    def n(self) -> np.ndarray:
-        """Planned exposures of each fact, `[n_facts]`."""
-        return np.array([role.n for role in self.facts.roles])[self.facts.role]
+    def _models_table(self, read: Mapping[Subject, Sequence[FactReadings]]) -> ResultTable:
+        rows: list[tuple[TableCell, ...]] = []
+        for subject, seeds in read.items():
+            y, loss = (np.concatenate([r.shown(series) for r in seeds]) for series in ("none", "loss"))
+            effects = {
+                "a doubling of 1 + exposures": np.concatenate([r.exposures for r in seeds]),
+                "a nat of loss": loss,
+            }
+            subjects = [r.facts.subject[r.groups["shown"]] + i * 10**6 for i, r in enumerate(seeds)]
+            for name, slope in mixed_model(y, effects, np.concatenate(subjects)).items():
+                rows.append((subject.arm, name, slope.number(HEADLINE)))
+            p = max(
+                permutation_p(r.exposures, r.shown("none"), n_permutations=200, seed=seed)
+                for seed, r in zip(self.seeds, seeds, strict=True)
+            )
+            rows.append((subject.arm, "largest p of shuffled exposures over seeds", number(p, "p", n=len(seeds))))
+        return ResultTable(
+            title=f"Mixed model of the {HEADLINE} of shown facts at the end, random intercepts of subjects within seeds",
+            columns=("arm", "effect of", "slope"),
+            rows=tuple(rows),
+            note="p: share of 200 shuffles of the exposures with a rank correlation as far from 0",
+        )

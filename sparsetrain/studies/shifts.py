@@ -5,10 +5,9 @@ verdict rests on shift minus control; what would have been said without a contro
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
@@ -20,29 +19,38 @@ from sparsetrain.data import TokenStream
 from sparsetrain.data.distance import UNITS, TrainingTokens
 from sparsetrain.data.worlds.code import build_python
 from sparsetrain.data.worlds.graded import SIDES, Graded, GradedConfig, Name
-from sparsetrain.data.worlds.knowledge_graph import draw_graph
-from sparsetrain.data.worlds.triples import N_MARKS, SIZE, Marks, build_triples, training_documents
+from sparsetrain.data.worlds.knowledge_graph import GraphConfig
+from sparsetrain.data.worlds.triples import N_MARKS, SIZE, Marks, build_triples, check_length, training_documents
 from sparsetrain.model import Transformer
-from sparsetrain.report import number
-from sparsetrain.representation.measures import HEADLINE, gaussian_reference
+from sparsetrain.representation.measures import HEADLINE
 from sparsetrain.representation.watch import row_losses
 from sparsetrain.run import RunConfig, corpus_of, init_bigram_
-from sparsetrain.stats.correlation import spearman
-from sparsetrain.stats.decisions import DecisionRule
-from sparsetrain.stats.intervals import over_items
-from sparsetrain.studies.arm import ArmRun, as_rows
-from sparsetrain.studies.engine import Arm, Claim, Gate, Plan, Rule, Stage, StudyConfig, conclude
-from sparsetrain.studies.knowledge_graph import is_gold_first
-from sparsetrain.studies.readings import FINAL, RHO_MARGIN, Readings, Recorder, curve, read_points, seeds_number
+from sparsetrain.stats.intervals import Floats, over_items
+from sparsetrain.stats.number import Number, number
+from sparsetrain.studies.arm import as_rows, train_arm
+from sparsetrain.studies.engine import Stage, StageResult, section_of
+from sparsetrain.studies.knowledge_graph import graph_of, is_gold_first
+from sparsetrain.studies.readings import (
+    BAND,
+    FINAL,
+    Readings,
+    both_gains,
+    correlation,
+    curve,
+    gaussian,
+    item_reader,
+    rank_correlation,
+    sparsity,
+)
+from sparsetrain.studies.section import Figure, Gate, ResultTable, TableCell
+from sparsetrain.studies.study import Gates, Hypothesis, HypothesisStudy, Ruling, Subject
 from sparsetrain.training.objectives import next_token_loss
 
 OWN = "own_loss"
 DISTANCES = {OWN: "nats/token", **UNITS}
 """Distances of a row from the training tokens, and their units."""
-LOSS_MARGIN = 0.05
-"""Smallest difference of a loss that counts as farther, nats/token. ours"""
-RATE_MARGIN = 0.01
-"""The same of a share of pairs. ours"""
+MARGINS = {"nats/token": 0.05, "fraction": 0.01}
+"""Smallest differences of a loss, and of a share of pairs, that count as farther. ours"""
 ANSWERED = {"python": 0.75, "graph": 0.9}
 """Share of level 0 that a model must answer for the shift to mean anything. ours"""
 OBJECTS = slice(SIZE - 2, None, SIZE)
@@ -67,24 +75,41 @@ WHAT = {
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftReadings:
-    """One shift in one seed. Arrays over items are `[..., 2, n_levels, n]`: shift and control."""
+    """One shift in one seed. Arrays over items are `[2, n_levels, n]`: shift and control."""
 
     levels: tuple[int, ...]
     read: Readings
     """At initialisation and at the end."""
-    distances: Mapping[str, NDArray[np.float64]]
+    distances: Mapping[str, Floats]
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return 2, len(self.levels), self.read.loss.shape[-1] // (2 * len(self.levels))
+    @classmethod
+    def load(cls, folder: Path, name: str, levels: tuple[int, ...]) -> "ShiftReadings":
+        """Reads what a stage left of a shift."""
+        with np.load(folder / f"{name}_distances.npz") as file:
+            distances = {key: file[key].astype(np.float64) for key in file.files}
+        return cls(levels=levels, read=Readings.load(folder / f"{name}.npz"), distances=distances)
 
-    def of(self, series: str, when: int = -1) -> NDArray[np.float64]:
-        """A series of the readings at the end, or at initialisation (`when` 0)."""
-        return self.read.series(series)[when].reshape(self.shape)
+    def of(self, series: str, when: int = -1) -> Floats:
+        """A series of the readings at the end, or at initialisation (`when` 0), or a distance of every row."""
+        values = self.distances[series] if series in self.distances else self.read.series(series)[when]
+        return values.reshape(2, len(self.levels), -1)
 
-    def distance(self, name: str) -> NDArray[np.float64]:
-        """A distance of every row."""
-        return self.distances[name].reshape(self.shape)
+    def rise(self, series: str, *, controlled: bool = False, when: int = -1) -> float:
+        """The farthest level minus level 0 in the shift; `controlled`: less the same in the control."""
+        means = self.of(series, when).mean(-1)
+        of_side = means[:, -1] - means[:, 0]
+        return float(of_side[0] - of_side[1]) if controlled else float(of_side[0])
+
+    def per_item(self, *given: str, controlled: bool = True) -> float:
+        """Rank correlation of level and sparsity over rows, shift minus control, given series."""
+
+        def values(series: str) -> Floats:
+            shift, control = self.of(series)
+            return (shift - control if controlled else shift).ravel()
+
+        y = values("none")
+        level = np.repeat(np.arange(len(self.levels), dtype=np.float64), len(y) // len(self.levels))
+        return rank_correlation(level, y, *(values(series) for series in given))
 
 
 def object_loss(model: Transformer, batch: Mapping[str, Tensor]) -> Tensor:
@@ -94,365 +119,281 @@ def object_loss(model: Transformer, batch: Mapping[str, Tensor]) -> Tensor:
     return F.cross_entropy(rearrange(logits, "b p v -> (b p) v"), rearrange(tokens[:, 1:][:, OBJECTS], "b p -> (b p)"))
 
 
-def rise(values: NDArray[np.float64], *, controlled: bool) -> float:
-    """The farthest level minus level 0 in the shift; `controlled`: less the same in the control. `[2, n_levels, n]`."""
-    of_side = values.mean(-1)[:, -1] - values.mean(-1)[:, 0]
-    return float(of_side[0] - of_side[1]) if controlled else float(of_side[0])
+def farther(key: str, claim: str, series: str, *, controlled: bool = False) -> Hypothesis:
+    """A hypothesis about a distance from the training tokens."""
+    return Hypothesis(
+        key=key,
+        claim=f"distance: {claim}",
+        expected="positive",
+        effect=lambda r: r.rise(series, controlled=controlled),  # pyright: ignore[reportAttributeAccessIssue]
+        unit=DISTANCES[series],
+        margin=MARGINS[DISTANCES[series]],
+    )
 
 
-def effects(r: ShiftReadings) -> dict[str, float]:
-    """The number of each claim about one shift in one seed."""
-    y = r.of("none")
-    _, n_levels, n = r.shape
-    level = np.repeat(np.arange(n_levels, dtype=np.float64), n)
+@dataclass(frozen=True, kw_only=True)
+class ShiftsResult(StageResult):
+    """What one training leaves besides its readings: of each shift length, number and rejections of its rows."""
 
-    def minus_control(series: str) -> NDArray[np.float64]:
-        values = r.of(series)
-        return (values[0] - values[1]).ravel()
-
-    covariates = [minus_control(series) for series in ("loss", "entropy", "logit_norm")]
-    return {
-        "naive": rise(y, controlled=False),
-        "naive, gain": rise(r.of("gain"), controlled=False),
-        "naive per item": spearman(level, y[0].ravel(), n_bootstrap=0, seed=0).value,
-        "controlled": rise(y, controlled=True),
-        "controlled, gain": rise(r.of("gain"), controlled=True),
-        "per item": spearman(level, minus_control("none"), n_bootstrap=0, seed=0).value,
-        "beyond prediction": spearman(level, minus_control("none"), given=covariates, n_bootstrap=0, seed=0).value,
-        "at init": rise(r.of("none", 0), controlled=True),
-        "rotated": rise(r.of("rotated"), controlled=True),
-        "trimmed": rise(r.of("trimmed"), controlled=True),
-        "own loss": rise(r.distance(OWN), controlled=False),
-        "own loss, controlled": rise(r.distance(OWN), controlled=True),
-        "bigram loss": rise(r.distance("bigram_loss"), controlled=False),
-        "unseen pairs": rise(r.distance("unseen_pairs"), controlled=False),
-    }
+    length: Mapping[str, int]
+    n_rows: Mapping[str, int]
+    rejected: Mapping[str, Mapping[str, int]]
 
 
-@dataclass(frozen=True)
-class ShiftsStudy:
-    """The study of one config; see `sparsetrain.studies.run.Study`."""
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What one training works with."""
 
-    config: RunConfig
+    rows: NDArray[np.int64]
+    """Training rows."""
+    val: NDArray[np.int64]
+    shifts: Sequence[Graded]
+    tokenizer: str | None = None
+    """Text of a tokenizer.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftsStudy(HypothesisStudy[ShiftReadings]):
+    """One training per seed, with the run's own optimizer and weight sparsity; claims are made about each shift."""
+
+    question = "Do representations get sparser as input gets harder, longer, or contradicts what was learned?"
+    hypotheses = (
+        *both_gains("naive", "positive", "without control: the farthest level is sparser than level 0", lambda r, c: r.rise(c)),
+        correlation("naive per item", "positive", "without control: farther rows are sparser, row by row (Spearman)", lambda r: r.per_item(controlled=False)),
+        *both_gains("controlled", "positive", "shift minus control: the farthest level is sparser than level 0", lambda r, c: r.rise(c, controlled=True)),
+        correlation("per item", "positive", "shift minus control: farther rows are sparser, row by row (Spearman)", lambda r: r.per_item()),
+        correlation("beyond prediction", "positive", "the same given loss, entropy and logit norm of the answer (partial Spearman)", lambda r: r.per_item("loss", "entropy", "logit_norm")),
+        sparsity("at init", "none", "control: shift minus control is nothing at initialisation", lambda r: r.rise("none", controlled=True, when=0)),
+        sparsity("rotated", "none", "control: shift minus control is nothing in a random basis", lambda r: r.rise("rotated", controlled=True)),
+        sparsity("trimmed", "positive", "control: shift minus control without the strongest 1% of channels", lambda r: r.rise("trimmed", controlled=True)),
+        farther("own loss", "the model's own loss of the row is higher at the farthest level", OWN),
+        farther("own loss, controlled", "the same, shift minus control", OWN, controlled=True),
+        farther("bigram loss", "the bigram table's loss of the row is higher at the farthest level", "bigram_loss"),
+        farther("unseen pairs", "more pairs of tokens that training never showed at the farthest level", "unseen_pairs"),
+    )  # fmt: skip
+    rulings = (
+        Ruling(
+            name="farther, sparser",
+            statement="beyond what length, position and form of the row do",
+            needs=("controlled", "controlled, gain"),
+        ),
+        Ruling(
+            name="naive: farther, sparser",
+            statement="what would be said without a control",
+            needs=("naive", "naive, gain"),
+        ),
+        Ruling(
+            name="is farther",
+            statement="the level is farther from the training tokens by the model's own loss",
+            needs=("own loss",),
+        ),
+    )
+
+    shifts: GradedConfig
+    graph: GraphConfig
 
     @property
-    def study(self) -> StudyConfig:
-        return self.config.study
-
-    @property
-    def shifts(self) -> GradedConfig:
-        return self.study.shifts
+    def arms(self) -> tuple[Name, ...]:
+        return self.shifts.names
 
     @property
     def levels(self) -> Mapping[str, tuple[int, ...]]:
-        return self.shifts.levels(self.shifts.world)
+        return dict(**self.shifts.levels(self.shifts.world))
 
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(self.config.seed + i for i in range(self.study.n_seeds))
+    def method(self) -> tuple[str, ...]:
+        shifts, world = self.shifts, self.shifts.world
+        graded = "; ".join(
+            f"{name}: {WHAT[world, name][0]}, levels {', '.join(map(str, self.levels[name]))} (control: {WHAT[world, name][1]})"
+            for name in self.arms
+        )
+        of_graph = (
+            f" ({self.graph.n_eval} of difficulty), of {shifts.n_triples} triples; the graph: {self.graph}"
+            if world == "graph"
+            else ""
+        )
+        return (
+            "Each shift has levels from 0, as in training, to farthest, and a control whose rows change as those of the shift do "
+            "(length, position of every line or triple, kind of tokens) without what is claimed to matter. All rows of a shift and "
+            "its control have the same number of tokens and end in the same kind of token; row k of all of them has the same names. ",
+            f"{graded}.",
+            f"Rows of each level: {shifts.n_items}{of_graph}.",
+            f"Read at the last token, at {FINAL}, before and after its gain; the {HEADLINE} of a Gaussian vector is .414, more is "
+            f"sparser. Verdicts rest on (farthest level minus level 0) of the shift minus the same of its control. Distance "
+            f"of a row from the training tokens: the model's own loss, the loss of the bigram table of those tokens, and the share "
+            f"of tokens and of pairs that training never showed.",
+            "One number per seed and claim; every seed has models, rows and a graph of its own. Intervals of claims are Student's t "
+            "over seeds; those in the table of levels are bootstrapped over examples.",
+        )
 
-    def plan(self) -> Plan:
-        margin, agree = self.study.margin, self.study.n_agreeing
-        rows: list[tuple[str, str, Any, float, str]] = [
-            ("naive", "without control: the farthest level is sparser than level 0 (without gain)", "positive", margin, HEADLINE),
-            ("naive, gain", "without control: the farthest level is sparser than level 0 (with gain)", "positive", margin, HEADLINE),
-            ("naive per item", "without control: farther rows are sparser, row by row (Spearman)", "positive", RHO_MARGIN, "rho"),
-            ("controlled", "shift minus control: the farthest level is sparser than level 0 (without gain)", "positive", margin, HEADLINE),
-            ("controlled, gain", "shift minus control: the farthest level is sparser than level 0 (with gain)", "positive", margin, HEADLINE),
-            ("per item", "shift minus control: farther rows are sparser, row by row (Spearman)", "positive", RHO_MARGIN, "rho"),
-            ("beyond prediction", "the same given loss, entropy and logit norm of the answer (partial Spearman)", "positive", RHO_MARGIN, "rho"),
-            ("at init", "control: shift minus control is nothing at initialisation", "none", margin, HEADLINE),
-            ("rotated", "control: shift minus control is nothing in a random basis", "none", margin, HEADLINE),
-            ("trimmed", "control: shift minus control without the strongest 1% of channels", "positive", margin, HEADLINE),
-            ("own loss", "distance: the model's own loss of the row is higher at the farthest level", "positive", LOSS_MARGIN, "nats/token"),
-            ("own loss, controlled", "distance: the same, shift minus control", "positive", LOSS_MARGIN, "nats/token"),
-            ("bigram loss", "distance: the bigram table's loss of the row is higher at the farthest level", "positive", LOSS_MARGIN, "nats/token"),
-            ("unseen pairs", "distance: more pairs of tokens that training never showed at the farthest level", "positive", RATE_MARGIN, "fraction"),
-        ]  # fmt: skip
-        verdicts = {
-            "farther, sparser": (
-                "beyond what length, position and form of the row do",
-                ("controlled", "controlled, gain"),
-            ),
-            "naive: farther, sparser": ("what would be said without a control", ("naive", "naive, gain")),
-            "is farther": ("the level is farther from the training tokens by the model's own loss", ("own loss",)),
-        }
-        claims: list[Claim] = []
-        rules: list[Rule] = []
-        for name in self.shifts.names:
-            claims += [
-                Claim(
-                    key=f"{name}: {key}",
-                    arm=name,
-                    criterion=DecisionRule(
-                        claim=claim, expected=expected, margin=bound, n_agreeing=None if expected == "none" else agree
-                    ),
-                    unit=unit,
-                )
-                for key, claim, expected, bound, unit in rows
-            ]
-            rules += [
-                Rule(name=rule, arm=name, statement=statement, needs=tuple(f"{name}: {key}" for key in needs))
-                for rule, (statement, needs) in verdicts.items()
-            ]
+    def gates(self) -> Gates[ShiftReadings]:
+        def answered(r: ShiftReadings) -> float:
+            return float(r.of("correct")[:, 0].mean())  # level 0 is the same in the control
+
+        def n_choices(name: Name) -> int:
+            return self.graph.n_choices if self.shifts.world == "graph" else 3 if name == "choices" else 2
+
+        bound = number(ANSWERED[self.shifts.world], "fraction")
+        words = {name: f"{name}: level 0 answered among {n_choices(name)}" for name in self.arms}
+        return [(Gate(key=name, words=words[name], bound=bound, arm=name), answered) for name in self.arms]
+
+    def stages(self) -> Sequence[Stage]:
         world = self.shifts.world
-        gates = tuple(
-            Gate(
-                key=name,
-                words=f"{name}: level 0 answered among {self._n_choices(name)}",
-                rule="at least",
-                bound=ANSWERED[world],
-                unit="fraction",
-                arm=name,
-            )
-            for name in self.shifts.names
-        )
-        return Plan(
-            question="Do representations get sparser as input gets harder, longer, or contradicts what was learned?",
-            method=(
-                "Each shift has levels from 0, as in training, to farthest, and a control whose rows change as those of the shift do "
-                "(length, position of every line or triple, kind of tokens) without what is claimed to matter. All rows of a shift and "
-                "its control have the same number of tokens and end in the same kind of token; row k of all of them has the same names. ",
-                "; ".join(
-                    f"{name}: {WHAT[world, name][0]}, levels {', '.join(map(str, self.levels[name]))} (control: {WHAT[world, name][1]})"
-                    for name in self.shifts.names
-                )
-                + ".",
-                f"Rows of each level: {self.shifts.n_items}."
-                if world == "python"
-                else f"Rows of each level: {self.shifts.n_items} ({self.study.knowledge_graph.n_eval} of difficulty), of "
-                f"{self.shifts.n_triples} triples; the graph: {self.study.knowledge_graph}.",
-                f"Read at the last token, at {FINAL}, before and after its gain; the {HEADLINE} of a Gaussian vector is .414, more is "
-                f"sparser. Verdicts rest on (farthest level minus level 0) of the shift minus the same of its control. Distance "
-                f"of a row from the training tokens: the model's own loss, the loss of the bigram table of those tokens, and the share "
-                f"of tokens and of pairs that training never showed.",
-                "One number per seed and claim; every seed has models, rows and a graph of its own. Intervals of claims are Student's t "
-                "over seeds; those in the table of levels are bootstrapped over examples.",
-            ),
-            seeds=self.seeds,
-            arms=self.shifts.names,
-            gates=gates,
-            claims=tuple(claims),
-            rules=tuple(rules),
-        )
-
-    def stages(self) -> list[Stage]:
-        self._check()
-        stages = []
-        for seed in self.seeds:
-            run = self._training(seed)
-            wanted = {
-                "world": self.shifts.world,
-                "names": self.shifts.names,
-                "levels": {name: self.levels[name] for name in self.shifts.names},
-                "n_items": self.shifts.n_items,
-                "n_triples": self.shifts.n_triples,
-            }
-            inputs = {**run.inputs(), "bigram_init": self.config.bigram_init, "shifts": wanted}
-            of_world = asdict(self.config.data) if self.shifts.world == "python" else asdict(self.study.knowledge_graph)
-            stages.append(Stage(name=f"seed_{seed}", inputs={**inputs, "data": of_world}, run=_Training(self, run)))
-        return stages
-
-    def conclude(self, plan: Plan, results: Mapping[str, Mapping[str, Any]], run_dir: Path) -> dict[str, Any]:
-        read: dict[Name, list[ShiftReadings]] = {
-            name: [self._load(run_dir / f"seed_{seed}", name) for seed in self.seeds] for name in self.shifts.names
+        if world == "graph":
+            with section_of("study.shifts"):
+                check_length(self.shifts, self.config.model.n_ctx)
+        d_vocab = self.config.model.d_vocab if world == "python" else self.graph.d_vocab + N_MARKS
+        inputs = {
+            "bigram_init": self.config.bigram_init,
+            "shifts": self.shifts,
+            "data": self.config.data if world == "python" else self.graph,
         }
-        found: dict[str, list[float]] = {}
-        for name, seeds in read.items():
-            for r in seeds:
-                for key, value in effects(r).items():
-                    found.setdefault(f"{name}: {key}", []).append(value)
-        # Level 0 is the same in the control.
-        gates = {name: [float(r.of("correct")[:, 0].mean()) for r in seeds] for name, seeds in read.items()}
-        study = conclude(plan, gates=gates, effects=found)
-        study["figures"] = self._figures(read)
-        study["tables"] = [self._levels_table(read), self._rows_table(results)]
-        study["models"] = {name: result["weights_sha256"] for name, result in results.items()}
-        return {"study": study}
-
-    def _check(self) -> None:
-        """Refuses sizes that cannot hold before anything is trained."""
-        if self.shifts.world == "graph" and SIZE * self.shifts.n_triples - 1 > self.config.model.n_ctx:
-            raise ValueError(
-                f"study.shifts.n_triples={self.shifts.n_triples} needs rows of {SIZE * self.shifts.n_triples - 1} tokens, "
-                f"model.n_ctx={self.config.model.n_ctx}; lower it or raise model.n_ctx"
-            )
-
-    def _n_choices(self, name: Name) -> int:
-        """Answers that the right one is compared with, itself included."""
-        if self.shifts.world == "graph":
-            return self.study.knowledge_graph.n_choices
-        return 3 if name == "choices" else 2
-
-    def _training(self, seed: int) -> ArmRun:
-        """The run's own model, optimizer and weight sparsity; of the graph with its vocabulary and the loss on objects alone."""
-        config, world = self.config, self.shifts.world
-        return ArmRun(
-            config=config,
-            arm=Arm(decay=config.optim.decay, density=config.sparsity.density),
-            seed=seed,
-            d_vocab=config.model.d_vocab if world == "python" else self.study.knowledge_graph.d_vocab + N_MARKS,
-            n_steps=config.trainer.n_steps,
-            objective=next_token_loss if world == "python" else object_loss,
-            n_prompt=SIZE * self.shifts.n_triples - 1 if world == "graph" else 1,
-        )
-
-    def _load(self, folder: Path, name: Name) -> ShiftReadings:
-        with np.load(folder / f"{name}_distances.npz") as file:
-            distances = {key: file[key].astype(np.float64) for key in file.files}
-        return ShiftReadings(levels=self.levels[name], read=Readings.load(folder / f"{name}.npz"), distances=distances)
-
-    def _figures(self, read: Mapping[Name, Sequence[ShiftReadings]]) -> list[dict[str, Any]]:
-        reference = gaussian_reference(self.config.model.d_model)[HEADLINE]
-        figures = []
-        for name, runs in read.items():
-            for what, label, values in (
-                ("gini", HEADLINE, lambda r: r.of("none")),
-                ("own_loss", "own loss of the row, nats/token", lambda r: r.distance(OWN)),
-            ):
-                x = [float(level) for level in runs[0].levels]
-                figures.append(
-                    {
-                        "key": f"{name}_{what}",
-                        "title": f"{name}: {label}",
-                        "x_label": f"level: {WHAT[self.shifts.world, name][0]}",
-                        "y_label": label,
-                        "curves": [
-                            curve(side, x, np.array([values(r)[i].mean(-1) for r in runs]))
-                            for i, side in enumerate(SIDES)
-                        ],
-                        "references": [{"label": "Gaussian", "value": reference}] if what == "gini" else [],
-                        "note": f"mean over {len(runs)} seeds, band: 95% t interval over seeds",
-                    }
-                )
-        return figures
-
-    def _levels_table(self, read: Mapping[Name, Sequence[ShiftReadings]]) -> dict[str, Any]:
-        rows = []
-        for name, runs in read.items():
-            for i, level in enumerate(runs[0].levels):
-                for side, label in enumerate(SIDES):
-
-                    def cell(values: Sequence[NDArray[np.float64]], unit: str, at: tuple[int, int] = (side, i)) -> Any:
-                        pooled = np.concatenate([v[at] for v in values])
-                        return seeds_number(over_items(pooled, n_bootstrap=400, seed=0), unit)
-
-                    rows.append(
-                        [
-                            name,
-                            str(level),
-                            label,
-                            cell([r.of("none") for r in runs], HEADLINE),
-                            cell([r.of("gain") for r in runs], HEADLINE),
-                            cell([r.of("correct") for r in runs], "fraction"),
-                            *(cell([r.distance(key) for r in runs], unit) for key, unit in DISTANCES.items()),
-                            cell([r.of("loss") for r in runs], "nats"),
-                            cell([r.of("entropy") for r in runs], "nats"),
-                        ]
-                    )
-        return {
-            "title": "Every level: sparsity, and distance from the training tokens",
-            "columns": [
-                "shift",
-                "level",
-                "side",
-                f"{HEADLINE}, without gain",
-                f"{HEADLINE}, with gain",
-                "answered",
-                "own loss",
-                "bigram loss",
-                "unseen tokens",
-                "unseen pairs",
-                "loss of the answer",
-                "entropy of the answer",
-            ],
-            "rows": rows,
-            "note": "examples of all seeds together; intervals: 95% percentile bootstrap over examples (400 resamples, seed 0)",
+        configs = {
+            seed: replace(self.config, seed=seed, model=replace(self.config.model, d_vocab=d_vocab))
+            for seed in self.seeds
         }
-
-    def _rows_table(self, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        rows = [
-            [
-                stage,
-                name,
-                number(result["length"][name], "tokens"),
-                number(result["n_rows"][name], "rows"),
-                ", ".join(f"{reason}: {n}" for reason, n in sorted(result["rejected"][name].items())) or "none",
-            ]
-            for stage, result in results.items()
-            for name in self.shifts.names
+        return [
+            Stage(
+                name=f"seed_{seed}",
+                inputs={**config.recipe.key(), **inputs},
+                run=partial(self.work, config),
+                schema=ShiftsResult,
+            )
+            for seed, config in configs.items()
         ]
-        return {
-            "title": "The rows: length, number and what was rejected",
-            "columns": ["training", "shift", "length", "rows", "rejected"],
-            "rows": rows,
-            "note": "rows of all levels, shift and control; a rejected row is left out at every level and in the control",
-        }
 
-
-@dataclass(frozen=True)
-class _Training:
-    """The work of a stage: rows and shifts of a world, one training, readings at its start and end, distances."""
-
-    study: ShiftsStudy
-    run: ArmRun
-
-    def __call__(self, folder: Path) -> dict[str, Any]:
-        rows, val, shifts, tokenizer = self._python() if self.study.shifts.world == "python" else self._graph()
-        counted_at = slice(None) if self.study.shifts.world == "python" else OBJECTS
-        counted = TrainingTokens.count([rows], self.run.d_vocab, [val])
-        recorders = {
-            shift.name: Recorder(
+    def work(self, config: RunConfig, folder: Path) -> ShiftsResult:
+        """Trains, reads at the start and at the end, and measures distances."""
+        python = self.shifts.world == "python"
+        given = self._python(config) if python else self._graph(config)
+        counted = TrainingTokens.count([given.rows], config.model.d_vocab, [given.val])
+        readers = {
+            shift.name: item_reader(
                 as_rows(shift.rows),
-                read_points(self.run.config.model.n_layer),
+                config.model.n_layer,
                 partial(is_gold_first, choices=as_rows(shift.choices.reshape(-1, shift.choices.shape[-1]))),
             )
-            for shift in shifts
+            for shift in given.shifts
         }
-
-        def look(model: Transformer, step: int) -> None:
-            for recorder in recorders.values():
-                recorder(model, step)
 
         def start(model: Transformer) -> None:
-            if self.run.config.model.bigram and self.run.config.bigram_init == "counts":
+            if config.model.bigram and config.bigram_init == "counts":
                 init_bigram_(model, counted.table)
 
-        model, meta = self.run.train(
-            as_rows(rows), folder, (0, self.run.n_steps), look, start=start, tokenizer=tokenizer
+        model, weights = train_arm(
+            config,
+            given.rows,
+            folder,
+            (0, config.trainer.n_steps),
+            readers,
+            objective=next_token_loss if python else object_loss,
+            start=start,
+            tokenizer=given.tokenizer,
         )
-        for shift in shifts:
-            recorders[shift.name].save(folder / f"{shift.name}.npz")
-            own = row_losses(model, as_rows(shift.rows), at=counted_at)
+        for shift in given.shifts:
+            readers[shift.name].save(folder / f"{shift.name}.npz")
+            own = row_losses(model, as_rows(shift.rows), at=slice(None) if python else OBJECTS)
             distances = {OWN: own.numpy(), **counted.distances(shift.rows)}
             np.savez(folder / f"{shift.name}_distances.npz", **distances)  # pyright: ignore[reportArgumentType]
-        return {
-            "weights_sha256": meta["weights_sha256"],
-            "length": {shift.name: shift.tokens.shape[-1] - 1 for shift in shifts},
-            "n_rows": {shift.name: len(shift.rows) for shift in shifts},
-            "rejected": {shift.name: dict(shift.rejected) for shift in shifts},
-        }
-
-    def _python(self) -> tuple[NDArray[np.int64], NDArray[np.int64], list[Graded], str]:
-        config, seed = self.run.config, self.run.seed
-        corpus = corpus_of(config)
-        n_ctx, batch_size = config.model.n_ctx, config.trainer.batch_size
-        shifts = build_python(self.study.shifts, corpus.tokenizer, n_ctx, seed)
-        stream = TokenStream(corpus, "train", n_ctx, batch_size, seed)
-        val = TokenStream(corpus, "val", n_ctx, batch_size, seed)
-        return (
-            np.concatenate([stream.batch(k) for k in range(self.run.n_steps)]),
-            np.concatenate([val.batch(k) for k in range(N_VAL)]),
-            shifts,
-            corpus.tokenizer.to_json(),
+        return ShiftsResult(
+            weights_sha256=weights,
+            length={shift.name: shift.tokens.shape[-1] - 1 for shift in given.shifts},
+            n_rows={shift.name: len(shift.rows) for shift in given.shifts},
+            rejected={shift.name: shift.rejected for shift in given.shifts},
         )
 
-    def _graph(self) -> tuple[NDArray[np.int64], NDArray[np.int64], list[Graded], None]:
-        config, seed, sizes = self.run.config, self.run.seed, self.study.study.knowledge_graph
-        graph, marks = draw_graph(sizes, seed), Marks.of(sizes.d_vocab)
-        shifts = build_triples(self.study.shifts, graph, marks, sizes.n_choices, config.model.n_ctx, seed)
-        n_triples = (config.model.n_ctx + 1) // SIZE
-        n_rows = self.run.n_steps * config.trainer.batch_size
+    def _python(self, config: RunConfig) -> Material:
+        corpus, n_ctx, batch_size = corpus_of(config), config.model.n_ctx, config.trainer.batch_size
+
+        def rows(split: str, n: int) -> NDArray[np.int64]:
+            stream = TokenStream(corpus, split, n_ctx, batch_size, config.seed)
+            return np.concatenate([stream.batch(k) for k in range(n)])
+
+        with section_of("study.shifts"):
+            shifts = build_python(self.shifts, corpus.tokenizer, n_ctx, config.seed)
+        return Material(
+            shifts=shifts,
+            rows=rows("train", config.trainer.n_steps),
+            val=rows("val", N_VAL),
+            tokenizer=corpus.tokenizer.to_json(),
+        )
+
+    def _graph(self, config: RunConfig) -> Material:
+        graph, marks = graph_of(self.graph, config.seed), Marks.of(self.graph.d_vocab)
+        n_ctx, batch_size = config.model.n_ctx, config.trainer.batch_size
+        with section_of("study.shifts"):
+            shifts = build_triples(self.shifts, graph, marks, self.graph.n_choices, n_ctx, config.seed)
+        n_rows = config.trainer.n_steps * batch_size
         # One stream of rows, so that training and validation never share random numbers.
-        rows = training_documents(graph, marks, n_rows + N_VAL * config.trainer.batch_size, n_triples, seed)
-        return rows[:n_rows], rows[n_rows:], shifts, None
+        rows = training_documents(graph, marks, n_rows + N_VAL * batch_size, (n_ctx + 1) // SIZE, config.seed)
+        return Material(rows=rows[:n_rows], val=rows[n_rows:], shifts=shifts)
+
+    def read(self, run_dir: Path) -> Mapping[Subject, Sequence[ShiftReadings]]:
+        return {
+            subject: [
+                ShiftReadings.load(run_dir / f"seed_{seed}", subject.arm, self.levels[subject.arm])
+                for seed in self.seeds
+            ]
+            for subject in self.subjects
+        }
+
+    def figures(self, read: Mapping[Subject, Sequence[ShiftReadings]]) -> Sequence[Figure]:
+        reference = gaussian(self.config.model.d_model)
+        return [
+            Figure(
+                key=f"{name}_{key}",
+                title=f"{name}: {label}",
+                x_label=f"level: {WHAT[self.shifts.world, name][0]}",
+                y_label=label,
+                curves=tuple(
+                    curve(side, [float(level) for level in runs[0].levels], [r.of(series)[i].mean(-1) for r in runs])
+                    for i, side in enumerate(SIDES)
+                ),
+                references=reference if key == "gini" else (),
+                note=BAND.format(f"{len(runs)} "),
+            )
+            for name, runs in ((subject.arm, runs) for subject, runs in read.items())
+            for series, key, label in (("none", "gini", HEADLINE), (OWN, OWN, "own loss of the row, nats/token"))
+        ]
+
+    def tables(
+        self, read: Mapping[Subject, Sequence[ShiftReadings]], results: Mapping[str, StageResult]
+    ) -> Sequence[ResultTable]:
+        shown = {
+            "none": (f"{HEADLINE}, without gain", HEADLINE),
+            "gain": (f"{HEADLINE}, with gain", HEADLINE),
+            "correct": ("answered", "fraction"),
+            **{key: (key.replace("_", " "), unit) for key, unit in DISTANCES.items()},
+            "loss": ("loss of the answer", "nats"),
+            "entropy": ("entropy of the answer", "nats"),
+        }
+
+        def cell(runs: Sequence[ShiftReadings], series: str, side: int, level: int) -> Number:
+            pooled = np.concatenate([r.of(series)[side, level] for r in runs])
+            return over_items(pooled, n_bootstrap=400, seed=0).number(shown[series][1])
+
+        rows: list[tuple[TableCell, ...]] = []
+        for stage, result in results.items():
+            assert isinstance(result, ShiftsResult)
+            for name in self.arms:
+                rejected = ", ".join(f"{reason}: {n}" for reason, n in sorted(result.rejected[name].items())) or "none"
+                n_rows = number(result.n_rows[name], "rows")
+                rows.append((stage, name, number(result.length[name], "tokens"), n_rows, rejected))
+        return (
+            ResultTable(
+                title="Every level: sparsity, and distance from the training tokens",
+                columns=("shift", "level", "side", *(label for label, _ in shown.values())),
+                rows=tuple(
+                    (subject.arm, str(level), label, *(cell(runs, series, side, i) for series in shown))
+                    for subject, runs in read.items()
+                    for i, level in enumerate(runs[0].levels)
+                    for side, label in enumerate(SIDES)
+                ),
+                note="examples of all seeds together; intervals: 95% percentile bootstrap over examples (400 resamples, seed 0)",
+            ),
+            ResultTable(
+                title="The rows: length, number and what was rejected",
+                columns=("training", "shift", "length", "rows", "rejected"),
+                rows=tuple(rows),
+                note="rows of all levels, shift and control; a rejected row is left out at every level and in the control",
+            ),
+        )

@@ -5,14 +5,14 @@ the numbers decides what is up to the study.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from sparsetrain.stats.intervals import Floats
+
 TIE = 1e-9
 
 
@@ -33,23 +33,17 @@ class Surface:
     held_loss: Mapping[tuple[str, str, str, str], Floats]
     covariates: Mapping[str, Floats]
     """correct, loss, entropy and logit_norm of the untouched trained model, `[n_items]`."""
-
-    def save(self, path: Path) -> None:
-        """Writes one array per entry, named field|key|key."""
-        arrays = {}
-        for name, entries in vars(self).items():
-            for key, value in entries.items():
-                arrays["|".join((name, *((key,) if isinstance(key, str) else key)))] = value
-        np.savez(path, **arrays)
+    trained: Mapping[str, Floats] = field(default_factory=dict)
+    """correct: whether each training triple is answered, untouched."""
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads what `save` wrote."""
+        """Reads a file with one array per entry, named field|key|key."""
         fields: dict[str, dict[str | tuple[str, ...], Floats]] = {}
         with np.load(path) as file:
             for name in file.files:
-                field, *key = name.split("|")
-                fields.setdefault(field, {})[key[0] if len(key) == 1 else tuple(key)] = file[name].astype(np.float64)
+                entry, *key = name.split("|")
+                fields.setdefault(entry, {})[key[0] if len(key) == 1 else tuple(key)] = file[name].astype(np.float64)
         return cls(**fields)  # pyright: ignore[reportArgumentType]
 
 

@@ -95,6 +95,10 @@ class AtSteps(L.Callback):
         if is_step_end(trainer, batch_idx):
             self._look(trainer, pl_module)
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # A training that was interrupted after its last step has no start when it is resumed.
+        self._look(trainer, pl_module)
+
     def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         step, model = trainer.global_step, pl_module.model
         if step not in self.steps or step == self._last or not (self.all_ranks or trainer.is_global_zero):

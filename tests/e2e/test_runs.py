@@ -205,7 +205,10 @@ def test_circuits_of_a_finished_run_join_its_report_and_go_to_wandb(smoke, pytho
             "no hook point named 'final_norm.hook_nrm'; near names: final_norm.hook_norm",
         ),
         (["train.py", *SMOKE, "ckpt_path=nowhere.ckpt"], "ckpt_path does not exist: nowhere.ckpt"),
-        (["train.py", "+experiment=familiarity", "+debug=smoke", "study.margin=0"], "study.margin=0.0 must be above 0"),
+        (
+            ["train.py", "+experiment=familiarity", "+debug=smoke", "study.margin=0"],
+            "study.margin=0: input should be greater than 0",
+        ),
         (
             ["train.py", "+experiment=familiarity", "+debug=smoke", "study.familiarity.levels=[1,2]"],
             "study.familiarity.levels=[1, 2] must rise from 0",

@@ -9,22 +9,17 @@ from sparsetrain.data.worlds.knowledge_graph import GraphConfig
 from sparsetrain.hooks import HookPoint, name_hook_points_
 from sparsetrain.model import ModelConfig
 from sparsetrain.run import RunConfig
-from sparsetrain.studies.adaptive import COMPARED, AdaptiveStudy, measure_surface
-from sparsetrain.studies.engine import AdaptiveConfig, Arm, StudyConfig, conclude
+from sparsetrain.studies.adaptive import SIDES, AdaptiveConfig, AdaptiveStudy, PlaceReadings, measure_surface
+from sparsetrain.studies.engine import Arm, StudyRules, conclude
 from sparsetrain.studies.surfaces import Surface, level_grid
 
 N = 60
 PLACE = "final norm"
 STUDY = AdaptiveStudy(
-    RunConfig(
-        model=ModelConfig(n_layer=1, d_model=128),
-        study=StudyConfig(
-            kind="adaptive_sparsity",
-            arms={"only": Arm()},
-            adaptive=AdaptiveConfig(arms=("only",), n_bootstrap=100),
-            knowledge_graph=GraphConfig(n_eval=N),
-        ),
-    )
+    config=RunConfig(model=ModelConfig(n_layer=1, d_model=128)),
+    rules=StudyRules(arms={"only": Arm()}),
+    adaptive=AdaptiveConfig(arms=("only",), n_bootstrap=100),
+    graph=GraphConfig(n_eval=N),
 )
 LEVELS = level_grid(128, 2)
 
@@ -66,27 +61,32 @@ def planted(
     )  # fmt: skip
 
 
+def effects(seed: int, **settings) -> dict[str, float]:
+    surface = planted(seed, **settings)
+    return STUDY.effects(PlaceReadings(surface=surface, place=PLACE, n_eval=N, n_bootstrap=100))
+
+
 def words(**settings) -> dict[str, str]:
-    plan = STUDY.plan()
     found: dict[str, list[float]] = {}
-    for place in STUDY.places:
+    for subject in STUDY.subjects:
         for seed in range(5):
-            for key, value in STUDY.effects(planted(seed, **settings), PLACE).items():
-                found.setdefault(f"only, {place}: {key}", []).append(value)
-    section = conclude(plan, gates={"recall": [1.0] * 5, "shifted": [1.0] * 5}, effects=found)
+            for key, value in effects(seed, **settings).items():
+                found.setdefault(f"{subject.key}: {key}", []).append(value)
+    gates = {"recall": [1.0] * 5, "shifted": [1.0] * 5}
+    section = conclude(STUDY.plan(), STUDY.claims(), gates=gates, effects=found)
     prefix = f"only, {PLACE}: "
-    claims = {c["key"].removeprefix(prefix): c["verdict"] for c in section["claims"] if c["key"].startswith(prefix)}
-    return claims | {v["name"]: v["verdict"] for v in section["verdicts"]}
+    claims = {c.key.removeprefix(prefix): c.verdict for c in section.claims if c.key.startswith(prefix)}
+    return claims | {v.name: v.verdict for v in section.verdicts}
 
 
 def test_numbers_are_those_planted():
-    effects = STUDY.effects(planted(0, best=(6.0, 3.0), natural=(6.0, 3.0)), PLACE)
+    found = effects(0, best=(6.0, 3.0), natural=(6.0, 3.0))
     want = {"natural": 3.0, "best k": 3.0, "enough k": 3.0, "best k, loss": 3.0, "held, loss": 0.3, "natural at init": 0.0, "held at init": 0.0, "random best k": 0.0}  # fmt: skip
     for key, value in want.items():
-        assert effects[key] == pytest.approx(value, abs=0.25), key
+        assert found[key] == pytest.approx(value, abs=0.25), key
     for key in ("held", "held, temperature", "converse", "gain"):
-        assert effects[key] == pytest.approx(0.3, abs=0.12), key
-    assert effects["per item"] > 0.75  # three levels, of which two share their best k
+        assert found[key] == pytest.approx(0.3, abs=0.12), key
+    assert found["per item"] > 0.75  # three levels, of which two share their best k
 
 
 def test_adaptation_that_is_planted_is_found():
@@ -150,7 +150,6 @@ def test_a_model_where_the_answer_is_known():
         torch.tensor([[0, 1]]).expand(3 * n_eval, 2),
         {PLACE: ("hook",)},
         AdaptiveConfig(levels_per_octave=1, energy=0.95),
-        n_eval=n_eval,
         seed=0,
     )
     known, shifted = slice(n_eval), slice(n_eval, None)
@@ -160,7 +159,7 @@ def test_a_model_where_the_answer_is_known():
     correct = found["correct"][PLACE, "largest"]
     assert (correct[:, known] == 1).all()
     assert (correct[:4, shifted] == 1).all() and (correct[4, shifted] == 0).all()  # k = 1, 2, 4, 8 and 16
-    held = {target: found["held_correct"][PLACE, "topk", target] for target in COMPARED}
+    held = {target: found["held_correct"][PLACE, "topk", target] for target in SIDES}
     assert (held["id"][known] == 1).all() and (held["shifted"][known] == 1).all()
     assert (held["shifted"][shifted] == 1).all() and (held["id"][shifted] == 0).all()
     logits = 2 * (6 - 0.8 * 7)

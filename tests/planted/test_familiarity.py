@@ -5,12 +5,12 @@ import pytest
 
 from sparsetrain.data.worlds.facts import FactsConfig, draw_facts
 from sparsetrain.run import RunConfig
-from sparsetrain.studies.engine import Arm, StudyConfig, conclude
-from sparsetrain.studies.familiarity import FactReadings, FamiliarityStudy
+from sparsetrain.studies.engine import Arm, StudyRules, conclude
+from sparsetrain.studies.familiarity import FactReadings, FamiliarityStudy, groups_of
 from sparsetrain.studies.readings import FINAL
 
 FACTS = FactsConfig(n_groups=4, levels=(0, 1, 4, 16, 64), unlearnable=(4, 64), n_new_subjects=2)
-STUDY = FamiliarityStudy(RunConfig(study=StudyConfig(kind="familiarity", arms={"only": Arm()}, familiarity=FACTS)))
+STUDY = FamiliarityStudy(config=RunConfig(), rules=StudyRules(arms={"only": Arm()}), facts=FACTS)
 
 
 def planted(seed: int, *, seen: float, unseen: float, unlearnable: float = 0.0, gain: float = 1.0) -> FactReadings:
@@ -19,9 +19,8 @@ def planted(seed: int, *, seen: float, unseen: float, unlearnable: float = 0.0, 
     half = STUDY.switch_step(facts)
     steps, size = (0, half, 2 * half), (3, len(facts.role))
     noise = 0.002 * rng.standard_normal(size)
-    n = np.array([role.n for role in facts.roles])[facts.role]
     moved = np.full(size, unseen)
-    shown = facts.of_kind("shown") & (n >= 4)
+    shown = facts.of_kind("shown") & (facts.n >= 4)
     moved[:, shown] = seen
     moved[2, facts.of_kind("on")] = seen
     moved[1, facts.of_kind("off")] = seen
@@ -33,6 +32,8 @@ def planted(seed: int, *, seen: float, unseen: float, unlearnable: float = 0.0, 
     values |= {"gain": 0.4 + gain * moved + noise, "rotated": 0.414 + noise}
     return FactReadings(
         facts=facts,
+        groups=groups_of(facts),
+        switch_step=half,
         steps=steps,
         loss=loss,
         entropy=loss,
@@ -43,15 +44,14 @@ def planted(seed: int, *, seen: float, unseen: float, unlearnable: float = 0.0, 
 
 
 def verdicts(**effects: float) -> dict[str, str]:
-    plan = STUDY.plan()
     found: dict[str, list[float]] = {}
     for seed in range(5):
         for key, value in STUDY.effects(planted(seed, **effects)).items():
             found.setdefault(f"only: {key}", []).append(value)
     gates = {"recall": [1.0] * 5, "rising": [1.0] * 5, "unlearnable": [0.0] * 5}
-    section = conclude(plan, gates=gates, effects=found)
-    claims = {claim["key"].removeprefix("only: "): claim["verdict"] for claim in section["claims"]}
-    return claims | {verdict["name"]: verdict["verdict"] for verdict in section["verdicts"]}
+    section = conclude(STUDY.plan(), STUDY.claims(), gates=gates, effects=found)
+    claims = {claim.key.removeprefix("only: "): claim.verdict for claim in section.claims}
+    return claims | {verdict.name: verdict.verdict for verdict in section.verdicts}
 
 
 def test_numbers_are_those_planted():

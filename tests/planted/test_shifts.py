@@ -4,20 +4,24 @@ import numpy as np
 import pytest
 import torch
 
-from sparsetrain.data.worlds.graded import GradedConfig
+from sparsetrain.data.worlds.graded import GradedConfig, Name
+from sparsetrain.data.worlds.knowledge_graph import GraphConfig
 from sparsetrain.representation.measures import HEADLINE, MEASURES, Magnitudes
 from sparsetrain.run import RunConfig
-from sparsetrain.studies.engine import StudyConfig, conclude
+from sparsetrain.studies.engine import StudyRules, conclude
 from sparsetrain.studies.readings import FINAL, Readings
-from sparsetrain.studies.shifts import OWN, ShiftReadings, ShiftsStudy, effects
+from sparsetrain.studies.shifts import OWN, ShiftReadings, ShiftsStudy
 
 LEVELS = (0, 1, 2, 4)
 N, WIDTH = 300, 256
-STUDY = ShiftsStudy(
-    RunConfig(
-        study=StudyConfig(kind="shifts", shifts=GradedConfig(names=("context",))),
-    )
-)
+
+
+def study_of(*names: Name) -> ShiftsStudy:
+    shifts = GradedConfig(names=names)
+    return ShiftsStudy(config=RunConfig(), rules=StudyRules(), shifts=shifts, graph=GraphConfig())
+
+
+STUDY = study_of("context")
 
 
 def planted(seed: int, *, form: float, claimed: float, gain: float = 1.0, farther: float = 1.0) -> ShiftReadings:
@@ -57,11 +61,11 @@ def planted(seed: int, *, form: float, claimed: float, gain: float = 1.0, farthe
 def verdicts(**settings: float) -> dict[str, str]:
     found: dict[str, list[float]] = {}
     for seed in range(5):
-        for key, value in effects(planted(seed, **settings)).items():
+        for key, value in STUDY.effects(planted(seed, **settings)).items():
             found.setdefault(f"context: {key}", []).append(value)
-    section = conclude(STUDY.plan(), gates={"context": [1.0] * 5}, effects=found)
-    claims = {claim["key"].removeprefix("context: "): claim["verdict"] for claim in section["claims"]}
-    return claims | {v["name"]: v["verdict"] for v in section["verdicts"]}
+    section = conclude(STUDY.plan(), STUDY.claims(), gates={"context": [1.0] * 5}, effects=found)
+    claims = {claim.key.removeprefix("context: "): claim.verdict for claim in section.claims}
+    return claims | {v.name: v.verdict for v in section.verdicts}
 
 
 def test_length_and_position_alone_are_no_shift() -> None:
@@ -96,22 +100,21 @@ def test_an_effect_without_the_gain_alone_is_not_enough() -> None:
 
 
 def test_a_failed_gate_decides_about_its_own_arm_alone() -> None:
-    shifts = GradedConfig(names=("context", "conflict"))
-    study = ShiftsStudy(RunConfig(study=StudyConfig(kind="shifts", shifts=shifts)))
-    plan = study.plan()
+    study = study_of("context", "conflict")
+    plan, claims = study.plan(), study.claims()
     found = {claim.key: [0.1, 0.1, 0.1, 0.11, 0.1] for claim in plan.claims}
-    section = conclude(plan, gates={"context": [1.0] * 5, "conflict": [0.2] * 5}, effects=found)
-    words = {(v["arm"], v["name"]): v["verdict"] for v in section["verdicts"]}
-    assert section["interpretable"]
+    section = conclude(plan, claims, gates={"context": [1.0] * 5, "conflict": [0.2] * 5}, effects=found)
+    words = {(v.arm, v.name): v.verdict for v in section.verdicts}
+    assert section.interpretable
     assert words["context", "farther, sparser"] == "supported"
     assert words["conflict", "farther, sparser"] == "undecided"
-    neither = conclude(plan, gates={"context": [0.0] * 5, "conflict": [0.2] * 5}, effects=found)
-    assert not neither["interpretable"]
+    neither = conclude(plan, claims, gates={"context": [0.0] * 5, "conflict": [0.2] * 5}, effects=found)
+    assert not neither.interpretable
 
 
 def test_rise_is_the_difference_of_differences() -> None:
-    r = effects(planted(0, form=0.15, claimed=0.15))
-    alone = effects(planted(0, form=0.0, claimed=0.15))
+    r = STUDY.effects(planted(0, form=0.15, claimed=0.15))
+    alone = STUDY.effects(planted(0, form=0.0, claimed=0.15))
     assert r["naive"] == pytest.approx(0.08, abs=0.03) and r["controlled"] == pytest.approx(
         alone["controlled"], abs=0.02
     )

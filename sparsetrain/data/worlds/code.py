@@ -92,7 +92,7 @@ class Words:
         """
         if n > len(self.names):
             raise ValueError(
-                f"study.shifts.python.{what} needs {n} names of equal length, this tokenizer gives {len(self.names)}; lower its "
+                f"python.{what} needs {n} names of equal length, this tokenizer gives {len(self.names)}; lower its "
                 f"highest level or raise data.d_vocab"
             )
         return rng.sample(self.names, n)
@@ -119,13 +119,13 @@ def _build(name: Name, config: GradedConfig, words: Words, n_ctx: int, seed: int
     draw = _DRAWS[name](words, levels)
     if name == "context" and levels[-1] >= n_ctx:
         raise ValueError(
-            f"study.shifts.python.context={list(levels)} needs rows of more than {levels[-1]} tokens, model.n_ctx={n_ctx}; lower the "
+            f"python.context={list(levels)} needs rows of more than {levels[-1]} tokens, model.n_ctx={n_ctx}; lower the "
             f"levels or raise model.n_ctx"
         )
     length = _length(name, draw, levels, words, seed)
     if length > n_ctx:
         raise ValueError(
-            f"study.shifts.python.{name}={list(levels)} needs rows of {length} tokens, model.n_ctx={n_ctx}; lower the levels or "
+            f"python.{name}={list(levels)} needs rows of {length} tokens, model.n_ctx={n_ctx}; lower the levels or "
             f"raise model.n_ctx"
         )
 
@@ -138,9 +138,9 @@ def _build(name: Name, config: GradedConfig, words: Words, n_ctx: int, seed: int
         config.n_items,
         seed,
         row,
-        key=f"study.shifts.python.{name}",
+        key=f"python.{name}",
         unsuited="tokenizer",
-        advice=f"change the levels or data.d_vocab, or leave {name} out of study.shifts.names",
+        advice=f"change the levels or data.d_vocab, or leave {name} out of names",
     )
 
 
@@ -188,7 +188,7 @@ def _strings(words: Words) -> tuple[str, str, str]:
         if len(quoted) == 1 and len(equal) > 1:
             return before, equal[0], equal[1]
     raise ValueError(
-        f"study.shifts.names has difficulty or context, but no two of {' '.join(AROUND)} are as long as quotes in this tokenizer; "
+        f"names has difficulty or context, but no two of {' '.join(AROUND)} are as long as quotes in this tokenizer; "
         f"change data.d_vocab or leave both out"
     )
 
@@ -223,7 +223,7 @@ def _choices(words: Words, levels: Sequence[int]) -> Draw:
     equal = [forms for forms in product(OPEN, CLOSED, SLOTS) if len({n_tokens(form) for form in forms}) == 1]
     if not equal:
         raise ValueError(
-            "study.shifts.names has choices, but no terms with an open bracket, a closed one and none have as many tokens; change "
+            "names has choices, but no terms with an open bracket, a closed one and none have as many tokens; change "
             "data.d_vocab or leave choices out"
         )
     opened, closed, slot = equal[0]

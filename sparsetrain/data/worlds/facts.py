@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsetrain.store import write_atomic
+from sparsetrain.typed import Count, Index
 
 ASK = 0
 """The token that every prompt ends in."""
@@ -29,28 +30,22 @@ ASK = 0
 class FactsConfig:
     """How many facts, and how often each is shown. The number of optimizer steps follows from them. ours"""
 
-    n_groups: int = 5
+    n_groups: Count = 5
     """Subjects (and objects) in multiples of the number of roles."""
     levels: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
     """Exposure counts of facts with one object; 0 is one of them and the largest is even."""
     unlearnable: tuple[int, ...] = (16, 256)
     """Exposure counts of facts whose object is drawn anew at every exposure."""
-    n_new_subjects: int = 10
+    n_new_subjects: Index = 10
     """Subjects that are never shown, measured only."""
 
     def __post_init__(self) -> None:
-        if self.n_groups < 1 or self.n_new_subjects < 0:
-            raise ValueError(
-                f"study.familiarity.n_groups={self.n_groups} must be at least 1, n_new_subjects={self.n_new_subjects} at least 0"
-            )
         levels = self.levels
         if len(levels) < 3 or list(levels) != sorted(set(levels)) or levels[0] != 0 or levels[-1] % 2:
-            raise ValueError(
-                f"study.familiarity.levels={list(levels)} must rise from 0 to an even number, at least three of them"
-            )
+            raise ValueError(f"levels={list(levels)} must rise from 0 to an even number, at least three of them")
         if not set(self.unlearnable) <= set(levels) - {0} or levels[-1] not in self.unlearnable:
             raise ValueError(
-                f"study.familiarity.unlearnable={list(self.unlearnable)} must be among the levels above 0 and have the largest"
+                f"unlearnable={list(self.unlearnable)} must be among the levels above 0 and have the largest"
             )
 
     @property
@@ -105,6 +100,11 @@ class Facts:
     """What is trained on, `[n_exposures, 4]`."""
     n_first_half: int
     """Exposures before facts are switched."""
+
+    @property
+    def n(self) -> NDArray[np.int64]:
+        """Planned exposures of each fact, `[n_facts]`."""
+        return np.array([r.n for r in self.roles])[self.role]
 
     def of_kind(self, kind: str, n: int | None = None) -> NDArray[np.bool_]:
         """Which facts have a role of this kind (and count), `[n_facts]` bool."""
@@ -199,10 +199,9 @@ def check_balance(facts: Facts) -> dict[str, int]:
                 f"{np.median(counts):g}; familiarity would belong to tokens, not to bindings"
             )
         shared[name] = int(counts[0])
-    planned = np.array([r.n for r in facts.roles])[facts.role]
-    wrong = np.flatnonzero(facts.counts() != planned)
+    wrong = np.flatnonzero(facts.counts() != facts.n)
     if len(wrong):
-        raise ValueError(f"fact {wrong[0]} is shown {facts.counts()[wrong[0]]} times, not {planned[wrong[0]]}")
+        raise ValueError(f"fact {wrong[0]} is shown {facts.counts()[wrong[0]]} times, not {facts.n[wrong[0]]}")
     return shared
 
 

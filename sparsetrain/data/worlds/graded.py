@@ -19,12 +19,14 @@ Source: the four kinds are those of Jin et al. 2026 (arXiv 2603.03415); tasks an
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, pairwise
+from itertools import count, pairwise, product
 from random import Random
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sparsetrain.typed import Several
 
 Name = Literal["difficulty", "choices", "context", "conflict"]
 NAMES: tuple[Name, ...] = get_args(Name)
@@ -38,12 +40,12 @@ MAX_REJECTED = 0.95
 MIN_TRIES = 200
 
 
-def python_levels() -> dict[str, tuple[int, ...]]:
+def python_levels() -> dict[Name, tuple[int, ...]]:
     """Quoted words; open brackets; tokens in front; contradicting functions."""
     return {"difficulty": (0, 1, 2, 4), "choices": (1, 2, 3), "context": (0, 16, 32, 64), "conflict": (0, 1, 2, 4)}
 
 
-def graph_levels() -> dict[str, tuple[int, ...]]:
+def graph_levels() -> dict[Name, tuple[int, ...]]:
     """0 trained, 1 medium, 2 hard; alternatives; triples in front; contradicting triples."""
     return {"difficulty": (0, 1, 2), "choices": (0, 2, 4, 7), "context": (0, 2, 4, 7), "conflict": (0, 1, 2, 4)}
 
@@ -54,47 +56,32 @@ class GradedConfig:
 
     world: World = "python"
     names: tuple[Name, ...] = NAMES
-    n_items: int = 128
+    n_items: Several = 128
     """Rows of each level; triples of the graph's difficulty are `study.knowledge_graph.n_eval`."""
-    n_triples: int = 8
+    n_triples: Several = 8
     """Triples of a row of the graph, the last one asked for."""
-    python: dict[str, tuple[int, ...]] = field(default_factory=python_levels)
-    graph: dict[str, tuple[int, ...]] = field(default_factory=graph_levels)
+    python: dict[Name, tuple[int, ...]] = field(default_factory=python_levels)
+    graph: dict[Name, tuple[int, ...]] = field(default_factory=graph_levels)
 
     def __post_init__(self) -> None:
-        if self.world not in WORLDS:
-            raise ValueError(f"study.shifts.world={self.world} must be one of {', '.join(WORLDS)}")
-        if not self.names or len(set(self.names)) < len(self.names) or set(self.names) - set(NAMES):
-            raise ValueError(f"study.shifts.names={list(self.names)} must be different ones of {', '.join(NAMES)}")
-        if self.n_items < 2:
-            raise ValueError(f"study.shifts.n_items={self.n_items} must be at least 2")
-        if self.n_triples < 2:
-            raise ValueError(f"study.shifts.n_triples={self.n_triples} must be at least 2")
-        for world in WORLDS:
-            unknown = set(self.levels(world)) - set(NAMES)
-            if unknown:
-                raise ValueError(
-                    f"study.shifts.{world} has unknown shifts {', '.join(sorted(unknown))}; allowed: {', '.join(NAMES)}"
-                )
-            for name in self.names:
-                self._check(world, name)
+        if not self.names or len(set(self.names)) < len(self.names):
+            raise ValueError(f"names={list(self.names)} must be different ones of {', '.join(NAMES)}")
+        for world, name in product(WORLDS, self.names):
+            self._check(world, name)
 
     def _check(self, world: World, name: Name) -> None:
         if name not in self.levels(world):
             raise ValueError(
-                f"study.shifts.{world} has no levels of {name}; give study.shifts.{world}.{name}=[0,...] or leave {name} "
-                f"out of study.shifts.names"
+                f"{world} has no levels of {name}; give {world}.{name}=[0,...] or leave {name} out of names"
             )
         levels = self.levels(world)[name]
         lowest, highest = BOUNDS.get((world, name), (0, None if world == "python" else self.n_triples - 1))
         rising = all(a < b for a, b in pairwise(levels))
         if len(levels) < 2 or not rising or levels[0] != lowest or (highest is not None and levels[-1] > highest):
             end = "" if highest is None else f" and end at {highest} at most"
-            raise ValueError(
-                f"study.shifts.{world}.{name}={list(levels)} must rise from {lowest}{end}, with two levels or more"
-            )
+            raise ValueError(f"{world}.{name}={list(levels)} must rise from {lowest}{end}, with two levels or more")
 
-    def levels(self, world: World) -> dict[str, tuple[int, ...]]:
+    def levels(self, world: World) -> dict[Name, tuple[int, ...]]:
         """Shift -> levels."""
         return self.python if world == "python" else self.graph
 
@@ -120,10 +107,6 @@ class Graded:
     def rows(self) -> NDArray[np.int64]:
         """All rows one below the other, `[2 * n_levels * n, length]`."""
         return self.tokens.reshape(-1, self.tokens.shape[-1])
-
-    def spread(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """`[..., n_rows]` in the order of `rows` -> `[..., 2, n_levels, n]`."""
-        return values.reshape(*values.shape[:-1], *self.tokens.shape[:3])
 
 
 class Unsuited(Exception):

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsetrain.typed import Count, NotNegative, Several
+
 Triple = tuple[int, int, int]
 """(subject, relation, object), 0-based."""
 
@@ -33,49 +35,33 @@ SPLITS = ("id atomic", "id deducible", "medium", "hard")
 class GraphConfig:
     """Sizes of the graph. `size=large` has the paper's; the defaults are ours, for a CPU."""
 
-    n_entities: int = 300
-    n_relations: int = 16
-    n_rules: int = 25
+    n_entities: Count = 300
+    n_relations: Count = 16
+    n_rules: Count = 25
     """Rules of the graph."""
-    n_rules_used: int = 20
+    n_rules_used: Count = 20
     """The first so many are used to deduce; the others are latent only."""
-    max_body: int = 4
+    max_body: Several = 4
     """Relations in a rule's body: 2 to this."""
-    edges_per_node: int = 6
-    attachment: float = 1.0
+    edges_per_node: Count = 6
+    attachment: NotNegative = 1.0
     """Nodes attach with probability proportional to (degree + 1) to this power; above 1 hubs grow, and with them what the
     rules derive."""
-    closure_every: int = 100
+    closure_every: Count = 100
     """Nodes between two closures."""
-    n_train: int = 3000
+    n_train: Count = 3000
     """Training triples, half deducible."""
-    n_eval: int = 100
+    n_eval: Count = 100
     """Triples of each evaluated split."""
     n_choices: int = 10
 
     def __post_init__(self) -> None:
-        for name in (
-            "n_entities",
-            "n_relations",
-            "n_rules",
-            "n_rules_used",
-            "edges_per_node",
-            "closure_every",
-            "n_train",
-            "n_eval",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"study.knowledge_graph.{name}={getattr(self, name)} must be at least 1")
-        if self.attachment < 0:
-            raise ValueError(f"study.knowledge_graph.attachment={self.attachment} must be 0 (no hubs) or more")
+        if self.n_relations < 3:
+            raise ValueError(f"n_relations={self.n_relations} must be at least 3")
         if self.n_rules_used > self.n_rules:
-            raise ValueError(f"study.knowledge_graph.n_rules_used={self.n_rules_used} exceeds n_rules={self.n_rules}")
-        if self.max_body < 2 or self.n_relations < 3:
-            raise ValueError(
-                f"study.knowledge_graph.max_body={self.max_body} must be at least 2, n_relations={self.n_relations} at least 3"
-            )
+            raise ValueError(f"n_rules_used={self.n_rules_used} exceeds n_rules={self.n_rules}")
         if not 2 <= self.n_choices <= self.n_entities // 2:
-            raise ValueError(f"study.knowledge_graph.n_choices={self.n_choices} must lie in [2, n_entities / 2]")
+            raise ValueError(f"n_choices={self.n_choices} must lie in [2, n_entities / 2]")
 
     @property
     def d_vocab(self) -> int:
@@ -128,7 +114,7 @@ def draw_rules(config: GraphConfig, rng: np.random.Generator) -> tuple[ChainRule
             ordered = sorted(rules, key=lambda rule: (rule.head, rule.body))
             return tuple(ordered[i] for i in rng.permutation(len(ordered)))
     raise ValueError(
-        f"study.knowledge_graph.n_rules={config.n_rules} different rules cannot be drawn from {config.n_relations} relations; "
+        f"n_rules={config.n_rules} different rules cannot be drawn from {config.n_relations} relations; "
         f"raise n_relations or lower n_rules"
     )
 
@@ -218,9 +204,8 @@ def draw_graph(config: GraphConfig, seed: int) -> KnowledgeGraph:
             break
     else:
         raise ValueError(
-            f"{MAX_DRAWS} graphs were drawn with seed {seed} and none had study.knowledge_graph.n_train={config.n_train} triples, half "
-            f"of them deducible, and n_eval={config.n_eval} of each split with matched relations; lower these or raise "
-            f"n_entities"
+            f"n_train={config.n_train} triples, half of them deducible, and n_eval={config.n_eval} of each split with matched "
+            f"relations were in none of {MAX_DRAWS} graphs drawn with seed {seed}; lower these or raise n_entities"
         )
     answers: dict[tuple[int, int], set[int]] = defaultdict(set)
     for s, r, o in [*atomic, *deduced]:

@@ -62,6 +62,15 @@ def training_documents(
     return np.concatenate([np.where(begins, marks.begin, marks.go_on)[..., None], rows], -1).reshape(n_rows, -1)
 
 
+def check_length(config: GradedConfig, n_ctx: int) -> None:
+    """Refuses rows longer than n_ctx."""
+    length = SIZE * config.n_triples - 1
+    if length > n_ctx:
+        raise ValueError(
+            f"n_triples={config.n_triples} needs rows of {length} tokens, model.n_ctx={n_ctx}; lower it or raise model.n_ctx"
+        )
+
+
 def build_triples(
     config: GradedConfig, graph: KnowledgeGraph, marks: Marks, n_choices: int, n_ctx: int, seed: int
 ) -> list[Graded]:
@@ -70,12 +79,7 @@ def build_triples(
     Raises:
         ValueError: rows longer than n_ctx, or a graph without triples for a level.
     """
-    length = SIZE * config.n_triples - 1
-    if length > n_ctx:
-        raise ValueError(
-            f"study.shifts.n_triples={config.n_triples} needs rows of {length} tokens, model.n_ctx={n_ctx}; lower it or raise "
-            f"model.n_ctx"
-        )
+    check_length(config, n_ctx)
     draws = _Draws(config, graph, marks, n_choices)
     return [draws.build(name, seed) for name in config.names]
 
@@ -115,9 +119,9 @@ class _Draws:
             n,
             seed,
             row,
-            key=f"study.shifts.graph.{name}",
+            key=f"graph.{name}",
             unsuited="graph",
-            advice="lower the levels or study.shifts.n_triples, or raise study.knowledge_graph.n_train",
+            advice="lower the levels or n_triples, or raise study.knowledge_graph.n_train",
         )
 
     def _tokens(self, triples: list[Triple], begins: set[int]) -> list[int]:

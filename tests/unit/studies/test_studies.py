@@ -10,53 +10,27 @@ import numpy as np
 import pytest
 import torch
 from data_example import small_config
+from study_example import run_small, small_study
 
 from sparsetrain.data import Tokenizer
 from sparsetrain.data.worlds.code import build_python
-from sparsetrain.data.worlds.facts import FactsConfig, draw_facts
-from sparsetrain.data.worlds.graded import GradedConfig
-from sparsetrain.data.worlds.knowledge_graph import GraphConfig, draw_graph
+from sparsetrain.data.worlds.facts import draw_facts
+from sparsetrain.data.worlds.knowledge_graph import draw_graph
 from sparsetrain.data.worlds.triples import Marks, build_triples
 from sparsetrain.export import load_model
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig, lr_factor
 from sparsetrain.report import SCHEMA_PATH
-from sparsetrain.report.sections import VIEWS
 from sparsetrain.representation.controls import read_items
-from sparsetrain.run import OodConfig, RunConfig
+from sparsetrain.run import OodConfig
 from sparsetrain.sparsity import SparsityConfig
-from sparsetrain.studies.engine import AdaptiveConfig, Arm, StudyConfig
-from sparsetrain.studies.familiarity import FactReadings
+from sparsetrain.studies.adaptive import AdaptiveConfig
 from sparsetrain.studies.readings import Readings
-from sparsetrain.studies.run import run_study
+from sparsetrain.studies.section import StudySection
 from sparsetrain.studies.shifts import object_loss
 from sparsetrain.studies.surfaces import Surface
-from sparsetrain.training.fit import TrainerConfig
-from sparsetrain.training.metrics import LoggerConfig
 from sparsetrain.training.objectives import answer_loss
-
-
-def config(kind: str, **changes) -> RunConfig:
-    study = StudyConfig(
-        kind=kind,  # pyright: ignore[reportArgumentType]
-        n_seeds=2,
-        n_checkpoints=3,
-        arms={"constant": Arm(), "sparse": Arm(density=0.5, decay="cosine")},
-        adaptive=AdaptiveConfig(arms=("constant", "sparse"), n_bootstrap=20),
-        familiarity=FactsConfig(n_groups=1, levels=(0, 1, 2), unlearnable=(2,), n_new_subjects=1),
-        knowledge_graph=GraphConfig(n_entities=60, closure_every=30, n_train=240, n_eval=4),
-    )
-    settings = {
-        "name": kind,
-        "debug": True,
-        "model": ModelConfig(n_layer=2, d_model=32, d_head=8, n_ctx=3, bigram=False, abs_topk={}),
-        "sparsity": SparsityConfig(floor=0),
-        "optim": OptimConfig(lr_peak=1e-3),
-        "trainer": TrainerConfig(n_steps=6, batch_size=8, device="cpu", n_threads=1, progress=False),
-        "logger": LoggerConfig(wandb="disabled"),
-        "study": study,
-    }
-    return RunConfig(**{**settings, **changes})
+from sparsetrain.typed import plain
 
 
 @pytest.mark.parametrize(
@@ -64,7 +38,7 @@ def config(kind: str, **changes) -> RunConfig:
     [("familiarity", "items.npz"), ("knowledge_graph", "items.npz"), ("adaptive_sparsity", "surface.npz")],
 )
 def test_a_study_ends_in_a_report_and_resumes(kind, readings, tmp_path):
-    report = run_study(config(kind), tmp_path, VIEWS, "test")
+    report = run_small(small_study(kind), tmp_path)
     written = json.loads((tmp_path / "report.json").read_text())
     jsonschema.validate(written, json.loads(SCHEMA_PATH.read_text()))
     study = written["study"]
@@ -76,30 +50,30 @@ def test_a_study_ends_in_a_report_and_resumes(kind, readings, tmp_path):
         assert (tmp_path / name).is_file(), name
     assert len(list((tmp_path / "figures").glob("*.svg"))) == len(study["figures"])
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob(readings)}
-    again = run_study(config(kind), tmp_path, VIEWS, "test")
+    again = run_small(small_study(kind), tmp_path)
     assert len(stamps) == 4 and stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob(readings)}
-    assert again["study"]["claims"] == report["study"]["claims"]
+    assert plain(again.section("study", StudySection).claims) == plain(report.section("study", StudySection).claims)
 
 
 @pytest.mark.parametrize("world", ["python", "graph"])
 def test_the_shifts_study_ends_in_a_report_and_resumes(world, tmp_path):
     """Verdicts beside distances of every level, and readings that belong to the exported weights."""
     data = small_config(tmp_path)
-    levels = {"difficulty": (0, 1), "choices": (1, 2), "context": (0, 8), "conflict": (0, 1)}
-    graph = {"difficulty": (0, 2), "choices": (0, 1), "context": (0, 1), "conflict": (0, 1)}
-    shifts = GradedConfig(world=world, n_items=3, n_triples=3, python=levels, graph=graph)
-    settings = config(
-        "shifts",
+    settings = small_study("shifts")
+    shifts = replace(settings.study.shifts, world=world)
+    settings = replace(
+        settings,
         data=data,
         cache_dir=str(tmp_path / "cache"),
         model=ModelConfig(n_layer=1, d_model=32, d_head=8, n_ctx=64, d_vocab=data.d_vocab, abs_topk={}),
+        sparsity=SparsityConfig(floor=0),
+        study=replace(settings.study, shifts=shifts),
     )
-    settings = replace(settings, study=replace(settings.study, shifts=shifts))
-    report = run_study(settings, tmp_path / "run", VIEWS, "test")
+    report = run_small(settings, tmp_path / "run")
     written = json.loads((tmp_path / "run/report.json").read_text())
     jsonschema.validate(written, json.loads(SCHEMA_PATH.read_text()))
     study = written["study"]
-    assert len(study["models"]) == 2 and {claim["arm"] for claim in study["claims"]} == set(levels)
+    assert len(study["models"]) == 2 and {claim["arm"] for claim in study["claims"]} == set(shifts.names)
     table = study["tables"][0]
     assert len(table["rows"]) == 4 * 2 * 2 and table["columns"][3:10:3] == [
         "gini, without gain", "own loss", "unseen pairs",
@@ -114,7 +88,7 @@ def test_the_shifts_study_ends_in_a_report_and_resumes(world, tmp_path):
         shift = build_triples(shifts, draw_graph(sizes, 1), Marks.of(sizes.d_vocab), sizes.n_choices, 64, 1)[0]
     items = read_items(model, torch.from_numpy(shift.rows), ["final_norm.hook_norm"])
     assert np.allclose(read.loss[-1], items.loss, atol=1e-5)
-    assert np.allclose(read.of("none")[-1], items.measures["final_norm.hook_norm", "none", "gini"], atol=1e-5)
+    assert np.allclose(read.series("none")[-1], items.measures["final_norm.hook_norm", "none", "gini"], atol=1e-5)
     with np.load(tmp_path / "run/seed_1/difficulty_distances.npz") as file:
         losses = torch.nn.functional.cross_entropy(
             model(torch.from_numpy(shift.rows[:, :-1])).transpose(1, 2),
@@ -123,19 +97,19 @@ def test_the_shifts_study_ends_in_a_report_and_resumes(world, tmp_path):
         )
         assert np.allclose(file["own_loss"], losses[:, at].mean(1).detach(), atol=1e-5)
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.npz")}
-    again = run_study(settings, tmp_path / "run", VIEWS, "test")
+    again = run_small(settings, tmp_path / "run")
     assert len(stamps) == 16 and stamps == {path: path.stat().st_mtime_ns for path in stamps}
-    assert json.dumps(again["study"]["claims"]) == json.dumps(report["study"]["claims"])
+    assert plain(again.section("study", StudySection).claims) == plain(report.section("study", StudySection).claims)
     other = replace(shifts, **{world: {**shifts.levels(world), "context": (0, 2)}})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="holds another plan; rules are not changed after the fact"):
-        run_study(replace(settings, study=replace(settings.study, shifts=other)), tmp_path / "run", VIEWS, "test")
+        run_small(replace(settings, study=replace(settings.study, shifts=other)), tmp_path / "run")
     needed = {
         "graph": r"n_triples=3 needs rows of 14 tokens, model.n_ctx=8",
         "python": r"needs rows of \d+ tokens, model.n_ctx=8",
     }
     with pytest.raises(ValueError, match=needed[world]):
         short = replace(settings, model=replace(settings.model, n_ctx=8))
-        run_study(short, tmp_path / "short", VIEWS, "test")
+        run_small(short, tmp_path / "short")
 
 
 def test_the_loss_of_triples_is_that_of_their_objects():
@@ -148,15 +122,15 @@ def test_the_loss_of_triples_is_that_of_their_objects():
 
 
 def test_the_same_stage_gives_the_same_weights_and_readings(tmp_path):
-    one = run_study(config("familiarity"), tmp_path / "a", VIEWS, "test")
-    two = run_study(config("familiarity"), tmp_path / "b", VIEWS, "test")
-    assert one["study"]["models"] == two["study"]["models"]
+    one = run_small(small_study("familiarity"), tmp_path / "a")
+    two = run_small(small_study("familiarity"), tmp_path / "b")
+    assert one.section("study", StudySection).models == two.section("study", StudySection).models
     with np.load(tmp_path / "a/sparse/seed_1/items.npz") as a, np.load(tmp_path / "b/sparse/seed_1/items.npz") as b:
         assert all((a[name] == b[name]).all() for name in a.files)
 
 
 def test_arms_differ_as_they_say(tmp_path):
-    run_study(config("familiarity"), tmp_path, VIEWS, "test")
+    run_small(small_study("familiarity"), tmp_path)
     meta = json.loads(next((tmp_path / "sparse/seed_0/export").glob("*/meta.json")).read_text())
     assert meta["density"] == 0.5
     dense = json.loads(next((tmp_path / "constant/seed_0/export").glob("*/meta.json")).read_text())
@@ -164,30 +138,30 @@ def test_arms_differ_as_they_say(tmp_path):
 
 
 def test_readings_are_those_of_the_weights_of_their_step(tmp_path):
-    run_study(config("familiarity"), tmp_path, VIEWS, "test")
-    facts = draw_facts(config("familiarity").study.familiarity, 1)
-    read = FactReadings.load(tmp_path / "sparse/seed_1/items.npz", facts=facts)
-    other = FactReadings.load(tmp_path / "constant/seed_1/items.npz", facts=facts)
+    run_small(small_study("familiarity"), tmp_path)
+    facts = draw_facts(small_study("familiarity").study.familiarity, 1)
+    read = Readings.load(tmp_path / "sparse/seed_1/items.npz")
+    other = Readings.load(tmp_path / "constant/seed_1/items.npz")
     n_steps = math.ceil(len(facts.rows) / 8)
     assert (read.steps[0], read.steps[-1]) == (0, n_steps)
     assert (read.loss[0] == other.loss[0]).all() and (read.loss[-1] != other.loss[-1]).any()
     model = load_model(tmp_path / f"sparse/seed_1/export/step_{n_steps}")
     items = read_items(model, torch.from_numpy(facts.prompts), ["final_norm.hook_norm"])
     assert np.allclose(read.loss[-1], items.loss, atol=1e-5)
-    assert np.allclose(read.of("gain")[-1], items.measures["final_norm.hook_norm", "gain", "gini"], atol=1e-5)
+    assert np.allclose(read.series("gain")[-1], items.measures["final_norm.hook_norm", "gain", "gini"], atol=1e-5)
 
 
 def test_watching_can_be_switched_off(tmp_path):
-    report = run_study(config("knowledge_graph", ood=OodConfig(enabled=False)), tmp_path, VIEWS, "test")
-    assert "representation" not in report and not list(tmp_path.rglob("ood_sparsity.csv"))
+    report = run_small(small_study("knowledge_graph", ood=OodConfig(enabled=False)), tmp_path)
+    assert "representation" not in report.sections and not list(tmp_path.rglob("ood_sparsity.csv"))
 
 
 def test_what_was_set_by_hand_leaves_the_model_and_is_that_of_its_weights(tmp_path):
     """The full width is the untouched model; settings of another kind and AbsTopK in the model work alike."""
-    settings = config("adaptive_sparsity")
+    settings = small_study("adaptive_sparsity")
     model = replace(settings.model, abs_topk={"attn_v": 0.25})
     study = replace(settings.study, adaptive=AdaptiveConfig(arms=("sparse",), kind="attn_v", n_bootstrap=20))
-    run_study(replace(settings, model=model, study=study), tmp_path, VIEWS, "test")
+    run_small(replace(settings, model=model, study=study), tmp_path)
     surface = Surface.load(tmp_path / "sparse/seed_1/surface.npz")
     assert set(surface.levels) == {"layer 0", "layer 1", "all layers", "final norm"}
     assert list(surface.levels["layer 1"]) == [1, 2, 3, 4, 6, 8, 11, 16, 23, 32]
@@ -205,12 +179,12 @@ def test_what_was_set_by_hand_leaves_the_model_and_is_that_of_its_weights(tmp_pa
 
 def test_what_means_nothing_to_a_study_is_refused(tmp_path):
     with pytest.raises(ValueError, match="stop_at_step=3"):
-        run_study(config("familiarity", stop_at_step=3), tmp_path, VIEWS, "test")
-    unknown = replace(config("adaptive_sparsity").study, adaptive=AdaptiveConfig(arms=("dense",)))
+        run_small(small_study("familiarity", stop_at_step=3), tmp_path)
+    unknown = replace(small_study("adaptive_sparsity").study, adaptive=AdaptiveConfig(arms=("dense",)))
     with pytest.raises(ValueError, match=r"study\.adaptive\.arms has dense; study\.arms are constant, sparse"):
-        run_study(config("adaptive_sparsity", study=unknown), tmp_path, VIEWS, "test")
+        run_small(small_study("adaptive_sparsity", study=unknown), tmp_path)
     with pytest.raises(ValueError, match="shorter than a prompt"):
-        run_study(config("familiarity", model=ModelConfig(n_ctx=2, d_model=32)), tmp_path, VIEWS, "test")
+        run_small(small_study("familiarity", model=ModelConfig(n_ctx=2, d_model=32)), tmp_path)
 
 
 def test_answer_loss_is_that_of_the_last_token(make_model):

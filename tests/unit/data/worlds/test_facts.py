@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsetrain.data.worlds.facts import ASK, FactsConfig, check_balance, draw_facts, write_exposures
+from sparsetrain.typed import from_dict
 
 SMALL = FactsConfig(n_groups=2, levels=(0, 1, 2, 4, 8), unlearnable=(2, 8), n_new_subjects=3)
 
@@ -94,9 +95,9 @@ def test_a_function_of_the_seed():
         ({"levels": (1, 2, 4)}, r"levels=\[1, 2, 4\] must rise from 0 to an even number"),
         ({"levels": (0, 1, 3), "unlearnable": (3,)}, "even number"),
         ({"unlearnable": (5, 256)}, r"unlearnable=\[5, 256\] must be among the levels"),
-        ({"n_groups": 0}, "n_groups=0 must be at least 1"),
+        ({"n_groups": 0}, "n_groups=0: input should be greater than or equal to 1"),
     ],
 )
 def test_bad_configs(settings, message):
     with pytest.raises(ValueError, match=message):
-        FactsConfig(**settings)
+        from_dict(FactsConfig, settings)

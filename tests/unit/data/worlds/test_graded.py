@@ -15,6 +15,7 @@ from sparsetrain.data.worlds.code import build_python
 from sparsetrain.data.worlds.graded import NAMES, GradedConfig
 from sparsetrain.data.worlds.knowledge_graph import GraphConfig, draw_graph
 from sparsetrain.data.worlds.triples import REPEATED, SIZE, Marks, build_triples, training_documents
+from sparsetrain.typed import from_dict
 
 LEVELS = {"difficulty": (0, 1, 3), "choices": (1, 2, 3), "context": (0, 16, 32), "conflict": (0, 1, 2)}
 CONFIG = GradedConfig(n_items=6, n_triples=6, python=LEVELS, graph={**LEVELS, "difficulty": (0, 1, 2), "choices": (0, 2, 4), "context": (0, 2, 5)})  # fmt: skip
@@ -221,35 +222,33 @@ def test_training_documents_repeat_within_documents_alone(graph) -> None:
 
 def test_levels_that_cannot_be_held_are_refused_in_a_line(tokenizer: Tokenizer, graph) -> None:
     for config, n_ctx, match in (
-        (replace(CONFIG, names=("context",)), 20, r"study.shifts.python.context=\[0, 16, 32\] needs rows of more than 32 tokens, model.n_ctx=20; lower the levels or raise"),
+        (replace(CONFIG, names=("context",)), 20, r"^python.context=\[0, 16, 32\] needs rows of more than 32 tokens, model.n_ctx=20; lower the levels or raise"),
         (replace(CONFIG, names=("difficulty",), python={**LEVELS, "difficulty": (0, 500)}), 128, "needs 502 names of equal length, this tokenizer gives"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=match):
             build_python(config, tokenizer, n_ctx, 0)
     with pytest.raises(ValueError, match=r"n_triples=6 needs rows of 29 tokens, model.n_ctx=28"):
         build_triples(CONFIG, graph, MARKS, 5, 28, 0)
-    with pytest.raises(
-        ValueError, match=r"rows were rejected \(few_triples: 200\); lower the levels or study.shifts.n_triples"
-    ):
+    with pytest.raises(ValueError, match=r"rows were rejected \(few_triples: 200\); lower the levels or n_triples"):
         build_triples(replace(CONFIG, names=("context",), n_triples=400), graph, MARKS, 5, 2000, 0)
 
 
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"names": ("length",)}, r"study.shifts.names=\['length'\] must be different ones of difficulty, choices, context, conflict"),
-        ({"world": "java"}, r"study.shifts.world=java must be one of python, graph"),
-        ({"python": {"nesting": (0, 1)}}, "study.shifts.python has unknown shifts nesting; allowed: difficulty"),
-        ({"python": {"difficulty": (0, 1)}}, "study.shifts.python has no levels of choices"),
-        ({"graph": {**LEVELS, "difficulty": (0, 3)}}, r"study.shifts.graph.difficulty=\[0, 3\] must rise from 0 and end at 2 at most"),
-        ({"python": {**LEVELS, "choices": (0, 3)}}, r"study.shifts.python.choices=\[0, 3\] must rise from 1 and end at 3"),
+        ({"names": ("length",)}, r"names\.0='length': input should be 'difficulty', 'choices', 'context' or 'conflict'"),
+        ({"world": "java"}, r"world='java': input should be 'python' or 'graph'"),
+        ({"python": {"nesting": (0, 1)}}, r"python\.nesting.*: input should be 'difficulty', "),
+        ({"python": {"difficulty": (0, 1)}}, "^python has no levels of choices"),
+        ({"graph": {**LEVELS, "difficulty": (0, 3)}}, r"^graph.difficulty=\[0, 3\] must rise from 0 and end at 2 at most"),
+        ({"python": {**LEVELS, "choices": (0, 3)}}, r"^python.choices=\[0, 3\] must rise from 1 and end at 3"),
         ({"n_triples": 3, "graph": {**LEVELS, "choices": (0, 5)}}, "end at 2 at most"),
-        ({"n_items": 1}, "n_items=1 must be at least 2"),
+        ({"n_items": 1}, "n_items=1: input should be greater than or equal to 2"),
     ],
 )  # fmt: skip
 def test_mistakes_in_the_config_name_value_and_choice(changes, match) -> None:
     with pytest.raises(ValueError, match=match):
-        GradedConfig(**changes)
+        from_dict(GradedConfig, changes)
 
 
 def test_distances_by_hand() -> None:

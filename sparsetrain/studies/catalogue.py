@@ -1,0 +1,52 @@
+"""The studies of sparsetrain by name, and the config that chooses one."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparsetrain.data.worlds.facts import FactsConfig
+from sparsetrain.data.worlds.graded import GradedConfig
+from sparsetrain.data.worlds.knowledge_graph import GraphConfig
+from sparsetrain.run import RunConfig
+from sparsetrain.studies.adaptive import AdaptiveConfig, AdaptiveStudy
+from sparsetrain.studies.engine import StudyRules
+from sparsetrain.studies.familiarity import FamiliarityStudy
+from sparsetrain.studies.knowledge_graph import KnowledgeGraphStudy
+from sparsetrain.studies.shifts import ShiftsStudy
+from sparsetrain.studies.study import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(StudyRules):
+    """Which study is run instead of a single training, by which rules, and the settings of each. ours"""
+
+    kind: str = "none"
+    """Name in the catalogue; none: a single training."""
+    adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
+    familiarity: FactsConfig = field(default_factory=FactsConfig)
+    knowledge_graph: GraphConfig = field(default_factory=GraphConfig)
+    shifts: GradedConfig = field(default_factory=GradedConfig)
+
+
+Catalogue = Mapping[str, Callable[[Any, Any], Study]]
+"""Name -> study of a run's config (what arms differ from) and a study's config."""
+
+STUDIES: Catalogue = {
+    "adaptive_sparsity": lambda run, study: AdaptiveStudy(
+        config=run, rules=study, adaptive=study.adaptive, graph=study.knowledge_graph
+    ),
+    "familiarity": lambda run, study: FamiliarityStudy(config=run, rules=study, facts=study.familiarity),
+    "knowledge_graph": lambda run, study: KnowledgeGraphStudy(config=run, rules=study, graph=study.knowledge_graph),
+    "shifts": lambda run, study: ShiftsStudy(config=run, rules=study, shifts=study.shifts, graph=study.knowledge_graph),
+}
+
+
+def build_study(catalogue: Catalogue, run: RunConfig, study: StudyConfig) -> Study:
+    """The study that a config names.
+
+    Raises:
+        ValueError: an unknown one; lists them all.
+    """
+    if study.kind not in catalogue:
+        raise ValueError(f"study.kind={study.kind!r} is unknown; allowed: none, {', '.join(catalogue)}")
+    return catalogue[study.kind](run, study)

@@ -1,0 +1,118 @@
+"""The page of a study: verdicts, the rules that stood before the run, gates, claims with intervals, figures and tables."""
+
+from collections.abc import Mapping
+
+from sparsetrain.report import SectionKind
+from sparsetrain.report.blocks import (
+    Block,
+    Cell,
+    Column,
+    Details,
+    Grid,
+    Heading,
+    Table,
+    Text,
+    Tile,
+    Tone,
+    View,
+    format_number,
+)
+from sparsetrain.report.sections import VIEWS as RUN_VIEWS
+from sparsetrain.studies.section import ResultTable, StudySection
+
+TONES: Mapping[str, Tone] = {"supported": "pass", "not supported": "fail", "undecided": "warn"}
+WORD = Column(label="Word", form="status", tones=TONES)
+CRITERION = Column(label="Criterion")
+
+
+def study(section: StudySection) -> list[Block]:
+    """A study before or after its run."""
+    plan = section.plan
+    blocks: list[Block] = [Heading(text=plan.question), *(Text(text=paragraph) for paragraph in plan.method)]
+    if section.status == "planned":
+        return [*blocks, Text(text="Not run yet: these are the rules.", tone="warning"), _rules(section)]
+    if not section.interpretable:
+        failed = ", ".join(gate.words for gate in section.gates if not gate.passed)
+        blocks.append(
+            Text(text=f"Not interpretable: {failed}. Numbers are shown, no verdict is given.", tone="warning")
+        )
+    blocks += [
+        Tile(label=f"{v.name} ({v.arm})", value=v.verdict, tone=TONES[v.verdict], note=v.statement)
+        for v in section.verdicts
+    ]
+    blocks += [_verdicts(section), _gates(section), *_claims(section)]
+    figures = tuple(figure.lines() for figure in section.figures)
+    blocks += [Heading(text="Curves"), Grid(blocks=figures)] if figures else []
+    blocks += [Details(summary=table.title, blocks=(_table(table),)) for table in section.tables]
+    return [*blocks, _rules(section)]
+
+
+def _verdicts(section: StudySection) -> Table:
+    columns = (Column(label="Verdict"), Column(label="Arm"), Column(label="Claim"), WORD, Column(label="Because"))
+    rows = tuple((v.name, v.arm, v.statement, v.verdict, v.reason) for v in section.verdicts)
+    return Table(columns=columns, rows=rows, title="Verdicts")
+
+
+def _gates(section: StudySection) -> Table:
+    columns = (
+        Column(label="Gate"),
+        Column(label="Rule"),
+        Column(label="Worst", form="number"),
+        Column(label="Passed", form="status", tones={"yes": "pass", "no": "fail"}),
+    )
+    rows = tuple((gate.words, gate.criterion, gate.worst, "yes" if gate.passed else "no") for gate in section.gates)
+    return Table(columns=columns, rows=rows, title="Gates")
+
+
+def _claims(section: StudySection) -> list[Block]:
+    """A table per arm, the first one open."""
+    columns = (
+        Column(label="Claim"),
+        CRITERION,
+        Column(label="Number", form="number", help="mean and interval over seeds"),
+        WORD,
+        Column(label="Seeds", help="the number in each seed"),
+    )
+    blocks: list[Block] = []
+    for arm in section.plan.arms:
+        rows = tuple(
+            (
+                Cell(value=claim.claim, sub=claim.reason),
+                claim.criterion,
+                claim.number,
+                claim.verdict,
+                ", ".join(format_number(value) for value in claim.per_seed),
+            )
+            for claim in section.claims
+            if claim.arm == arm
+        )
+        table = Table(columns=columns, rows=rows)
+        blocks.append(Details(summary=f"Claims: arm {arm}", blocks=(table,), open=not blocks))
+    return blocks
+
+
+def _table(table: ResultTable) -> Table:
+    columns = tuple(
+        Column(
+            label=label,
+            form="text" if all(isinstance(row[i], str) for row in table.rows) else "number",
+            help="" if i else table.note,
+        )
+        for i, label in enumerate(table.columns)
+    )
+    return Table(columns=columns, rows=table.rows)
+
+
+def _rules(section: StudySection) -> Block:
+    plan = section.plan
+    claims = Table(
+        columns=(Column(label="Claim"), Column(label="Arm"), CRITERION),
+        rows=tuple((claim.claim, claim.arm, claim.criterion) for claim in plan.claims),
+    )
+    words = f"Rules, written before the run (plan.json, sha256 {section.plan_sha256[:12]})"
+    seeds = Text(text=f"Seeds {', '.join(map(str, plan.seeds))}; arms {', '.join(plan.arms)}.")
+    return Details(summary=words, blocks=(seeds, claims))
+
+
+VIEWS: Mapping[str, View] = {"study": SectionKind(schema=StudySection, view=study), **RUN_VIEWS}
+"""The views of sparsetrain in reading order."""

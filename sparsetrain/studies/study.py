@@ -1,0 +1,212 @@
+"""What studies have in common: a study says what it asks and how to read it, and plan and conclusions follow from that.
+
+1. `Hypothesis`: a claim with the number that decides it, as a function of what was read of one subject in one seed.
+2. A `Subject` is what the claims are about: an arm, or a place in an arm.
+3. `Study.plan` makes a claim of every hypothesis and subject; `Study.conclude` reads every subject in every seed, applies the
+   plan, and adds figures and tables.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Generic, Literal, TypeVar
+
+from sparsetrain.run import RunConfig
+from sparsetrain.stats.decisions import DecisionRule
+from sparsetrain.studies.engine import ClaimRule, Stage, StageResult, StudyRules, conclude
+from sparsetrain.studies.section import Figure, Gate, Plan, ResultTable, StudySection, VerdictRule
+
+R = TypeVar("R")
+"""What is read of one subject in one seed."""
+Gates = Sequence[tuple[Gate, Callable[[R], float]]]
+"""Gates, and their values in what is read of an arm (of its first place) in one seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What claims are made about."""
+
+    arm: str
+    place: str = ""
+    """A part of the arm, where it has several."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.arm}, {self.place}" if self.place else self.arm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hypothesis(Generic[R]):
+    """A claim of a study about each of its subjects."""
+
+    key: str
+    claim: str
+    expected: Literal["positive", "negative", "none"]
+    effect: Callable[[R], float]
+    unit: str
+    margin: float | None = None
+    """Smallest effect of interest; None: the study's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruling:
+    """A verdict of a study about each of its subjects."""
+
+    name: str
+    statement: str
+    needs: tuple[str, ...]
+    """Keys of hypotheses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(ABC):
+    """One study of one config: what `run_study` runs."""
+
+    config: RunConfig
+    """Model, optimizer and trainer, from which arms differ."""
+    rules: StudyRules
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(self.config.seed + i for i in range(self.rules.n_seeds))
+
+    @abstractmethod
+    def plan(self) -> Plan:
+        """All that is fixed before the run."""
+
+    @abstractmethod
+    def stages(self) -> Sequence[Stage]:
+        """The work.
+
+        Raises:
+            ValueError: sizes that cannot hold.
+        """
+
+    @abstractmethod
+    def conclude(self, plan: Plan, run_dir: Path, results: Mapping[str, StageResult]) -> StudySection:
+        """The section of the report.
+
+        Args:
+            plan: as preregistered.
+            run_dir: folder with the stages' folders.
+            results: of the stages.
+        """
+
+    def sections(
+        self, run_dir: Path, results: Mapping[str, StageResult], section: StudySection
+    ) -> Mapping[str, object]:
+        """More sections of the report, beside the study's own."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HypothesisStudy(Study, Generic[R]):
+    """A study whose plan and conclusions follow from its hypotheses."""
+
+    question: ClassVar[str]
+    hypotheses: ClassVar[Sequence[Hypothesis]]
+    rulings: ClassVar[Sequence[Ruling]]
+    as_first: ClassVar[tuple[str, str] | None] = None
+    """A hypothesis whose effect is compared with that of the first arm, and what differs in it, in words."""
+
+    @property
+    @abstractmethod
+    def arms(self) -> tuple[str, ...]:
+        """What the claims are sorted by; the first is the one that the others are compared with."""
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        return tuple(Subject(arm=arm) for arm in self.arms)
+
+    @abstractmethod
+    def method(self) -> tuple[str, ...]:
+        """Paragraphs on how it is found out."""
+
+    @abstractmethod
+    def gates(self) -> Gates[R]: ...
+
+    @abstractmethod
+    def read(self, run_dir: Path) -> Mapping[Subject, Sequence[R]]:
+        """What the stages left, of each subject in each seed."""
+
+    @abstractmethod
+    def figures(self, read: Mapping[Subject, Sequence[R]]) -> Sequence[Figure]: ...
+
+    @abstractmethod
+    def tables(
+        self, read: Mapping[Subject, Sequence[R]], results: Mapping[str, StageResult]
+    ) -> Sequence[ResultTable]: ...
+
+    def effects(self, r: R) -> dict[str, float]:
+        """The number of each hypothesis about one subject in one seed."""
+        return {hypothesis.key: hypothesis.effect(r) for hypothesis in self.hypotheses}
+
+    def plan(self) -> Plan:
+        return Plan(
+            question=self.question,
+            method=self.method(),
+            seeds=self.seeds,
+            arms=self.arms,
+            gates=tuple(gate for gate, _ in self.gates()),
+            claims=tuple(rule.claim() for rule in self.claims()),
+            rules=tuple(
+                VerdictRule(
+                    name=f"{ruling.name}, {subject.place}" if subject.place else ruling.name,
+                    arm=subject.arm,
+                    statement=ruling.statement,
+                    needs=tuple(f"{subject.key}: {key}" for key in ruling.needs),
+                )
+                for subject in self.subjects
+                for ruling in self.rulings
+            ),
+        )
+
+    def claims(self) -> tuple[ClaimRule, ...]:
+        """Every hypothesis about every subject."""
+        return tuple(
+            ClaimRule(
+                key=f"{subject.key}: {hypothesis.key}",
+                arm=subject.arm,
+                rule=DecisionRule(
+                    claim=f"{subject.place}: {hypothesis.claim}" if subject.place else hypothesis.claim,
+                    expected=hypothesis.expected,
+                    margin=self.rules.margin if hypothesis.margin is None else hypothesis.margin,
+                    n_agreeing=None if hypothesis.expected == "none" else self.rules.n_agreeing,
+                ),
+                unit=hypothesis.unit,
+            )
+            for subject in self.subjects
+            for hypothesis in (*self.hypotheses, *self._as_first(subject))
+        )
+
+    def _as_first(self, subject: Subject) -> list[Hypothesis]:
+        if self.as_first is None or subject.arm == self.arms[0]:
+            return []
+        key, words = self.as_first
+        compared = next(hypothesis for hypothesis in self.hypotheses if hypothesis.key == key)
+        claim = f"the difference {words} is that of arm {self.arms[0]}"
+        return [replace(compared, key="as first arm", claim=claim, expected="none")]
+
+    def conclude(self, plan: Plan, run_dir: Path, results: Mapping[str, StageResult]) -> StudySection:
+        read = self.read(run_dir)
+        effects: dict[str, list[float]] = {}
+        for subject, seeds in read.items():
+            for r in seeds:
+                for key, value in self.effects(r).items():
+                    effects.setdefault(f"{subject.key}: {key}", []).append(value)
+        if self.as_first is not None:
+            for subject in read:
+                own, first = (effects[f"{s.key}: {self.as_first[0]}"] for s in (subject, replace(subject, arm=self.arms[0])))  # fmt: skip
+                effects[f"{subject.key}: as first arm"] = [a - b for a, b in zip(own, first, strict=True)]
+        once_per_arm = {subject.arm: seeds for subject, seeds in [*read.items()][::-1]}
+        gates = {
+            gate.key: [value(r) for arm, seeds in once_per_arm.items() if gate.arm in (None, arm) for r in seeds]
+            for gate, value in self.gates()
+        }
+        return replace(
+            conclude(plan, self.claims(), gates=gates, effects=effects),
+            figures=tuple(self.figures(read)),
+            tables=tuple(self.tables(read, results)),
+            models={name: result.weights_sha256 for name, result in results.items()},
+        )
