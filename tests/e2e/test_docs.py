@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, Forks
+from data_example import write_files
 from hub_example import save_hub_model
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -209,12 +210,7 @@ def desk(tmp_path_factory, smoke: Path) -> Path:
     notebook = {"cells": [{"cell_type": "code", "source": ["x = 1\n", "print(x)"]}]}
     (desk / "notebooks").mkdir()
     (desk / "notebooks" / "first.ipynb").write_text(json.dumps(notebook))
-    for i in range(60):
-        path = desk / "corpus" / f"part_{i % 3}" / f"file_{i}.py"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            "".join(f"def f{i}_{j}(x):\n    return x * {i * j} + len('{'ab' * (i % 7)}')\n\n" for j in range(40))
-        )
+    write_files(desk / "corpus" / "part", n_chars=300_000)
     return desk
 
 
