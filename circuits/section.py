@@ -15,6 +15,8 @@ TaskStatus = Literal["circuit", "bigram", "failed_by_model", "no_circuit"]
 CardVerdict = Literal["pass", "fail", "not enough data"]
 Sense = Literal["at least", "at most"]
 Side = Literal["positive", "negative"]
+NodeKind = Literal["attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out"]
+"""The places whose channels are nodes, in forward order."""
 SIDES: tuple[Side, Side] = ("positive", "negative")
 """Names of the two prompts of a pair."""
 Short = int | float
@@ -35,8 +37,7 @@ class DrawnNode:
 
     id: str
     layer: int
-    kind: str
-    """One of `NODE_KINDS`."""
+    kind: NodeKind
     channel: int
     mean: float | None
     reads: tuple[Wire, ...]

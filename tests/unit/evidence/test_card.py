@@ -5,7 +5,6 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from report_example import example_report
 
 from circuits.circuit import Circuit, Provenance
 from circuits.evidence.card import CRITERIA, report_card
@@ -20,6 +19,7 @@ from circuits.section import CardEntry, CardVerdict, card_verdict
 from circuits.tasks.loss import Calibration
 from circuits.views.card import card_blocks, summary
 from sparsetrain.model import Transformer
+from sparsetrain.report import Report, RunFacts, SectionKind
 from sparsetrain.report.blocks import Details, Table, Text
 from sparsetrain.report.document import assemble
 from sparsetrain.report.html import to_html
@@ -235,11 +235,8 @@ def test_the_table_says_every_verdict_in_words(entries):
 
 
 def test_the_card_renders_on_the_page(entries):
-    whole = example_report()
-    report = {"schema_version": whole["schema_version"], "run": whole["run"], "circuits": {"card": plain(entries)}}
-    page = to_html(
-        assemble(report, {"circuits": lambda section: card_blocks(from_dict(tuple[CardEntry, ...], section["card"]))})
-    )
+    report = Report(run=RunFacts.now(name="n", seed=0, command="", device="cpu"), sections={"circuits": tuple(entries)})
+    page = to_html(assemble(report, {"circuits": SectionKind(schema=tuple[CardEntry, ...], view=card_blocks)}))
     for words in ("Report card", "not enough data", "necessity (core)", "Ways to delete", "Behind the card"):
         assert words in page, words
 

@@ -6,7 +6,6 @@ from report_example import random_graph, string_closing_graph
 from circuits.explain.words import MAX_EDGES, STAGE, describe, program, signed, visible
 from circuits.section import Drawing
 from sparsetrain.hooks import NODE_KINDS
-from sparsetrain.typed import from_dict
 
 
 def test_every_node_kind_has_a_place():
@@ -21,7 +20,7 @@ def test_node_names():
 
 
 def test_program_of_the_string_closing_circuit():
-    text = program(from_dict(Drawing, string_closing_graph()))
+    text = program(string_closing_graph())
     assert text is not None
     lines = [" ".join(line.split("#")[0].split()) for line in text.splitlines()[1:]]
     assert [line for line in lines if line] == [
@@ -46,7 +45,7 @@ def test_program_of_the_string_closing_circuit():
 
 
 def test_no_program_for_large_or_empty_circuits():
-    large = from_dict(Drawing, random_graph(60, 100))
+    large = random_graph(60, 100)
     assert len(large.edges) > MAX_EDGES
     assert program(large) is None
     assert program(Drawing(nodes=(), edges=())) is None

@@ -4,15 +4,12 @@ from pathlib import Path
 
 import pytest
 import wandb
-from report_example import example_report
+from report_example import VIEWS, example_report, hostile
 
-import circuits.views
+from circuits.section import CircuitsSection
 from sparsetrain.report import save_report
 from sparsetrain.report.render import render
-from sparsetrain.report.sections import VIEWS as OWN_VIEWS
 from sparsetrain.report.wandb_log import log_report, wandb_mode, wandb_settings
-
-VIEWS = OWN_VIEWS | circuits.views.VIEWS
 
 
 def test_mode_follows_the_environment(monkeypatch):
@@ -42,7 +39,7 @@ class Recorder:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    report = example_report(hostile=True)
+    report = hostile(example_report())
     save_report(report, tmp_path / "report.json")
     render(report, VIEWS, tmp_path)
     (tmp_path / "circuits" / "quote").mkdir(parents=True)
@@ -51,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_log_report_collects_everything(folder):
-    run, report = Recorder(), example_report(hostile=True)
+    run, report = Recorder(), hostile(example_report())
     log_report(run, report, VIEWS, folder / "report.html")
     assert run.summary["report/Tasks with a circuit"] == "2 of 5"
     assert run.summary["report/Tasks with a circuit: verdict"] == "pass"
@@ -59,7 +56,8 @@ def test_log_report_collects_everything(folder):
     assert kinds.count(wandb.Html) == 1 and kinds.count(wandb.Plotly) >= 8
     edges = [value for key, value in run.media.items() if key.endswith("/Edges")]
     sizes = sorted(len(value.data) for value in edges if isinstance(value, wandb.Table))
-    counts = [len(c["graph"]["edges"]) for task in report["circuits"]["tasks"] for c in task["circuits"]]
+    tasks = report.section("circuits", CircuitsSection).tasks
+    counts = [len(circuit.graph.edges) for task in tasks for circuit in task.circuits]
     assert sizes == sorted(counts)
     assert run.artifact is not None
     files = set(run.artifact.manifest.entries)

@@ -5,17 +5,13 @@ from dataclasses import replace
 from report_example import circuit, example_report, random_graph, string_closing_graph, task, viewer
 
 from circuits.explain.words import STAGE
-from circuits.section import CircuitsSection, Drawing, TaskEntry, Viewer
+from circuits.section import CircuitsSection
 from circuits.views.graph import derived_links, tables, widget
 from circuits.views.tasks import best, circuits
 from sparsetrain.report.blocks import Details, Table, Widget, walk
-from sparsetrain.typed import from_dict
+from sparsetrain.typed import plain
 
-STRINGS = from_dict(Drawing, string_closing_graph())
-
-
-def some_graph(n_nodes: int, n_edges: int, **settings: int) -> Drawing:
-    return from_dict(Drawing, random_graph(n_nodes, n_edges, **settings))
+STRINGS = string_closing_graph()
 
 
 def test_links_of_the_string_closing_circuit():
@@ -30,7 +26,7 @@ def test_links_of_the_string_closing_circuit():
 
 
 def test_a_channel_is_linked_only_forward_and_within_its_layer():
-    graph = some_graph(120, 200, n_layer=3, width=12)
+    graph = random_graph(120, 200, n_layer=3, width=12)
     places = {node.id: (node.layer, STAGE[node.kind]) for node in graph.nodes}
     channels = {node.id: node.channel for node in graph.nodes}
     links = derived_links(graph)
@@ -46,16 +42,16 @@ def test_best_circuit_is_the_smallest_that_reaches_the_target():
     graphs = [random_graph(30, 40), string_closing_graph(), random_graph(8, 3)]
     losses = (0.11, 0.14, 0.4)
     entries = [circuit("t", g, i, loss) for i, (g, loss) in enumerate(zip(graphs, losses, strict=True))]
-    entry = from_dict(TaskEntry, task("t", "circuit", entries, ""))
+    entry = task("t", "circuit", entries)
     found = best(entry, 0.15)
     assert found is not None and found.seed == 1
     closest = best(entry, 0.05)
     assert closest is not None and closest.seed == 0
-    assert best(from_dict(TaskEntry, task("t", "bigram", [], "")), 0.15) is None
+    assert best(task("t", "bigram", []), 0.15) is None
 
 
 def test_section_has_a_drawing_per_circuit_and_a_row_per_task():
-    section = from_dict(CircuitsSection, example_report()["circuits"])
+    section = example_report().section("circuits", CircuitsSection)
     blocks = circuits(section)
     table = next(block for block in blocks if isinstance(block, Table))
     assert [row[0].value for row in table.rows] == [entry.task for entry in section.tasks]
@@ -67,7 +63,7 @@ def test_section_has_a_drawing_per_circuit_and_a_row_per_task():
 
 
 def test_widget_data_point_at_nodes():
-    graph = some_graph(40, 60)
+    graph = random_graph(40, 60)
     drawing = widget(graph, "t")
     names = [node["id"] for node in drawing.data["nodes"]]
     edges = {(names[s], names[t], w) for s, t, w in drawing.data["edges"]}
@@ -76,7 +72,7 @@ def test_widget_data_point_at_nodes():
 
 
 def test_tables_hold_every_edge():
-    graph = some_graph(40, 60)
+    graph = random_graph(40, 60)
     nodes, edges = tables(graph)
     assert len(nodes.rows) == len(graph.nodes) and len(edges.rows) == len(graph.edges)
     sizes = [abs(row[2]) for row in edges.rows]
@@ -84,8 +80,8 @@ def test_tables_hold_every_edge():
 
 
 def test_widget_carries_the_activity_of_its_nodes():
-    seen = viewer(string_closing_graph(), ["a", "b", "c"])
-    data = widget(STRINGS, "t", from_dict(Viewer, seen)).data
+    typed = viewer(STRINGS, ["a", "b", "c"])
+    data, seen = widget(STRINGS, "t", typed).data, plain(typed)
     places = {node.id: i for i, node in enumerate(STRINGS.nodes)}
     for node in data["nodes"]:
         assert node["seen"] == seen["nodes"][node["id"]]
@@ -103,7 +99,7 @@ def test_widget_carries_the_activity_of_its_nodes():
 
 
 def test_paths_are_a_table_too():
-    seen = from_dict(Viewer, viewer(string_closing_graph(), ["a", "b\n", "c"]))
+    seen = viewer(STRINGS, ["a", "b\n", "c"])
     *_, paths = tables(STRINGS, seen)
     assert paths.rows[0] == ("positive", "'b⏎' → r20 → n985 → answer", 0.25, 0.8)
     assert len(paths.rows) == len(seen.paths)
