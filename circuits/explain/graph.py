@@ -6,12 +6,13 @@ nodes. The other kinds read and write along edges.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.explain.words import READS, WRITES
-from circuits.section import Drawing, DrawnEdge, DrawnNode, Wire
+from circuits.section import Drawing, DrawnEdge, DrawnNode, NodeKind, Wire
 from sparsetrain.hooks import NodeId
 from sparsetrain.model import Transformer
 
@@ -55,7 +56,7 @@ def drawing(
             DrawnNode(
                 id=node_id,
                 layer=node.layer,
-                kind=node.kind,
+                kind=cast(NodeKind, node.kind),
                 channel=channel,
                 mean=float(circuit.means[number]),
                 reads=strongest(reads),
