@@ -13,7 +13,7 @@ Source: Gao et al. 2025, arXiv 2511.13653, section A.5; Louizos et al. 2018, arX
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -134,22 +134,28 @@ def ablation_hooks(
     parts, channels = space.split(values), channels or {}
     hooks = {}
     for name, mask in space.split(keep).items():
-        if name in channels:
-            read = channels[name]
-            hooks[name] = _select_hook(mask[:, None, None, read], parts[name][read], read)
-        elif not mask.all():
-            hooks[name] = _select_hook(mask[:, None, None], parts[name], None)
+        read, value = channels.get(name), parts[name]
+        if read is None and mask.all():
+            continue
+        if read is not None:
+            mask, value = mask[:, read], value[read]
+
+        def select(x: Tensor, mask: Tensor = mask[:, None, None], value: Tensor = value) -> Tensor:
+            return torch.where(mask, x, value.to(x.dtype))
+
+        hooks[name] = _folded(len(keep), read, select)
     return hooks
 
 
-def _select_hook(keep: Tensor, value: Tensor, read: Tensor | None) -> HookFn:
-    def select(x: Tensor, point: HookPoint) -> Tensor:
+def _folded(n_runs: int, read: Tensor | None, blend: Callable[[Tensor], Tensor]) -> HookFn:
+    """A hook that reads some channels (None: all) and blends them as `[run, row, pos, width]`."""
+
+    def hook(x: Tensor, point: HookPoint) -> Tensor:
         x = x if read is None else x.index_select(-1, read)
-        x = rearrange(x, "(run row) pos width -> run row pos width", run=keep.shape[0])
-        x = torch.where(keep, x, value.to(x.dtype))
+        x = blend(rearrange(x, "(run row) pos width -> run row pos width", run=n_runs))
         return rearrange(x, "run row pos width -> (run row) pos width")
 
-    return select
+    return hook
 
 
 class _StepMask(torch.autograd.Function):
@@ -217,23 +223,19 @@ class NodeMasks:
         taus, values, channels = self.space.split(self.values()), self.space.split(means), channels or {}
         hooks = {}
         for name in self.space.names:
-            read = channels.get(name)
-            tau, value = taus[name], values[name]
-            hooks[name] = self._hook(*((tau, value) if read is None else (tau[:, read], value[read])), read)
+            read, tau, mean = channels.get(name), taus[name], values[name]
+            if read is not None:
+                tau, mean = tau[:, read], mean[read]
+
+            def blend(x: Tensor, tau: Tensor = tau, mean: Tensor = mean) -> Tensor:
+                return self.blend(x, tau, mean.to(x.dtype))
+
+            hooks[name] = _folded(len(tau), read, blend)
         return hooks
 
     def price_gradient(self) -> Tensor:
         """Gradient of the number of kept nodes by tau, `[n_runs, n_nodes]`."""
         return step_derivative(self.tau.detach(), self.temperature)
-
-    def _hook(self, tau: Tensor, mean: Tensor, read: Tensor | None) -> HookFn:
-        def blend(x: Tensor, point: HookPoint) -> Tensor:
-            x = x if read is None else x.index_select(-1, read)
-            x = rearrange(x, "(run row) pos width -> run row pos width", run=tau.shape[0])
-            out = self.blend(x, tau, mean.to(x.dtype))
-            return rearrange(out, "run row pos width -> (run row) pos width")
-
-        return blend
 
     def blend(self, x: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
         """What a hook point emits: x `[run, row, pos, width]`, mask `[run, width]` as `values` gives it, mean `[width]`."""

@@ -127,10 +127,8 @@ def attribution(model: Transformer, space: NodeSpace, means: Tensor, pairs: Pair
     """
     device = next(model.parameters()).device
     total = torch.zeros(space.n_nodes, device=device)
-    step = max(1, max_rows // 2)
     means_at = space.split(means.to(device))
-    for start in range(0, len(pairs), step):
-        batch = pairs.batch(slice(start, start + step))
+    for batch in pairs.batches(max_rows // 2):
         seen: dict[str, Tensor] = {}
 
         def keep(x: Tensor, point: HookPoint, seen: dict[str, Tensor] = seen) -> Tensor:

@@ -22,22 +22,12 @@ from torch import Tensor, nn
 from circuits.answers import run_answers
 from circuits.edges import edge_weights, join_weight, joins
 from circuits.masks import NodeSpace
-from circuits.search.learn import MaskRun, PruneConfig, attribution, frozen
+from circuits.search.learn import MaskRun, PruneConfig, frozen
 from circuits.search.search import Pruned, Search
 from circuits.tasks.loss import logit_diff
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookFn, HookPoint, hooked, record
 from sparsetrain.model import Transformer
-
-__all__ = [
-    "attribution",
-    "circuit_by_ranking",
-    "edge_effects",
-    "integrated_effects",
-    "integrated_gradients",
-    "random_scores",
-    "strongest_edges",
-]
 
 
 def random_scores(n_nodes: int, seed: int) -> Tensor:
@@ -75,10 +65,8 @@ def integrated_effects(
     """
     _check_steps(n_steps)
     means_at = space.split(means.to(next(model.parameters()).device))
-    step = max(1, max_rows // 2)
     parts = []
-    for start in range(0, len(pairs), step):
-        batch = pairs.batch(slice(start, start + step))
+    for batch in pairs.batches(max_rows // 2):
         # Columns behind every last token are cut off here as `run_answers` does.
         tokens = batch.tokens[..., : int(batch.last.max()) + 1].flatten(0, 1).to(next(model.parameters()).device)
         with torch.no_grad():
@@ -132,11 +120,9 @@ def edge_effects(
     all_joins, values = joins(model), space.split(means.to(device))
     weights = {join.linear: join_weight(model, space, join) for join in all_joins}
     total = {linear: torch.zeros_like(weight) for linear, weight in weights.items()}
-    step = max(1, max_rows // 2)
     for i in range(n_steps):
         share = {linear: torch.full_like(weight, (i + 0.5) / n_steps) for linear, weight in weights.items()}
-        for start in range(0, len(pairs), step):
-            batch = pairs.batch(slice(start, start + step))
+        for batch in pairs.batches(max_rows // 2):
             with (
                 frozen(model),
                 edge_weights(model, space, share, means.to(device)) as hooks,

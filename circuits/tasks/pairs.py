@@ -9,7 +9,7 @@
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Literal, Protocol, get_args
@@ -71,6 +71,11 @@ class PairSet:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def batches(self, size: int) -> Iterator["PairSet"]:
+        """All pairs in turn, `size` (at least one) at a time."""
+        for rows in torch.arange(len(self)).split(max(1, size)):
+            yield self.batch(rows)
 
     def batch(self, index: Tensor | Sequence[int] | slice) -> "PairSet":
         """The pairs at these positions, with the same padding.

@@ -7,9 +7,8 @@ from circuits.answers import masked_answers, run_answers
 from circuits.edges import edge_weights, join_weight, joins
 from circuits.masks import NodeSpace
 from circuits.means import measure_means
-from circuits.search.learn import MaskRun, PruneConfig
+from circuits.search.learn import MaskRun, PruneConfig, attribution
 from circuits.search.rankings import (
-    attribution,
     circuit_by_ranking,
     edge_effects,
     integrated_effects,
