@@ -23,9 +23,9 @@ from sparsetrain.entry import quieten
 from sparsetrain.kernels.bench import Bench, BenchCase, parse_arguments, seconds
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
-from sparsetrain.representation.record import append_rows
+from sparsetrain.representation.evaluate import measure_splits
+from sparsetrain.representation.table import append_rows
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
-from sparsetrain.representation.watch import measure_splits
 from sparsetrain.sparsity import SparsityConfig, build_sparsity
 from sparsetrain.training.fit import LitTransformer, take_step
 from sparsetrain.training.objectives import next_token_loss

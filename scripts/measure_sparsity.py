@@ -10,31 +10,26 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-import sparsetrain
 from sparsetrain.adapters import LanguageModel, Precision, at_initialisation, load_language_model
 from sparsetrain.data.texts import TextsConfig, TextSplit, read_texts
 from sparsetrain.entry import entry, require
 from sparsetrain.hooks import select_points
 from sparsetrain.progress import progress_bar
-from sparsetrain.report import number, save_report
+from sparsetrain.report import Report, RunFacts, StageTime, WeightsFacts, save_report
 from sparsetrain.report.render import render
 from sparsetrain.report.sections import VIEWS
-from sparsetrain.representation.record import append_rows
-from sparsetrain.representation.survey import (
-    Survey,
-    SurveyConfig,
-    over_seeds_section,
-    survey,
-    survey_section,
-    write_examples,
-)
+from sparsetrain.representation.section import FilesEntry, MeasuredModel, MeasurementSection
+from sparsetrain.representation.survey import Survey, SurveyConfig, survey, write_examples
+from sparsetrain.representation.table import append_rows
+from sparsetrain.representation.trends import compare_seeds, survey_section
+from sparsetrain.stats.number import number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +55,14 @@ def names_in(value: str | list[str]) -> list[str]:
     return [name.strip() for name in (value.split(",") if isinstance(value, str) else value) if name.strip()]
 
 
-def draw(model: LanguageModel, paths: list[str], config: MeasureSparsityRun) -> list[TextSplit]:
-    """The examples as the model's tokenizer reads them; a hook point that it has not is refused before."""
+def prepare(
+    name: str, paths: list[str], config: MeasureSparsityRun, device: str
+) -> tuple[LanguageModel, list[TextSplit]]:
+    """A model, and the examples as its tokenizer reads them; a hook point that it has not is refused before."""
+    model = load_language_model(name, device=device, precision=config.precision)
     select_points(model.module, config.measure.points)
     texts = read_texts(paths, model.tokenizer, config.texts.fit(model.n_ctx))
-    return [split.draw(config.measure.n_examples, config.measure.seed) for split in texts]
+    return model, [split.draw(config.measure.n_examples, config.measure.seed) for split in texts]
 
 
 def look(
@@ -79,61 +77,45 @@ def look(
 def main(config: MeasureSparsityRun, run_dir: Path) -> None:
     """Measures, writes the tables and the report."""
     started = time.perf_counter()
-    name = require("model", config.model)
+    names = [require("model", config.model), *names_in(config.seeds)]
     paths = names_in(config.data)
     require("data", ",".join(paths))
-    names = [name, *names_in(config.seeds)]
     device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda, but torch sees no CUDA device; use device=cpu or auto")
     if len(set(names)) < len(names):
-        raise ValueError(f"seeds={config.seeds} names a model twice; give others than model={name}")
-    model = load_language_model(name, device=device, precision=config.precision)
-    splits = draw(model, paths, config)
+        raise ValueError(f"seeds={config.seeds} names a model twice; give others than model={names[0]}")
+    model, splits = prepare(names[0], paths, config, device)
     with progress_bar(config.progress) as bar:
         n_examples = sum(len(split.tokens) for split in splits) * config.measure.n_passes
         task = bar.add_task("examples", total=n_examples * len(names))
-        measured = look(model, splits, config, lambda n: bar.advance(task, n))
-        section = survey_section(measured, splits, config.measure, model.module)
-        sections = [section]
+        measured = look(model, splits, config, partial(bar.advance, task))
+        sections = [survey_section(measured, model.module)]
         for other in names[1:]:
-            of_seed = load_language_model(other, device=device, precision=config.precision)
-            same = draw(of_seed, paths, config)
-            seen = look(of_seed, same, config, lambda n: bar.advance(task, n))
-            sections.append(survey_section(seen, same, config.measure, of_seed.module))
-    for described, split in zip(section["splits"], splits, strict=True):
-        described |= split.counts()
-    if len(names) > 1:
-        section["seeds"] = over_seeds_section(names, sections, config.measure.confidence)
-    section["files"] = {"table": "sparsity.csv", "examples": "examples.csv"}
+            of_seed, same = prepare(other, paths, config, device)
+            seen = look(of_seed, same, config, partial(bar.advance, task))
+            sections.append(survey_section(seen, of_seed.module))
+    section = sections[0]
+    seeds = compare_seeds(names, sections, config.measure.confidence) if len(names) > 1 else None
     append_rows(run_dir / "sparsity.csv", model.step or 0, measured.plain.rows)
-    places = {split.name: split.places for split in splits}
-    write_examples(run_dir / "examples.csv", measured, splits, config.measure, places)
-    described = {
-        "name": name,
-        "architecture": model.architecture,
-        "n_params": model.n_params,
-        "n_ctx": model.n_ctx,
-        "left_out": dict(model.left_out),
-    }
-    seconds = number(time.perf_counter() - started, "s", "measured")
-    report = {
-        "schema_version": 1,
-        "run": {
-            "name": "measure_sparsity",
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "version": sparsetrain.__version__,
-            "seed": config.measure.seed,
-            "command": shlex.join(["python", *sys.argv]),
-            "gates": "on",
-            "device": device,
-            "n_threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
-        "weights": {"sha256": model.weights_sha256} | ({} if model.step is None else {"step": model.step}),
-        "measurement": {"model": described, **section},
-        "stages": [{"name": "measure_sparsity", "seconds": seconds}],
-    }
+    write_examples(run_dir / "examples.csv", measured, {split.name: split.places for split in splits})
+    described = MeasuredModel(
+        name=model.name,
+        architecture=model.architecture,
+        n_params=model.n_params,
+        n_ctx=model.n_ctx,
+        left_out=model.left_out,
+    )
+    counted = tuple(replace(entry, **split.counts()) for entry, split in zip(section.splits, splits, strict=True))
+    shared = {field.name: getattr(section, field.name) for field in fields(section)}
+    shared |= {"splits": counted, "seeds": seeds, "files": FilesEntry(table="sparsity.csv", examples="examples.csv")}
+    command = shlex.join(["python", *sys.argv])
+    report = Report(
+        run=RunFacts.now(name="measure_sparsity", seed=config.measure.seed, command=command, device=device),
+        weights=WeightsFacts(sha256=model.weights_sha256, step=model.step),
+        stages=(StageTime(name="measure_sparsity", seconds=number(time.perf_counter() - started, "s", "measured")),),
+        sections={"measurement": MeasurementSection(model=described, **shared)},
+    )
     save_report(report, run_dir / "report.json")
     print(f"report: {render(report, VIEWS, run_dir)['html']}")
 

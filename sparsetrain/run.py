@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,9 +23,12 @@ from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.report import Report, RunFacts, StageTime, WeightsFacts
 from sparsetrain.report.wandb_log import log_report
-from sparsetrain.representation.survey import SurveyConfig, survey, survey_section, write_examples
-from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig, curves_for_report
-from sparsetrain.representation.watch import Split, watched_points
+from sparsetrain.representation.evaluate import watched_points
+from sparsetrain.representation.positions import WatchedSplit
+from sparsetrain.representation.section import FilesEntry, RepresentationSection, table_section
+from sparsetrain.representation.survey import SurveyConfig, survey, write_examples
+from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
+from sparsetrain.representation.trends import survey_section
 from sparsetrain.sparsity import SparsityConfig, SparsitySection
 from sparsetrain.stats.number import number
 from sparsetrain.store import sha256
@@ -34,6 +37,7 @@ from sparsetrain.training.fit import Exporter, Recipe, TrainerConfig, train_mode
 from sparsetrain.training.metrics import LoggerConfig, wandb_loggers
 from sparsetrain.training.resume import resume_path
 from sparsetrain.training.section import training_section
+from sparsetrain.typed import plain
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +244,8 @@ def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda 
         ).plain()
         if config.ood.enabled:
             with stages("representation"):
-                report["representation"] = describe_representation(config, trained.model, start, splits, run_dir)
+                section = describe_representation(config, trained.model, start, splits, run_dir)
+                report["representation"] = plain(section)
     return TrainedRun(model=trained.model, corpus=corpus, export=folder, report=report, loggers=loggers, stages=stages)
 
 
@@ -254,19 +259,18 @@ def describe_representation(
     config: RunConfig,
     model: Transformer,
     start: Callable[[Transformer], object],
-    splits: Sequence[Split],
+    splits: Sequence[WatchedSplit],
     run_dir: Path,
-) -> dict[str, Any]:
+) -> RepresentationSection:
     """The report's section on representation sparsity: curves of the training, and a survey of the finished model.
 
     Also writes `ood_examples.csv`: every example of the survey.
     """
     table = run_dir / "ood_sparsity.csv"
-    section = curves_for_report(table, splits, config.ood.tracker, model=model)
-    section["files"] = {"table": table.name}
+    curves = table_section(table, splits, config.ood.tracker, model=model)
     settings = config.ood.survey
     if settings is None:
-        return section
+        return replace(curves, files=FilesEntry(table=table.name))
 
     def before_training() -> Transformer:
         with torch.random.fork_rng(devices=[]):
@@ -274,10 +278,9 @@ def describe_representation(
 
     measured = survey(model, splits, settings, initial=before_training)
     places = {split.name: [f"{split.name}:{i}" for i in range(len(split.tokens))] for split in splits}
-    write_examples(run_dir / "ood_examples.csv", measured, splits, settings, places)
-    section |= survey_section(measured, splits, settings, model)
-    section["files"] = {"table": table.name, "examples": "ood_examples.csv"}
-    return section
+    write_examples(run_dir / "ood_examples.csv", measured, places)
+    files = FilesEntry(table=table.name, examples="ood_examples.csv")
+    return replace(survey_section(measured, model), step=curves.step, training=curves.training, files=files)
 
 
 def text_windows(corpus: Corpus, config: RunConfig, split: str, n_windows: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 Three distances of a row: its loss under the smoothed bigram table of the training tokens, the share of its tokens that training
 never showed, and the share of its pairs of neighbours that training never showed. The model's own loss is the fourth
-(`sparsetrain/representation/watch.py: row_losses`).
+(`sparsetrain/representation/evaluate.py: row_losses`).
 """
 
 from collections.abc import Sequence

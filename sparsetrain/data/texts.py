@@ -74,7 +74,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TextSplit:
-    """Examples of one split as tokens; a `Split` of `representation/watch.py`."""
+    """Examples of one split as tokens; a `WatchedSplit`."""
 
     name: str
     level: int

@@ -23,6 +23,7 @@ from sparsetrain.report.blocks import (
     note_of,
 )
 from sparsetrain.report.sparsity_page import measurement, representation
+from sparsetrain.representation.section import MeasurementSection, RepresentationSection
 from sparsetrain.sparsity import SparsitySection
 from sparsetrain.stats.number import Number, StepCurve
 
@@ -192,8 +193,8 @@ def sparsity(section: SparsitySection) -> list[Block]:
 VIEWS: dict[str, Any] = {
     "training": SectionKind(schema=TrainingSection, view=training),
     "sparsity": SectionKind(schema=SparsitySection, view=sparsity),
-    "representation": representation,
-    "measurement": measurement,
+    "representation": SectionKind(schema=RepresentationSection, view=representation),
+    "measurement": SectionKind(schema=MeasurementSection, view=measurement),
     "data": SectionKind(schema=DataSection, view=data),
 }
 """The kinds of sections of sparsetrain in reading order; the entry point adds those of others."""

@@ -98,7 +98,10 @@ class WindowMeans(Metric):
             if len(total) > 1:
                 even = np.full(len(total), 1 / len(total))
                 draws = np.random.default_rng(seed).multinomial(len(total), even, n_bootstrap)
-                lo, hi = percentiles((total.T @ draws.T) / (count.T @ draws.T), (1 - confidence) / 2)
+                # torch's threads, not numpy's: those of a second library would go on spinning beside the next split's pass
+                of_draws = torch.from_numpy(draws.T).double()
+                totals, counts = ((torch.from_numpy(x).T @ of_draws).numpy() for x in (total, count))
+                lo, hi = percentiles(totals / counts, (1 - confidence) / 2)
         return Summary(value=value, lo=lo, hi=hi, n=n.astype(np.int64))
 
 

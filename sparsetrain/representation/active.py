@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from sparsetrain.hooks import HookFn, HookPoint, hooked
 from sparsetrain.kernels import abs_topk
-from sparsetrain.representation.watch import evaluating
+from sparsetrain.representation.evaluate import evaluating
 
 Setting = Callable[[Tensor], Tensor]
 """`[n, width] -> [n, width]`: activations with another number of active channels."""
 
-MAX_LOG2_EXPONENT = 12.0
-"""Exponents of a temperature lie within 2^-12 and 2^12; a participation ratio out of their reach becomes the nearest one."""
+LOG2_EXPONENTS = (-12.0, 12.0, 32.0)
+"""Exponents of a temperature lie within 2^-12 and 2^12, or up to 2^32 where the largest entries are almost equal: enough to tell
+neighbouring float32 numbers apart."""
 
 
 def n_active(h: Tensor, energy: float) -> Tensor:
@@ -57,7 +58,9 @@ def keep_random(k: int, seed: int) -> Setting:
 def set_participation(target: float) -> Setting:
     """A temperature: sign(h) |h|^g at the norm of h, with g such that the participation ratio is `target`.
 
-    The ratio falls with g, so that g is found by bisection, for each vector its own. Zeros stay zero.
+    The ratio falls with g, so that g is found by bisection, for each vector its own. Zeros stay zero, and equal entries equal: a
+    vector's ratio lies between the number of its entries that are as large as its largest and that of those that are not zero,
+    and a target out of this range becomes the nearer end.
 
     Args:
         target: (sum h^2)^2 / sum h^4, in [1, width].
@@ -66,15 +69,21 @@ def set_participation(target: float) -> Setting:
     def change(h: Tensor) -> Tensor:
         magnitudes = h.abs().double()
         logs = magnitudes.log()
-        lo = torch.full_like(logs[..., :1], -MAX_LOG2_EXPONENT)
-        hi = -lo
+
+        def shares(log2_exponent: Tensor) -> Tensor:
+            return (2 * torch.exp2(log2_exponent) * logs).softmax(-1)
+
+        def too_dense(log2_exponent: Tensor) -> Tensor:
+            return 1 / shares(log2_exponent).square().sum(-1, keepdim=True) > target
+
+        least, most, at_most = (torch.full_like(logs[..., :1], exponent) for exponent in LOG2_EXPONENTS)
+        farther = too_dense(most)
+        lo, hi = torch.where(farther, most, least), torch.where(farther, at_most, most)
         for _ in range(50):
             middle = (lo + hi) / 2
-            shares = (2 * torch.exp2(middle) * logs).softmax(-1)
-            too_dense = 1 / shares.square().sum(-1, keepdim=True) > target
-            lo, hi = torch.where(too_dense, middle, lo), torch.where(too_dense, hi, middle)
-        shares = (2 * torch.exp2((lo + hi) / 2) * logs).softmax(-1)
-        changed = h.sign() * shares.sqrt() * magnitudes.norm(dim=-1, keepdim=True)
+            dense = too_dense(middle)
+            lo, hi = torch.where(dense, middle, lo), torch.where(dense, hi, middle)
+        changed = h.sign() * shares((lo + hi) / 2).sqrt() * magnitudes.norm(dim=-1, keepdim=True)
         return torch.where((magnitudes > 0).any(-1, keepdim=True), changed, 0.0).to(h.dtype)
 
     return change

@@ -3,7 +3,7 @@
 1. `none`: as it is; at a norm that is without its gain (before the norm every measure is the same, since it only scales).
    `gain`, at norms alone: with the gain, what the next layer reads. `rotated`: in a random orthonormal basis, where Gini
    goes to .414 if the effect is in the basis. `trimmed`: without the 1% of channels that carry most energy over all items.
-2. `view_of` makes of the controls other looks at a model's hook points, for `measure_splits`.
+2. `projections_of` makes of the controls other looks at a model's hook points, for `measure_splits`.
 3. `read_items` reads single prompts at their last position, where the answer is predicted, at norms under all controls.
 """
 
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.hooks import hook_points, record
+from sparsetrain.representation.evaluate import Projection, evaluating
 from sparsetrain.representation.measures import HEADLINE, MEASURES, Magnitudes
-from sparsetrain.representation.watch import View, evaluating
 
 Look = Literal["gain", "rotated", "trimmed"]
 LOOKS: tuple[Look, ...] = get_args(Look)
@@ -69,9 +69,9 @@ def gain_of(model: nn.Module, point: str) -> Tensor | None:
     return gain.detach() if isinstance(gain, Tensor) else None
 
 
-def view_of(
+def projections_of(
     model: nn.Module, looks: Sequence[Look], energy: Mapping[str, np.ndarray], rotation_seed: int
-) -> tuple[View, dict[str, dict[str, str]]]:
+) -> tuple[dict[str, list[Projection]], dict[Look, dict[str, str]]]:
     """What `measure_splits` has to look at for the controls, all in one pass.
 
     Args:
@@ -81,43 +81,29 @@ def view_of(
         rotation_seed: of the random basis, one for each width.
 
     Returns:
-        The view, and control -> label -> hook point.
+        Hook point -> projections, and control -> label -> hook point.
     """
     kinds = {name: point.kind for name, point in hook_points(model).items()}
     rotations = {len(e): random_rotation(len(e), rotation_seed) for e in energy.values()} if "rotated" in looks else {}
-    changes: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {}
-    widths: dict[str, int] = {}
-    labels: dict[str, dict[str, str]] = {}
+    found: dict[str, list[Projection]] = {}
+    labels: dict[Look, dict[str, str]] = {}
 
-    def add(look: Look, point: str, change: Callable[[Tensor], Tensor], width: int) -> None:
+    def add(look: Look, point: str, apply: Callable[[Tensor], Tensor], width: int) -> None:
         label = f"{point}, {look}"
-        changes.setdefault(point, {})[label] = change
-        widths[label] = width
+        found.setdefault(point, []).append(Projection(label=label, width=width, apply=apply))
         labels.setdefault(look, {})[label] = point
 
     for name, of_channels in energy.items():
         width = len(of_channels)
         gain = gain_of(model, name) if "gain" in looks and kinds[name] == "norm" else None
         if gain is not None:
-            add("gain", name, _times(gain), width)
+            add("gain", name, lambda h, gain=gain: h * gain.to(h), width)
         if "rotated" in looks:
-            add("rotated", name, _in_basis(rotations[width]), width)
+            add("rotated", name, lambda h, basis=rotations[width]: h.float() @ basis.to(h.device), width)
         if "trimmed" in looks and width > 2:
             kept = quiet_channels(torch.from_numpy(of_channels))
-            add("trimmed", name, _only(kept), len(kept))
-    return View(looks=changes, widths=widths), labels
-
-
-def _times(gain: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda h: h * gain.to(h)
-
-
-def _in_basis(rotation: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda h: h.float() @ rotation.to(h.device)
-
-
-def _only(channels: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda h: h[..., channels.to(h.device)]
+            add("trimmed", name, lambda h, kept=kept: h[..., kept.to(h.device)], len(kept))
+    return found, labels
 
 
 def read_items(

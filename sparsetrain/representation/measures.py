@@ -16,7 +16,7 @@ bounds makes it sparser in the end; `babies` appending zeros makes it sparser. A
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from math import e, inf, log, pi, sqrt
 from typing import Literal
 
@@ -146,162 +146,7 @@ def n_top(width: int, percent: int) -> int:
     return max(1, percent * width // 100)
 
 
-def top_energy(h: Tensor | Magnitudes, percent: int) -> Tensor:
-    """Share of the energy in the largest `percent` of the units.
-
-    sum of the k largest h_i^2 / sum h_i^2, k = max(1, floor(percent * d / 100)). Higher is sparser; range [k/d, 1].
-    Axioms: scaling, rising tide. Fails Robin Hood (a transfer among small entries lowers the total energy), cloning and
-    babies (the floor), Bill Gates where the top units hold everything already.
-
-    Args:
-        h: `[..., d]`.
-        percent: 1 to 99.
-
-    Returns:
-        `[...]`, fraction of energy.
-
-    Source: Jin et al. 2026 (arXiv 2603.03415), released code; at least one unit is ours.
-    """
-    m = magnitudes(h)
-    return m.squared[..., -n_top(m.width, percent) :].sum(-1) / m.two
-
-
-def top1(h: Tensor | Magnitudes) -> Tensor:
-    """Share of the energy in the largest 1% of the units; see `top_energy`. `[..., d] -> [...]`."""
-    return top_energy(h, 1)
-
-
-def top5(h: Tensor | Magnitudes) -> Tensor:
-    """Share of the energy in the largest 5% of the units; see `top_energy`. `[..., d] -> [...]`."""
-    return top_energy(h, 5)
-
-
-def top10(h: Tensor | Magnitudes) -> Tensor:
-    """Share of the energy in the largest 10% of the units; see `top_energy`. `[..., d] -> [...]`."""
-    return top_energy(h, 10)
-
-
-def energy_rank(h: Tensor | Magnitudes) -> Tensor:
-    """Effective number of units that carry the energy, as a fraction of the width.
-
-    exp(-sum s ln s) / d with s_i = h_i^2 / sum h^2. Lower is sparser; range [1/d, 1]. `[..., d] -> [...]`.
-    Axioms: all but Robin Hood (a transfer changes the total energy).
-    """
-    m = magnitudes(h)
-    # With a^2 = s * sum a^2:  -sum s ln s = ln(sum a^2) - sum a^2 ln a^2 / sum a^2
-    entropy = m.two.log() - 2 * torch.linalg.vecdot(m.squared, m.logs) / m.two
-    return entropy.exp() / m.width
-
-
-def magnitude_rank(h: Tensor | Magnitudes) -> Tensor:
-    """Effective number of units that carry the magnitude, as a fraction of the width.
-
-    exp(-sum p ln p) / d with p_i = |h_i| / |h|_1. Lower is sparser; range [1/d, 1]. `[..., d] -> [...]`.
-    All six axioms.
-    """
-    m = magnitudes(h)
-    entropy = m.one.log() - torch.linalg.vecdot(m.sorted, m.logs) / m.one
-    return entropy.exp() / m.width
-
-
-def hoyer(h: Tensor | Sums) -> Tensor:
-    """Hoyer's measure: (sqrt d - |h|_1 / |h|_2) / (sqrt d - 1).
-
-    Higher is sparser; range [0, 1]: 0 all equal, 1 a single active unit. `[..., d] -> [...]`. Axioms: all but cloning.
-    """
-    m = sums(h)
-    root = m.n**0.5
-    return (root - m.one / m.two.sqrt()) / (root - 1)
-
-
-def gini(h: Tensor | Magnitudes) -> Tensor:
-    """Gini index of the magnitudes: 2 sum_i i |h|_(i) / (d |h|_1) - (d + 1) / d, |h|_(1) <= ... <= |h|_(d).
-
-    Higher is sparser; range [0, 1 - 1/d]. `[..., d] -> [...]`. All six axioms: the default headline.
-    """
-    m = magnitudes(h)
-    # The same sum with the constant drawn in: no difference of large numbers.
-    weights = torch.arange(1 - m.width, m.width, 2, device=m.raw.device).to(m.raw.dtype)
-    return m.sorted @ weights / (m.width * m.one)
-
-
-def gini_active(h: Tensor | Magnitudes) -> Tensor:
-    """Gini index among the entries that are not zero: 1 - (1 - gini) d / n_active.
-
-    For points behind AbsTopK, where `l0` is fixed by construction and most of `gini` with it. Equals `gini` where
-    nothing is zero. Higher is sparser; range [0, 1 - 1/n_active]. `[..., d] -> [...]`.
-    Axioms: scaling, cloning, Bill Gates; zeros do not count, so babies, and Robin Hood and rising tide at a zero, fail.
-    """
-    m = magnitudes(h)
-    return 1 - (1 - gini(m)) * m.width / m.n_active
-
-
-def kurtosis(h: Tensor | Sums) -> Tensor:
-    """Kurtosis about zero: mean h^4 / (mean h^2)^2.
-
-    Higher is sparser; range [1, d]. `[..., d] -> [...]`. Axioms: all but Robin Hood. It is d / participation ratio for
-    one vector, yet their averages over vectors differ.
-    """
-    m = sums(h)
-    return m.n * m.four / m.two.square()
-
-
-def participation_ratio(h: Tensor | Sums) -> Tensor:
-    """Number of units that share the energy: (sum h^2)^2 / sum h^4.
-
-    Lower is sparser; range [1, d], in units. `[..., d] -> [...]`. Axioms: scaling, rising tide, Bill Gates; it counts
-    units, so cloning and babies fail; Robin Hood fails.
-    """
-    m = sums(h)
-    return m.two.square() / m.four
-
-
-def participation_share(h: Tensor | Sums) -> Tensor:
-    """Participation ratio / d: the fraction of the units that share the energy.
-
-    Lower is sparser; range [1/d, 1]. `[..., d] -> [...]`. Axioms: all but Robin Hood.
-    """
-    m = sums(h)
-    return participation_ratio(m) / m.n
-
-
-def treves_rolls(h: Tensor | Sums) -> Tensor:
-    """Treves-Rolls activity: (mean |h|)^2 / mean h^2.
-
-    Lower is sparser; range [1/d, 1]; for a binary vector it is the fraction of active units. `[..., d] -> [...]`.
-    All six axioms.
-    """
-    m = sums(h)
-    return m.one.square() / (m.n * m.two)
-
-
-def pq_half_2(h: Tensor | Sums) -> Tensor:
-    """pq-mean with p = 1/2, q = 2: -(mean |h|^(1/2))^2 / (mean h^2)^(1/2).
-
-    Higher is sparser; range [-1, -d^(-3/2)]. `[..., d] -> [...]`. All six axioms.
-    Source: Hurley & Rickard 2009, table I.
-    """
-    m = sums(h)
-    return -(m.half / m.n).square() / (m.two / m.n).sqrt()
-
-
-def pq_1_2(h: Tensor | Sums) -> Tensor:
-    """pq-mean with p = 1, q = 2: -mean |h| / (mean h^2)^(1/2).
-
-    Higher is sparser; range [-1, -d^(-1/2)]. `[..., d] -> [...]`. All six axioms.
-    Source: Hurley & Rickard 2009, table I.
-    """
-    m = sums(h)
-    return -(m.one / m.n) / (m.two / m.n).sqrt()
-
-
-def l0(h: Tensor | Sums) -> Tensor:
-    """Fraction of the units that are not zero: 0 for a zero vector; k/d behind AbsTopK by construction.
-
-    Lower is sparser; range [0, 1]. `[..., d] -> [...]`. Axioms: scaling, cloning, babies.
-    """
-    m = sums(h)
-    return m.n_active / m.n
+Direction = Literal["higher", "lower"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,61 +155,239 @@ class Measure:
 
     name: str
     fn: Callable[..., Tensor]
-    direction: Literal["higher", "lower"]
+    words: str
+    """What it says, on the page."""
+    direction: Direction
     """Which way is sparser."""
     gaussian_limit: float
     """Value on a Gaussian vector as its width grows (exact; formula at the entry)."""
     axioms: frozenset[str]
     """The axioms it satisfies."""
+    unit: str
+    """Empty: it has none."""
     from_sums: bool
     """Whether power sums suffice, so that it can be accumulated over a stream."""
 
-    def gaussian(self, width: int | None = None) -> float:
-        """Value on a Gaussian vector: the limit, or the mean at this width (see `gaussian_reference`)."""
-        return self.gaussian_limit if width is None else gaussian_reference(width)[self.name]
 
-
-def _tail_energy(fraction: float) -> float:
-    """E[x^2; |x| > t] of a standard normal with P(|x| > t) = fraction: 2 t phi(t) + fraction."""
-    t = float(norm.isf(fraction / 2))
-    return 2 * t * float(norm.pdf(t)) + fraction
-
-
-def _measures() -> dict[str, Measure]:
-    everything = frozenset(AXIOMS)
-    but_robin_hood = everything - {"robin_hood"}
-    euler = -float(psi(1))
-    rows = [
-        ("top1", top1, "higher", _tail_energy(0.01), {"scaling", "rising_tide"}),
-        ("top5", top5, "higher", _tail_energy(0.05), {"scaling", "rising_tide"}),
-        ("top10", top10, "higher", _tail_energy(0.10), {"scaling", "rising_tide"}),
-        # exp(-E[x^2 ln x^2]), E[x^2 ln x^2] = psi(3/2) + ln 2
-        ("energy_rank", energy_rank, "lower", e ** -(float(psi(1.5)) + log(2)), but_robin_hood),
-        # exp(ln E|x| - E[|x| ln|x|] / E|x|), the ratio being (ln 2 - Euler's constant) / 2
-        ("magnitude_rank", magnitude_rank, "lower", sqrt(2 / pi) * e ** (-(log(2) - euler) / 2), everything),
-        ("hoyer", hoyer, "higher", 1 - sqrt(2 / pi), everything - {"cloning"}),
-        ("gini", gini, "higher", sqrt(2) - 1, everything),
-        ("gini_active", gini_active, "higher", sqrt(2) - 1, {"scaling", "cloning", "bill_gates"}),
-        ("kurtosis", kurtosis, "higher", 3.0, but_robin_hood),
-        ("participation_ratio", participation_ratio, "lower", inf, {"scaling", "rising_tide", "bill_gates"}),
-        ("participation_share", participation_share, "lower", 1 / 3, but_robin_hood),
-        ("treves_rolls", treves_rolls, "lower", 2 / pi, everything),
-        # (E|x|^(1/2))^2, E|x|^p = 2^(p/2) Gamma((p + 1)/2) / sqrt(pi)
-        ("pq_half_2", pq_half_2, "higher", -((2**0.25 * float(gamma(0.75)) / sqrt(pi)) ** 2), everything),
-        ("pq_1_2", pq_1_2, "higher", -sqrt(2 / pi), everything),
-        ("l0", l0, "lower", 1.0, {"scaling", "cloning", "babies"}),
-    ]
-    from_sums = {hoyer, kurtosis, participation_ratio, participation_share, treves_rolls, pq_half_2, pq_1_2, l0}
-    return {
-        name: Measure(
-            name=name, fn=fn, direction=way, gaussian_limit=limit, axioms=frozenset(axioms), from_sums=fn in from_sums
-        )
-        for name, fn, way, limit, axioms in rows
-    }
-
-
-MEASURES: Mapping[str, Measure] = _measures()
+MEASURES: dict[str, Measure] = {}
 """Every measure of a single vector, by name."""
+
+
+def _measure(
+    direction: Direction,
+    words: str,
+    gaussian_limit: float,
+    *,
+    fails: tuple[str, ...] = (),
+    unit: str = "fraction",
+    from_sums: bool = False,
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Enters a function into `MEASURES`; `fails`: the axioms that it does not satisfy."""
+
+    def enter(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        MEASURES[fn.__name__] = Measure(
+            name=fn.__name__,
+            fn=fn,
+            words=words + ("; lower is sparser" if direction == "lower" else ""),
+            direction=direction,
+            gaussian_limit=gaussian_limit,
+            axioms=frozenset(AXIOMS) - set(fails),
+            unit=unit,
+            from_sums=from_sums,
+        )
+        return fn
+
+    return enter
+
+
+def top_energy(h: Tensor | Magnitudes, percent: int) -> Tensor:
+    """Share of the energy in the largest `percent` (1 to 99) of the units: `top1`, `top5`, `top10`.
+
+    sum of the k largest h_i^2 / sum h_i^2, k = max(1, floor(percent * d / 100)); range [k/d, 1].
+    Fails Robin Hood (a transfer among small entries lowers the total energy), cloning and babies (the floor), Bill Gates where
+    the top units hold everything already.
+
+    Source: Jin et al. 2026 (arXiv 2603.03415), released code; at least one unit is ours.
+    """
+    m = magnitudes(h)
+    return m.squared[..., -n_top(m.width, percent) :].sum(-1) / m.two
+
+
+def _enter_top(percent: int) -> None:
+    # E[x^2; |x| > t] of a standard normal with P(|x| > t) = percent / 100: 2 t phi(t) + percent / 100
+    t = float(norm.isf(percent / 200))
+    fn = partial(top_energy, percent=percent)
+    fn.__name__ = f"top{percent}"  # pyright: ignore[reportAttributeAccessIssue]
+    _measure(
+        "higher",
+        f"share of the energy in the strongest {percent}% of channels",
+        2 * t * float(norm.pdf(t)) + percent / 100,
+        fails=("robin_hood", "cloning", "babies", "bill_gates"),
+    )(fn)
+
+
+for _percent in (1, 5, 10):
+    _enter_top(_percent)
+
+
+# exp(-E[x^2 ln x^2]), E[x^2 ln x^2] = psi(3/2) + ln 2
+@_measure(
+    "lower",
+    "effective share of channels that carry the energy",
+    e ** -(float(psi(1.5)) + log(2)),
+    fails=("robin_hood",),
+)
+def energy_rank(h: Tensor | Magnitudes) -> Tensor:
+    """Effective number of units that carry the energy, as a fraction of the width.
+
+    exp(-sum s ln s) / d with s_i = h_i^2 / sum h^2; range [1/d, 1]. A transfer changes the total energy, so Robin Hood fails.
+    """
+    m = magnitudes(h)
+    # With a^2 = s * sum a^2:  -sum s ln s = ln(sum a^2) - sum a^2 ln a^2 / sum a^2
+    entropy = m.two.log() - 2 * torch.linalg.vecdot(m.squared, m.logs) / m.two
+    return entropy.exp() / m.width
+
+
+# exp(ln E|x| - E[|x| ln|x|] / E|x|), the ratio being (ln 2 - Euler's constant) / 2
+@_measure(
+    "lower", "effective share of channels that carry the magnitude", sqrt(2 / pi) * e ** (-(log(2) + float(psi(1))) / 2)
+)
+def magnitude_rank(h: Tensor | Magnitudes) -> Tensor:
+    """Effective number of units that carry the magnitude, as a fraction of the width.
+
+    exp(-sum p ln p) / d with p_i = |h_i| / |h|_1; range [1/d, 1].
+    """
+    m = magnitudes(h)
+    entropy = m.one.log() - torch.linalg.vecdot(m.sorted, m.logs) / m.one
+    return entropy.exp() / m.width
+
+
+@_measure(
+    "higher",
+    "Hoyer sparsity: 0 if all channels are equally strong, 1 if one holds everything",
+    1 - sqrt(2 / pi),
+    fails=("cloning",),
+    unit="",
+    from_sums=True,
+)
+def hoyer(h: Tensor | Sums) -> Tensor:
+    """Hoyer's measure: (sqrt d - |h|_1 / |h|_2) / (sqrt d - 1); range [0, 1]."""
+    m = sums(h)
+    root = m.n**0.5
+    return (root - m.one / m.two.sqrt()) / (root - 1)
+
+
+@_measure(
+    "higher",
+    "Gini coefficient of |h|: 0 if all channels are equally strong, 1 if one holds everything",
+    sqrt(2) - 1,
+    unit="",
+)
+def gini(h: Tensor | Magnitudes) -> Tensor:
+    """Gini index of the magnitudes: 2 sum_i i |h|_(i) / (d |h|_1) - (d + 1) / d, |h|_(1) <= ... <= |h|_(d).
+
+    Range [0, 1 - 1/d]. All six axioms: the default headline.
+    """
+    m = magnitudes(h)
+    # The same sum with the constant drawn in: no difference of large numbers.
+    weights = torch.arange(1 - m.width, m.width, 2, device=m.raw.device).to(m.raw.dtype)
+    return m.sorted @ weights / (m.width * m.one)
+
+
+@_measure(
+    "higher",
+    "Gini coefficient among the channels that are not zero",
+    sqrt(2) - 1,
+    fails=("robin_hood", "rising_tide", "babies"),
+    unit="",
+)
+def gini_active(h: Tensor | Magnitudes) -> Tensor:
+    """Gini index among the entries that are not zero: 1 - (1 - gini) d / n_active; range [0, 1 - 1/n_active].
+
+    For points behind AbsTopK, where `l0` is fixed by construction and most of `gini` with it. Equals `gini` where
+    nothing is zero. Zeros do not count, so babies, and Robin Hood and rising tide at a zero, fail.
+    """
+    m = magnitudes(h)
+    return 1 - (1 - gini(m)) * m.width / m.n_active
+
+
+@_measure("higher", "kurtosis about zero", 3.0, fails=("robin_hood",), unit="", from_sums=True)
+def kurtosis(h: Tensor | Sums) -> Tensor:
+    """Kurtosis about zero: mean h^4 / (mean h^2)^2; range [1, d].
+
+    It is d / participation ratio for one vector, yet their averages over vectors differ.
+    """
+    m = sums(h)
+    return m.n * m.four / m.two.square()
+
+
+@_measure(
+    "lower",
+    "number of channels that share the energy",
+    inf,
+    fails=("robin_hood", "cloning", "babies"),
+    unit="units",
+    from_sums=True,
+)
+def participation_ratio(h: Tensor | Sums) -> Tensor:
+    """Number of units that share the energy: (sum h^2)^2 / sum h^4; range [1, d]. It counts units, so cloning and babies fail."""
+    m = sums(h)
+    return m.two.square() / m.four
+
+
+@_measure("lower", "share of the channels that share the energy", 1 / 3, fails=("robin_hood",), from_sums=True)
+def participation_share(h: Tensor | Sums) -> Tensor:
+    """Participation ratio / d: the fraction of the units that share the energy; range [1/d, 1]."""
+    m = sums(h)
+    return participation_ratio(m) / m.n
+
+
+@_measure("lower", "Treves-Rolls activity", 2 / pi, from_sums=True)
+def treves_rolls(h: Tensor | Sums) -> Tensor:
+    """Treves-Rolls activity: (mean |h|)^2 / mean h^2; range [1/d, 1]; for a binary vector the fraction of active units."""
+    m = sums(h)
+    return m.one.square() / (m.n * m.two)
+
+
+# (E|x|^(1/2))^2, E|x|^p = 2^(p/2) Gamma((p + 1)/2) / sqrt(pi)
+@_measure(
+    "higher",
+    "pq-mean with p = 1/2, q = 2",
+    -((2**0.25 * float(gamma(0.75)) / sqrt(pi)) ** 2),
+    unit="",
+    from_sums=True,
+)
+def pq_half_2(h: Tensor | Sums) -> Tensor:
+    """pq-mean with p = 1/2, q = 2: -(mean |h|^(1/2))^2 / (mean h^2)^(1/2); range [-1, -d^(-3/2)].
+
+    Source: Hurley & Rickard 2009, table I.
+    """
+    m = sums(h)
+    return -(m.half / m.n).square() / (m.two / m.n).sqrt()
+
+
+@_measure("higher", "pq-mean with p = 1, q = 2", -sqrt(2 / pi), unit="", from_sums=True)
+def pq_1_2(h: Tensor | Sums) -> Tensor:
+    """pq-mean with p = 1, q = 2: -mean |h| / (mean h^2)^(1/2); range [-1, -d^(-1/2)].
+
+    Source: Hurley & Rickard 2009, table I.
+    """
+    m = sums(h)
+    return -(m.one / m.n) / (m.two / m.n).sqrt()
+
+
+@_measure(
+    "lower",
+    "share of the channels that are not zero",
+    1.0,
+    fails=("robin_hood", "rising_tide", "bill_gates"),
+    from_sums=True,
+)
+def l0(h: Tensor | Sums) -> Tensor:
+    """Fraction of the units that are not zero: 0 for a zero vector; k/d behind AbsTopK by construction. Range [0, 1]."""
+    m = sums(h)
+    return m.n_active / m.n
+
 
 HEADLINE = "gini"
 """The measure that is plotted and tested unless another is asked for."""
@@ -382,19 +405,6 @@ def all_measures(h: Tensor, names: tuple[str, ...] | None = None) -> dict[str, T
     """
     m = Magnitudes(h)
     return {name: MEASURES[name].fn(m) for name in (MEASURES if names is None else names)}
-
-
-def lifetime_measures(h: Tensor, names: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-    """Measures of each unit over vectors: is this unit active rarely and strongly?
-
-    Args:
-        h: `[n_vectors, width]`.
-        names: which (all where None).
-
-    Returns:
-        name -> `[width]`; NaN (l0: 0) for a unit that is never active.
-    """
-    return all_measures(h.T, names)
 
 
 @cache
@@ -422,7 +432,7 @@ def gaussian_reference(
     return {name: value.double().mean().item() for name, value in all_measures(torch.from_numpy(a)).items()}
 
 
-def jaccard(a: Tensor, b: Tensor) -> Tensor:
+def active_jaccard(a: Tensor, b: Tensor) -> Tensor:
     """Overlap of two active sets: size of the intersection / size of the union, in [0, 1].
 
     Args:
@@ -434,29 +444,3 @@ def jaccard(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.float(), b.float()
     both = torch.linalg.vecdot(a, b)
     return both / (a.sum(-1) + b.sum(-1) - both)
-
-
-def mean_pairwise_jaccard(active: Tensor) -> Tensor:
-    """Mean Jaccard overlap over all pairs of examples, pairs of empty sets left out.
-
-    Args:
-        active: `[n, width]` bool; n >= 2. Needs n^2 memory: for samples, not for streams.
-
-    Returns:
-        scalar float32.
-    """
-    a = active.float()
-    both = a @ a.T
-    size = a.sum(-1)
-    overlap = both / (size[:, None] + size[None, :] - both)
-    return overlap[torch.triu(torch.ones_like(overlap, dtype=torch.bool), diagonal=1)].nanmean()
-
-
-def dead_share(active: Tensor) -> Tensor:
-    """Fraction of the units that are active in no example. `[n, width]` bool -> scalar float32."""
-    return (~active.any(0)).float().mean()
-
-
-def always_on_share(active: Tensor) -> Tensor:
-    """Fraction of the units that are active in every example. `[n, width]` bool -> scalar float32."""
-    return active.all(0).float().mean()

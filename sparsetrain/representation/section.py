@@ -1,34 +1,200 @@
-"""What report.json says of evaluations: one form for a training run, a study and a user's texts.
+"""The sections `representation` and `measurement` of report.json: one form for a training run, a study and a user's texts.
 
-1. `page_section`: splits, and per hook point every measure on every split beside its Gaussian reference.
-2. `training_curves`: the same measures over the steps of a training, from the table of `record.py`.
-3. `curves_for_report`: both from that table alone. Where examples are at hand, `survey.py` says more.
+1. `evaluation_section`: splits, and per hook point every measure on every split beside its Gaussian reference.
+2. `table_section`: that of the last evaluation of a training, and the same measures over its steps, from the table of `table.py`.
+3. Where examples are at hand, `trends.py` adds what they say.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch import nn
 
 from sparsetrain.hooks import NODE_KINDS, hook_points
-from sparsetrain.report import number
-from sparsetrain.representation.measures import HEADLINE, gaussian_reference
-from sparsetrain.representation.record import read_rows
-from sparsetrain.representation.watch import LOGIT_MEASURES, LOGITS, Row, Split, WatchConfig, split_tokens
+from sparsetrain.representation.evaluate import LOGIT_MEASURES, LOGITS, SparsityRow, WatchConfig
+from sparsetrain.representation.measures import HEADLINE, MEASURES, gaussian_reference
+from sparsetrain.representation.positions import WatchedSplit, window_lengths
+from sparsetrain.representation.table import read_rows
+from sparsetrain.stats.number import Number, Status, number
 
 MAX_NUMBERS = 400_000
 """Numbers of all curves together; with more, only a few hook points are drawn (`default_points`). ours"""
 MAX_STEPS = 60
 """Evaluations that a curve shows, evenly chosen; the table has all. ours"""
-UNITS = {
-    **dict(zip(LOGIT_MEASURES, ("nats/token", "nats", "L2 norm"), strict=True)),
-    "participation_ratio": "units",
-    **dict.fromkeys(("gini", "gini_active", "hoyer", "pq_1_2", "pq_half_2", "kurtosis", "lifetime_kurtosis"), ""),
-}
-"""Units of measures that are no fraction."""
+Row = tuple[float | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitEntry:
+    """A split that was read."""
+
+    name: str
+    level: int
+    """Distance from the training text; 0 is nearest."""
+    description: str
+    n_examples: int
+    n_tokens: int
+    median_tokens: float
+    loss: Number
+    entropy: Number
+    logit_norm: Number
+    unknown_share: float | None = None
+    """Of a user's texts: share of the tokens that the tokenizer does not know."""
+    n_cut: int | None = None
+    """Examples longer than what is read."""
+    n_short: int | None = None
+    """Examples left out as too short."""
+    n_unknown: int | None = None
+    """Examples left out as without a known token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointEntry:
+    """What was measured at a hook point."""
+
+    hook_point: str
+    width: int
+    shown: bool
+    """Drawn in detail."""
+    gaussian: Mapping[str, float | None]
+    """Measure -> its value on Gaussian vectors of this width and AbsTopK."""
+    values: Mapping[str, Mapping[str, Number]]
+    """Split -> measure -> number."""
+    differences: Mapping[str, Number] | None = None
+    """Split -> headline minus that of the first split."""
+    controls: Mapping[str, Mapping[str, Number]] | None = None
+    """Control -> split -> headline."""
+    trends: Mapping[str, Number] | None = None
+    """Rank correlations over examples: `level level_controlled level_means shuffled loss`, `level_<control>`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCurve:
+    """A measure at a hook point over training; `[split][step]`, five digits, None where it is not finite."""
+
+    hook_point: str
+    measure: str
+    gaussian: float | None
+    value: tuple[Row, ...]
+    lo: tuple[Row, ...]
+    hi: tuple[Row, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCurves:
+    """Every measure at every hook point over training."""
+
+    steps: tuple[int, ...]
+    points: Literal["all", "few"]
+    """Whether all hook points are there or, where that were too many numbers, a few."""
+    interval: str
+    positions: str
+    n: Mapping[str, int]
+    """Split -> windows."""
+    curves: tuple[TrainingCurve, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossGroups:
+    """The headline in groups of examples of like loss, from low to high."""
+
+    hook_point: str
+    split: str
+    loss: tuple[float, ...]
+    """Mean of each group, nats/token."""
+    value: tuple[float, ...]
+    """Mean of the headline."""
+    lo: Row
+    hi: Row
+    """Bootstrap over the group's examples; None for a group of one."""
+    n: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedTrend:
+    """A correlation with the level in several models that differ in their seed."""
+
+    over: Number
+    """Mean over models, Student's t interval."""
+    each: tuple[float, ...]
+    n_positive: int
+    n_negative: int
+    p: Number
+    """Two-sided sign test."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedPoint:
+    """The correlations at one hook point over models."""
+
+    hook_point: str
+    level: SeedTrend | None = None
+    level_controlled: SeedTrend | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedsEntry:
+    """Several models beside each other that differ in their seed."""
+
+    models: tuple[str, ...]
+    interval: str
+    points: tuple[SeedPoint, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesEntry:
+    """Tables in the run's folder."""
+
+    table: str | None = None
+    """All hook points and measures."""
+    examples: str | None = None
+    """Every example."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepresentationSection:
+    """The section `representation`."""
+
+    headline: str
+    """The main measure."""
+    interval: str
+    """How lo and hi were made."""
+    positions: str
+    """Which positions were read."""
+    splits: tuple[SplitEntry, ...]
+    points: tuple[PointEntry, ...]
+    covariates: tuple[str, ...] | None = None
+    """Those of `level_controlled`."""
+    against_loss: tuple[LossGroups, ...] | None = None
+    step: int | None = None
+    """Of the weights, in a training run."""
+    training: TrainingCurves | None = None
+    seeds: SeedsEntry | None = None
+    files: FilesEntry | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredModel:
+    """The model that a measurement is about."""
+
+    name: str
+    architecture: str
+    n_params: int
+    n_ctx: int | None
+    """None: as many positions as memory allows."""
+    left_out: Mapping[str, str]
+    """Hook point -> why it is absent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasurementSection(RepresentationSection):
+    """The section `measurement`: of a model on a user's texts."""
+
+    model: MeasuredModel
 
 
 def default_points(names: Sequence[str]) -> list[str]:
@@ -57,20 +223,28 @@ def references(model: nn.Module) -> dict[str, Mapping[str, float]]:
     return found
 
 
-def window_lengths(split: Split, config: WatchConfig) -> np.ndarray:
-    """Tokens of each window that is read, `[n]` int64."""
-    tokens = split_tokens(split)[: config.n_windows]
-    return np.concatenate([(batch >= 0).sum(1).numpy() for batch in tokens.split(config.batch_size)])
+UNITS = {
+    **dict(zip(LOGIT_MEASURES, ("nats/token", "nats", "L2 norm"), strict=True)),
+    **{name: measure.unit for name, measure in MEASURES.items()},
+    **{f"lifetime_{name}": measure.unit for name, measure in MEASURES.items()},
+}
+"""Units of measures that are no fraction."""
 
 
-def page_section(
-    rows: Iterable[Row],
-    splits: Sequence[Split],
+def row_number(row: SparsityRow, status: Status = "recomputable") -> Number:
+    """A row as a report shows it."""
+    lo, hi = finite(row.lo), finite(row.hi)
+    return number(row.value, UNITS.get(row.measure, "fraction"), status, n=row.n, lo=lo, hi=hi)
+
+
+def evaluation_section(
+    rows: Iterable[SparsityRow],
+    splits: Sequence[WatchedSplit],
     config: WatchConfig,
     model: nn.Module,
     *,
-    status: Literal["recomputable", "measured"] = "recomputable",
-) -> dict[str, Any]:
+    status: Status = "recomputable",
+) -> RepresentationSection:
     """One evaluation: what was read, and every number of it.
 
     Args:
@@ -79,52 +253,50 @@ def page_section(
         config: how.
         model: gives widths, and each hook point its own Gaussian reference (width and AbsTopK).
         status: of the numbers.
-
-    Returns:
-        `headline interval positions splits points`; see `docs/report.md`.
     """
-    numbers: dict[tuple[str, str], dict[str, Any]] = {}
+    numbers: dict[tuple[str, str], dict[str, Number]] = {}
     for row in rows:
-        unit = UNITS.get(row.measure, "fraction")
-        numbers.setdefault((row.split, row.hook_point), {})[row.measure] = number(
-            row.value, unit, status, n=row.n, lo=finite(row.lo), hi=finite(row.hi)
-        )
+        numbers.setdefault((row.split, row.hook_point), {})[row.measure] = row_number(row, status)
     names = list(dict.fromkeys(point for _, point in numbers if point != LOGITS))
     widths = {name: point.width for name, point in hook_points(model).items()}
     local, shown = references(model), default_points(names)
-    lengths = {split.name: window_lengths(split, config) for split in splits}
-    return {
-        "headline": HEADLINE,
-        "interval": config.describe_interval(),
-        "positions": config.describe_positions(),
-        "splits": [
-            {
-                "name": split.name,
-                "level": split.level,
-                "description": split.description,
-                "n_examples": len(lengths[split.name]),
-                "n_tokens": int(lengths[split.name].sum()),
-                "median_tokens": float(np.median(lengths[split.name])),
-                **{measure: numbers[split.name, LOGITS][measure] for measure in LOGIT_MEASURES},
-            }
-            for split in splits
-        ],
-        "points": [
-            {
-                "hook_point": name,
-                "width": widths[name],
-                "shown": name in shown,
-                "gaussian": {m: local[name][m] for m in numbers[splits[0].name, name] if m in local[name]},
-                "values": {split.name: numbers[split.name, name] for split in splits},
-            }
+    entries = []
+    for split in splits:
+        lengths, of_logits = window_lengths(split, config.n_windows), numbers[split.name, LOGITS]
+        entries.append(
+            SplitEntry(
+                name=split.name,
+                level=split.level,
+                description=split.description,
+                n_examples=len(lengths),
+                n_tokens=int(lengths.sum()),
+                median_tokens=float(np.median(lengths)),
+                loss=of_logits["loss"],
+                entropy=of_logits["entropy"],
+                logit_norm=of_logits["logit_norm"],
+            )
+        )
+    return RepresentationSection(
+        headline=HEADLINE,
+        interval=config.describe_interval(),
+        positions=config.describe_positions(),
+        splits=tuple(entries),
+        points=tuple(
+            PointEntry(
+                hook_point=name,
+                width=widths[name],
+                shown=name in shown,
+                gaussian={m: local[name][m] for m in numbers[splits[0].name, name] if m in local[name]},
+                values={split.name: numbers[split.name, name] for split in splits},
+            )
             for name in names
-        ],
-    }
+        ),
+    )
 
 
 def training_curves(
-    table: Sequence[tuple[int, Row]], splits: Sequence[Split], config: WatchConfig, model: nn.Module
-) -> dict[str, Any]:
+    table: Sequence[tuple[int, SparsityRow]], splits: Sequence[WatchedSplit], config: WatchConfig, model: nn.Module
+) -> TrainingCurves:
     """Every measure at every hook point over training, with its interval.
 
     Args:
@@ -132,10 +304,6 @@ def training_curves(
         splits: the splits that were watched.
         config: how they were watched.
         model: gives each curve its own Gaussian reference.
-
-    Returns:
-        Plain JSON, numbers with five digits; those that are not finite are None. `points` says whether all hook points
-        are there or, where that were too many numbers, a few.
     """
     steps = sorted({step for step, _ in table})
     if len(steps) > MAX_STEPS:
@@ -143,36 +311,40 @@ def training_curves(
         steps = [steps[i] for i in picks]
     values = {(row.hook_point, row.measure, row.split, step): row for step, row in table}
     pairs = list(dict.fromkeys((row.hook_point, row.measure) for _, row in table))
-    drawn = "all"
-    if 3 * len(pairs) * len(splits) * len(steps) > MAX_NUMBERS:
+    too_many = 3 * len(pairs) * len(splits) * len(steps) > MAX_NUMBERS
+    if too_many:
         few = default_points(list(dict.fromkeys(point for point, _ in pairs if point != LOGITS)))
-        pairs, drawn = [pair for pair in pairs if pair[0] in (*few, LOGITS)], "few"
+        pairs = [pair for pair in pairs if pair[0] in (*few, LOGITS)]
     local = references(model)
 
-    def curve(pair: tuple[str, str], key: Literal["value", "lo", "hi"]) -> list[list[float | None]]:
+    def curve(pair: tuple[str, str], key: Literal["value", "lo", "hi"]) -> tuple[Row, ...]:
         rows = [[values.get((*pair, split.name, step)) for step in steps] for split in splits]
-        return [[None if row is None else _five_digits(getattr(row, key)) for row in of] for of in rows]
+        return tuple(tuple(None if row is None else _five_digits(getattr(row, key)) for row in of) for of in rows)
 
-    return {
-        "steps": steps,
-        "points": drawn,
-        "interval": config.describe_interval(),
-        "positions": config.describe_positions(),
-        "n": {split.name: len(window_lengths(split, config)) for split in splits},
-        "curves": [
-            {
-                "hook_point": point,
-                "measure": measure,
-                "gaussian": local.get(point, {}).get(measure),
-                **{key: curve((point, measure), key) for key in ("value", "lo", "hi")},
-            }
-            for point, measure in pairs
-        ],
-    }
+    return TrainingCurves(
+        steps=tuple(steps),
+        points="few" if too_many else "all",
+        interval=config.describe_interval(),
+        positions=config.describe_positions(),
+        n={split.name: len(window_lengths(split, config.n_windows)) for split in splits},
+        curves=tuple(
+            TrainingCurve(
+                hook_point=pair[0],
+                measure=pair[1],
+                gaussian=local.get(pair[0], {}).get(pair[1]),
+                value=curve(pair, "value"),
+                lo=curve(pair, "lo"),
+                hi=curve(pair, "hi"),
+            )
+            for pair in pairs
+        ),
+    )
 
 
-def curves_for_report(path: Path, splits: Sequence[Split], config: WatchConfig, *, model: nn.Module) -> dict[str, Any]:
-    """The section `representation` of report.json as far as a table of evaluations goes: the last one, and the curves.
+def table_section(
+    path: Path, splits: Sequence[WatchedSplit], config: WatchConfig, *, model: nn.Module
+) -> RepresentationSection:
+    """The section `representation` as far as a table of evaluations goes: the last one, and the curves.
 
     Args:
         path: an `ood_sparsity.csv`.
@@ -182,8 +354,8 @@ def curves_for_report(path: Path, splits: Sequence[Split], config: WatchConfig, 
     """
     table = list(read_rows(path))
     last = max(step for step, _ in table)
-    section = page_section((row for step, row in table if step == last), splits, config, model, status="measured")
-    return {**section, "step": last, "training": training_curves(table, splits, config, model)}
+    section = evaluation_section((row for step, row in table if step == last), splits, config, model, status="measured")
+    return replace(section, step=last, training=training_curves(table, splits, config, model))
 
 
 def finite(value: float) -> float | None:

@@ -1,6 +1,6 @@
 """Watches representation sparsity while a model trains.
 
-1. Every n steps, at initialisation and at the end, every split is measured (`watch.py`); watching leaves the trained
+1. Every n steps, at initialisation and at the end, every split is measured (`evaluate.py`); watching leaves the trained
    weights bit-identical: no random number is drawn, no gradient or mode is touched.
 2. Each evaluation is appended whole to `ood_sparsity.csv`.
 3. A run that starts or resumes at step s drops the rows of step s and later and, where s is due, measures s again.
@@ -17,41 +17,25 @@ from typing import Any
 import lightning as L
 from torch import nn
 
+from sparsetrain.representation.evaluate import LOGITS, Evaluation, WatchConfig, measure_splits, watched_points
 from sparsetrain.representation.measures import HEADLINE
-from sparsetrain.representation.record import append_rows, drop_from
-from sparsetrain.representation.section import curves_for_report
-from sparsetrain.representation.watch import (
-    LOGITS,
-    Evaluation,
-    Split,
-    WatchConfig,
-    check_splits,
-    measure_splits,
-    watched_points,
-)
-
-__all__ = ["SparsityTracker", "TrackerConfig", "curves_for_report"]
+from sparsetrain.representation.positions import WatchedSplit, check_splits
+from sparsetrain.representation.table import append_rows, drop_from
+from sparsetrain.typed import Count, Index
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerConfig(WatchConfig):
     """When the splits are measured, and what of it is sent to the loggers. ours"""
 
-    every_n_steps: int = 150
+    every_n_steps: Count = 150
     """Optimizer steps between two evaluations; the last step is always one."""
     at_start: bool = True
     """Also before the first step: the model at initialisation is a control."""
-    at_steps: tuple[int, ...] = ()
+    at_steps: tuple[Index, ...] = ()
     """Further steps, for instance log-spaced ones."""
     logged_kinds: tuple[str, ...] = ("resid", "attn_out", "mlp_neuron", "mlp_out")
     logged_measures: tuple[str, ...] = (HEADLINE,)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.every_n_steps < 1:
-            raise ValueError(f"every_n_steps={self.every_n_steps} must be at least 1")
-        if any(step < 0 for step in self.at_steps):
-            raise ValueError(f"at_steps={self.at_steps} must not be negative")
 
     def is_due(self, step: int) -> bool:
         """Whether the weights after `step` optimizer steps are measured."""
@@ -69,7 +53,7 @@ class SparsityTracker(L.Callback):
     `seconds` is the time spent in evaluations so far, `n_evaluations` their number.
     """
 
-    def __init__(self, config: TrackerConfig, splits: Sequence[Split], path: Path) -> None:
+    def __init__(self, config: TrackerConfig, splits: Sequence[WatchedSplit], path: Path) -> None:
         check_splits(splits)
         self.config = config
         self.splits = list(splits)

@@ -26,8 +26,8 @@ from sparsetrain.representation.active import (
     set_participation,
 )
 from sparsetrain.representation.controls import read_items
+from sparsetrain.representation.evaluate import evaluating
 from sparsetrain.representation.measures import participation_ratio
-from sparsetrain.representation.watch import evaluating
 from sparsetrain.run import RunConfig
 from sparsetrain.stats.intervals import Floats, percentiles
 from sparsetrain.stats.number import Number, number

@@ -15,7 +15,8 @@ from torch import Tensor
 from sparsetrain.data.worlds.knowledge_graph import SPLITS, GraphConfig, KnowledgeGraph, draw_graph
 from sparsetrain.model import Transformer
 from sparsetrain.representation.measures import HEADLINE
-from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig, curves_for_report
+from sparsetrain.representation.section import table_section
+from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
 from sparsetrain.run import RunConfig
 from sparsetrain.stats.number import number
 from sparsetrain.studies.arm import ArmStudy, as_rows, train_arm
@@ -237,7 +238,7 @@ class KnowledgeGraphStudy(ArmStudy[TripleReadings]):
         model = Transformer(self.config_of(arm, seed).model)
         table = self.folder(run_dir, arm, seed) / "ood_sparsity.csv"
         splits = as_splits(graph_of(self.graph, seed))
-        return {"representation": curves_for_report(table, splits, self.tracker(), model=model)}
+        return {"representation": table_section(table, splits, self.tracker(), model=model)}
 
     def figures(self, read: Mapping[Subject, Sequence[TripleReadings]]) -> Sequence[Figure]:
         shown = (

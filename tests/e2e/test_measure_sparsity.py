@@ -15,7 +15,7 @@ from sparsetrain.adapters import hub_files
 from sparsetrain.data.tokenizer import train_tokenizer
 from sparsetrain.export import export_model
 from sparsetrain.report import SCHEMA_PATH
-from sparsetrain.representation.record import read_rows
+from sparsetrain.representation.table import read_rows
 
 pytest.importorskip("transformers", reason="other people's models need transformers (extra: hub)")
 from hub_example import WORDS, hub_model, save_hub_model, save_tokenizer, shrinking_model

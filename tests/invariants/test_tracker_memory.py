@@ -10,9 +10,9 @@ from fixed_split import FixedSplit
 from torch import nn
 
 from sparsetrain.hooks import HookPoint, name_hook_points_
-from sparsetrain.representation import watch
+from sparsetrain.representation import evaluate
 from sparsetrain.representation.accumulate import UnitSums, WindowMeans
-from sparsetrain.representation.watch import WatchConfig, measure_splits
+from sparsetrain.representation.evaluate import WatchConfig, measure_splits
 
 WIDTH, D_VOCAB, N_CTX = 16, 8, 250
 SIZES = {10_000: 40, 1_000_000: 4000}
@@ -66,8 +66,8 @@ def test_memory_does_not_grow_with_tokens(monkeypatch):
 
         return Counted
 
-    monkeypatch.setattr(watch, "WindowMeans", counted(WindowMeans))
-    monkeypatch.setattr(watch, "UnitSums", counted(UnitSums))
+    monkeypatch.setattr(evaluate, "WindowMeans", counted(WindowMeans))
+    monkeypatch.setattr(evaluate, "UnitSums", counted(UnitSums))
     config = WatchConfig(
         kinds=("resid",), n_windows=10**6, batch_size=40, position_stride=1, n_slots=32, n_bootstrap=10,
         measures=("gini", "top5", "l0"),

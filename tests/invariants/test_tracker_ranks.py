@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.representation.accumulate import UnitSums, WindowMeans
-from sparsetrain.representation.watch import WatchConfig, measure_splits
+from sparsetrain.representation.evaluate import WatchConfig, measure_splits
 
 N_CTX, D_VOCAB = 20, 61
 CONFIG = WatchConfig(n_windows=7, batch_size=2, position_stride=5, n_bootstrap=50, n_groups=3)

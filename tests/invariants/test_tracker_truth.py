@@ -9,9 +9,10 @@ from fixed_split import FixedSplit
 from torch import nn
 
 from sparsetrain.hooks import HookPoint, name_hook_points_
+from sparsetrain.representation.evaluate import WatchConfig, measure_splits
 from sparsetrain.representation.measures import MEASURES, all_measures
-from sparsetrain.representation.survey import SurveyConfig, survey, trends
-from sparsetrain.representation.watch import WatchConfig, measure_splits
+from sparsetrain.representation.survey import SurveyConfig, survey
+from sparsetrain.representation.trends import trends
 from sparsetrain.stats.correlation import spearman
 from sparsetrain.stats.decisions import DecisionRule, decide
 from sparsetrain.stats.intervals import Estimate, difference
@@ -147,10 +148,17 @@ SURVEY = SurveyConfig(
 def surveyed(model, shifted, point, config=SURVEY):
     """The correlations that the report shows for a hook point, each with the word for it."""
     found = survey(model, shifted, config)
-    numbers = trends(found.plain, shifted, point, config, found.controls)
+    numbers = trends(found, point)
     return {
         key: decide(
-            SPARSER, Estimate(value=x["value"], lo=x.get("lo", np.nan), hi=x.get("hi", np.nan), n=x["n"], method="")
+            SPARSER,
+            Estimate(
+                value=x.value,
+                lo=np.nan if x.lo is None else x.lo,
+                hi=np.nan if x.hi is None else x.hi,
+                n=x.n,
+                method="",
+            ),
         ).word
         for key, x in numbers.items()
     }

@@ -27,12 +27,13 @@ from sparsetrain.data.shifts import headers, packages, prose, renamed, shuffled,
 from sparsetrain.data.shifts.split import (
     SPARE,
     Request,
-    Split,
+    ShiftedSplit,
     Unavailable,
     cut_windows,
     encode_documents,
     shift_generator,
 )
+from sparsetrain.typed import Count
 
 Kind = Literal["heldout", "packages", "renamed", "headers", "prose", "shuffled", "uniform"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -55,26 +56,23 @@ class ShiftsConfig:
     """Which shift splits to build, and how large."""
 
     kinds: tuple[Kind, ...] = KINDS  # "heldout", level 0, is the reference and must be among them
-    n_tokens: int = 16_384  # tokens of each split, rounded down to whole windows
+    n_tokens: Count = 16_384  # tokens of each split, rounded down to whole windows
 
     def __post_init__(self) -> None:
-        unknown = [kind for kind in self.kinds if kind not in KINDS]
-        if unknown or len(set(self.kinds)) < len(self.kinds):
+        if len(set(self.kinds)) < len(self.kinds):
             raise ValueError(f"kinds={list(self.kinds)} must be different ones of {', '.join(KINDS)}")
         if "heldout" not in self.kinds:
             raise ValueError(f"kinds={list(self.kinds)} must contain 'heldout', the split the others are compared with")
-        if self.n_tokens < 1:
-            raise ValueError(f"n_tokens={self.n_tokens} must be at least one window")
 
 
-class Shifts(list[Split]):
+class Shifts(list[ShiftedSplit]):
     """The splits that could be built, by level.
 
     Attributes:
         left_out: kind -> why it could not be built.
     """
 
-    def __init__(self, splits: Iterable[Split], left_out: dict[str, str]) -> None:
+    def __init__(self, splits: Iterable[ShiftedSplit], left_out: dict[str, str]) -> None:
         super().__init__(splits)
         self.left_out = left_out
 
@@ -109,7 +107,7 @@ def build_shifts(config: ShiftsConfig, corpus: Corpus, n_ctx: int, seed: int) ->
     request = Request(
         corpus=corpus, n_windows=n_windows, n_ctx=n_ctx, seed=seed, documents=documents, origin=origin, base=base
     )
-    splits = [Split(name="heldout", level=0, tokens=base, description=f"held-out documents of {origin}")]
+    splits = [ShiftedSplit(name="heldout", level=0, tokens=base, description=f"held-out documents of {origin}")]
     left_out: dict[str, str] = {}
     for level, kind in enumerate(KINDS):
         if kind in config.kinds and kind in _BUILD:
@@ -119,7 +117,7 @@ def build_shifts(config: ShiftsConfig, corpus: Corpus, n_ctx: int, seed: int) ->
                 left_out[kind] = str(error)
                 log.warning("shift split %r (level %d) is left out: %s", kind, level, error)
             else:
-                splits.append(Split(name=kind, level=level, tokens=tokens, description=description))
+                splits.append(ShiftedSplit(name=kind, level=level, tokens=tokens, description=description))
     return Shifts(splits, left_out)
 
 

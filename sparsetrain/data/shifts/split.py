@@ -12,7 +12,7 @@ SPARE = 4  # text kinds gather so many times the tokens they need, so that windo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
+class ShiftedSplit:
     """Windows of tokens at a distance from the training distribution.
 
     Attributes:

@@ -13,6 +13,7 @@ from sparsetrain.data import Corpus
 from sparsetrain.data.shifts import KINDS, ShiftsConfig, build_shifts
 from sparsetrain.data.shifts.prose import is_prose
 from sparsetrain.data.shifts.renamed import rename_identifiers
+from sparsetrain.typed import from_dict
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_bad_configs_are_named() -> None:
     with pytest.raises(ValueError, match="must be different ones"):
         ShiftsConfig(kinds=("heldout", "heldout"))
     with pytest.raises(ValueError, match="n_tokens=0"):
-        ShiftsConfig(n_tokens=0)
+        from_dict(ShiftsConfig, {"n_tokens": 0})
 
 
 PROGRAM = '''

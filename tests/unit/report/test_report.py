@@ -52,10 +52,11 @@ from sparsetrain.report.figures import figure
 from sparsetrain.report.html import pick_figures
 from sparsetrain.report.markdown import code_span, escape, fence, render_block, to_markdown
 from sparsetrain.report.sparsity_page import sparsity_page
+from sparsetrain.representation.section import MeasurementSection
 from sparsetrain.stats.number import Number
 from sparsetrain.stats.number import number as measured
 from sparsetrain.store import write_atomic
-from sparsetrain.typed import plain
+from sparsetrain.typed import from_dict, plain
 
 OURS = {"h1", "h2", "h3", "h4", "p", "ul", "li", "strong", "em", "br", "code", "pre", "blockquote"}
 OURS |= {"table", "thead", "tbody", "tr", "th", "td"}
@@ -290,7 +291,7 @@ def test_figure_escapes_names_and_fits_references():
 
 
 def test_one_page_for_a_training_run_and_for_texts():
-    section = example_report().sections["measurement"]
+    section = from_dict(MeasurementSection, plain(example_report().sections["measurement"]))
     both = [VIEWS[name](section) for name in ("representation", "measurement")]
     shared = sparsity_page(section)
     # an introduction before it, and of texts what the model does not give behind it

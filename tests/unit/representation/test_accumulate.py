@@ -6,7 +6,7 @@ import torch
 from scipy.stats import t as student_t
 
 from sparsetrain.representation.accumulate import UnitSums, WindowMeans
-from sparsetrain.representation.measures import Magnitudes, lifetime_measures
+from sparsetrain.representation.measures import Magnitudes, all_measures
 
 GENERATOR = torch.Generator().manual_seed(0)
 CONFIDENCE = 0.95
@@ -75,12 +75,12 @@ def test_lifetime_equals_the_measures_over_all_tokens():
     first, second = metric.summary(("treves_rolls", "kurtosis", "hoyer"), CONFIDENCE)
     flat = h.flatten(0, 1)
     for name in ("treves_rolls", "kurtosis", "hoyer"):
-        assert second[f"lifetime_{name}"][0] == pytest.approx(lifetime_measures(flat, (name,))[name].nanmean().item())
+        assert second[f"lifetime_{name}"][0] == pytest.approx(all_measures(flat.T, (name,))[name].nanmean().item())
     assert first["dead"][0] == pytest.approx(1 / 6) and second["dead"][0] == pytest.approx(1 / 11)
     assert second["always_on"][0] == pytest.approx(9 / 11)
     # The jackknife by hand: leave out windows g, g + 4.
     deleted = [
-        lifetime_measures(h[[i for i in range(8) if i % 4 != g]].flatten(0, 1), ("treves_rolls",))["treves_rolls"]
+        all_measures(h[[i for i in range(8) if i % 4 != g]].flatten(0, 1).T, ("treves_rolls",))["treves_rolls"]
         .nanmean()
         .item()
         for g in range(4)

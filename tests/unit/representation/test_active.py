@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sparsetrain.representation.active import (
@@ -37,6 +37,7 @@ def test_n_active_by_hand():
 
 
 @given(st.floats(1.05, 7.5), st.integers(0, 999))
+@example(target=1.25, seed=1)  # its two largest entries differ by 0.007%
 def test_temperature_reaches_its_target_and_keeps_norm_sign_and_order(target, seed):
     h = gaussian(5, 8, seed=seed)
     y = set_participation(target)(h)
@@ -55,6 +56,18 @@ def test_temperature_at_a_vectors_own_density_leaves_it_and_zeros_stay():
     denser = set_participation(16.0)(h)
     assert (denser[0, :4] == 0).all() and participation_ratio(denser).item() == pytest.approx(12, abs=0.2)
     assert (set_participation(3.0)(torch.zeros(1, 4)) == 0).all()
+
+
+def test_temperature_tells_neighbouring_numbers_apart_and_equal_ones_not():
+    one = torch.tensor(1.0)
+    h = torch.stack([one, torch.nextafter(one, 2 * one), 0.5 * one])[None]
+    for target in (1.05, 1.5, 2.5):
+        assert participation_ratio(set_participation(target)(h)).item() == pytest.approx(target, rel=1e-3)
+    equal = torch.tensor([[2.0, -2.0, 2.0, 1.0, 0.0]])
+    assert set_participation(1.5)(equal)[0].tolist() == pytest.approx(
+        [13**0.5 / 3**0.5, -(13**0.5) / 3**0.5, 13**0.5 / 3**0.5, 0, 0]
+    )
+    assert participation_ratio(set_participation(4.9)(equal)).item() == pytest.approx(4, abs=1e-3)
 
 
 def test_kept_channels():

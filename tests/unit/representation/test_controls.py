@@ -6,8 +6,8 @@ import torch
 
 from sparsetrain.hooks import record
 from sparsetrain.representation.controls import random_rotation, read_items, trim
+from sparsetrain.representation.evaluate import WatchConfig, measure_splits
 from sparsetrain.representation.measures import gini
-from sparsetrain.representation.watch import WatchConfig, measure_splits
 
 
 def test_a_random_basis_is_orthonormal_and_hides_sparsity():

@@ -12,13 +12,9 @@ from sparsetrain.representation.measures import (
     AXIOMS,
     MEASURES,
     PowerSums,
+    active_jaccard,
     all_measures,
-    always_on_share,
-    dead_share,
     gaussian_reference,
-    jaccard,
-    lifetime_measures,
-    mean_pairwise_jaccard,
     n_top,
     sort_ascending,
     top_energy,
@@ -145,15 +141,15 @@ LITERATURE = {
 def test_gaussian_value(name):
     measure = MEASURES[name]
     if name in LITERATURE:
-        assert measure.gaussian() == pytest.approx(LITERATURE[name], abs=0.0011)
+        assert measure.gaussian_limit == pytest.approx(LITERATURE[name], abs=0.0011)
     x = torch.from_numpy(np.random.default_rng(3).standard_normal(1_000_000))
     assert measure.fn(x).item() == pytest.approx(measure.gaussian_limit, rel=0.01)
 
 
 def test_gaussian_value_at_a_width():
-    assert MEASURES["participation_ratio"].gaussian() == inf
-    assert MEASURES["participation_ratio"].gaussian(1024) == pytest.approx(1024 / 3, rel=0.01)
-    assert MEASURES["gini"].gaussian(64) == pytest.approx((sqrt(2) - 1) * 63 / 64, rel=0.01)
+    assert MEASURES["participation_ratio"].gaussian_limit == inf
+    assert gaussian_reference(1024)["participation_ratio"] == pytest.approx(1024 / 3, rel=0.01)
+    assert gaussian_reference(64)["gini"] == pytest.approx((sqrt(2) - 1) * 63 / 64, rel=0.01)
     h = torch.from_numpy(np.random.default_rng(5).standard_normal((2000, 1024)))
     assert all_measures(h, ("top5",))["top5"].std().item() == pytest.approx(0.012, abs=0.001)
     assert gaussian_reference(1024)["top5"] == pytest.approx(
@@ -298,7 +294,7 @@ def test_axiom_fails(name, axiom):
 def test_lifetime_is_population_along_the_other_axis():
     h = torch.from_numpy(vectors(9, n=50, share_zero=0.5))
     h[:, 4] = 0
-    lifetime = lifetime_measures(h, ("gini", "treves_rolls", "l0"))
+    lifetime = all_measures(h.T, ("gini", "treves_rolls", "l0"))
     assert lifetime["gini"].shape == (9,) and lifetime["gini"][4].isnan() and lifetime["l0"][4] == 0
     a = h.abs()
     sums = PowerSums(
@@ -311,13 +307,10 @@ def test_lifetime_is_population_along_the_other_axis():
     )
     for name, measure in MEASURES.items():
         if measure.from_sums:
-            torch.testing.assert_close(measure.fn(sums), lifetime_measures(h, (name,))[name], equal_nan=True)
+            torch.testing.assert_close(measure.fn(sums), all_measures(h.T, (name,))[name], equal_nan=True)
 
 
 def test_active_sets():
     a = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]], dtype=torch.bool)
-    assert jaccard(a[0], a[1]).item() == pytest.approx(1 / 3)
-    assert jaccard(a[0], a[2]).item() == 0 and jaccard(a[2], a[2]).isnan()
-    assert mean_pairwise_jaccard(a).item() == pytest.approx(1 / 9)
-    assert dead_share(a).item() == 0.25 and always_on_share(a).item() == 0
-    assert always_on_share(a[:2]).item() == 0.25
+    assert active_jaccard(a[0], a[1]).item() == pytest.approx(1 / 3)
+    assert active_jaccard(a[0], a[2]).item() == 0 and active_jaccard(a[2], a[2]).isnan()

@@ -9,10 +9,10 @@ from fixed_split import FixedSplit
 
 from sparsetrain.report import SCHEMA_PATH
 from sparsetrain.representation import section as module
+from sparsetrain.representation.evaluate import LOGIT_MEASURES, WatchConfig, measure_splits
 from sparsetrain.representation.measures import MEASURES, gaussian_reference
-from sparsetrain.representation.record import append_rows
-from sparsetrain.representation.section import curves_for_report, default_points, references
-from sparsetrain.representation.watch import LOGIT_MEASURES, WatchConfig, measure_splits
+from sparsetrain.representation.section import default_points, references, table_section
+from sparsetrain.representation.table import append_rows
 from sparsetrain.typed import plain
 
 SCHEMA = json.loads(SCHEMA_PATH.read_text())
@@ -33,7 +33,7 @@ def watched(tmp_path, make_model):
 
 def test_curves_of_every_measure_at_every_hook_point(watched):
     model, splits, path, evaluation = watched
-    section = plain(curves_for_report(path, splits, CONFIG, model=model))
+    section = plain(table_section(path, splits, CONFIG, model=model))
     jsonschema.validate(section, {**SCHEMA["$defs"]["sparsity_page"], "$defs": SCHEMA["$defs"]})
     assert section["headline"] == "gini" and "20 resamples" in section["interval"] and section["step"] == 7
     training = section["training"]
@@ -60,30 +60,30 @@ def test_curves_of_every_measure_at_every_hook_point(watched):
 
 def test_the_last_evaluation_in_numbers(watched):
     model, splits, path, evaluation = watched
-    section = curves_for_report(path, splits, CONFIG, model=model)
-    last = section["splits"][1]
-    assert (last["name"], last["n_examples"], last["n_tokens"], last["median_tokens"]) == ("s1", 4, 96, 24.0)
-    assert last["loss"]["value"] == pytest.approx(evaluation.value("s1", "logits", "loss"), rel=1e-6)
-    point = next(p for p in section["points"] if p["hook_point"] == "final_norm.hook_resid")
-    assert point["shown"] and point["width"] == 32 and point["gaussian"]["gini"] == gaussian_reference(32)["gini"]
-    gini = point["values"]["s0"]["gini"]
-    assert gini["status"] == "measured" and gini["n"] == 4 and gini["lo"] < gini["value"] < gini["hi"]
+    section = table_section(path, splits, CONFIG, model=model)
+    last = section.splits[1]
+    assert (last.name, last.n_examples, last.n_tokens, last.median_tokens) == ("s1", 4, 96, 24.0)
+    assert last.loss.value == pytest.approx(evaluation.value("s1", "logits", "loss"), rel=1e-6)
+    point = next(p for p in section.points if p.hook_point == "final_norm.hook_resid")
+    assert point.shown and point.width == 32 and point.gaussian["gini"] == gaussian_reference(32)["gini"]
+    gini = point.values["s0"]["gini"]
+    assert gini.status == "measured" and gini.n == 4 and gini.lo < gini.value < gini.hi
     assert references(model)["final_norm.hook_resid"] == gaussian_reference(32)
 
 
 def test_too_many_numbers_become_a_few_hook_points_and_steps(watched, monkeypatch):
     model, splits, path, evaluation = watched
     monkeypatch.setattr(module, "MAX_NUMBERS", 1000)
-    training = curves_for_report(path, splits, CONFIG, model=model)["training"]
-    names = {curve["hook_point"] for curve in training["curves"]}
-    assert training["points"] == "few" and names == {
+    training = table_section(path, splits, CONFIG, model=model).training
+    names = {curve.hook_point for curve in training.curves}
+    assert training.points == "few" and names == {
         "logits", "final_norm.hook_resid", "final_norm.hook_norm",
         *(f"blocks.{i}.mlp.{place}" for i in range(2) for place in ("norm.hook_resid", "hook_neuron")),
     }  # fmt: skip
     monkeypatch.setattr(module, "MAX_STEPS", 3)
     for step in range(8, 20):
         append_rows(path, step, evaluation.rows)
-    assert curves_for_report(path, splits, CONFIG, model=model)["training"]["steps"] == [0, 12, 19]
+    assert table_section(path, splits, CONFIG, model=model).training.steps == (0, 12, 19)
 
 
 def test_default_points():

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jsonschema
 import numpy as np
@@ -14,18 +14,9 @@ from sparsetrain.hooks import record
 from sparsetrain.report import SCHEMA_PATH
 from sparsetrain.representation.controls import random_rotation
 from sparsetrain.representation.measures import MEASURES, all_measures, gaussian_reference, gini
-from sparsetrain.representation.survey import (
-    CONTROLS,
-    SurveyConfig,
-    against_loss,
-    differences,
-    over_seeds_section,
-    survey,
-    survey_section,
-    trends,
-    write_examples,
-)
-from sparsetrain.typed import plain
+from sparsetrain.representation.survey import CONTROLS, Survey, SurveyConfig, survey, write_examples
+from sparsetrain.representation.trends import against_loss, compare_seeds, differences, survey_section, trends
+from sparsetrain.typed import from_dict, plain
 
 CONFIG = SurveyConfig(n_examples=40, measures=("gini", "top5", "l0"), n_bootstrap=200)
 
@@ -51,7 +42,8 @@ class Known:
         return self.columns[split, point, measure]
 
 
-def known(gini, loss, splits, length_effect=0.0):
+def known(gini, loss, splits, length_effect=0.0, config=CONFIG):
+    """A survey whose numbers per example are given."""
     columns = {}
     for split in splits:
         rng = np.random.default_rng(split.level)
@@ -60,69 +52,69 @@ def known(gini, loss, splits, length_effect=0.0):
         columns[split.name, "logits", "loss"] = loss(split.level, rng.normal(size=n))
         for measure in ("entropy", "logit_norm"):
             columns[split.name, "logits", measure] = rng.normal(size=n)
-    return Known(columns)
+    return Survey(config=config, splits=tuple(splits), plain=Known(columns), controls={})
 
 
 def test_trends_tell_distance_from_length():
     splits = [make_split(f"s{i}", i) for i in range(3)]
-    real = trends(known(lambda level, x: level + x, lambda level, x: x, splits), splits, "p", CONFIG)
-    assert real["level"]["lo"] > 0.4 and real["level_controlled"]["lo"] > 0.4
-    assert real["loss"]["lo"] < 0 < real["loss"]["hi"] and real["level"]["n"] == 120
+    real = trends(known(lambda level, x: level + x, lambda level, x: x, splits), "p")
+    assert real["level"].lo > 0.4 and real["level_controlled"].lo > 0.4
+    assert real["loss"].lo < 0 < real["loss"].hi and real["level"].n == 120
     rng = np.random.default_rng(0)
     longer = [make_split(f"s{i}", i, lengths=np.clip(rng.integers(2, 8, 40) + 5 * i, 2, 20)) for i in range(3)]
     only_length = known(lambda level, x: 0.1 * x, lambda level, x: x, longer, length_effect=1.0)
-    found = trends(only_length, longer, "p", CONFIG)
-    assert found["level"]["lo"] > 0.5, "the naive correlation is fooled"
-    assert found["level_controlled"]["lo"] < 0 < found["level_controlled"]["hi"], "the controlled one is not"
+    found = trends(only_length, "p")
+    assert found["level"].lo > 0.5, "the naive correlation is fooled"
+    assert found["level_controlled"].lo < 0 < found["level_controlled"].hi, "the controlled one is not"
     alone, few = [make_split("s0", 0)], [make_split("s0", 0, n=4), make_split("s1", 1, n=2)]
-    assert set(trends(known(lambda level, x: x, lambda level, x: x, alone), alone, "p", CONFIG)) == {"loss"}
-    assert trends(known(lambda level, x: x, lambda level, x: x, few), few, "p", CONFIG) == {}
+    assert set(trends(known(lambda level, x: x, lambda level, x: x, alone), "p")) == {"loss"}
+    assert trends(known(lambda level, x: x, lambda level, x: x, few), "p") == {}
 
 
 def test_groups_of_like_loss():
     split = make_split("s", 0)
     evaluation = known(lambda level, x: x, lambda level, x: x, [split])
-    loss = evaluation.columns["s", "logits", "loss"]
-    evaluation.columns["s", "p", "gini"] = 3 * loss
-    evaluation.columns["s", "p", "gini"][5] = np.nan
-    groups = against_loss(evaluation, "s", "p", CONFIG)
-    assert groups["loss"] == sorted(groups["loss"]) and sum(groups["n"]) == 39 and len(groups["n"]) == 8
-    np.testing.assert_allclose(groups["value"], 3 * np.array(groups["loss"]))
-    assert all(lo < value < hi for lo, value, hi in zip(groups["lo"], groups["value"], groups["hi"], strict=True))
-    evaluation.columns["s", "p", "gini"][:] = np.nan
-    assert against_loss(evaluation, "s", "p", CONFIG)["n"] == []
+    loss = evaluation.plain.columns["s", "logits", "loss"]
+    evaluation.plain.columns["s", "p", "gini"] = 3 * loss
+    evaluation.plain.columns["s", "p", "gini"][5] = np.nan
+    groups = against_loss(evaluation, "s", "p")
+    assert list(groups.loss) == sorted(groups.loss) and sum(groups.n) == 39 and len(groups.n) == 8
+    np.testing.assert_allclose(groups.value, 3 * np.array(groups.loss))
+    assert all(lo < value < hi for lo, value, hi in zip(groups.lo, groups.value, groups.hi, strict=True))
+    evaluation.plain.columns["s", "p", "gini"][:] = np.nan
+    assert against_loss(evaluation, "s", "p").n == ()
 
 
 def test_differences_from_the_first_split():
     splits = [make_split(f"s{i}", i) for i in range(3)]
     evaluation = known(lambda level, x: level / 10 + 0.05 * x, lambda level, x: x, splits)
-    evaluation.columns["s2", "p", "gini"][:39] = np.nan
-    found = differences(evaluation, splits, "p", CONFIG)
-    a, b = (evaluation.columns[name, "p", "gini"] for name in ("s1", "s0"))
+    evaluation.plain.columns["s2", "p", "gini"][:39] = np.nan
+    found = differences(evaluation, "p")
+    a, b = (evaluation.plain.columns[name, "p", "gini"] for name in ("s1", "s0"))
     assert set(found) == {"s1"}, "one example has no mean to compare"
-    assert found["s1"]["value"] == pytest.approx(a.mean() - b.mean()) and 0 < found["s1"]["lo"] < found["s1"]["hi"]
+    assert found["s1"].value == pytest.approx(a.mean() - b.mean()) and 0 < found["s1"].lo < found["s1"].hi
 
 
 def test_the_other_readings_of_the_level():
     splits = [make_split(f"s{i}", i) for i in range(4)]
     weak = known(lambda level, x: 0.3 * level + 2 * x, lambda level, x: x, splits)
-    found = trends(weak, splits, "p", CONFIG)
-    assert found["level_means"]["n"] == 4 and found["level_means"]["value"] > 2 * found["level"]["value"] > 0
-    assert found["shuffled"]["value"] <= 0.05
+    found = trends(weak, "p")
+    assert found["level_means"].n == 4 and found["level_means"].value > 2 * found["level"].value > 0
+    assert found["shuffled"].value <= 0.05
     nothing = known(lambda level, x: x, lambda level, x: x, splits)
-    assert trends(nothing, splits, "p", CONFIG)["shuffled"]["value"] > 0.05
+    assert trends(nothing, "p")["shuffled"].value > 0.05
     bare = SurveyConfig(n_examples=40, controls=(), covariates=(), n_bootstrap=20)
-    assert set(trends(weak, splits, "p", bare)) == {"level", "loss"}
+    assert set(trends(replace(weak, config=bare), "p")) == {"level", "loss"}
     given_length = SurveyConfig(n_examples=40, controls=(), covariates=("length",), n_bootstrap=20)
-    same = trends(weak, splits, "p", given_length)
-    assert same["level_controlled"]["value"] == pytest.approx(same["level"]["value"]), "all lengths are equal"
+    same = trends(replace(weak, config=given_length), "p")
+    assert same["level_controlled"].value == pytest.approx(same["level"].value), "all lengths are equal"
 
 
 def test_section_and_tables_of_a_model(make_model, tmp_path):
     model = make_model()
     splits = [make_split("near", 0, n=12), make_split("far", 1, n=12, lengths=np.arange(12) % 9 + 2)]
     measured = survey(model, splits, CONFIG, initial=lambda: make_model(seed=1))
-    section = plain(survey_section(measured, splits, CONFIG, model))
+    section = plain(survey_section(measured, model))
     schema = json.loads(SCHEMA_PATH.read_text())
     jsonschema.validate(section, {**schema["$defs"]["sparsity_page"], "$defs": schema["$defs"]})
     neuron = next(point for point in section["points"] if point["hook_point"] == "blocks.1.mlp.hook_neuron")
@@ -136,7 +128,7 @@ def test_section_and_tables_of_a_model(make_model, tmp_path):
     assert norm["controls"]["gain"]["far"]["value"] == measured.controls["gain"].value(
         "far", "final_norm.hook_norm", "gini"
     )
-    write_examples(tmp_path / "examples.csv", measured, splits, CONFIG, {s.name: s.places for s in splits})
+    write_examples(tmp_path / "examples.csv", measured, {s.name: s.places for s in splits})
     with (tmp_path / "examples.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["hook_point"] == "blocks.1.mlp.hook_neuron"]
     assert len(rows) == 24 and [int(row["n_tokens"]) for row in rows[12:]] == splits[1].lengths.tolist()
@@ -179,19 +171,19 @@ def test_seeds_side_by_side(make_model):
     splits = [make_split(f"s{i}", i, n=8) for i in range(3)]
     config = SurveyConfig(n_examples=8, points=("final_norm.hook_norm",), controls=(), n_bootstrap=20)
     models = [make_model(seed=seed) for seed in range(3)]
-    sections = [survey_section(survey(m, splits, config), splits, config, m) for m in models]
-    found = plain(over_seeds_section(["a", "b", "c"], sections, 0.95))
+    sections = [survey_section(survey(m, splits, config), m) for m in models]
+    found = plain(compare_seeds(["a", "b", "c"], sections, 0.95))
     schema = json.loads(SCHEMA_PATH.read_text())
     jsonschema.validate(found, {**schema["$defs"]["sparsity_page"]["properties"]["seeds"], "$defs": schema["$defs"]})
-    each = [section["points"][0]["trends"]["level"]["value"] for section in sections]
+    each = [section.points[0].trends["level"].value for section in sections]
     level = found["points"][0]["level"]
     assert level["each"] == each and level["over"]["value"] == pytest.approx(np.mean(each)) and level["over"]["n"] == 3
     assert level["over"]["lo"] < level["over"]["value"] < level["over"]["hi"]
     assert level["n_positive"] == sum(x > 0 for x in each)
     other = SurveyConfig(n_examples=8, points=("final_norm.hook_resid",), controls=(), n_bootstrap=20)
-    sections[1] = survey_section(survey(models[1], splits, other), splits, other, models[1])
+    sections[1] = survey_section(survey(models[1], splits, other), models[1])
     with pytest.raises(ValueError, match=r"seeds: b has no hook point final_norm\.hook_norm"):
-        over_seeds_section(["a", "b", "c"], sections, 0.95)
+        compare_seeds(["a", "b", "c"], sections, 0.95)
 
 
 @pytest.mark.parametrize("positions", ["strided", "last", "all", "matched"])
@@ -232,15 +224,15 @@ def test_an_example_reads_the_same_alone_and_beside_longer_ones(make_model, posi
 def test_settings_that_cannot_be():
     assert SurveyConfig().measures == tuple(MEASURES)
     for settings, match in (
-        ({"n_examples": 0}, "n_examples=0 must be at least 1"),
-        ({"controls": ("rotate",)}, r"controls has unknown entries \['rotate'\]; allowed: gain, rotated"),
-        ({"covariates": ("losses",)}, r"covariates has unknown entries \['losses'\]; allowed: loss"),
-        ({"positions": "first"}, r"positions has unknown entries \['first'\]; allowed: strided, all, last, matched"),
+        ({"n_examples": 0}, "n_examples=0: input should be greater than or equal to 1"),
+        ({"controls": ("rotate",)}, r"controls\.0='rotate': input should be 'gain', 'rotated'"),
+        ({"covariates": ("losses",)}, r"covariates\.0='losses': input should be 'loss'"),
+        ({"positions": "first"}, "positions='first': input should be 'strided', 'all', 'last' or 'matched'"),
         ({"measures": ("top5",)}, "must contain 'gini'"),
         ({"measures": ("gini", "ginni")}, "measures has unknown"),
     ):
         with pytest.raises(ValueError, match=match):
-            SurveyConfig(**settings)
+            from_dict(SurveyConfig, settings)
 
 
 def test_a_control_that_nobody_can_give_is_refused(make_model):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sparsetrain.representation.watch import Row
+from sparsetrain.representation.evaluate import SparsityRow
 from sparsetrain.store import write_atomic
 
 COLUMNS = ("step", "split", "shift_level", "hook_point", "measure", "value", "lo", "hi", "n")
@@ -18,16 +18,13 @@ def _lines(rows: Sequence[Sequence[object]]) -> bytes:
     return out.getvalue().encode()
 
 
-def append_rows(path: Path, step: int, rows: Sequence[Row]) -> None:
+def append_rows(path: Path, step: int, rows: Sequence[SparsityRow]) -> None:
     """Adds one evaluation, whole or not at all.
 
     Raises:
         OSError: the disk is full or the like; the file is as it was.
     """
-    numbers = [
-        (step, r.split, r.shift_level, r.hook_point, r.measure, f"{r.value:.7g}", f"{r.lo:.7g}", f"{r.hi:.7g}", r.n)
-        for r in rows
-    ]
+    numbers = [(step, *row[:4], *(f"{x:.7g}" for x in row[4:7]), row.n) for row in rows]
     data = _lines(numbers) if path.is_file() and path.stat().st_size else _lines([COLUMNS, *numbers])
     with path.open("ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
@@ -40,7 +37,7 @@ def append_rows(path: Path, step: int, rows: Sequence[Row]) -> None:
             raise
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def read_rows(path: Path) -> Iterator[tuple[int, SparsityRow]]:
     """`(step, row)` in the order written; a last line that a killed process left unfinished is left out."""
     with path.open(newline="") as file:
         reader = csv.reader(line for line in file if line.endswith("\n"))
@@ -48,19 +45,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
         if tuple(header) != COLUMNS:
             raise ValueError(f"{path} has columns {header}, not {', '.join(COLUMNS)}; it is no table of a tracker")
         for step, split, level, point, measure, value, lo, hi, n in reader:
-            yield (
-                int(step),
-                Row(
-                    split=split,
-                    shift_level=int(level),
-                    hook_point=point,
-                    measure=measure,
-                    value=float(value),
-                    lo=float(lo),
-                    hi=float(hi),
-                    n=int(n),
-                ),
-            )
+            interval = float(value), float(lo), float(hi)
+            yield int(step), SparsityRow(split, int(level), point, measure, *interval, int(n))
 
 
 def drop_from(path: Path, step: int) -> None:

@@ -5,10 +5,12 @@ import resource
 import numpy as np
 import pytest
 
-from sparsetrain.representation.record import COLUMNS, append_rows, drop_from, read_rows
-from sparsetrain.representation.watch import Row
+from sparsetrain.representation.evaluate import SparsityRow
+from sparsetrain.representation.table import COLUMNS, append_rows, drop_from, read_rows
 
-ROW = Row(split="prose, old", shift_level=4, hook_point="a.b", measure="gini", value=0.5, lo=0.25, hi=float("nan"), n=3)
+ROW = SparsityRow(
+    split="prose, old", shift_level=4, hook_point="a.b", measure="gini", value=0.5, lo=0.25, hi=float("nan"), n=3
+)
 
 
 def test_rows_come_back(tmp_path):
