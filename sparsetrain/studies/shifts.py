@@ -22,8 +22,8 @@ from sparsetrain.data.worlds.graded import SIDES, Graded, GradedConfig, Name
 from sparsetrain.data.worlds.knowledge_graph import GraphConfig
 from sparsetrain.data.worlds.triples import N_MARKS, SIZE, Marks, build_triples, check_length, training_documents
 from sparsetrain.model import Transformer
-from sparsetrain.representation.measures import HEADLINE
 from sparsetrain.representation.evaluate import row_losses
+from sparsetrain.representation.measures import HEADLINE
 from sparsetrain.run import RunConfig, corpus_of, init_bigram_
 from sparsetrain.stats.intervals import Floats, over_items
 from sparsetrain.stats.number import Number, number
