@@ -12,11 +12,11 @@ On disk a circuit is `circuit.json` (names, numbers, provenance) and `circuit.sa
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -32,6 +32,7 @@ from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookFn, NodeId, hooked
 from sparsetrain.model import Transformer
 from sparsetrain.store import write_atomic
+from sparsetrain.typed import Json
 
 FORMAT_VERSION = 1
 Kind = Literal["node", "edge"]
@@ -52,7 +53,7 @@ class Provenance:
 
     weights_sha256: str
     seed: int
-    config: dict[str, Any]
+    config: Mapping[str, Json]
     loss_convention: str
     means_source: str
     means_n_tokens: int
@@ -230,7 +231,7 @@ class Circuit:
         return circuit
 
 
-def _check_keys(path: Path, content: dict[str, Any], expected: set[str]) -> None:
+def _check_keys(path: Path, content: Collection[str], expected: set[str]) -> None:
     unknown, missing = sorted(set(content) - expected), sorted(expected - set(content))
     if unknown or missing:
         raise ValueError(f"{path} has unknown keys {unknown}, lacks keys {missing}")
