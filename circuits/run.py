@@ -16,7 +16,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.comparison import ComparisonConfig, ComparisonStudy
-from circuits.evidence.gather import CARD_WINDOWS, Judge
+from circuits.evidence.gather import CARD_WINDOWS, RunFiles, card_of, solved
 from circuits.evidence.thresholds import CardConfig
 from circuits.explain.activity import MAX_NODES, VERSION, activity
 from circuits.find import definitions, find_once
@@ -275,13 +275,13 @@ def run_cards(
         progress: draw a progress bar on stderr.
     """
     save_file({"windows": windows.contiguous()}, run_dir / "circuits" / CARD_WINDOWS)
-    judge = Judge(export, run_dir, tasks, find)
+    files, beside = RunFiles.load(export, run_dir, find), solved(tasks)
 
     def judged(task: TaskEntry, report: Progress) -> TaskEntry:
-        key = {"card": to_dict(card), "find": to_dict(find), "solved": judge.solved}
+        key = {"card": to_dict(card), "find": to_dict(find), "solved": beside}
         key["circuit"] = sha256(run_dir / task.circuits[0].path)
         path, schema = run_dir / "circuits" / task.task / "card.json", tuple[CardEntry, ...]
-        found = once(path, key, lambda: judge.card(task, card, report), schema)
+        found = once(path, key, lambda: card_of(files, task, beside, card, report), schema)
         on_card(task.task, found)
         return _with_best(task, card=found)
 

@@ -19,7 +19,7 @@ import torch
 from circuits.answers import pair_answers
 from circuits.calibrate import calibrated_loss
 from circuits.circuit import Circuit
-from circuits.evidence.gather import Judge
+from circuits.evidence.gather import RunFiles, card_of
 from circuits.evidence.thresholds import CardConfig
 from circuits.find import examined, judged
 from circuits.means import Means
@@ -155,8 +155,8 @@ def recompute(run: Path, stored: TaskEntry, tasks: Sequence[TaskEntry]) -> TaskE
         result = replace(result, baselines=tuple(entries))
     if any(circuit.card is not None for circuit in stored.circuits):
         key = loads((folder / "card.json").read_text())["key"]
-        judge = Judge(export, run, tasks, from_dict(FindConfig, key["find"]), key["solved"])
-        card = judge.card(stored, from_dict(CardConfig, key["card"]))
+        files = RunFiles.load(export, run, from_dict(FindConfig, key["find"]))
+        card = card_of(files, stored, key["solved"], from_dict(CardConfig, key["card"]))
         best, *others = result.circuits
         result = replace(result, circuits=(replace(best, card=card), *others))
     return result

@@ -153,13 +153,14 @@ def hooked(model: nn.Module, fns: Mapping[str, HookFn]) -> Iterator[None]:
             del point.fns[index]
 
 
-def record(model: nn.Module, tokens: Tensor, names: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
+def record(model: nn.Module, tokens: Tensor, names: Iterable[str], *more: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Runs the model once and keeps what passes the named hook points.
 
     Args:
         model: a model that maps tokens `[batch, pos]` (int64) to logits `[batch, pos, d_vocab]`.
         tokens: `[batch, pos]` int64.
         names: hook point names.
+        more: what the model takes after the tokens.
 
     Returns:
         The logits, and per name the value `[batch, pos, width]` as the model uses it (part of the autograd graph).
@@ -171,5 +172,5 @@ def record(model: nn.Module, tokens: Tensor, names: Iterable[str]) -> tuple[Tens
         return x
 
     with hooked(model, dict.fromkeys(names, keep)):
-        logits = model(tokens)
+        logits = model(tokens, *more)
     return logits, seen

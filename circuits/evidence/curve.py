@@ -62,8 +62,7 @@ def circuit_first(
 def edge_diffs(exam: Examination, ranks: Mapping[str, Tensor], n_edges: int) -> Tensor:
     """Logit difference of each pair, `[n]`, in the edge circuit of the `n_edges` first-ranked edges."""
     model, space = exam.model, exam.space
-    device = next(model.parameters()).device
-    masks = {linear: (part < n_edges).to(device) for linear, part in ranks.items()}
+    masks = {linear: (part < n_edges).to(exam.device) for linear, part in ranks.items()}
     touched = {
         name: torch.zeros(width, dtype=torch.bool) for name, width in zip(space.names, space.widths, strict=True)
     }
@@ -74,7 +73,7 @@ def edge_diffs(exam: Examination, ranks: Mapping[str, Tensor], n_edges: int) -> 
             touched[name] |= mask.any(axis)
             bare[name] &= ~weight.any(axis)
     keep = space.join(touched) | space.join(bare)
-    with edge_weights(model, space, masks, exam.circuit.means.to(device)) as extra:
+    with edge_weights(model, space, masks, exam.circuit.means.to(exam.device)) as extra:
         return pair_logit_diff(exam.hooked_answers(exam.heldout, exam.deleting(keep), extra))
 
 

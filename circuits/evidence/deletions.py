@@ -51,7 +51,7 @@ def text_values(exam: Examination, windows: Tensor, n_places: int) -> Tensor:
     generator = torch.Generator().manual_seed(exam.config.seed)
     places = torch.randint(windows.numel(), (n_places,), generator=generator)
     rows = torch.tensor(sorted({int(place) // windows.shape[1] for place in places}))  # only these windows are run
-    _, seen = record(exam.model, windows[rows].to(next(exam.model.parameters()).device), exam.space.names)
+    _, seen = record(exam.model, windows[rows].to(exam.device), exam.space.names)
     at = torch.searchsorted(rows, places // windows.shape[1]), places % windows.shape[1]
     return exam.space.join({name: x.cpu()[at] for name, x in seen.items()})
 
@@ -86,7 +86,7 @@ def deleted_loss(
         edges: the edges that stay, for an edge circuit; None for the node circuit.
         scales: `scale_hooks` of the fit and of the held-out pairs, where norms are to be frozen.
     """
-    values = values.to(next(exam.model.parameters()).device)
+    values = values.to(exam.device)
     hooks = exam.deleting(exam.keep, values)
     frozen = {id(exam.fit): scales[0], id(exam.heldout): scales[1]}
     with ExitStack() as stack:

@@ -23,7 +23,7 @@ from circuits.masks import NodeSpace, ablation_hooks
 from circuits.section import CardEntry, CardVerdict, Sense, Threshold
 from circuits.tasks.loss import Calibration, logit_diff
 from circuits.tasks.pairs import PairSet
-from sparsetrain.hooks import HookFn, HookPoint, hooked
+from sparsetrain.hooks import HookFn, hooked, record
 from sparsetrain.model import Transformer
 from sparsetrain.stats.number import number
 from sparsetrain.typed import Json
@@ -75,6 +75,11 @@ class Examination:
         if compute not in self._kept:
             self._kept[compute] = compute(self)
         return self._kept[compute]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return next(self.model.parameters()).device
 
     @property
     def space(self) -> NodeSpace:
@@ -153,10 +158,8 @@ class Examination:
 
     def deleting(self, keep: Tensor, values: Tensor | None = None) -> dict[str, HookFn]:
         """Hooks that put `values` `[n_nodes]` (None: the means) in place of the nodes outside `keep`."""
-        device = next(self.model.parameters()).device
-        return ablation_hooks(
-            self.space, keep.to(device), (self.circuit.means if values is None else values).to(device)
-        )
+        values = self.circuit.means if values is None else values
+        return ablation_hooks(self.space, keep.to(self.device), values.to(self.device))
 
     @torch.no_grad()
     def hooked_answers(
@@ -183,19 +186,12 @@ class Examination:
         Returns:
             Name -> `[(n side), pos, width]`, and which positions belong to a prompt: bool `[(n side), pos]`.
         """
-        seen: dict[str, Tensor] = {}
-
-        def keep(x: Tensor, point: HookPoint) -> Tensor:
-            seen[point.name] = x.cpu()
-            return x
-
-        device = next(self.model.parameters()).device
         n_pos = int(pairs.last.max()) + 1
         tokens = rearrange(pairs.tokens[..., :n_pos], "n side pos -> (n side) pos")
         last = pairs.last.flatten()
-        with hooked(self.model, hooks), hooked(self.model, dict.fromkeys(names, keep)):
-            self.model(tokens.to(device), last.to(device))
-        return seen, torch.arange(n_pos) <= last[:, None].cpu()
+        with hooked(self.model, hooks):
+            _, seen = record(self.model, tokens.to(self.device), names, last.to(self.device))
+        return {name: x.cpu() for name, x in seen.items()}, torch.arange(n_pos) <= last[:, None].cpu()
 
     def measured(
         self,

@@ -1,30 +1,31 @@
-# pyright: basic
 """Gathers what a report card needs, from the files of a run: pairs, text, other tasks, more mask seeds, nulls.
 
 The search for further seeds and in null models is the task's own, with the same budget. What it finds for further seeds is
 saved, so that a card can be made again without searching for them.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
+from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.edges import count_edges
 from circuits.evidence.card import report_card
 from circuits.evidence.examination import CardInputs
-from circuits.evidence.searches import NullKind, NullSearch, search_nulls
+from circuits.evidence.searches import permuted_model
 from circuits.evidence.thresholds import CardConfig
 from circuits.means import Means, measure_means
 from circuits.search.comparison import N_PATH_STEPS
 from circuits.search.learn import Progress, silent
 from circuits.search.rankings import edge_effects
+from circuits.search.search import Pruned
 from circuits.search.task import FindConfig, Pairs, TaskSearch, aim, best_pruned, circuit_of
 from circuits.section import CardEntry, TaskEntry
 from circuits.tasks import PairSet, build_pairs
-from circuits.tasks.pairs import Twin
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.export import load_model
 from sparsetrain.model import Transformer
@@ -33,113 +34,110 @@ CARD_WINDOWS = "card_windows.safetensors"
 """In a run's `circuits/`: the pretraining text that its report cards were made with."""
 
 
-class Judge:
-    """Report cards of a run from its saved files: weights, means, circuits and windows of text.
+@dataclass(frozen=True, kw_only=True)
+class RunFiles:
+    """What the cards of a run are made from.
 
     Args:
-        export: folder of the model.
-        run_dir: the run.
-        tasks: the report's `circuits.tasks`; a circuit is judged beside all of these that the model solves.
-        find: the search's settings, for its pairs.
-        solved: names of the tasks to judge beside; None: those that the model solves now.
+        folder: the run, whose circuits are loaded.
+        windows: int64 `[n, n_ctx]`, pretraining text that the means were not taken from.
+        find: the search's settings.
+        pairs: of a task's name; built once each.
     """
 
-    def __init__(
-        self,
-        export: Path,
-        run_dir: Path,
-        tasks: Sequence[TaskEntry],
-        find: FindConfig,
-        solved: Sequence[str] | None = None,
-    ) -> None:
-        now = [task.task for task in tasks if task.gate.passed and task.status != "bigram"]
-        self.run_dir, self.solved = run_dir, now if solved is None else list(solved)
-        self.model = load_model(export)
-        self.means = Means.load(run_dir / "circuits" / "means.safetensors")
-        self.windows = load_file(run_dir / "circuits" / CARD_WINDOWS)["windows"]
-        self.pairs = _Evidence(Tokenizer.load(export / "tokenizer.json"), find)
+    folder: Path
+    model: Transformer
+    means: Means
+    windows: Tensor
+    tokenizer: Tokenizer
+    find: FindConfig
+    pairs: Callable[[str], Pairs]
 
-    def card(self, task: TaskEntry, card: CardConfig, progress: Progress = silent) -> tuple[CardEntry, ...]:
-        """The report card of a task's best circuit: see `circuits.evidence.card.report_card`."""
-        name, pairs = task.task, self.pairs
-        seeds = [Circuit.load(self.run_dir / entry.path) for entry in task.circuits]
-        seeds += self._more_seeds(name, seeds, card.n_seeds, progress)
-        twin = task.nonsense_twin
-        scores = edge_effects(
-            self.model, self.means.space, self.means.values, pairs.of(name).fit, N_PATH_STEPS, card.max_rows
+    @classmethod
+    def load(cls, export: Path, folder: Path, find: FindConfig) -> "RunFiles":
+        """Those of the exported model in a run's folder."""
+        tokenizer = Tokenizer.load(export / "tokenizer.json")
+        return cls(
+            folder=folder,
+            model=load_model(export),
+            means=Means.load(folder / "circuits" / "means.safetensors"),
+            windows=load_file(folder / "circuits" / CARD_WINDOWS)["windows"],
+            tokenizer=tokenizer,
+            find=find,
+            pairs=cache(lambda task: Pairs.build(task, tokenizer, find)),
         )
-        evidence = CardInputs(
-            fit=pairs.of(name).fit,
-            heldout=pairs.of(name).heldout,
-            alive=self.means.alive,
-            shifted=pairs.shifted(name),
-            windows=self.windows,
-            others={other: (pairs.of(other).fit, pairs.of(other).heldout) for other in self.solved if other != name},
-            seeds=seeds,
-            twin_n_edges=[] if twin is None else [None if twin.n_edges.value is None else int(twin.n_edges.value)],
-            null_n_edges=search_nulls(self.model, self._null_search(name, progress), range(card.n_nulls)),
-            edge_scores=scores,
-        )
-        return report_card(self.model, seeds[0], evidence, card, progress)
-
-    def _more_seeds(self, name: str, found: Sequence[Circuit], n_seeds: int, progress: Progress) -> list[Circuit]:
-        """Circuits of further mask seeds, so that there are `n_seeds`; searched once, then read from disk."""
-        have = {circuit.provenance.seed for circuit in found}
-        circuits = []
-        for seed in [seed for seed in range(n_seeds + len(have)) if seed not in have][: max(0, n_seeds - len(have))]:
-            folder = self.run_dir / "circuits" / name / f"card_seed_{seed}"
-            if not (folder / "circuit.json").is_file():
-                subject = self._subject(self.model, self.means, name, self.pairs.of(name), seed, progress)
-                (pruned,), _ = best_pruned(subject, aim(subject))
-                if not pruned.reached:
-                    continue
-                circuit_of(subject, seed, pruned).save(folder)
-            circuits.append(Circuit.load(folder))
-        return circuits
-
-    def _null_search(self, name: str, progress: Progress) -> NullSearch:
-        """The task's search in a null: as for the task itself, with means of the model that is searched."""
-
-        def search(model: Transformer, kind: NullKind, seed: int) -> int | None:
-            means, pairs = self.means, self.pairs.of(name)
-            if kind == "weights":
-                means = measure_means(model, self.windows, source="card windows", weights_sha256="permuted")
-            else:
-                pairs = self.pairs.twin(name, "labels")
-            subject = self._subject(model, means, name, pairs, seed, progress)
-            (pruned,), _ = best_pruned(subject, aim(subject))
-            return count_edges(model, means.space, pruned.keep) if pruned.reached else None
-
-        return search
-
-    def _subject(
-        self, model: Transformer, means: Means, name: str, pairs: Pairs, seed: int, progress: Progress
-    ) -> TaskSearch:
-        find = replace(self.pairs.find, seeds=(seed,), nonsense_twin=False)
-        return TaskSearch(
-            model=model, task=name, description="", pairs=pairs, means=means, config=find, progress=progress
-        )
-
-
-class _Evidence:
-    """The pairs of tasks, built once each."""
-
-    def __init__(self, tokenizer: Tokenizer, find: FindConfig) -> None:
-        self.tokenizer, self.find = tokenizer, find
-        self.built: dict[str, Pairs] = {}
-
-    def of(self, task: str) -> Pairs:
-        if task not in self.built:
-            self.built[task] = Pairs.build(task, self.tokenizer, self.find)
-        return self.built[task]
-
-    def twin(self, task: str, kind: Twin) -> Pairs:
-        """Of a twin of the task."""
-        return Pairs.build(task, self.tokenizer, self.find, twin=kind)
 
     def shifted(self, task: str) -> PairSet:
         """Held-out in names and longer: prompts of up to twice the search's length."""
-        find = self.find
-        return build_pairs(
-            task, self.tokenizer, "shifted", find.n_heldout, find.pair_seed, max_tokens=2 * find.max_tokens
-        )
+        n, seed, most = self.find.n_heldout, self.find.pair_seed, 2 * self.find.max_tokens
+        return build_pairs(task, self.tokenizer, "shifted", n, seed, max_tokens=most)
+
+
+def solved(tasks: Sequence[TaskEntry]) -> list[str]:
+    """The tasks beside which a circuit is judged: those that the model solves, and not by the current token alone."""
+    return [task.task for task in tasks if task.gate.passed and task.status != "bigram"]
+
+
+def card_of(
+    files: RunFiles, task: TaskEntry, beside: Sequence[str], config: CardConfig, progress: Progress = silent
+) -> tuple[CardEntry, ...]:
+    """The report card of a task's best circuit: see `circuits.evidence.card.report_card`.
+
+    Args:
+        beside: tasks that the model solves (`solved`).
+    """
+    name, pairs, means = task.task, files.pairs(task.task), files.means
+    found = [Circuit.load(files.folder / entry.path) for entry in task.circuits]
+    twin = [] if task.nonsense_twin is None else [task.nonsense_twin.n_edges.value]
+    inputs = CardInputs(
+        fit=pairs.fit,
+        heldout=pairs.heldout,
+        alive=means.alive,
+        shifted=files.shifted(name),
+        windows=files.windows,
+        others={other: (files.pairs(other).fit, files.pairs(other).heldout) for other in beside if other != name},
+        seeds=found + _more_seeds(files, name, found, config.n_seeds, progress),
+        twin_n_edges=[None if size is None else int(size) for size in twin],
+        null_n_edges=null_sizes(files, name, config.n_nulls, progress),
+        edge_scores=edge_effects(files.model, means.space, means.values, pairs.fit, N_PATH_STEPS, config.max_rows),
+    )
+    return report_card(files.model, found[0], inputs, config, progress)
+
+
+def _search(
+    files: RunFiles, name: str, seed: int, model: Transformer, means: Means, pairs: Pairs, progress: Progress
+) -> tuple[TaskSearch, Pruned]:
+    """The task's own search with one more mask seed."""
+    find = replace(files.find, seeds=(seed,), nonsense_twin=False)
+    subject = TaskSearch(
+        model=model, task=name, description="", pairs=pairs, means=means, config=find, progress=progress
+    )
+    return subject, best_pruned(subject, aim(subject))[0][0]
+
+
+def _more_seeds(
+    files: RunFiles, name: str, found: Sequence[Circuit], n_seeds: int, progress: Progress
+) -> list[Circuit]:
+    """Circuits of further mask seeds, so that there are `n_seeds`; searched once, then read from disk."""
+    have = {circuit.provenance.seed for circuit in found}
+    more = [seed for seed in range(n_seeds + len(have)) if seed not in have][: max(0, n_seeds - len(have))]
+    folders = {seed: files.folder / "circuits" / name / f"card_seed_{seed}" for seed in more}
+    for seed, folder in folders.items():
+        if not (folder / "circuit.json").is_file():
+            subject, pruned = _search(files, name, seed, files.model, files.means, files.pairs(name), progress)
+            if pruned.reached:
+                circuit_of(subject, seed, pruned).save(folder)
+    return [Circuit.load(folder) for folder in folders.values() if (folder / "circuit.json").is_file()]
+
+
+def null_sizes(files: RunFiles, name: str, n: int, progress: Progress = silent) -> list[int | None]:
+    """Edges of what the search finds in `n` models of permuted weights and for as many permuted labels; None: nothing."""
+    sizes: list[int | None] = []
+    for seed in range(n):
+        null = permuted_model(files.model, seed)
+        null_means = measure_means(null, files.windows, source="card windows", weights_sha256="permuted")
+        labels = Pairs.build(name, files.tokenizer, files.find, twin="labels")
+        for place in ((null, null_means, files.pairs(name)), (files.model, files.means, labels)):
+            subject, pruned = _search(files, name, seed, *place, progress)
+            sizes.append(count_edges(subject.model, subject.space, pruned.keep) if pruned.reached else None)
+    return sizes

@@ -45,8 +45,8 @@ def partial_hooks(space: NodeSpace, keep: Tensor, means: Tensor, r: Tensor) -> d
 
 def partial_losses(exam: Examination, r: Tensor) -> Tensor:
     """Calibrated task loss of each held-out pair, `[n_runs, n]` nats, differentiable in r `[n_runs, n_nodes]`."""
-    device = next(exam.model.parameters()).device
-    hooks = partial_hooks(exam.space, exam.keep.to(device), exam.circuit.means.to(device), r.to(device))
+    keep, means, r = (x.to(exam.device) for x in (exam.keep, exam.circuit.means, r))
+    hooks = partial_hooks(exam.space, keep, means, r)
     with hooked(exam.model, hooks):
         answers = run_answers(exam.model, [exam.heldout] * len(r))
     return pair_task_loss(exam.circuit.calibration.apply(answers))

@@ -12,28 +12,15 @@ models are ours.
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from circuits.answers import masked_answers
-from circuits.calibrate import calibrated_loss
-from circuits.circuit import Circuit
-from circuits.edges import find_edges
-from circuits.evidence.examination import Examination, criterion, first
+from circuits.evidence.examination import Examination, criterion
 from circuits.evidence.measurement import Measurement, missing
-from circuits.tasks.pairs import PairSet
 from sparsetrain.model import Transformer
 from sparsetrain.stats.sets import jaccard
 from sparsetrain.typed import Json
-
-NullKind = Literal["weights", "labels"]
-NullSearch = Callable[[Transformer, NullKind, int], int | None]
-"""(model, kind, seed) -> edges of the circuit found at the target loss, None if none was. For "weights" the model is
-permuted already; for "labels" it is the trained one and the search takes pairs with `twin="labels"`."""
 
 
 @torch.no_grad()
@@ -53,35 +40,6 @@ def permuted_model(model: Transformer, seed: int) -> Transformer:
         order = torch.randperm(len(values), generator=generator).to(values.device)
         parameter[nonzero] = values[order]
     return null
-
-
-def search_nulls(model: Transformer, search: NullSearch, seeds: Sequence[int]) -> list[int | None]:
-    """What the caller's search gives in a permuted model and for permuted labels, per seed."""
-    found: list[int | None] = []
-    for seed in seeds:
-        found += [search(permuted_model(model, seed), "weights", seed), search(model, "labels", seed)]
-    return found
-
-
-def same_nodes(model: Transformer, circuit: Circuit, keep: Tensor, means: Tensor, fit: PairSet) -> Circuit:
-    """Other nodes or another model of the same shape, as a circuit that gets the same treatment.
-
-    Args:
-        model: where the circuit is to live, e.g. a permuted one.
-        circuit: lends task, space and provenance.
-        keep: bool `[n_nodes]`.
-        means: float `[n_nodes]`, of `model`.
-        fit: pairs to calibrate on.
-    """
-    space = circuit.space
-    _, calibration = calibrated_loss(masked_answers(model, space, keep[None], means, [fit], 2 * len(fit)))
-    return replace(
-        circuit,
-        nodes=space.nodes(keep),
-        edges=tuple(find_edges(model, space, keep)),
-        means=means,
-        calibration=first(calibration),
-    )
 
 
 def size_ratio(n_edges: int, null_sizes: Sequence[int | None]) -> Measurement:

@@ -7,22 +7,17 @@ scores a model's answers. To add a task: write a function with `@task()` in a fa
 from circuits.tasks.catalogue import ENGLISH_TASKS, PYTHON_TASKS, TASKS, get_task
 from circuits.tasks.pairs import PairSet, PairTokenizer, Twin, build_pairs
 from circuits.tasks.task import PairText, Side, Task
-from sparsetrain.data.pools import SPLITS, Pool, Split, pool
 
 __all__ = [
     "ENGLISH_TASKS",
     "PYTHON_TASKS",
-    "SPLITS",
     "TASKS",
     "PairSet",
     "PairText",
     "PairTokenizer",
-    "Pool",
     "Side",
-    "Split",
     "Task",
     "Twin",
     "build_pairs",
     "get_task",
-    "pool",
 ]

@@ -93,10 +93,6 @@ class PairSet:
             texts=tuple(self.texts[i] for i in at.tolist()),
         )
 
-    def to(self, device: torch.device | str) -> "PairSet":
-        """The same pairs with their tensors on a device."""
-        return replace(self, tokens=self.tokens.to(device), last=self.last.to(device), answers=self.answers.to(device))
-
 
 def build_pairs(
     task: Task | str,

@@ -10,12 +10,12 @@ from math import log
 import pytest
 import torch
 from cases import PLANTED, PRUNE, TARGET
-from twins import label_twin, nonsense_twin
+from twins import label_twin, nonsense_twin, same_nodes
 
 from circuits.circuit import Circuit, Provenance
 from circuits.evidence.card import report_card
 from circuits.evidence.examination import CardInputs
-from circuits.evidence.searches import permuted_model, same_nodes
+from circuits.evidence.searches import permuted_model
 from circuits.evidence.thresholds import PRESETS
 from circuits.masks import NodeSpace
 from circuits.search.learn import MaskRun

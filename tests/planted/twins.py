@@ -1,11 +1,18 @@
-"""Twins of planted pairs, made as `circuits.tasks.pairs` makes those of the tasks: same prompts, no meaning."""
+"""Twins of planted pairs, made as `circuits.tasks.pairs` makes those of the tasks: same prompts, no meaning; twins of circuits."""
 
 from dataclasses import replace
 from random import Random
 
 import torch
+from torch import Tensor
 
+from circuits.answers import masked_answers
+from circuits.calibrate import calibrated_loss
+from circuits.circuit import Circuit
+from circuits.edges import find_edges
+from circuits.evidence.examination import first
 from circuits.tasks.pairs import PairSet
+from sparsetrain.model import Transformer
 
 
 def nonsense_twin(pairs: PairSet, answers: tuple[int, int]) -> PairSet:
@@ -20,3 +27,24 @@ def label_twin(pairs: PairSet) -> PairSet:
     tokens, last = pairs.tokens.clone(), pairs.last.clone()
     tokens[swapped], last[swapped] = tokens[swapped].flip(1), last[swapped].flip(1)
     return replace(pairs, twin="labels", tokens=tokens, last=last)
+
+
+def same_nodes(model: Transformer, circuit: Circuit, keep: Tensor, means: Tensor, fit: PairSet) -> Circuit:
+    """Other nodes or another model of the same shape, as a circuit that gets the same treatment.
+
+    Args:
+        model: where the circuit is to live, e.g. a permuted one.
+        circuit: lends task, space and provenance.
+        keep: bool `[n_nodes]`.
+        means: float `[n_nodes]`, of `model`.
+        fit: pairs to calibrate on.
+    """
+    space = circuit.space
+    _, calibration = calibrated_loss(masked_answers(model, space, keep[None], means, [fit], 2 * len(fit)))
+    return replace(
+        circuit,
+        nodes=space.nodes(keep),
+        edges=tuple(find_edges(model, space, keep)),
+        means=means,
+        calibration=first(calibration),
+    )

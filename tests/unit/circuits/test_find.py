@@ -13,7 +13,8 @@ from circuits.run import CircuitsConfig
 from circuits.search.learn import PruneConfig
 from circuits.search.task import FindConfig, heldout_pairs
 from circuits.section import TaskEntry
-from circuits.tasks import TASKS, pool
+from circuits.tasks import TASKS
+from sparsetrain.data.pools import pool
 from sparsetrain.data.tokenizer import Tokenizer, train_tokenizer
 from sparsetrain.model import Transformer
 from sparsetrain.report import dumps

@@ -5,13 +5,14 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from twins import same_nodes
 
 from circuits.circuit import Circuit, Provenance
 from circuits.evidence.card import CRITERIA, report_card
 from circuits.evidence.examination import CardInputs, judge
 from circuits.evidence.measurement import Measurement
 from circuits.evidence.random_circuits import random_circuits
-from circuits.evidence.searches import permuted_model, same_nodes
+from circuits.evidence.searches import permuted_model
 from circuits.evidence.thresholds import PRESETS, CardConfig
 from circuits.masks import NodeSpace
 from circuits.means import Means, measure_means

@@ -11,6 +11,7 @@ from random import Random
 import pytest
 import torch
 from scipy.stats import pearsonr
+from twins import same_nodes
 
 from circuits.answers import run_answers
 from circuits.calibrate import calibrated_loss
@@ -64,7 +65,7 @@ from circuits.evidence.roles import (
     js_distance,
     node_roles,
 )
-from circuits.evidence.searches import permuted_model, same_nodes, search_nulls, size_ratio
+from circuits.evidence.searches import permuted_model, size_ratio
 from circuits.evidence.specificity import damage, other_tasks, pretraining_damage, window_losses
 from circuits.evidence.thresholds import CardConfig
 from circuits.intervals import interval

@@ -17,8 +17,9 @@ from circuits.run import run_cards
 from circuits.search.learn import PruneConfig
 from circuits.search.task import FindConfig
 from circuits.section import CircuitsSection, TaskEntry
-from circuits.tasks import TASKS, pool
+from circuits.tasks import TASKS
 from scripts.verify_report import compare, numbers, recompute
+from sparsetrain.data.pools import pool
 from sparsetrain.data.tokenizer import Tokenizer, train_tokenizer
 from sparsetrain.export import export_model, load_model, read_meta
 from sparsetrain.report import number, save_report
