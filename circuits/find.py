@@ -15,8 +15,10 @@ import torch
 
 from circuits.circuit import Circuit
 from circuits.edges import count_biases, count_edges
+from circuits.evidence import random_circuits
 from circuits.evidence.effect import necessity
-from circuits.evidence.random_circuits import random_circuits, random_losses
+from circuits.evidence.examination import CardInputs, Examination
+from circuits.evidence.thresholds import CardConfig
 from circuits.explain.graph import drawing
 from circuits.means import Means
 from circuits.search.learn import Progress, silent
@@ -187,23 +189,26 @@ def seeds_note(circuits: Sequence[Circuit]) -> str:
 def circuit_entry(subject: TaskSearch, circuit: Circuit, pruned: Pruned, path: str) -> CircuitEntry:
     """One circuit's entry of the report: sufficiency, necessity, random circuits, other ways to delete."""
     config, model, space, keep = subject.config, subject.model, subject.space, circuit.keep
-    seed, n_pairs, max_rows = circuit.provenance.seed, config.n_random_pairs, config.prune.max_rows
-    heldout, values, (full, full_fit), (empty, empty_fit) = (
-        subject.pairs.heldout,
-        subject.means.values,
-        subject.full,
-        subject.empty,
+    seed, n_pairs, heldout = circuit.provenance.seed, config.n_random_pairs, subject.pairs.heldout
+    (full, full_fit), (empty, empty_fit) = subject.full, subject.empty
+    exam = Examination(
+        model=model,
+        circuit=circuit,
+        inputs=CardInputs(fit=subject.pairs.val, heldout=heldout, alive=subject.means.alive),
+        config=CardConfig(
+            n_pairs=max(config.n_val, config.n_heldout),
+            n_random=config.n_random,
+            n_random_pairs=n_pairs,
+            n_random_necessity=config.n_random_necessity,
+            max_rows=config.prune.max_rows,
+            seed=seed,
+        ),
     )
-    some_val, some_heldout = (pairs.batch(slice(0, n_pairs)) for pairs in (subject.pairs.val, heldout))
     answers, edge_answers = (subject.heldout_answers(circuit, kind) for kind in ("node", "edge"))
-    zeroed = subject.masked(keep[None], heldout, torch.zeros_like(values))[0]
-    random = random_circuits(space, keep, subject.means.alive, config.n_random, seed)
-    masks = torch.cat([keep[None], random])
-    own, *losses = random_losses(model, space, masks, values, some_val, some_heldout, max_rows).tolist()
-    without = subject.masked(~keep[None], heldout)
-    needed = necessity(full, empty, without)
-    others_without = subject.masked(~random[: config.n_random_necessity], some_heldout)
-    others_needed = necessity(full[:n_pairs], empty[:n_pairs], others_without) or [float("nan")]
+    zeroed = subject.masked(keep[None], heldout, torch.zeros_like(circuit.means))[0]
+    own, *losses = exam.once(random_circuits.losses)
+    needed = necessity(full, empty, exam.without[None])
+    others_needed = necessity(full[:n_pairs], empty[:n_pairs], exam.once(random_circuits.without)) or [float("nan")]
     random_needed = torch.tensor(others_needed, dtype=torch.float64)
     return CircuitEntry(
         seed=seed,
@@ -241,7 +246,7 @@ def circuit_entry(subject: TaskSearch, circuit: Circuit, pruned: Pruned, path: s
                 ("circuit: the rest at its mean", answers),
                 ("circuit: the rest at zero", circuit.calibration.apply(zeroed)),
                 ("edge circuit: deleted edges carry means", edge_answers),
-                ("full model without the circuit", full_fit.apply(without[0])),
+                ("full model without the circuit", full_fit.apply(exam.without)),
                 ("empty circuit", empty_fit.apply(empty)),
             )
         ),

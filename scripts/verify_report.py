@@ -8,7 +8,7 @@ folder; pairs are built anew. Number of threads and batch sizes are the recorded
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from json import loads
 from pathlib import Path
@@ -124,13 +124,12 @@ def val_loss(subject: TaskSearch, circuit: Circuit, pairs: Pairs) -> float:
     return float(looking.loss(circuit.keep[None], [0])[0][0])
 
 
-def recompute(run: Path, stored: TaskEntry, tasks: Sequence[TaskEntry]) -> TaskEntry:
+def recompute(run: Path, stored: TaskEntry) -> TaskEntry:
     """A task's entry of report.json, from the files of the run's folder.
 
     Args:
         run: folder of a finished run.
         stored: the task's entry in report.json.
-        tasks: those of all tasks.
 
     Raises:
         FileNotFoundError: a file that the entry rests on is not there.
@@ -181,7 +180,7 @@ def main(config: VerifyRun, run_dir: Path) -> None:
     tasks = from_dict(CircuitsSection, report["circuits"]).tasks
     rows: list[CheckedNumber] = []
     for stored in tasks:
-        named = compare({stored.task: plain(stored)}, {stored.task: plain(recompute(run, stored, tasks))})
+        named = compare({stored.task: plain(stored)}, {stored.task: plain(recompute(run, stored))})
         for row in named:
             recomputed = "-" if row.recomputed is None else f"{row.recomputed[0]}"
             print(f"{row.place:<70} {row.stored[0]!s:>24} {recomputed:>24} {row.difference:>10.3g}")

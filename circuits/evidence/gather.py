@@ -57,6 +57,11 @@ class RunFiles:
     def load(cls, export: Path, folder: Path, find: FindConfig) -> "RunFiles":
         """Those of the exported model in a run's folder."""
         tokenizer = Tokenizer.load(export / "tokenizer.json")
+
+        @cache
+        def pairs(task: str) -> Pairs:
+            return Pairs.build(task, tokenizer, find)
+
         return cls(
             folder=folder,
             model=load_model(export),
@@ -64,7 +69,7 @@ class RunFiles:
             windows=load_file(folder / "circuits" / CARD_WINDOWS)["windows"],
             tokenizer=tokenizer,
             find=find,
-            pairs=cache(lambda task: Pairs.build(task, tokenizer, find)),
+            pairs=pairs,
         )
 
     def shifted(self, task: str) -> PairSet:

@@ -7,6 +7,7 @@ import copy
 from dataclasses import replace
 from math import exp, log2, sqrt
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from circuits.answers import run_answers
 from circuits.calibrate import calibrated_loss
 from circuits.circuit import Circuit, Provenance
 from circuits.edges import find_edges, join_weight, joins
-from circuits.evidence import hypotheses, partial, random_circuits
+from circuits.evidence import gather, hypotheses, partial, random_circuits
 from circuits.evidence.agreement import cohens_kappa, heldout_agreement, shared_errors
 from circuits.evidence.curve import SHARES, area, circuit_first, cmd, cpr, edge_diffs, effect_shares
 from circuits.evidence.deletions import (
@@ -70,6 +71,7 @@ from circuits.evidence.specificity import damage, other_tasks, pretraining_damag
 from circuits.evidence.thresholds import CardConfig
 from circuits.intervals import interval
 from circuits.masks import NodeSpace, ablation_hooks
+from circuits.means import measure_means
 from circuits.tasks.loss import Calibration, logit_diff, pair_logit_diff, task_loss
 from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairText, Side
@@ -191,16 +193,27 @@ def test_permuted_model_keeps_patterns_values_and_vectors(model):
     assert torch.equal(again, null.embed.weight) and not torch.equal(other, null.embed.weight)
 
 
-def test_nulls_are_searched_in_permuted_weights_and_with_permuted_labels(model):
+def test_nulls_are_searched_in_permuted_weights_and_with_permuted_labels(model, exam, monkeypatch):
     asked = []
 
-    def search(null: Transformer, kind: str, seed: int) -> int | None:
-        asked.append((null is model, kind, seed))
-        return 7 if kind == "labels" else None
+    def search(files, name, seed, null, means, pairs, progress):
+        asked.append((null is model, means is own_means, pairs, seed))
+        pruned = SimpleNamespace(reached=pairs == "labels", keep=exam.keep)
+        return SimpleNamespace(model=null, space=exam.space), pruned
 
-    found = search_nulls(model, search, [0, 1])
-    assert asked == [(False, "weights", 0), (True, "labels", 0), (False, "weights", 1), (True, "labels", 1)]
-    assert found == [None, 7, None, 7]
+    monkeypatch.setattr(gather, "_search", search)
+    monkeypatch.setattr(gather, "Pairs", SimpleNamespace(build=lambda name, tokenizer, find, twin: twin))
+    own_means, windows = (
+        measure_means(model, torch.ones(2, 8, dtype=torch.int64), source="", weights_sha256=""),
+        torch.ones(2, 8),
+    )
+    files = SimpleNamespace(
+        model=model, means=own_means, windows=windows.long(), tokenizer=None, find=None, pairs=lambda name: name
+    )
+    found = gather.null_sizes(files, "task", 2)  # pyright: ignore[reportArgumentType]
+    weights, labels = (False, False, "task"), (True, True, "labels")
+    assert asked == [(*weights, 0), (*labels, 0), (*weights, 1), (*labels, 1)]
+    assert found == [None, exam.circuit.n_edges, None, exam.circuit.n_edges]
 
 
 def test_size_ratio_by_hand():

@@ -88,7 +88,7 @@ def entry_of(run: Path) -> dict:
 
 def recomputed(run: Path) -> dict:
     entry = from_dict(TaskEntry, entry_of(run))
-    return plain(recompute(run, entry, [entry]))
+    return plain(recompute(run, entry))
 
 
 def test_every_marked_number_is_recomputed_to_the_last_bit(run):
