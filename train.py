@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from circuits.run import VIEWS, TrainRun, studies, train_and_read
+from circuits.run import KINDS, TrainRun, studies, train_and_read, val_loss
 from sparsetrain.entry import entry
 from sparsetrain.studies.catalogue import build_study
 from sparsetrain.studies.run import run_study
@@ -19,10 +19,10 @@ def main(config: TrainRun, run_dir: Path) -> float | None:
     """Runs every stage; returns the validation loss (nats/token) of a single model, for sweeps."""
     command = shlex.join(["python", "train.py", *sys.argv[1:]])
     if config.study.kind != "none":
-        run_study(build_study(studies(command), config, config.study), run_dir, VIEWS, command)
+        run_study(build_study(studies(command), config, config.study), run_dir, KINDS, command)
         return None
     report = train_and_read(config, run_dir, command)
-    return None if report is None else report["training"]["val_loss"]["mixed"]["value"]
+    return None if report is None else val_loss(report)
 
 
 if __name__ == "__main__":

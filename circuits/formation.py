@@ -9,9 +9,8 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from circuits.circuit import Circuit
 from circuits.section import (
@@ -21,15 +20,18 @@ from circuits.section import (
     FormationTask,
     SparsityCurves,
     SplitCurve,
+    TaskEntry,
 )
 from circuits.tasks import get_task
+from sparsetrain.report import Report
+from sparsetrain.report.sections import TrainingSection
+from sparsetrain.representation.section import RepresentationSection
 from sparsetrain.stats.number import Number, StepCurve, number
 from sparsetrain.stats.sets import jaccard
 from sparsetrain.store import write_atomic
 from sparsetrain.typed import Count, from_dict, plain
 
 FOLDER = "formation"
-NO_CURVE = {"step": [], "value": []}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,19 +87,19 @@ class Look:
 
     step: int
     folder: Path
-    tasks: Sequence[Mapping[str, Any]]
+    tasks: Sequence[TaskEntry]
 
-    def task(self, name: str) -> Mapping[str, Any]:
+    def task(self, name: str) -> TaskEntry:
         """A task's entry."""
-        return next(task for task in self.tasks if task["task"] == name)
+        return next(task for task in self.tasks if task.task == name)
 
     def nodes(self, name: str) -> set[str]:
         """Nodes of a task's best circuit; none where there is no circuit."""
-        found = self.task(name)["circuits"]
-        return set(Circuit.load(self.folder / found[0]["path"]).node_ids) if found else set()
+        found = self.task(name).circuits
+        return set(Circuit.load(self.folder / found[0].path).node_ids) if found else set()
 
 
-def formation_section(run_dir: Path, tasks: Sequence[str], n_steps: int, report: Mapping[str, Any]) -> FormationSection:
+def formation_section(run_dir: Path, tasks: Sequence[str], n_steps: int, report: Report) -> FormationSection:
     """The `formation` section of report.json, from the files of every step looked at.
 
     Args:
@@ -110,29 +112,30 @@ def formation_section(run_dir: Path, tasks: Sequence[str], n_steps: int, report:
         Look(
             step=int(folder.name.rpartition("_")[2]),
             folder=folder,
-            tasks=json.loads((folder / "section.json").read_text())["tasks"],
+            tasks=from_dict(CircuitsSection, json.loads((folder / "section.json").read_text())).tasks,
         )
         for folder in (run_dir / FOLDER).glob("step_*")
     ]
-    last = Look(step=n_steps, folder=run_dir, tasks=report["circuits"]["tasks"])
+    last = Look(step=n_steps, folder=run_dir, tasks=report.section("circuits", CircuitsSection).tasks)
     looks = [*sorted(looks, key=lambda look: look.step), last]
     final = {name: last.nodes(name) for name in tasks}
     return FormationSection(
         tasks=tuple(
             FormationTask(task=name, points=tuple(_point(look, name, final) for look in looks)) for name in tasks
         ),
-        density=from_dict(StepCurve, report.get("training", {}).get("curves", {}).get("density", NO_CURVE)),
-        sparsity=_sparsity(report.get("representation")),
+        density=report.section("training", TrainingSection).curves.get("density", StepCurve(step=(), value=())),
+        sparsity=_sparsity(report.sections.get("representation")),
     )
 
 
 def _point(look: Look, name: str, final: Mapping[str, set[str]]) -> FormationPoint:
     task, own = look.task(name), look.nodes(name)
-    numbers = {"model_loss": task["gate"]["loss"], "model_accuracy": task["gate"]["accuracy"]}
+    numbers: dict[str, Number] = {"model_loss": task.gate.loss, "model_accuracy": task.gate.accuracy}
     overlaps: dict[str, Number] = {}
-    if task["circuits"]:
-        numbers |= {key: task["circuits"][0][key] for key in ("n_nodes", "n_edges", "task_loss")}
-        numbers["jaccard_seeds"] = task["seeds"]["jaccard_nodes"]
+    if task.circuits:
+        numbers |= {key: getattr(task.circuits[0], key) for key in ("n_nodes", "n_edges", "task_loss")}
+    if task.circuits and task.seeds is not None:
+        numbers["jaccard_seeds"] = task.seeds.jaccard_nodes
     if own and final[name]:
         overlaps["jaccard_final"] = number(jaccard([own, final[name]]), "fraction", "measured")
     shared = [jaccard([own, nodes]) for task, nodes in final.items() if own and nodes and task != name]
@@ -141,20 +144,20 @@ def _point(look: Look, name: str, final: Mapping[str, set[str]]) -> FormationPoi
         mean = sum(others) / len(others)
         overlaps["jaccard_other_tasks"] = number(mean, "fraction", "measured", n=len(others))
     # A curve over training: the weights of its earlier points need not be kept.
-    measured = {key: from_dict(Number, {**entry, "status": "measured"}) for key, entry in numbers.items()}
-    return FormationPoint(step=look.step, status=task["status"], **measured, **overlaps)
+    measured = {key: replace(entry, status="measured") for key, entry in numbers.items()}
+    return FormationPoint(step=look.step, status=task.status, **measured, **overlaps)
 
 
-def _sparsity(representation: Mapping[str, Any] | None) -> SparsityCurves:
+def _sparsity(representation: RepresentationSection | None) -> SparsityCurves:
     """The headline measure of the residual stream before the last norm, per split."""
-    if representation is None:
+    if representation is None or representation.training is None:
         return SparsityCurves()
-    measure, hook = representation["headline"], "final_norm.hook_resid"
-    training = representation["training"]
+    measure, hook = representation.headline, "final_norm.hook_resid"
+    training = representation.training
     curves = tuple(
-        SplitCurve(split=split["name"], step=tuple(training["steps"]), value=tuple(values))
-        for curve in training["curves"]
-        if (curve["measure"], curve["hook_point"]) == (measure, hook)
-        for split, values in zip(representation["splits"], curve["value"], strict=True)
+        SplitCurve(split=split.name, step=training.steps, value=values)
+        for curve in training.curves
+        if (curve.measure, curve.hook_point) == (measure, hook)
+        for split, values in zip(representation.splits, curve.value, strict=True)
     )
     return SparsityCurves(measure=measure, hook_point=hook, curves=curves)

@@ -34,24 +34,24 @@ from circuits.section import (
     Viewer,
 )
 from circuits.tasks import TASKS, get_task
-from circuits.views import VIEWS as CIRCUIT_VIEWS
+from circuits.views import KINDS as CIRCUIT_KINDS
 from sparsetrain.data import Corpus
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.export import load_model, read_meta
 from sparsetrain.model import Transformer
 from sparsetrain.progress import progress_bar
-from sparsetrain.report import save_report, value_of
-from sparsetrain.report.blocks import View
+from sparsetrain.report import Kinds, Report, save_report
 from sparsetrain.report.render import render
+from sparsetrain.report.sections import TrainingSection
 from sparsetrain.run import MEANS_SOURCE, RunConfig, Watch, log_to_wandb, text_windows, train
 from sparsetrain.store import fingerprint, once, sha256
 from sparsetrain.studies.catalogue import STUDIES, Catalogue, StudyConfig
-from sparsetrain.studies.page import VIEWS as OWN_VIEWS
+from sparsetrain.studies.page import KINDS as OWN_KINDS
 from sparsetrain.training.callbacks import AtSteps
 from sparsetrain.training.fit import Exporter
-from sparsetrain.typed import Count, from_dict, plain, to_dict
+from sparsetrain.typed import Count, plain, to_dict
 
-VIEWS: Mapping[str, View] = {**OWN_VIEWS, **CIRCUIT_VIEWS}
+KINDS: Kinds = {**OWN_KINDS, **CIRCUIT_KINDS}
 N_TEXT_WINDOWS = 64  # ours: windows of held-out text on which the circuit page looks for activations
 TEXT_SOURCE = "held-out documents in the training mixture"
 
@@ -113,7 +113,7 @@ def studies(command: str) -> Catalogue:
     def read(config: TrainRun, folder: Path) -> tuple[float, CircuitsSection]:
         report = train_and_read(config, folder, command)
         assert report is not None, "only stop_at_step ends a run early, and a study has none"
-        return value_of(report["training"]["val_loss"]["mixed"]), from_dict(CircuitsSection, report["circuits"])
+        return val_loss(report), report.section("circuits", CircuitsSection)
 
     return {
         **STUDIES,
@@ -123,15 +123,22 @@ def studies(command: str) -> Catalogue:
     }
 
 
-def publish(report: dict[str, Any], run_dir: Path, loggers: list[Any]) -> None:
+def val_loss(report: Report) -> float:
+    """Validation loss of a run's model in the training mixture, nats/token."""
+    value = report.section("training", TrainingSection).val_loss["mixed"].value
+    assert value is not None
+    return value
+
+
+def publish(report: Report, run_dir: Path, loggers: list[Any]) -> None:
     """Writes report.json, renders it, sends it to W&B and says where it is."""
     save_report(report, run_dir / "report.json")
-    paths = render(report, VIEWS, run_dir)
-    log_to_wandb(loggers, report, VIEWS, run_dir)
+    paths = render(report, KINDS, run_dir)
+    log_to_wandb(loggers, report, KINDS, run_dir)
     print(f"report: {paths['html']}")
 
 
-def train_and_read(config: TrainRun, run_dir: Path, command: str) -> dict[str, Any] | None:
+def train_and_read(config: TrainRun, run_dir: Path, command: str) -> Report | None:
     """Runs every stage of one model and writes the report.
 
     Args:
@@ -143,7 +150,7 @@ def train_and_read(config: TrainRun, run_dir: Path, command: str) -> dict[str, A
         The report; None where the run was stopped before its schedule ended.
     """
     done = train(config, run_dir, command, watch=_watch(config, run_dir))
-    if done.export is None:
+    if done.export is None or done.report is None:
         print(f"stopped at step {config.stop_at_step}; continue with ckpt_path=last hydra.run.dir={run_dir}")
         return None
     report = done.report
@@ -158,11 +165,11 @@ def train_and_read(config: TrainRun, run_dir: Path, command: str) -> dict[str, A
                 on_task=lambda task: print(describe_task(task)),
                 progress=config.trainer.progress,
             )
-            report["circuits"] = plain(section)
+            report = report.plus(circuits=section)
     if config.formation.tasks:
         formed = formation_section(run_dir, config.formation.tasks, config.trainer.n_steps, report)
-        report["formation"] = plain(formed)
-    report["stages"] = plain(done.stages.times())
+        report = report.plus(formation=formed)
+    report = report.plus(*done.stages.times())
     publish(report, run_dir, done.loggers)
     return report
 

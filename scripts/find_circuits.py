@@ -17,8 +17,8 @@ import torch
 
 from circuits.evidence.thresholds import PRESETS
 from circuits.run import (
+    KINDS,
     N_TEXT_WINDOWS,
-    VIEWS,
     CircuitsConfig,
     describe_task,
     merge_tasks,
@@ -32,11 +32,11 @@ from circuits.views.card import summary
 from sparsetrain.data import prepare_corpus
 from sparsetrain.entry import entry, load_run, require
 from sparsetrain.export import latest_export
-from sparsetrain.report import load_report, number, save_report
+from sparsetrain.report import StageTime, load_report, save_report
 from sparsetrain.report.render import render
 from sparsetrain.run import RunConfig, cache_dir, log_to_wandb, text_windows
+from sparsetrain.stats.number import number
 from sparsetrain.training.metrics import wandb_loggers
-from sparsetrain.typed import from_dict, plain
 
 N_CARD_WINDOWS = 64  # ours: windows of validation text for the criteria that need pretraining text
 
@@ -65,16 +65,16 @@ def main(config: FindCircuitsRun, run_dir: Path) -> None:
     circuits = replace(config.circuits, tasks=tuple(config.task.split(","))) if config.task else config.circuits
     run = Path(require("run", config.run))
     export = latest_export(run)
-    report = load_report(run / "report.json")
+    report = load_report(run / "report.json", KINDS)
     trained = load_run(RunConfig, run)
     started = time.perf_counter()
-    torch.set_num_threads(report["run"]["n_threads"])  # the same numbers whatever OMP_NUM_THREADS says
+    torch.set_num_threads(report.run.n_threads)  # the same numbers whatever OMP_NUM_THREADS says
 
     def windows(split: str, n: int):
         corpus = prepare_corpus(trained.data, cache_dir(trained), progress=config.progress)
         return text_windows(corpus, trained, split, n)
 
-    old = from_dict(CircuitsSection, report["circuits"]) if "circuits" in report else None
+    old = report.section("circuits", CircuitsSection) if "circuits" in report.sections else None
     new = run_circuits(
         export,
         run,
@@ -101,13 +101,15 @@ def main(config: FindCircuitsRun, run_dir: Path) -> None:
             progress=config.progress,
         )
     ratios = size_ratios(tasks, seed=0, n_boot=find.n_boot) if any(task.baselines for task in tasks) else None
-    report["circuits"] = plain(replace(section, tasks=tasks, baselines=ratios))
     seconds = number(time.perf_counter() - started, "s", "measured")
-    report["stages"].append({"name": f"find_circuits {config.task}".strip(), "seconds": seconds})
+    report = report.plus(
+        StageTime(name=f"find_circuits {config.task}".strip(), seconds=seconds),
+        circuits=replace(section, tasks=tasks, baselines=ratios),
+    )
     save_report(report, run / "report.json")
-    paths = render(report, VIEWS, run)
+    paths = render(report, KINDS, run)
     logger = trained.logger if config.wandb == "as_run" else replace(trained.logger, wandb=config.wandb)
-    log_to_wandb(wandb_loggers(logger, run, f"{trained.name}-find_circuits"), report, VIEWS, run)
+    log_to_wandb(wandb_loggers(logger, run, f"{trained.name}-find_circuits"), report, KINDS, run)
     print(f"report: {paths['html']}")
 
 

@@ -24,7 +24,7 @@ from sparsetrain.hooks import select_points
 from sparsetrain.progress import progress_bar
 from sparsetrain.report import Report, RunFacts, StageTime, WeightsFacts, save_report
 from sparsetrain.report.render import render
-from sparsetrain.report.sections import VIEWS
+from sparsetrain.report.sections import KINDS
 from sparsetrain.representation.section import FilesEntry, MeasuredModel, MeasurementSection
 from sparsetrain.representation.survey import Survey, SurveyConfig, survey, write_examples
 from sparsetrain.representation.table import append_rows
@@ -117,7 +117,7 @@ def main(config: MeasureSparsityRun, run_dir: Path) -> None:
         sections={"measurement": MeasurementSection(model=described, **shared)},
     )
     save_report(report, run_dir / "report.json")
-    print(f"report: {render(report, VIEWS, run_dir)['html']}")
+    print(f"report: {render(report, KINDS, run_dir)['html']}")
 
 
 if __name__ == "__main__":

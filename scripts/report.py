@@ -6,7 +6,7 @@ python scripts/report.py run=runs/quickstart/<stamp>
 from dataclasses import dataclass
 from pathlib import Path
 
-from circuits.run import VIEWS
+from circuits.run import KINDS
 from sparsetrain.entry import entry, require
 from sparsetrain.report import load_report
 from sparsetrain.report.render import render
@@ -26,7 +26,7 @@ def main(config: ReportRun, run_dir: Path) -> None:
     run = Path(require("run", config.run))
     if not (run / "report.json").is_file():
         raise FileNotFoundError(2, "no report.json in this run; has it finished? It is written by train.py", str(run))
-    paths = render(load_report(run / "report.json"), VIEWS, run)
+    paths = render(load_report(run / "report.json", KINDS), KINDS, run)
     print(f"report: {paths['html']}")
 
 

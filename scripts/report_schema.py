@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from circuits.run import VIEWS
+from circuits.run import KINDS
 from sparsetrain.entry import entry
 from sparsetrain.report import file_type
 from sparsetrain.store import write_atomic
@@ -22,7 +22,7 @@ NUMBER = "#/$defs/Number"
 
 def report_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a whole report with the sections of every stage."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **json_schema(file_type(VIEWS))}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **json_schema(file_type(KINDS))}
 
 
 def tables(schema: Mapping[str, Any]) -> str:

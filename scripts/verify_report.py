@@ -23,6 +23,7 @@ from circuits.evidence.gather import RunFiles, card_of
 from circuits.evidence.thresholds import CardConfig
 from circuits.find import examined, judged
 from circuits.means import Means
+from circuits.run import KINDS
 from circuits.search.comparison import ranked_entry
 from circuits.search.learn import MaskRun
 from circuits.search.search import Pruned, Search
@@ -173,11 +174,11 @@ class VerifyRun:
 def main(config: VerifyRun, run_dir: Path) -> None:
     """Prints the table, the share of recomputable numbers and what is wrong."""
     run = Path(require("run", config.run))
-    report = load_report(run / "report.json")
-    if "circuits" not in report:
+    report = load_report(run / "report.json", KINDS)
+    if "circuits" not in report.sections:
         raise ValueError(f"run={run}: its report holds no circuits; scripts/find_circuits.py finds some")
-    torch.set_num_threads(report["run"]["n_threads"])
-    tasks = from_dict(CircuitsSection, report["circuits"]).tasks
+    torch.set_num_threads(report.run.n_threads)
+    tasks = report.section("circuits", CircuitsSection).tasks
     rows: list[CheckedNumber] = []
     for stored in tasks:
         named = compare({stored.task: plain(stored)}, {stored.task: plain(recompute(run, stored))})

@@ -6,7 +6,7 @@ watchers, exports the model and returns a `TrainedRun`, from which later stages 
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from sparsetrain.data.shifts import ShiftsConfig, build_shifts
 from sparsetrain.data.stream import val_batches
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
-from sparsetrain.report import Report, RunFacts, StageTime, WeightsFacts
+from sparsetrain.report import Kinds, Report, RunFacts, StageTime, WeightsFacts
 from sparsetrain.report.wandb_log import log_report
 from sparsetrain.representation.evaluate import watched_points
 from sparsetrain.representation.positions import WatchedSplit
@@ -37,7 +37,6 @@ from sparsetrain.training.fit import Exporter, Recipe, TrainerConfig, train_mode
 from sparsetrain.training.metrics import LoggerConfig, wandb_loggers
 from sparsetrain.training.resume import resume_path
 from sparsetrain.training.section import training_section
-from sparsetrain.typed import plain
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +118,8 @@ class TrainedRun:
     corpus: Corpus
     export: Path | None
     """None where the run was stopped before its schedule ended: nothing was exported."""
-    report: dict[str, Any]
+    report: Report | None
+    """The sections so far; None like `export`."""
     loggers: list[Any]
     stages: Stages
 
@@ -225,7 +225,7 @@ def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda 
             resume=resume,
             stop_at_step=config.stop_at_step,
         )
-    folder, report = None, {}
+    folder, report = None, None
     if trained.complete:
         with stages("export"):
             folder = trained.export()
@@ -241,11 +241,11 @@ def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda 
                     tensors=() if trained.sparsity is None else trained.sparsity.audit(),
                 ),
             },
-        ).plain()
+        )
         if config.ood.enabled:
             with stages("representation"):
                 section = describe_representation(config, trained.model, start, splits, run_dir)
-                report["representation"] = plain(section)
+                report = report.plus(representation=section)
     return TrainedRun(model=trained.model, corpus=corpus, export=folder, report=report, loggers=loggers, stages=stages)
 
 
@@ -289,11 +289,9 @@ def text_windows(corpus: Corpus, config: RunConfig, split: str, n_windows: int) 
     return torch.from_numpy(stream.batch(0)[:, :-1])
 
 
-def log_to_wandb(
-    loggers: Sequence[Any], report: Report | Mapping[str, Any], views: Mapping[str, Any], run_dir: Path
-) -> None:
+def log_to_wandb(loggers: Sequence[Any], report: Report, kinds: Kinds, run_dir: Path) -> None:
     """Sends the report to every W&B logger of the run and closes its run, so that the next one in a sweep is its own."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            log_report(logger.experiment, report, views, run_dir / "report.html")
+            log_report(logger.experiment, report, kinds, run_dir / "report.html")
             logger.experiment.finish()

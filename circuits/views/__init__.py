@@ -1,20 +1,19 @@
 """What circuits contribute to the report: the task table, a drawing of each circuit, each small one in words, circuits as
 they form, and several models side by side.
 
-The entry point hands `VIEWS` to the report beside those of `sparsetrain.report.sections`.
+The entry point hands `KINDS` to the report beside those of `sparsetrain.report.sections`.
 """
 
 from circuits.section import ArmsSection, CircuitsSection, FormationSection
 from circuits.views.arms import arms
 from circuits.views.formation import formation
 from circuits.views.tasks import circuits
-from sparsetrain.report import SectionKind
-from sparsetrain.report.blocks import View
+from sparsetrain.report import Kinds, SectionKind
 
-VIEWS: dict[str, View | SectionKind] = {
+KINDS: Kinds = {
     "arms": SectionKind(schema=ArmsSection, view=arms),
     "circuits": SectionKind(schema=CircuitsSection, view=circuits),
     "formation": SectionKind(schema=FormationSection, view=formation),
 }
 
-__all__ = ["VIEWS", "arms", "circuits", "formation"]
+__all__ = ["KINDS", "arms", "circuits", "formation"]

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from circuits.section import FormationPoint, FormationSection, FormationTask
-from sparsetrain.report import value_of
-from sparsetrain.report.blocks import Block, Column, Curve, Details, Grid, Lines, Table, Text, format_number
+from sparsetrain.report.blocks import Block, Column, Curve, Details, Grid, Lines, Table, Text, format_number, value_of
 
 
 def formation(section: FormationSection) -> list[Block]:

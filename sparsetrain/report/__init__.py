@@ -14,33 +14,21 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, make_dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar, overload
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import torch
 from pydantic import StringConstraints
 
 import sparsetrain
-from sparsetrain.report.blocks import Block, as_number, value_of
-from sparsetrain.stats import number as typed
+from sparsetrain.report.blocks import Block
 from sparsetrain.stats.number import Number
 from sparsetrain.store import write_atomic
 from sparsetrain.typed import from_dict, plain
 
-__all__ = [
-    "Number", "Report", "RunFacts", "SectionKind", "Sha256", "StageTime", "WeightsFacts", "as_number", "load_report", "number",
-    "parse_report", "save_report", "value_of",
-]  # fmt: skip
-
 SCHEMA_VERSION = 1
-SCHEMA_PATH = Path(__file__).with_name("schema.json")
 
 T = TypeVar("T")
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
-
-
-def number(*args: Any, **settings: Any) -> dict[str, Any]:
-    """A `Number` as plain data; rooms that are typed use `sparsetrain.stats.number.number`."""
-    return plain(typed.number(*args, **settings))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,14 +132,14 @@ class SectionKind(Generic[T]):
     schema: type[T]
     view: Callable[[T], list[Block]]
 
-    def __call__(self, section: Any) -> list[Block]:
-        """The blocks of a section, given typed or as plain data."""
-        return self.view(from_dict(self.schema, section) if isinstance(section, dict) else section)
+
+Kinds = Mapping[str, SectionKind[Any]]
+"""Section name -> kind, in reading order."""
 
 
-def dumps(report: Report | Mapping[str, Any]) -> str:
+def dumps(report: Report) -> str:
     """The canonical text of a report: sorted keys, one entry a line, lists of scalars on one line, ASCII only."""
-    return _encode(report.plain() if isinstance(report, Report) else plain(report), "") + "\n"
+    return _encode(report.plain(), "") + "\n"
 
 
 def _encode(data: Any, indent: str) -> str:
@@ -164,7 +152,7 @@ def _encode(data: Any, indent: str) -> str:
     return json.dumps(data, allow_nan=False)
 
 
-def save_report(report: Report | Mapping[str, Any], path: Path | str) -> Path:
+def save_report(report: Report, path: Path | str) -> Path:
     """Writes `report` as canonical JSON, atomically.
 
     Raises:
@@ -181,39 +169,34 @@ HEAD: Mapping[str, Any] = {
 """What every report may have beside its sections, as fields of a dataclass."""
 
 
-def _check_version(data: object) -> dict[str, Any]:
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION or not isinstance(data, dict):
-        raise ValueError(f"schema_version={version!r}; this version reads {SCHEMA_VERSION}. Run the report again")
-    return data
-
-
-def check_kinds(sections: Iterable[str], kinds: Mapping[str, Any]) -> None:
+def check_kinds(sections: Iterable[str], kinds: Kinds) -> None:
     """Refuses sections that are not among `kinds`; the ValueError names them."""
     if unknown := sorted(set(sections) - set(kinds)):
         raise ValueError(f"no view for report section(s) {', '.join(unknown)}; views given: {', '.join(kinds)}")
 
 
-def parse_report(data: object, kinds: Mapping[str, Any]) -> Report:
+def parse_report(data: object, kinds: Kinds) -> Report:
     """A report from plain data.
 
     Args:
         data: what `report.json` holds.
-        kinds: section name -> `SectionKind`; a section whose kind is a bare view stays plain data.
+        kinds: of the sections that it may hold.
 
     Raises:
         ValueError: not a report, one of another schema version, a section that is not among `kinds`, or one of another shape; one line.
     """
-    data = _check_version(data)
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION or not isinstance(data, dict):
+        raise ValueError(f"schema_version={version!r}; this version reads {SCHEMA_VERSION}. Run the report again")
     check_kinds(data.keys() - {"schema_version", *HEAD}, kinds)
     parsed = from_dict(file_type(kinds), data)
     sections = {name: section for name in kinds if (section := getattr(parsed, name)) is not None}
     return Report(run=parsed.run, weights=parsed.weights, stages=parsed.stages, sections=sections)
 
 
-def file_type(kinds: Mapping[str, Any]) -> Any:
+def file_type(kinds: Kinds) -> Any:
     """The shape of a whole `report.json` with sections of these kinds, as one dataclass."""
-    return _file_type(tuple((name, getattr(kind, "schema", Any)) for name, kind in kinds.items()))
+    return _file_type(tuple((name, kind.schema) for name, kind in kinds.items()))
 
 
 @cache
@@ -224,21 +207,14 @@ def _file_type(schemas: tuple[tuple[str, Any], ...]) -> Any:
     )
 
 
-@overload
-def load_report(path: Path | str) -> dict[str, Any]: ...
-@overload
-def load_report(path: Path | str, kinds: Mapping[str, Any]) -> Report: ...
-def load_report(path: Path | str, kinds: Mapping[str, Any] | None = None) -> Report | dict[str, Any]:
-    """Reads a `report.json`; without `kinds` as plain data.
+def load_report(path: Path | str, kinds: Kinds) -> Report:
+    """Reads a `report.json`.
 
     Raises:
         ValueError: not a report that this version reads, see `parse_report`; the message names the file.
     """
     data = json.loads(Path(path).read_text(encoding="utf-8"))
     try:
-        if kinds is not None:
-            return parse_report(data, kinds)
-        _check_version(data)
-        return data
+        return parse_report(data, kinds)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

@@ -6,7 +6,7 @@ other blocks that say the same for renderers that cannot run it. `inside` and `w
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -275,7 +275,6 @@ Block = (
     | Details
     | Choice
 )
-View = Callable[[Any], list[Block]]
 
 
 def inside(block: Block) -> tuple[Panel, ...]:
@@ -303,14 +302,8 @@ def walk(blocks: Iterable[Block]) -> Iterator[Block]:
             yield from walk(panel.blocks)
 
 
-def as_number(entry: Any) -> Any:
-    """A number in plain data as a `Number`; anything else as it is."""
-    return Number(**entry) if isinstance(entry, dict) and {"value", "unit"} <= entry.keys() else entry
-
-
 def value_of(entry: Any) -> Any:
     """The bare value of a `Number`; anything else as it is."""
-    entry = as_number(entry)
     return entry.value if isinstance(entry, Number) else entry
 
 
@@ -325,7 +318,6 @@ def format_number(value: Value, unit: str = "") -> str:
         `2.413`, `12,345`, `98.4%`, `3 min 12 s`, for None a dash. The interval is left to `format_interval`, the unit
         to `format_unit` unless it is part of the number.
     """
-    value = as_number(value)
     if isinstance(value, Number):
         value, unit = value.value, value.unit
     if value is None or isinstance(value, str):
@@ -352,7 +344,6 @@ def format_number(value: Value, unit: str = "") -> str:
 
 def format_interval(value: Value | Cell) -> str:
     """`2.38 to 2.44` for a `Number` with an interval, else empty."""
-    value = as_number(value)
     if not isinstance(value, Number) or value.lo is None or value.hi is None:
         return ""
     return f"{format_number(value.lo, value.unit)} to {format_number(value.hi, value.unit)}"
@@ -360,7 +351,6 @@ def format_interval(value: Value | Cell) -> str:
 
 def format_unit(value: Value, unit: str = "") -> str:
     """The unit to print behind `format_number`; empty where the number already says it."""
-    value = as_number(value)
     if isinstance(value, Number):
         value, unit = value.value, value.unit
     return "" if value is None or isinstance(value, str) or unit == "s" else unit.removeprefix("fraction").strip()
@@ -368,7 +358,6 @@ def format_unit(value: Value, unit: str = "") -> str:
 
 def note_of(value: Value | Cell) -> str:
     """Interval, sample size, seed, note and status of a `Number` in one line; empty for a plain value."""
-    value = as_number(value)
     if not isinstance(value, Number):
         return ""
     n = "" if value.n is None else f"n = {value.n:,}"

@@ -1,10 +1,8 @@
 """A report as a document: header, tiles, sections of blocks. What markdown, HTML and W&B all start from."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from sparsetrain.report import Report, check_kinds, parse_report
+from sparsetrain.report import Kinds, Report, check_kinds
 from sparsetrain.report.blocks import (
     Block,
     Code,
@@ -14,10 +12,8 @@ from sparsetrain.report.blocks import (
     Table,
     Text,
     Tile,
-    View,
     format_number,
 )
-from sparsetrain.typed import plain
 
 GATES_OFF = (
     "Gates are off: this is a run for trying out the machinery (debug). Every stage ran, but no accuracy or loss had "
@@ -53,21 +49,20 @@ class Document:
     sections: tuple[Section, ...]
 
 
-def assemble(report: Report | Mapping[str, Any], views: Mapping[str, View]) -> Document:
-    """Turns `report` into a document, one section per view whose data exist, in the order of `views`.
+def assemble(report: Report, kinds: Kinds) -> Document:
+    """Turns `report` into a document, its sections in the order of `kinds`.
 
     Raises:
         ValueError: the report has a section that no view shows.
     """
-    report = report if isinstance(report, Report) else parse_report(plain(report), views)
-    check_kinds(report.sections, views)
+    check_kinds(report.sections, kinds)
     gates_off = report.run.gates == "off"
     tiles: list[Tile] = []
     sections: list[Section] = []
-    for name, view in views.items():
+    for name, kind in kinds.items():
         if name not in report.sections:
             continue
-        blocks = view(report.sections[name])
+        blocks = kind.view(report.sections[name])
         tiles += [block for block in blocks if isinstance(block, Tile)]
         shown = tuple(block for block in blocks if not isinstance(block, Tile))
         sections.append(Section(name=name, title=name.capitalize(), blocks=shown))

@@ -1,23 +1,20 @@
 """report.json -> report.md and report.html, through the views that the entry point hands in."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from sparsetrain.report import Report
-from sparsetrain.report.blocks import View
+from sparsetrain.report import Kinds, Report
 from sparsetrain.report.document import assemble
 from sparsetrain.report.html import to_html
 from sparsetrain.report.markdown import to_markdown
 from sparsetrain.store import write_atomic
 
 
-def render(report: Report | Mapping[str, Any], views: Mapping[str, View], out_dir: Path | str) -> dict[str, Path]:
+def render(report: Report, kinds: Kinds, out_dir: Path | str) -> dict[str, Path]:
     """Writes `report.md` and `report.html` into `out_dir`, each atomically.
 
     Args:
         report: as loaded from `report.json`.
-        views: section name -> view, in reading order: `sparsetrain.report.sections.VIEWS | circuits.views.VIEWS`.
+        kinds: of its sections, in reading order.
         out_dir: folder, made if it is not there.
 
     Returns:
@@ -27,7 +24,7 @@ def render(report: Report | Mapping[str, Any], views: Mapping[str, View], out_di
         ValueError: the report has a section that no view shows.
     """
     out_dir = Path(out_dir)
-    document = assemble(report, views)
+    document = assemble(report, kinds)
     return {
         "md": write_atomic(out_dir / "report.md", to_markdown(document)),
         "html": write_atomic(out_dir / "report.html", to_html(document)),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsetrain.data import DataSection
-from sparsetrain.report import SectionKind
+from sparsetrain.report import Kinds, SectionKind
 from sparsetrain.report.blocks import (
     Block,
     Column,
@@ -190,7 +190,7 @@ def sparsity(section: SparsitySection) -> list[Block]:
     ]
 
 
-VIEWS: dict[str, Any] = {
+KINDS: Kinds = {
     "training": SectionKind(schema=TrainingSection, view=training),
     "sparsity": SectionKind(schema=SparsitySection, view=sparsity),
     "representation": SectionKind(schema=RepresentationSection, view=representation),

@@ -6,15 +6,15 @@ works offline: everything is written into the run's folder and can be synced lat
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import plotly.graph_objects as go
 import wandb
 
-from sparsetrain.report import Report
-from sparsetrain.report.blocks import Block, Cell, Heatmap, Lines, Table, View, inside, value_of
+from sparsetrain.report import Kinds, Report
+from sparsetrain.report.blocks import Block, Cell, Heatmap, Lines, Table, inside, value_of
 from sparsetrain.report.document import assemble
 from sparsetrain.report.figures import figure
 from sparsetrain.typed import plain
@@ -47,16 +47,16 @@ def wandb_settings() -> wandb.Settings:
     )
 
 
-def log_report(run: Any, report: Report | Mapping[str, Any], views: Mapping[str, View], html_path: Path | str) -> None:
+def log_report(run: Any, report: Report, kinds: Kinds, html_path: Path | str) -> None:
     """Logs a report to a W&B run: tiles to its summary, tables, figures, the page, and an artifact with the files.
 
     Args:
         run: a `wandb.Run`, online or offline.
         report: as loaded from `report.json`.
-        views: the views that the page was rendered with.
+        kinds: those that the page was rendered with.
         html_path: `report.html`; the artifact takes report.json, report.md and `circuits/` from the same folder.
     """
-    document, html_path = assemble(report, views), Path(html_path)
+    document, html_path = assemble(report, kinds), Path(html_path)
     for tile in document.tiles:
         run.summary[f"report/{tile.label}"] = value_of(tile.value)
         run.summary[f"report/{tile.label}: verdict"] = "not judged" if tile.tone == "none" else tile.tone
@@ -65,7 +65,7 @@ def log_report(run: Any, report: Report | Mapping[str, Any], views: Mapping[str,
         _collect(section.blocks, f"report/{section.name}", media)
     media["report/page"] = wandb.Html(html_path.read_text(encoding="utf-8"), inject=False)
     run.log(media)
-    weights = plain(report).get("weights", {})
+    weights = plain(report.weights) or {}
     artifact = wandb.Artifact(f"report-{run.id}", type="report", metadata={"weights": weights})
     folder = html_path.parent
     for path in [*(folder / name for name in FILES), *sorted((folder / "circuits").rglob("*"))]:

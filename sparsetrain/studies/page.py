@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from sparsetrain.report import SectionKind
+from sparsetrain.report import Kinds, SectionKind
 from sparsetrain.report.blocks import (
     Block,
     Cell,
@@ -14,10 +14,9 @@ from sparsetrain.report.blocks import (
     Text,
     Tile,
     Tone,
-    View,
     format_number,
 )
-from sparsetrain.report.sections import VIEWS as RUN_VIEWS
+from sparsetrain.report.sections import KINDS as RUN_KINDS
 from sparsetrain.studies.section import ResultTable, StudySection
 
 TONES: Mapping[str, Tone] = {"supported": "pass", "not supported": "fail", "undecided": "warn"}
@@ -114,5 +113,5 @@ def _rules(section: StudySection) -> Block:
     return Details(summary=words, blocks=(seeds, claims))
 
 
-VIEWS: Mapping[str, View] = {"study": SectionKind(schema=StudySection, view=study), **RUN_VIEWS}
+KINDS: Kinds = {"study": SectionKind(schema=StudySection, view=study), **RUN_KINDS}
 """The views of sparsetrain in reading order."""

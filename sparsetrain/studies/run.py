@@ -1,12 +1,10 @@
 """Runs a study: plan -> stages -> verdicts -> report."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsetrain.report import Report, StageTime, save_report
-from sparsetrain.report.blocks import View
+from sparsetrain.report import Kinds, Report, StageTime, save_report
 from sparsetrain.report.render import render
 from sparsetrain.report.svg import to_svg
 from sparsetrain.run import log_to_wandb, run_facts
@@ -17,13 +15,13 @@ from sparsetrain.studies.study import Study
 from sparsetrain.training.metrics import wandb_loggers
 
 
-def run_study(study: Study, run_dir: Path, views: Mapping[str, View], command: str) -> Report:
+def run_study(study: Study, run_dir: Path, kinds: Kinds, command: str) -> Report:
     """Runs a study, going on with what the folder holds, and writes its report: the rules before the run, the rest after it.
 
     Args:
         study: what is asked, of which config.
         run_dir: where everything goes.
-        views: of the report's sections.
+        kinds: of the report's sections.
         command: the command line, for the report.
 
     Raises:
@@ -55,7 +53,7 @@ def run_study(study: Study, run_dir: Path, views: Mapping[str, View], command: s
     for figure in section.figures:
         write_atomic(run_dir / "figures" / f"{figure.key}.svg", to_svg(figure.lines()))
     save_report(report, run_dir / "report.json")
-    paths = render(report, views, run_dir)
-    log_to_wandb(wandb_loggers(config.logger, run_dir, config.name), report, views, run_dir)
+    paths = render(report, kinds, run_dir)
+    log_to_wandb(wandb_loggers(config.logger, run_dir, config.name), report, kinds, run_dir)
     print(f"report: {paths['html']}")
     return report

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_example import VIEWS, changed, circuit, example_report, hostile, random_graph, task, viewer
+from report_example import KINDS, changed, circuit, example_report, hostile, random_graph, task, viewer
 
 from sparsetrain.report.render import render
 
@@ -21,7 +21,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     tasks = (task("large", "circuit", [circuit("large", graph, 1, 0.1, seen)]),)
     large = changed(example_report(), "sections.circuits.tasks", tasks)
     reports = {"plain": example_report(), "hostile": hostile(example_report(gates="off")), "large": large}
-    return {name: render(report, VIEWS, tmp_path_factory.mktemp(name))["html"] for name, report in reports.items()}
+    return {name: render(report, KINDS, tmp_path_factory.mktemp(name))["html"] for name, report in reports.items()}
 
 
 def show_all(page: Any) -> None:
@@ -277,7 +277,7 @@ def test_shapes_tell_kinds_apart(plain):
 
 def test_a_report_without_activity_still_draws(pages, open_page, tmp_path):
     report = changed(example_report(), "sections.circuits.tasks.0.circuits.0.viewer", None)
-    watched = open_page(render(report, VIEWS, tmp_path)["html"])
+    watched = open_page(render(report, KINDS, tmp_path)["html"])
     drawing = first_drawing(watched.page)
     drawing.locator(".node").first.hover()
     assert "loss without it" in drawing.locator(".cg-panel").inner_text()

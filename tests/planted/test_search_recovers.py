@@ -16,7 +16,7 @@ from circuits.search.learn import MaskRun
 from circuits.search.search import Search, search
 from circuits.search.task import FindConfig, TaskSearch
 from circuits.section import CircuitsSection, TaskEntry
-from circuits.views import VIEWS
+from circuits.views import KINDS
 from sparsetrain.report.markdown import render_block
 
 FIND = FindConfig(
@@ -82,7 +82,7 @@ def reported(planted: Planted, seeds: tuple[int, ...], folder: Path) -> Reported
     )
     entry = find_task(subject, folder)
     section = CircuitsSection(definitions=definitions(means), target_loss=TARGET, gates="on", tasks=(entry,))
-    text = "\n".join(render_block(block) for block in VIEWS["circuits"](section))
+    text = "\n".join(render_block(block) for block in KINDS["circuits"].view(section))
     return Reported(
         entry=entry, text=text, circuits=[Circuit.load(folder / circuit.path[9:]) for circuit in entry.circuits]
     )

@@ -5,14 +5,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from report_example import filled
 
 from circuits.circuit import Circuit
 from circuits.formation import FormationConfig, formation_section, halving_steps
 from circuits.run import CircuitsConfig, TrainRun
+from circuits.section import CircuitsSection, TaskEntry
 from circuits.views.formation import formation as view
-from sparsetrain.report import number
+from sparsetrain.report import Report
 from sparsetrain.report.blocks import Table
-from sparsetrain.stats.number import StepCurve
+from sparsetrain.report.sections import TrainingSection
+from sparsetrain.stats.number import StepCurve, number
+from sparsetrain.typed import plain
 
 
 def test_steps_halve_from_the_end():
@@ -26,7 +30,7 @@ def test_a_followed_task_must_be_searched_at_the_end_too():
         TrainRun(formation=FormationConfig(tasks=("with_as",)), circuits=CircuitsConfig(tasks=("var_if",)))
 
 
-def entry(name: str, loss: float, nodes: int | None, monkeypatch_nodes: dict[str, int], place: str) -> dict:
+def entry(name: str, loss: float, nodes: int | None, monkeypatch_nodes: dict[str, int], place: str) -> TaskEntry:
     circuits = []
     if nodes is not None:
         path = f"circuits/{name}/circuit.json"
@@ -41,13 +45,8 @@ def entry(name: str, loss: float, nodes: int | None, monkeypatch_nodes: dict[str
         ]
     gate = {"passed": loss < 0.15, "loss": number(loss, "nats"), "accuracy": number(0.5, "fraction")}
     status = "circuit" if nodes is not None else "failed_by_model"
-    return {
-        "task": name,
-        "status": status,
-        "gate": gate,
-        "circuits": circuits,
-        "seeds": {"jaccard_nodes": number(0.8, "fraction")},
-    }
+    seeds = {"jaccard_nodes": number(0.8, "fraction")}
+    return filled(TaskEntry, {"task": name, "status": status, "gate": gate, "circuits": circuits, "seeds": seeds})
 
 
 def test_each_step_is_compared_with_the_finished_model(tmp_path, monkeypatch):
@@ -67,9 +66,14 @@ def test_each_step_is_compared_with_the_finished_model(tmp_path, monkeypatch):
     for step, tasks in found.items():
         folder = tmp_path / "formation" / f"step_{step}"
         folder.mkdir(parents=True)
-        (folder / "section.json").write_text(json.dumps({"tasks": tasks}))
+        (folder / "section.json").write_text(json.dumps(plain(filled(CircuitsSection, {"tasks": tasks}))))
     last = [entry("a", 0.05, 4, nodes, str(tmp_path)), entry("b", 0.1, 2, nodes, str(tmp_path))]
-    report = {"circuits": {"tasks": last}, "training": {"curves": {"density": {"step": [0], "value": [1.0]}}}}
+    curves = {"density": StepCurve(step=(0,), value=(1.0,))}
+    sections = {
+        "circuits": filled(CircuitsSection, {"tasks": last}),
+        "training": filled(TrainingSection, {"curves": curves}),
+    }
+    report = filled(Report, {"sections": sections})
     section = formation_section(tmp_path, ["a", "b"], 400, report)
     a, b = (task.points for task in section.tasks)
     assert [point.step for point in a] == [100, 200, 400]

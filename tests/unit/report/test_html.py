@@ -8,7 +8,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from report_example import VIEWS, example_report, hostile
+from report_example import KINDS, example_report, hostile
 
 from sparsetrain.report.blocks import Heatmap, Reference, Strip
 from sparsetrain.report.document import assemble
@@ -47,7 +47,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "hostile"])
 def page(request) -> Page:
     report = example_report()
-    return Page(to_html(assemble(hostile(report) if request.param else report, VIEWS)))
+    return Page(to_html(assemble(hostile(report) if request.param else report, KINDS)))
 
 
 def test_only_our_tags_and_no_handlers(page):
@@ -88,9 +88,9 @@ def test_inline_json_round_trips():
 
 def test_render_writes_both_files(tmp_path):
     report = example_report()
-    paths = render(report, VIEWS, tmp_path / "run")
+    paths = render(report, KINDS, tmp_path / "run")
     assert paths == {"md": tmp_path / "run" / "report.md", "html": tmp_path / "run" / "report.html"}
-    again = render(report, VIEWS, tmp_path / "again")
+    again = render(report, KINDS, tmp_path / "again")
     assert paths["html"].read_bytes() == again["html"].read_bytes()
     assert paths["html"].stat().st_size < 8e6
 
@@ -98,7 +98,7 @@ def test_render_writes_both_files(tmp_path):
 def test_without_curves_plotly_stays_out():
     report = example_report()
     report = replace(report, sections={"sparsity": report.sections["sparsity"]})
-    assert len(to_html(assemble(report, VIEWS))) < 1e5
+    assert len(to_html(assemble(report, KINDS))) < 1e5
 
 
 def test_strip_and_heat():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import wandb
-from report_example import VIEWS, example_report, hostile
+from report_example import KINDS, example_report, hostile
 
 from circuits.section import CircuitsSection
 from sparsetrain.report import save_report
@@ -41,7 +41,7 @@ class Recorder:
 def folder(tmp_path: Path) -> Path:
     report = hostile(example_report())
     save_report(report, tmp_path / "report.json")
-    render(report, VIEWS, tmp_path)
+    render(report, KINDS, tmp_path)
     (tmp_path / "circuits" / "quote").mkdir(parents=True)
     (tmp_path / "circuits" / "quote" / "circuit.json").write_text("{}")
     return tmp_path
@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_log_report_collects_everything(folder):
     run, report = Recorder(), hostile(example_report())
-    log_report(run, report, VIEWS, folder / "report.html")
+    log_report(run, report, KINDS, folder / "report.html")
     assert run.summary["report/Tasks with a circuit"] == "2 of 5"
     assert run.summary["report/Tasks with a circuit: verdict"] == "pass"
     kinds = [type(value) for value in run.media.values()]
@@ -71,7 +71,7 @@ def test_log_report_offline(folder, monkeypatch):
     monkeypatch.setenv("WANDB_DATA_DIR", str(folder / "data"))
     assert wandb_mode() == "offline"
     with wandb.init(project="sparsetrain", dir=folder, mode="offline", settings=wandb_settings()) as run:
-        log_report(run, example_report(), VIEWS, folder / "report.html")
+        log_report(run, example_report(), KINDS, folder / "report.html")
     kept = [path.name for path in (folder / "wandb").rglob("*") if path.is_file()]
     assert any(name.endswith(".wandb") for name in kept)
     assert any(name.endswith(".html") for name in kept)

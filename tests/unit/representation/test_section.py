@@ -1,21 +1,16 @@
 """What report.json says of a table of evaluations: curves of everything, the last evaluation, and what is too much."""
 
-import json
-
-import jsonschema
 import numpy as np
 import pytest
 from fixed_split import FixedSplit
 
-from sparsetrain.report import SCHEMA_PATH
 from sparsetrain.representation import section as module
 from sparsetrain.representation.evaluate import LOGIT_MEASURES, WatchConfig, measure_splits
 from sparsetrain.representation.measures import MEASURES, gaussian_reference
-from sparsetrain.representation.section import default_points, references, table_section
+from sparsetrain.representation.section import RepresentationSection, default_points, references, table_section
 from sparsetrain.representation.table import append_rows
-from sparsetrain.typed import plain
+from sparsetrain.typed import from_dict, plain
 
-SCHEMA = json.loads(SCHEMA_PATH.read_text())
 CONFIG = WatchConfig(n_windows=4, batch_size=4, n_bootstrap=20)
 
 
@@ -34,7 +29,7 @@ def watched(tmp_path, make_model):
 def test_curves_of_every_measure_at_every_hook_point(watched):
     model, splits, path, evaluation = watched
     section = plain(table_section(path, splits, CONFIG, model=model))
-    jsonschema.validate(section, {**SCHEMA["$defs"]["sparsity_page"], "$defs": SCHEMA["$defs"]})
+    assert plain(from_dict(RepresentationSection, section)) == section
     assert section["headline"] == "gini" and "20 resamples" in section["interval"] and section["step"] == 7
     training = section["training"]
     assert training["steps"] == [0, 7] and training["points"] == "all" and training["n"] == {"s0": 4, "s1": 4}

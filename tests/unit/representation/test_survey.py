@@ -1,19 +1,17 @@
 """A survey's statements: correlations, controls, groups of like loss, the section's form, the table of examples."""
 
 import csv
-import json
 from dataclasses import dataclass, replace
 
-import jsonschema
 import numpy as np
 import pytest
 import torch
 
 from sparsetrain.data.texts import PADDING, TextSplit
 from sparsetrain.hooks import record
-from sparsetrain.report import SCHEMA_PATH
 from sparsetrain.representation.controls import random_rotation
 from sparsetrain.representation.measures import MEASURES, all_measures, gaussian_reference, gini
+from sparsetrain.representation.section import RepresentationSection, SeedsEntry
 from sparsetrain.representation.survey import CONTROLS, Survey, SurveyConfig, survey, write_examples
 from sparsetrain.representation.trends import against_loss, compare_seeds, differences, survey_section, trends
 from sparsetrain.typed import from_dict, plain
@@ -115,8 +113,7 @@ def test_section_and_tables_of_a_model(make_model, tmp_path):
     splits = [make_split("near", 0, n=12), make_split("far", 1, n=12, lengths=np.arange(12) % 9 + 2)]
     measured = survey(model, splits, CONFIG, initial=lambda: make_model(seed=1))
     section = plain(survey_section(measured, model))
-    schema = json.loads(SCHEMA_PATH.read_text())
-    jsonschema.validate(section, {**schema["$defs"]["sparsity_page"], "$defs": schema["$defs"]})
+    assert plain(from_dict(RepresentationSection, section)) == section
     neuron = next(point for point in section["points"] if point["hook_point"] == "blocks.1.mlp.hook_neuron")
     assert neuron["shown"] and neuron["gaussian"]["gini"] == gaussian_reference(128, 32)["gini"]
     assert neuron["values"]["far"]["gini"]["value"] == measured.plain.value("far", "blocks.1.mlp.hook_neuron", "gini")
@@ -173,8 +170,7 @@ def test_seeds_side_by_side(make_model):
     models = [make_model(seed=seed) for seed in range(3)]
     sections = [survey_section(survey(m, splits, config), m) for m in models]
     found = plain(compare_seeds(["a", "b", "c"], sections, 0.95))
-    schema = json.loads(SCHEMA_PATH.read_text())
-    jsonschema.validate(found, {**schema["$defs"]["sparsity_page"]["properties"]["seeds"], "$defs": schema["$defs"]})
+    assert plain(from_dict(SeedsEntry, found)) == found
     each = [section.points[0].trends["level"].value for section in sections]
     level = found["points"][0]["level"]
     assert level["each"] == each and level["over"]["value"] == pytest.approx(np.mean(each)) and level["over"]["n"] == 3

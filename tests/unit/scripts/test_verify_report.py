@@ -22,7 +22,9 @@ from scripts.verify_report import compare, numbers, recompute
 from sparsetrain.data.pools import pool
 from sparsetrain.data.tokenizer import Tokenizer, train_tokenizer
 from sparsetrain.export import export_model, load_model, read_meta
-from sparsetrain.report import number, save_report
+from sparsetrain.report import Report, RunFacts, save_report
+from sparsetrain.stats.number import number
+from sparsetrain.store import write_atomic
 from sparsetrain.typed import from_dict, plain
 
 TASK = "var_if"
@@ -72,7 +74,8 @@ def finished(make_model, tmp_path_factory) -> Path:
     entry = replace(find_once(model, TASK, tokenizer, means, CONFIG, tmp_path / "circuits"), status="circuit")
     tasks = run_cards(export, tmp_path, [entry], [TASK], CONFIG, CARD, windows, progress=False)
     section = CircuitsSection(definitions=definitions(means), target_loss=0.15, gates="off", tasks=tasks)
-    save_report({"schema_version": 1, "run": {"n_threads": 1}, "circuits": section}, tmp_path / "report.json")
+    facts = RunFacts.now(name="finished", seed=0, command="test", device="cpu")
+    save_report(Report(run=facts, sections={"circuits": section}), tmp_path / "report.json")
     return tmp_path
 
 
@@ -115,7 +118,9 @@ def test_a_changed_circuit_changes_its_numbers_and_no_others(run):
 
 
 def test_a_number_with_no_counterpart_or_another_interval_is_a_difference():
-    stored = {"a": number(1.0, "nats", lo=0.5, hi=2.0), "b": [number(3, "edges")], "c": number(1.0, "s", "measured")}
+    stored = plain(
+        {"a": number(1.0, "nats", lo=0.5, hi=2.0), "b": [number(3, "edges")], "c": number(1.0, "s", "measured")}
+    )
     other = deepcopy(stored)
     other["a"]["hi"] = 2.5
     other["b"] = []
@@ -129,7 +134,7 @@ def test_the_command_fails_on_a_number_that_the_files_do_not_give(run, python):
     assert "0 differ" in good.stdout
     report = json.loads((run / "report.json").read_text())
     report["circuits"]["tasks"][0]["gate"]["loss"]["value"] += 1e-7
-    save_report(report, run / "report.json")
+    write_atomic(run / "report.json", json.dumps(report))
     bad = python("scripts/verify_report.py", f"run={run}")
     assert bad.returncode == 1
     assert bad.stderr.splitlines() == [f"not as stored: {TASK}.gate.loss"]

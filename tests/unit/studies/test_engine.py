@@ -25,7 +25,7 @@ from sparsetrain.studies.engine import (
     run_stages,
     section_of,
 )
-from sparsetrain.studies.page import VIEWS
+from sparsetrain.studies.page import KINDS
 from sparsetrain.studies.section import Figure, Gate, Plan, ResultTable, StudySection, VerdictRule
 from sparsetrain.typed import from_dict
 
@@ -192,7 +192,7 @@ def page(done: bool, gates: list[float]) -> Report:
     ],
 )
 def test_the_page_says_what_stands_and_escapes_it(report, said):
-    document = assemble(report, VIEWS)
+    document = assemble(report, KINDS)
     markdown, html = to_markdown(document), to_html(document)
     assert said in markdown and said in html
     assert "<script>window" not in html and "<script>" not in markdown
@@ -200,5 +200,5 @@ def test_the_page_says_what_stands_and_escapes_it(report, said):
 
 
 def test_verdicts_become_tiles():
-    tiles = assemble(page(True, [1.0]), VIEWS).tiles
+    tiles = assemble(page(True, [1.0]), KINDS).tiles
     assert [(tile.label, tile.value, tile.tone) for tile in tiles] == [("both (only)", "not supported", "fail")]
