@@ -1,6 +1,7 @@
 """Circuits as they form: which steps are looked at and what a section says."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -73,7 +74,7 @@ def test_each_step_is_compared_with_the_finished_model(tmp_path, monkeypatch):
         "circuits": filled(CircuitsSection, {"tasks": last}),
         "training": filled(TrainingSection, {"curves": curves}),
     }
-    report = filled(Report, {"sections": sections})
+    report = replace(filled(Report), sections=sections)
     section = formation_section(tmp_path, ["a", "b"], 400, report)
     a, b = (task.points for task in section.tasks)
     assert [point.step for point in a] == [100, 200, 400]
