@@ -374,7 +374,8 @@ def _content_hash(folder: Path, sources: Mapping[str, SourceConfig]) -> str:
 def _key(config: DataConfig) -> dict[str, Any]:
     # The code that makes the corpus is part of the key, so that a change of it is never answered from the cache.
     here = Path(__file__).parent
-    code = [here / "corpus.py", here / "duplicates.py", here / "tokenizer.py", *sorted((here / "sources").glob("*.py"))]
+    sources = sorted(path for path in (here / "sources").iterdir() if path.is_file())
+    code = [here / "corpus.py", here / "duplicates.py", here / "tokenizer.py", *sources]
     return {
         "code": [digest(path.read_text(encoding="utf-8")) for path in code],
         "tokenizers": tokenizers.__version__,
