@@ -14,8 +14,7 @@ Source: Gao et al. 2025, figures 2 and 3 (there on one pretraining loss, at 16x;
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from math import exp, log, log2
+from math import exp, log, log2, nan
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -24,16 +23,16 @@ import torch
 
 from circuits.edges import count_edges
 from circuits.masks import NodeSpace
-from circuits.section import ArmEntry, ArmsSection, CircuitsSection, PairEntry, Sense
+from circuits.section import ArmEntry, ArmsSection, CircuitsSection, PairEntry
 from sparsetrain.export import latest_export, load_model, read_meta
 from sparsetrain.run import RunConfig
-from sparsetrain.stats.decisions import DecisionRule, Word
+from sparsetrain.stats.decisions import Word
 from sparsetrain.stats.intervals import Estimate
-from sparsetrain.stats.number import Number, number
+from sparsetrain.stats.number import number
 from sparsetrain.studies.arm import of_arm
-from sparsetrain.studies.engine import ClaimRule, Stage, StageResult, conclude
-from sparsetrain.studies.section import Gate, Plan, StudySection, VerdictRule
-from sparsetrain.studies.study import Study
+from sparsetrain.studies.engine import StageResult
+from sparsetrain.studies.section import StudySection
+from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Study, Subject, gate
 from sparsetrain.training.resume import last_checkpoint
 from sparsetrain.typed import Above0, Count
 
@@ -67,47 +66,50 @@ class Member(StageResult):
     """Task -> edges of its best circuit, of the tasks that have one at the target."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """What is compared of a sparse and a dense arm."""
+def known(value: float | None) -> float:
+    """NaN for what is not available."""
+    return nan if value is None else value
 
-    sparse: str
-    dense: str
-    loss_gap: float
-    edges: Mapping[str, tuple[Sequence[int], Sequence[int]]]
-    """Task that both solve -> edges in every seed that has a circuit, sparse and dense."""
-    passed: frozenset[str]
-    """Tasks that both pass in every seed."""
-    solved: Mapping[str, frozenset[str]]
-    """Arm -> tasks with a circuit in at least one seed."""
 
-    @property
-    def name(self) -> str:
-        return f"{self.sparse} / {self.dense}"
-
-    def ratio(self, n_boot: int) -> Estimate | None:
-        """Ratio of geometric-mean edges over tasks, dense / sparse; None: no task."""
-        if not self.edges:
-            return None
-        sparse, dense = zip(*self.edges.values(), strict=True)
-        value = exp(sum(log_mean(b) - log_mean(a) for a, b in self.edges.values()) / len(self.edges))
-        lo, hi = bootstrap_ratio(sparse, dense, n_boot)
-        method = f"95% bootstrap over tasks and, within them, seeds ({n_boot} resamples, seed 0)"
-        return Estimate(value=value, lo=lo, hi=hi, n=len(self.edges), method=method)
+def octaves(pair: PairEntry) -> Estimate:
+    """The ratio of a pair as its log2; undefined where there is none."""
+    value, lo, hi = (log2(known(end)) for end in (pair.ratio.value, pair.ratio.lo, pair.ratio.hi))
+    return Estimate(value=value, lo=lo, hi=hi, n=len(pair.tasks), method=pair.ratio.note or "")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparisonStudy(Study, Generic[C]):
-    """Arms are models; claims are made about pairs of a sparse and a dense one."""
+class ComparisonStudy(Study[PairEntry], Generic[C]):
+    """Arms are models, and pairs of a sparse and a dense one, about which claims are made."""
+
+    question = "Are circuits of weight-sparse models smaller than those of dense models of the same loss?"
+    hypotheses = (
+        Hypothesis(
+            key="edges",
+            claim="edges of circuits, dense / sparse (log2 of the ratio of geometric means over tasks)",
+            expected="positive",
+            effect=octaves,
+            unit="octaves",
+            margin=log2(BASELINE),
+            per_seed=False,
+        ),
+    )
+    rulings = (
+        Ruling(
+            name="smaller circuits",
+            statement="at equal loss, circuits of the sparse model are smaller",
+            needs=("edges",),
+        ),
+    )
+    result = Member
 
     config: C
     comparison: ComparisonConfig
-    read: Callable[[C, Path], tuple[float, CircuitsSection]]
+    search: Callable[[C, Path], tuple[float, CircuitsSection]]
     """Trains one model in a folder (or goes on with it) and searches it; gives its validation loss and circuits."""
 
     @property
-    def arms(self) -> dict[str, C]:
-        """Name -> its run in the first seed. A debug run tries out the first dense and the first sparse one at the run's own width."""
+    def runs(self) -> dict[str, C]:
+        """Name of a model -> its run in the first seed. A debug run tries out the first dense and the first sparse one at the run's own width."""
         arms, of_kind = self.rules.arms, {}
         if self.config.debug:
             arms = {name: replace(arm, d_model=None) for name, arm in arms.items()}
@@ -120,68 +122,67 @@ class ComparisonStudy(Study, Generic[C]):
     def seeds(self) -> tuple[int, ...]:
         return super().seeds[: 1 if self.config.debug else None]
 
-    def plan(self) -> Plan:
-        settings, names = self.comparison, [f"{sparse} / {dense}" for sparse, dense in self._pairs()]
-        bounds: dict[str, tuple[str, Sense, Number]] = {
-            "loss": ("the validation losses differ by", "at most", number(settings.max_gap, "fraction")),
-            "tasks": ("tasks that both solve", "at least", number(settings.min_tasks, "tasks")),
-        }
-        return Plan(
-            question="Are circuits of weight-sparse models smaller than those of dense models of the same loss?",
-            method=(
-                "Every arm has the same data, the same number of tokens and the whole schedule, and is searched for circuits of the same "
-                "tasks with the same settings and number of trials. Arms are compared in pairs, a sparse and a dense one, over the tasks "
-                "for which both have a circuit at the target.",
-                f"A ratio of edges below {BASELINE} does not count. Intervals: tasks are resampled and, within task and arm, seeds.",
-            ),
-            seeds=self.seeds,
-            arms=(*self.arms, *names),
-            gates=tuple(
-                Gate(key=f"{name}: {key}", words=f"{name}: {words}", rule=rule, bound=bound, arm=name)
-                for name in names
-                for key, (words, rule, bound) in bounds.items()
-            ),
-            claims=tuple(rule.claim() for rule in self.claims()),
-            rules=tuple(
-                VerdictRule(
-                    name="smaller circuits",
-                    arm=name,
-                    statement="at equal loss, circuits of the sparse model are smaller",
-                    needs=(f"{name}: edges",),
-                )
-                for name in names
-            ),
+    @property
+    def pairs(self) -> dict[str, tuple[str, str]]:
+        """Every sparse arm with every dense one."""
+        dense = {name: run.sparsity.is_dense for name, run in self.runs.items()}
+        return {f"{a} / {b}": (a, b) for a in dense for b in dense if not dense[a] and dense[b]}
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return (*self.runs, *self.pairs)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        return tuple(self.runs)
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        return tuple(Subject(arm=name) for name in self.pairs)
+
+    def method(self) -> tuple[str, ...]:
+        return (
+            "Every arm has the same data, the same number of tokens and the whole schedule, and is searched for circuits of the same "
+            "tasks with the same settings and number of trials. Arms are compared in pairs, a sparse and a dense one, over the tasks "
+            "for which both have a circuit at the target.",
+            f"A ratio of edges below {BASELINE} does not count. Intervals: tasks are resampled and, within task and arm, seeds.",
         )
 
-    def claims(self) -> tuple[ClaimRule, ...]:
-        """One claim per pair."""
-        claim = "edges of circuits, dense / sparse (log2 of the ratio of geometric means over tasks)"
-        rule = DecisionRule(claim=claim, expected="positive", margin=log2(BASELINE))
-        return tuple(
-            ClaimRule(key=f"{sparse} / {dense}: edges", arm=f"{sparse} / {dense}", rule=rule, unit="octaves")
-            for sparse, dense in self._pairs()
-        )
+    def gates(self) -> Gates[PairEntry]:
+        gap, tasks = number(self.comparison.max_gap, "fraction"), number(self.comparison.min_tasks, "tasks")
+        differ, solved = "the validation losses differ by", "tasks that both solve"
 
-    def stages(self) -> Sequence[Stage]:
-        runs = {
-            f"models/{name}-seed_{seed}": replace(run, seed=seed, logger=replace(run.logger, wandb="disabled"))
-            for name, run in self.arms.items()
-            for seed in self.seeds
-        }
+        def gap_of(pair: PairEntry) -> float:
+            return abs(known(pair.loss_gap.value))
+
+        def n_tasks(pair: PairEntry) -> float:
+            return len(pair.tasks)
+
         return [
-            Stage(
-                name=name,
-                inputs={key: value for key, value in vars(run).items() if key not in ("study", "logger", "cache_dir")},
-                kept_under={**run.recipe.key(), "data": run.data, "bigram_init": run.bigram_init},
-                run=partial(self._member, run),
-                schema=Member,
+            made
+            for arm in self.pairs
+            for made in (
+                gate(f"{arm}: loss", f"{arm}: {differ}", gap, gap_of, rule="at most", arm=arm),
+                gate(f"{arm}: tasks", f"{arm}: {solved}", tasks, n_tasks, arm=arm),
             )
-            for name, run in runs.items()
         ]
 
-    def _member(self, run: C, folder: Path) -> Member:
+    def folder(self, arm: str, seed: int) -> str:
+        return f"models/{arm}-seed_{seed}"
+
+    def config_of(self, arm: str, seed: int) -> C:
+        run = self.runs[arm]
+        return replace(run, seed=seed, logger=replace(run.logger, wandb="disabled"))
+
+    def inputs(self, config: RunConfig) -> Mapping[str, object]:
+        return {key: value for key, value in vars(config).items() if key not in ("study", "logger", "cache_dir")}
+
+    def kept_under(self, config: RunConfig) -> Mapping[str, object]:
+        return {**config.recipe.key(), "data": config.data, "bigram_init": config.bigram_init}
+
+    def work(self, config: C, folder: Path) -> Member:
         begun = last_checkpoint(folder).is_file()
-        val_loss, circuits = self.read(replace(run, ckpt_path="last") if begun else run, folder)
+        val_loss, circuits = self.search(replace(config, ckpt_path="last") if begun else config, folder)
         export = latest_export(folder)
         model = load_model(export)
         space = NodeSpace.of(model)
@@ -194,14 +195,9 @@ class ComparisonStudy(Study, Generic[C]):
             edges={task: max(1, int(circuit.n_edges.value or 0)) for task, circuit in best.items()},
         )
 
-    def conclude(self, plan: Plan, run_dir: Path, results: Mapping[str, StageResult]) -> StudySection:
-        gates: dict[str, Sequence[float]] = {}
-        effects: dict[str, Estimate] = {}
-        for pair in self.pairs(members_of(results)):
-            gates[f"{pair.name}: loss"], gates[f"{pair.name}: tasks"] = [abs(pair.loss_gap)], [len(pair.edges)]
-            effects[f"{pair.name}: edges"] = octaves(pair.ratio(self.comparison.n_boot))
-        section = conclude(plan, self.claims(), gates=gates, effects=effects)
-        return replace(section, models={name: result.weights_sha256 for name, result in results.items()})
+    def read(self, run_dir: Path, results: Mapping[str, StageResult]) -> Mapping[Subject, Sequence[PairEntry]]:
+        members = members_of(results)
+        return {Subject(arm=name): [self._pair(members, *names)] for name, names in self.pairs.items()}
 
     def sections(
         self, run_dir: Path, results: Mapping[str, StageResult], section: StudySection
@@ -217,39 +213,17 @@ class ComparisonStudy(Study, Generic[C]):
                 common_tasks=common,
                 models=tuple(self._entry(name, found, solved[name], common) for name, found in members.items()),
                 pairs=tuple(
-                    self._pair_entry(pair, verdicts[pair.name])
-                    for pair in self.pairs(members)
-                    if abs(pair.loss_gap) <= self.comparison.max_gap
+                    replace(pair, verdict=verdicts[subject.arm])
+                    for subject, (pair,) in self.read(run_dir, results).items()
+                    if abs(known(pair.loss_gap.value)) <= self.comparison.max_gap
                 ),
             )
         }
 
-    def _pairs(self) -> list[tuple[str, str]]:
-        """Every sparse arm with every dense one."""
-        dense = {name: run.sparsity.is_dense for name, run in self.arms.items()}
-        return [(a, b) for a in dense for b in dense if not dense[a] and dense[b]]
-
-    def pairs(self, members: Mapping[str, Sequence[Member]]) -> list[Pair]:
-        """What is compared."""
-        found = []
-        for sparse, dense in self._pairs():
-            a, b = (sizes_of(members[name]) for name in (sparse, dense))
-            found.append(
-                Pair(
-                    sparse=sparse,
-                    dense=dense,
-                    loss_gap=loss_of(members[dense]) / loss_of(members[sparse]) - 1,
-                    edges={task: (a[task], b[task]) for task in sorted(set(a) & set(b))},
-                    passed=passed_of([*members[sparse], *members[dense]]),
-                    solved={sparse: frozenset(a), dense: frozenset(b)},
-                )
-            )
-        return found
-
     def _entry(
         self, name: str, members: Sequence[Member], sizes: Mapping[str, Sequence[int]], common: Sequence[str]
     ) -> ArmEntry:
-        run, losses = self.arms[name], [member.val_loss for member in members]
+        run, losses = self.runs[name], [member.val_loss for member in members]
         low, high = (min(losses), max(losses)) if len(losses) > 1 else (None, None)
         size = exp(sum(log_mean(sizes[task]) for task in common) / len(common)) if common else None
         return ArmEntry(
@@ -273,18 +247,24 @@ class ComparisonStudy(Study, Generic[C]):
             common_edges=number(size, "edges", "measured", n=len(common), note="geometric mean"),
         )
 
-    def _pair_entry(self, pair: Pair, verdict: Word) -> PairEntry:
-        ratio = pair.ratio(self.comparison.n_boot)
-        value, lo, hi = (None, None, None) if ratio is None else (ratio.value, ratio.lo, ratio.hi)
+    def _pair(self, members: Mapping[str, Sequence[Member]], sparse: str, dense: str) -> PairEntry:
+        n_boot, sizes = self.comparison.n_boot, {name: sizes_of(members[name]) for name in (sparse, dense)}
+        tasks = sorted(set.intersection(*map(set, sizes.values())))
+        passed = passed_of([*members[sparse], *members[dense]])
+        a, b = ([found[task] for task in tasks] for found in sizes.values())
+        value, lo, hi, how = None, None, None, "no task that both solve"
+        if tasks:
+            value = exp(sum(log_mean(y) - log_mean(x) for x, y in zip(a, b, strict=True)) / len(tasks))
+            lo, hi = bootstrap_ratio(a, b, n_boot)
+            how = f"95% bootstrap over tasks and, within them, seeds ({n_boot} resamples, seed 0)"
         return PairEntry(
-            sparse=pair.sparse,
-            dense=pair.dense,
-            loss_gap=number(pair.loss_gap, "fraction", "measured"),
-            tasks=tuple(pair.edges),
-            passed_by_both=tuple(sorted(pair.passed)),
-            without_circuit={name: tuple(sorted(pair.passed - solved)) for name, solved in pair.solved.items()},
-            ratio=number(value, "factor", "measured", n=len(pair.edges), lo=lo, hi=hi, seed=0),
-            verdict=verdict,
+            sparse=sparse,
+            dense=dense,
+            loss_gap=number(loss_of(members[dense]) / loss_of(members[sparse]) - 1, "fraction", "measured"),
+            tasks=tuple(tasks),
+            passed_by_both=tuple(sorted(passed)),
+            without_circuit={name: tuple(sorted(passed - set(found))) for name, found in sizes.items()},
+            ratio=number(value, "factor", "measured", n=len(tasks), lo=lo, hi=hi, seed=0, note=how),
         )
 
 
@@ -319,13 +299,6 @@ def sizes_of(members: Sequence[Member]) -> dict[str, list[int]]:
 def log_mean(sizes: Sequence[int]) -> float:
     """Logarithm of the geometric mean."""
     return sum(log(size) for size in sizes) / len(sizes)
-
-
-def octaves(ratio: Estimate | None) -> Estimate:
-    """A ratio as its log2; undefined where there is none."""
-    if ratio is None:
-        return Estimate(value=float("nan"), lo=float("nan"), hi=float("nan"), n=0, method="no task that both solve")
-    return replace(ratio, value=log2(ratio.value), lo=log2(ratio.lo), hi=log2(ratio.hi))
 
 
 def bootstrap_ratio(

@@ -118,7 +118,7 @@ def studies(command: str) -> Catalogue:
     return {
         **STUDIES,
         "comparison": lambda config, study: ComparisonStudy(
-            config=config, rules=study, comparison=study.comparison, read=read
+            config=config, rules=study, comparison=study.comparison, search=read
         ),
     }
 

@@ -460,7 +460,7 @@ class PairEntry:
     """Arm -> tasks that both pass and for which it has no circuit."""
     ratio: Number
     """Edges, dense / sparse."""
-    verdict: Word
+    verdict: Word = "undecided"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ from sparsetrain.representation.measures import participation_ratio
 from sparsetrain.run import RunConfig
 from sparsetrain.stats.intervals import Floats, percentiles
 from sparsetrain.stats.number import Number, number
-from sparsetrain.studies.arm import ArmStudy, Arrays, Reader, train_arm
+from sparsetrain.studies.arm import Arrays, Reader, WorldStudy, train_arm
 from sparsetrain.studies.engine import StageResult
 from sparsetrain.studies.knowledge_graph import (
     COMPARED,
@@ -44,10 +44,18 @@ from sparsetrain.studies.knowledge_graph import (
     split_groups,
     training_rows,
 )
-from sparsetrain.studies.readings import BAND, FINAL, RHO_MARGIN, curve, gap, rank_correlation, seeds_number
-from sparsetrain.studies.section import Figure, Gate, ResultTable, TableCell
-from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Subject
-from sparsetrain.studies.surfaces import Surface, best_level, enough_level, gain_of_own_best, level_grid, resampled_best
+from sparsetrain.studies.readings import (
+    FINAL,
+    RHO_MARGIN,
+    gap,
+    load_arrays,
+    over_seeds_figure,
+    rank_correlation,
+    seeds_number,
+)
+from sparsetrain.studies.section import Figure, ResultTable, TableCell
+from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Subject, gate
+from sparsetrain.studies.surfaces import best_level, enough_level, gain_of_own_best, level_grid, resampled_best
 from sparsetrain.typed import Count, Share
 
 SIDES = ("id", "shifted")
@@ -101,20 +109,38 @@ def groups_of(n_eval: int) -> dict[str, slice]:
 class PlaceReadings:
     """Response surfaces at one place in one seed."""
 
-    surface: Surface
+    arrays: Mapping[str, Floats]
+    """What one training left in `surface.npz`; `when` is init or end, `how` largest or random, `by` topk or temperature, `target` id
+    or shifted:
+
+    levels|place: numbers of active channels tried, rising, the last one all, `[n_levels]`.
+    correct|when|place|how, loss|...: whether each item is answered at each level, and its loss in nats, `[n_levels, n_items]`.
+    natural|when|place: log2 of the channels that each item uses untouched, `[n_items]`.
+    held_correct|when|place|by|target, held_loss|...: items answered with the density that `target` items have, `[n_items]`.
+    covariates|name: correct, loss, entropy and logit_norm of the untouched trained model, `[n_items]`.
+    trained|correct: whether each training triple is answered, untouched.
+    """
     place: str
     n_eval: int
     """Items of each split."""
     n_bootstrap: int
 
+    def at(self, *key: str) -> Floats:
+        """An array by the parts of its name."""
+        return self.arrays["|".join(key)]
+
     @property
     def levels(self) -> Floats:
         """log2 of the numbers of channels tried."""
-        return np.log2(self.surface.levels[self.place])
+        return np.log2(self.at("levels", self.place))
+
+    def answered(self) -> float:
+        """Share of the shifted items, untouched."""
+        return float(self.at("covariates", "correct")[groups_of(self.n_eval)["shifted"]].mean())
 
     def responses(self, outcome: str, group: str, when: str = "end", how: str = "largest") -> Floats:
         """`correct` or `loss` of the items of a group at each level, `[n_levels, n]`."""
-        return getattr(self.surface, outcome)[when, self.place, how][:, groups_of(self.n_eval)[group]]
+        return self.at(outcome, when, self.place, how)[:, groups_of(self.n_eval)[group]]
 
     def resampled(self, when: str = "end", how: str = "largest", outcome: str = "correct") -> Floats:
         """log2 of best k of ID minus that of shifted items in each bootstrap resample; the best loss is the smallest. `[n_bootstrap]`"""
@@ -146,7 +172,7 @@ class PlaceReadings:
     def held(self, side: str, by: str = "topk", target: str | None = None, when: str = "end") -> float:
         """Accuracy of a side held at the density of a target, by default its own."""
         items = groups_of(self.n_eval)[side]
-        return float(self.surface.held_correct[when, self.place, by, target or side][items].mean())
+        return float(self.at("held_correct", when, self.place, by, target or side)[items].mean())
 
     def cost(self, side: str, by: str = "topk", when: str = "end") -> float:
         """Accuracy of a side at its own density minus that at the other's."""
@@ -156,7 +182,7 @@ class PlaceReadings:
     def cost_in_loss(self) -> float:
         """Loss of shifted items held at ID's number of channels minus that at their own."""
         items = groups_of(self.n_eval)["shifted"]
-        at = [self.surface.held_loss["end", self.place, "topk", target][items].mean() for target in SIDES]
+        at = [self.at("held_loss", "end", self.place, "topk", target)[items].mean() for target in SIDES]
         return float(at[0] - at[1])
 
     def gain(self) -> float:
@@ -167,14 +193,14 @@ class PlaceReadings:
     def natural(self, when: str = "end") -> float:
         """How many octaves fewer channels shifted items use untouched."""
         groups = groups_of(self.n_eval)
-        return gap(self.surface.natural[when, self.place], groups["id"], groups["shifted"])
+        return gap(self.at("natural", when, self.place), groups["id"], groups["shifted"])
 
     def per_item(self, *given: str) -> float:
         """Rank correlation of distance and the k of the smallest loss, downwards, given covariates."""
-        sparser = -best_level(-self.surface.loss["end", self.place, "largest"], self.levels)
+        sparser = -best_level(-self.at("loss", "end", self.place, "largest"), self.levels)
         if not np.ptp(sparser):
             return 0.0  # where no item's best k differs from another's, none goes with distance
-        return rank_correlation(distance_of(self.n_eval), sparser, *(self.surface.covariates[name] for name in given))
+        return rank_correlation(distance_of(self.n_eval), sparser, *(self.at("covariates", name) for name in given))
 
 
 def asked(key: str, claim: str, unit: str, effect: Callable[[PlaceReadings], float]) -> Hypothesis:
@@ -188,7 +214,7 @@ def absent(key: str, claim: str, unit: str, effect: Callable[[PlaceReadings], fl
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptiveStudy(ArmStudy[PlaceReadings]):
+class AdaptiveStudy(WorldStudy[PlaceReadings]):
     """Claims are made about every place in every arm.
 
     Raises:
@@ -227,9 +253,9 @@ class AdaptiveStudy(ArmStudy[PlaceReadings]):
     graph: GraphConfig
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.adaptive.arms if name not in self.trained]
+        unknown = [name for name in self.adaptive.arms if name not in self.given]
         if unknown:
-            raise ValueError(f"study.adaptive.arms has {', '.join(unknown)}; study.arms are {', '.join(self.trained)}")
+            raise ValueError(f"study.adaptive.arms has {', '.join(unknown)}; study.arms are {', '.join(self.given)}")
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -263,23 +289,18 @@ class AdaptiveStudy(ArmStudy[PlaceReadings]):
 
     def gates(self) -> Gates[PlaceReadings]:
         n, words = self.graph.n_choices, f"{self.graph.n_choices}-way accuracy on"
+        known, twice_chance = number(0.9, "fraction"), number(2 / n, "fraction")
         return (
-            (
-                Gate(key="recall", words=f"{words} training triples", bound=number(0.9, "fraction")),
-                lambda r: float(r.surface.trained["correct"].mean()),
-            ),
-            (
-                Gate(key="shifted", words=f"{words} shifted triples, twice chance", bound=number(2 / n, "fraction")),
-                lambda r: float(r.surface.covariates["correct"][groups_of(r.n_eval)["shifted"]].mean()),
-            ),
+            gate("recall", f"{words} training triples", known, lambda r: float(r.at("trained", "correct").mean())),
+            gate("shifted", f"{words} shifted triples, twice chance", twice_chance, PlaceReadings.answered),
         )
 
     def config_of(self, arm: str, seed: int) -> RunConfig:
         return self.sized(arm, seed, d_vocab=self.graph.d_vocab)
 
-    def inputs(self) -> Mapping[str, object]:
+    def inputs(self, config: RunConfig) -> Mapping[str, object]:
         measured = {key: getattr(self.adaptive, key) for key in ("kind", "levels_per_octave", "energy")}
-        return {"graph": self.graph, "adaptive": measured}
+        return {**config.recipe.key(), "graph": self.graph, "adaptive": measured}
 
     def work(self, config: RunConfig, folder: Path) -> StageResult:
         graph, n_steps = graph_of(self.graph, config.seed), config.trainer.n_steps
@@ -287,8 +308,9 @@ class AdaptiveStudy(ArmStudy[PlaceReadings]):
 
         def read(model: Transformer, step: int) -> Arrays:
             when, ways = ("init", ("largest",)) if step == 0 else ("end", ("largest", "random"))
-            found = measure_surface(model, prompts, choices, self.places, self.adaptive, ways=ways, seed=config.seed)
-            return {"|".join((name, when, *key)): v for name, entries in found.items() for key, v in entries.items()}
+            return measure_surface(
+                model, prompts, choices, self.places, self.adaptive, when=when, ways=ways, seed=config.seed
+            )
 
         reader = Reader(read)
         model, weights = train_arm(config, training_rows(graph, config), folder, (0, n_steps), {"surface": reader})
@@ -312,24 +334,20 @@ class AdaptiveStudy(ArmStudy[PlaceReadings]):
         return StageResult(weights_sha256=weights)
 
     def load(self, folder: Path, subject: Subject, seed: int) -> PlaceReadings:
-        surface = Surface.load(folder / "surface.npz")
         sizes = {"n_eval": self.graph.n_eval, "n_bootstrap": self.adaptive.n_bootstrap}
-        return PlaceReadings(surface=surface, place=subject.place, **sizes)
+        return PlaceReadings(arrays=load_arrays(folder / "surface.npz"), place=subject.place, **sizes)
 
     def figures(self, read: Mapping[Subject, Sequence[PlaceReadings]]) -> Sequence[Figure]:
         chance = Reference(label="chance", value=1 / self.graph.n_choices)
         return [
-            Figure(
-                key=f"{subject.arm}_{subject.place.replace(' ', '_')}_{outcome}",
-                title=f"{title} by active channels, {subject.place}, arm {subject.arm}",
+            over_seeds_figure(
+                f"{subject.arm}_{subject.place.replace(' ', '_')}_{outcome}",
+                f"{title} by active channels, {subject.place}, arm {subject.arm}",
+                seeds[0].levels.tolist(),
+                {split: [r.responses(outcome, split).mean(1) for r in seeds] for split in COMPARED},
                 x_label="log2 k, channels kept at the last token",
                 y_label=label,
-                curves=tuple(
-                    curve(split, seeds[0].levels.tolist(), [r.responses(outcome, split).mean(1) for r in seeds])
-                    for split in COMPARED
-                ),
                 references=(chance,) if outcome == "correct" else (),
-                note=BAND.format(f"{len(seeds)} "),
             )
             for subject, seeds in read.items()
             for outcome, title, label in (("correct", "Accuracy", "accuracy"), ("loss", "Loss", "loss, nats"))
@@ -378,19 +396,19 @@ class AdaptiveStudy(ArmStudy[PlaceReadings]):
         self, arm: str, split: str, read: Mapping[Subject, Sequence[PlaceReadings]]
     ) -> tuple[TableCell, ...]:
         items = groups_of(self.graph.n_eval)[split]
-        at = {place: [r.surface for r in read[Subject(arm=arm, place=place)]] for place in self.places}
+        at = {place: read[Subject(arm=arm, place=place)] for place in self.places}
 
-        def cell(values: Sequence[Floats], unit: str) -> Number:
-            return seeds_number([float(v[items].mean()) for v in values], unit)
+        def cell(seeds: Sequence[PlaceReadings], unit: str, *key: str) -> Number:
+            return seeds_number([float(r.at(*key)[items].mean()) for r in seeds], unit)
 
         return (
             arm,
             split,
             *(
-                cell([surface.covariates[name] for surface in at[FINAL_PLACE]], unit)
+                cell(at[FINAL_PLACE], unit, "covariates", name)
                 for name, unit in (("correct", "fraction"), ("loss", "nats"), ("entropy", "nats"))
             ),
-            *(cell([s.natural["end", place] for s in surfaces], "log2 channels") for place, surfaces in at.items()),
+            *(cell(seeds, "log2 channels", "natural", "end", place) for place, seeds in at.items()),
         )
 
 
@@ -412,10 +430,11 @@ def measure_surface(
     where: Mapping[str, tuple[str, ...]],
     config: AdaptiveConfig,
     *,
+    when: str = "end",
     ways: Sequence[str] = ("largest", "random"),
     seed: int,
-) -> dict[str, dict[tuple[str, ...], Floats]]:
-    """Natural density, responses and held answers of one model; fields and keys of a `Surface` without `when`.
+) -> dict[str, Floats]:
+    """Natural density, responses and held answers of one model, by the names that `PlaceReadings.arrays` has.
 
     Args:
         model: any with the hook points of `where`.
@@ -423,12 +442,11 @@ def measure_surface(
         choices: `[n_items, n_choices]` tokens, the gold one first.
         where: place -> hook points.
         config: levels and energy.
+        when: init or end, for the names.
         ways: of choosing the channels that stay.
         seed: of the channels kept at random.
     """
-    found: dict[str, dict[tuple[str, ...], Floats]] = {
-        name: {} for name in ("correct", "loss", "natural", "held_correct", "held_loss")
-    }
+    found: dict[str, Floats] = {}
 
     def score(settings: Mapping[str, Setting]) -> tuple[Floats, Floats]:
         logits = answer(model, prompts, settings)
@@ -443,16 +461,15 @@ def measure_surface(
     active = {point: n_active(h, config.energy).double().log2() for point, h in last.items()}
     spread = {point: participation_ratio(h).double().log2() for point, h in last.items()}
     for place, names in where.items():
-        found["natural"][(place,)] = torch.stack([active[name] for name in names]).mean(0).numpy()
+        found[f"natural|{when}|{place}"] = torch.stack([active[name] for name in names]).mean(0).numpy()
         levels = levels_at(model, names, config.levels_per_octave).astype(int).tolist()
         for how in ways:
             answers = [
                 score({name: keep_largest(k) if how == "largest" else keep_random(k, seed) for name in names})
                 for k in levels
             ]
-            found["correct"][place, how], found["loss"][place, how] = (
-                np.stack(values) for values in zip(*answers, strict=True)
-            )
+            for outcome, values in zip(("correct", "loss"), zip(*answers, strict=True), strict=True):
+                found[f"{outcome}|{when}|{place}|{how}"] = np.stack(values)
         for target in SIDES:
             items = groups[target]
             held = {
@@ -460,5 +477,6 @@ def measure_surface(
                 "temperature": {name: set_participation(2 ** spread[name][items].mean().item()) for name in names},
             }
             for by, settings in held.items():
-                found["held_correct"][place, by, target], found["held_loss"][place, by, target] = score(settings)
+                for outcome, values in zip(("correct", "loss"), score(settings), strict=True):
+                    found[f"held_{outcome}|{when}|{place}|{by}|{target}"] = values
     return found

@@ -1,15 +1,13 @@
 """One training of a study: the run's config with the arm's differences, on given rows of tokens.
 
 By default the rows end in an answer, and the loss is that of the answer alone. What is read at given steps rides in the checkpoint,
-so that an interrupted training goes on with it. `ArmStudy` is a study with one such training per arm and seed.
+so that an interrupted training goes on with it. `WorldStudy` has one such training per arm and seed.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +19,8 @@ from sparsetrain.export import read_meta
 from sparsetrain.model import Transformer
 from sparsetrain.representation.tracker import SparsityTracker
 from sparsetrain.run import RunConfig
-from sparsetrain.studies.engine import Arm, Stage, StageResult
-from sparsetrain.studies.study import HypothesisStudy, R, Subject
+from sparsetrain.studies.engine import Arm
+from sparsetrain.studies.study import R, Study
 from sparsetrain.training.callbacks import AtSteps
 from sparsetrain.training.fit import Exporter, train_model
 from sparsetrain.training.objectives import Objective, answer_loss
@@ -129,36 +127,17 @@ def train_arm(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArmStudy(HypothesisStudy[R]):
-    """A study that trains every arm in every seed."""
-
-    result: ClassVar[type[StageResult]] = StageResult
-    """What a stage leaves."""
+class WorldStudy(Study[R]):
+    """A study of prompts of a made world."""
 
     @property
-    def trained(self) -> Mapping[str, Arm]:
+    def given(self) -> Mapping[str, Arm]:
         """The arms as given, or else dense weights under two learning rates and sparse weights."""
         return self.rules.arms or ARMS
 
     @property
     def arms(self) -> tuple[str, ...]:
-        return tuple(self.trained)
-
-    @abstractmethod
-    def config_of(self, arm: str, seed: int) -> RunConfig:
-        """The training of an arm."""
-
-    @abstractmethod
-    def inputs(self) -> Mapping[str, object]:
-        """What decides the result of a stage besides its config."""
-
-    @abstractmethod
-    def work(self, config: RunConfig, folder: Path) -> StageResult:
-        """Trains and reads in the folder of a stage."""
-
-    @abstractmethod
-    def load(self, folder: Path, subject: Subject, seed: int) -> R:
-        """What a stage left."""
+        return tuple(self.given)
 
     def sized(self, arm: str, seed: int, *, d_vocab: int, n_steps: int | None = None) -> RunConfig:
         """The config of an arm on prompts of a made world.
@@ -170,33 +149,11 @@ class ArmStudy(HypothesisStudy[R]):
         Raises:
             ValueError: n_ctx is too short for a prompt.
         """
-        config = of_arm(self.config, self.trained[arm], seed)
+        config = of_arm(self.config, self.given[arm], seed)
         if config.model.n_ctx < N_PROMPT:
             raise ValueError(f"model.n_ctx={config.model.n_ctx} is shorter than a prompt; give {N_PROMPT} or more")
         trainer = replace(config.trainer, n_steps=config.trainer.n_steps if n_steps is None else n_steps)
         return replace(config, model=replace(config.model, d_vocab=d_vocab), trainer=trainer)
-
-    def folder(self, run_dir: Path, arm: str, seed: int) -> Path:
-        """Of a stage."""
-        return run_dir / arm / f"seed_{seed}"
-
-    def stages(self) -> Sequence[Stage]:
-        configs = {(arm, seed): self.config_of(arm, seed) for arm in self.arms for seed in self.seeds}
-        return [
-            Stage(
-                name=f"{arm}/seed_{seed}",
-                inputs={**config.recipe.key(), **self.inputs()},
-                run=partial(self.work, config),
-                schema=self.result,
-            )
-            for (arm, seed), config in configs.items()
-        ]
-
-    def read(self, run_dir: Path) -> Mapping[Subject, Sequence[R]]:
-        return {
-            subject: [self.load(self.folder(run_dir, subject.arm, seed), subject, seed) for seed in self.seeds]
-            for subject in self.subjects
-        }
 
 
 def as_rows(rows: NDArray[np.int64]) -> Tensor:

@@ -84,16 +84,16 @@ class ClaimRule:
         """As it stands in the plan."""
         return Claim(key=self.key, arm=self.arm, claim=self.rule.claim, criterion=self.rule.describe())
 
-    def decide(self, effect: Sequence[float] | Estimate) -> ClaimEntry:
-        """The claim after the run, from the effect in each seed, or from an estimate where seeds are not what is sampled."""
-        per_seed = None if isinstance(effect, Estimate) else effect
-        estimate = effect if isinstance(effect, Estimate) else over_seeds(effect)
-        decision = decide(self.rule, estimate, per_seed)
+    def decide(self, effects: Sequence[float | Estimate]) -> ClaimEntry:
+        """The claim after the run, from the effect in each seed, or from one estimate where seeds are not what is sampled."""
+        per_seed = [effect for effect in effects if not isinstance(effect, Estimate)]
+        estimate = effects[0] if effects and isinstance(effects[0], Estimate) else over_seeds(per_seed)
+        decision = decide(self.rule, estimate, per_seed or None)
         found = estimate.number(self.unit)
         return ClaimEntry(
             **vars(self.claim()),
             number=replace(found, note="; ".join(filter(None, (estimate.method, found.note)))),
-            per_seed=tuple(per_seed or ()),
+            per_seed=tuple(per_seed),
             verdict=decision.word,
             reason=decision.reason,
         )
@@ -168,7 +168,7 @@ def conclude(
     claims: Sequence[ClaimRule],
     *,
     gates: Mapping[str, Sequence[float]],
-    effects: Mapping[str, Sequence[float] | Estimate],
+    effects: Mapping[str, Sequence[float | Estimate]],
 ) -> StudySection:
     """Applies the plan's rules.
 
@@ -176,7 +176,7 @@ def conclude(
         plan: as preregistered.
         claims: its claims, with what decides them.
         gates: key -> the value in each seed (and arm).
-        effects: key of each claim -> the effect in each seed, or an estimate.
+        effects: key of each claim -> the effect in each seed, or one estimate.
 
     Returns:
         The section without figures, tables and models.

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from sparsetrain.data.worlds.facts import Facts, FactsConfig, draw_facts, write_exposures
-from sparsetrain.report.blocks import Curve
 from sparsetrain.representation.controls import CONTROLS
 from sparsetrain.representation.measures import HEADLINE
 from sparsetrain.run import RunConfig
@@ -22,27 +21,26 @@ from sparsetrain.stats.correlation import permutation_p
 from sparsetrain.stats.intervals import Floats
 from sparsetrain.stats.mixed_model import mixed_model
 from sparsetrain.stats.number import number
-from sparsetrain.studies.arm import ArmStudy, as_rows, train_arm
+from sparsetrain.studies.arm import WorldStudy, as_rows, train_arm
 from sparsetrain.studies.engine import StageResult, log_spaced_steps
 from sparsetrain.studies.readings import (
-    BAND,
     FINAL,
     Group,
     Readings,
     both_gains,
     correlation,
-    curve,
     gap,
     gaussian,
     groups_table,
     item_reader,
+    over_seeds_figure,
     over_training,
     points_table,
     rank_correlation,
     sparsity,
 )
-from sparsetrain.studies.section import Figure, Gate, ResultTable, TableCell
-from sparsetrain.studies.study import Gates, Ruling, Subject
+from sparsetrain.studies.section import Figure, ResultTable, TableCell
+from sparsetrain.studies.study import Gates, Ruling, Subject, gate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +91,7 @@ def n_seen(levels: Sequence[int]) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FamiliarityStudy(ArmStudy[FactReadings]):
+class FamiliarityStudy(WorldStudy[FactReadings]):
     """Facts of known exposure."""
 
     question = "Is density learned through familiarity?"
@@ -149,27 +147,17 @@ class FamiliarityStudy(ArmStudy[FactReadings]):
             recall = [r.mean("correct", f"shown {n}") for n in levels]
             return rank_correlation(np.array(levels), np.array(recall))
 
+        recall, last = "recall of facts shown", "recall of the last object shown of unlearnable facts shown"
+        known, unknown = number(0.9, "fraction"), number(0.15, "fraction")
         return (
-            (
-                Gate(
-                    key="recall", words=f"recall of facts shown {most} times at the end", bound=number(0.9, "fraction")
-                ),
-                lambda r: r.mean("correct", "still"),
-            ),
-            (
-                Gate(
-                    key="rising", words="rank correlation of exposures and recall over levels", bound=number(0.8, "rho")
-                ),
-                rising,
-            ),
-            (
-                Gate(
-                    key="unlearnable",
-                    words=f"recall of the last object shown of unlearnable facts shown {most} times",
-                    rule="at most",
-                    bound=number(0.15, "fraction"),
-                ),
+            gate("recall", f"{recall} {most} times at the end", known, lambda r: r.mean("correct", "still")),
+            gate("rising", "rank correlation of exposures and recall over levels", number(0.8, "rho"), rising),
+            gate(
+                "unlearnable",
+                f"{last} {most} times",
+                unknown,
                 lambda r: r.mean("correct", "unlearnable"),
+                rule="at most",
             ),
         )
 
@@ -178,8 +166,8 @@ class FamiliarityStudy(ArmStudy[FactReadings]):
         n_steps = math.ceil(n_rows / self.config.trainer.batch_size)
         return self.sized(arm, seed, d_vocab=self.facts.d_vocab, n_steps=n_steps)
 
-    def inputs(self) -> Mapping[str, object]:
-        return {"facts": self.facts, "n_checkpoints": self.rules.n_checkpoints}
+    def inputs(self, config: RunConfig) -> Mapping[str, object]:
+        return {**config.recipe.key(), "facts": self.facts, "n_checkpoints": self.rules.n_checkpoints}
 
     def switch_step(self, facts: Facts) -> int:
         """Optimizer steps whose exposures all lie before the switch."""
@@ -205,9 +193,8 @@ class FamiliarityStudy(ArmStudy[FactReadings]):
         drawn = [levels[i] for i in sorted({0, *range(len(levels) - 1, 0, -2)})]
         groups = [*(f"shown {n}" for n in drawn), "switched on", "switched off", f"unlearnable {levels[-1]}"]
 
-        def by_exposures(name: str, seeds: Sequence[FactReadings], when: int = -1) -> Curve:
-            per_seed = [np.array([r.mean("none", f"shown {n}", when) for n in levels]) for r in seeds]
-            return curve(name, [math.log2(1 + n) for n in levels], per_seed)
+        def by_exposures(seeds: Sequence[FactReadings], when: int = -1) -> list[Floats]:
+            return [np.array([r.mean("none", f"shown {n}", when) for n in levels]) for r in seeds]
 
         width = self.config.model.d_model
         return (
@@ -219,17 +206,17 @@ class FamiliarityStudy(ArmStudy[FactReadings]):
                     ("loss", "Loss of the answer by exposures", "loss, nats", "loss"),
                 )
             ),
-            Figure(
-                key="exposures",
-                title=f"{HEADLINE} at the end against exposures",
+            over_seeds_figure(
+                "exposures",
+                f"{HEADLINE} at the end against exposures",
+                [math.log2(1 + n) for n in levels],
+                {
+                    **{subject.arm: by_exposures(seeds) for subject, seeds in read.items()},
+                    "at initialisation": by_exposures(runs, when=0),
+                },
                 x_label="log2(1 + exposures)",
                 y_label=HEADLINE,
-                curves=(
-                    *(by_exposures(subject.arm, seeds) for subject, seeds in read.items()),
-                    by_exposures("at initialisation", runs, when=0),
-                ),
                 references=gaussian(width),
-                note=BAND.format(""),
             ),
         )
 

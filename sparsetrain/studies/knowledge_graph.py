@@ -19,7 +19,7 @@ from sparsetrain.representation.section import table_section
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
 from sparsetrain.run import RunConfig
 from sparsetrain.stats.number import number
-from sparsetrain.studies.arm import ArmStudy, as_rows, train_arm
+from sparsetrain.studies.arm import WorldStudy, as_rows, train_arm
 from sparsetrain.studies.engine import StageResult, log_spaced_steps, section_of
 from sparsetrain.studies.readings import (
     FINAL,
@@ -33,8 +33,8 @@ from sparsetrain.studies.readings import (
     rank_correlation,
     sparsity,
 )
-from sparsetrain.studies.section import Figure, Gate, ResultTable, StudySection
-from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Subject
+from sparsetrain.studies.section import Figure, ResultTable, StudySection
+from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Subject, gate
 
 R_MARGIN = 0.5
 """Smallest correlation between the curves of two splits that counts as moving together. ours"""
@@ -135,7 +135,7 @@ class GraphResult(StageResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnowledgeGraphStudy(ArmStudy[TripleReadings]):
+class KnowledgeGraphStudy(WorldStudy[TripleReadings]):
     """A graph per seed."""
 
     question = "Do representations get sparser on triples farther from the training distribution?"
@@ -202,16 +202,14 @@ class KnowledgeGraphStudy(ArmStudy[TripleReadings]):
 
     def gates(self) -> Gates[TripleReadings]:
         words = f"{self.graph.n_choices}-way accuracy on training triples at the end"
-        return (
-            (Gate(key="recall", words=words, bound=number(0.9, "fraction")), lambda r: r.mean("correct", "trained")),
-        )
+        return [gate("recall", words, number(0.9, "fraction"), lambda r: r.mean("correct", "trained"))]
 
     def config_of(self, arm: str, seed: int) -> RunConfig:
         return self.sized(arm, seed, d_vocab=self.graph.d_vocab)
 
-    def inputs(self) -> Mapping[str, object]:
+    def inputs(self, config: RunConfig) -> Mapping[str, object]:
         tracker = self.tracker() if self.config.ood.enabled else None
-        return {"graph": self.graph, "steps": self.steps, "tracker": tracker}
+        return {**config.recipe.key(), "graph": self.graph, "steps": self.steps, "tracker": tracker}
 
     def work(self, config: RunConfig, folder: Path) -> GraphResult:
         graph = graph_of(self.graph, config.seed)
@@ -236,7 +234,7 @@ class KnowledgeGraphStudy(ArmStudy[TripleReadings]):
             return {}
         arm, seed = self.arms[0], self.seeds[0]
         model = Transformer(self.config_of(arm, seed).model)
-        table = self.folder(run_dir, arm, seed) / "ood_sparsity.csv"
+        table = run_dir / self.folder(arm, seed) / "ood_sparsity.csv"
         splits = as_splits(graph_of(self.graph, seed))
         return {"representation": table_section(table, splits, self.tracker(), model=model)}
 
@@ -259,7 +257,7 @@ class KnowledgeGraphStudy(ArmStudy[TripleReadings]):
     ) -> Sequence[ResultTable]:
         rows = []
         for seed in self.seeds:
-            result = results[f"{self.arms[0]}/seed_{seed}"]
+            result = results[self.folder(self.arms[0], seed)]
             assert isinstance(result, GraphResult)
             rows.append((str(seed), *(number(result.n_out[name], "triples") for name in SPLITS)))
         controls = "controls: none, with the gain, random basis, without the strongest 1% of channels"

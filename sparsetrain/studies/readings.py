@@ -32,8 +32,6 @@ FINAL = "final_norm.hook_norm"
 MEASURED = (HEADLINE, "top5", "hoyer")
 RHO_MARGIN = 0.1
 """Smallest rank correlation of interest. ours"""
-BAND = "mean over {}seeds, band: 95% t interval over seeds"
-"""What the curves of a figure are."""
 SERIES = (
     ("correct", "fraction"),
     ("loss", "nats"),
@@ -70,6 +68,12 @@ def item_reader(prompts: Tensor, n_layer: int, correct: Callable[[Tensor], Tenso
     return Reader(read)
 
 
+def load_arrays(path: Path) -> dict[str, Floats]:
+    """All arrays of a file, as float64."""
+    with np.load(path) as file:
+        return {name: file[name].astype(np.float64) for name in file.files}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Readings:
     """What one training left: every array `[n_checkpoints, n_items]` float64."""
@@ -87,8 +91,7 @@ class Readings:
     @classmethod
     def load(cls, path: Path, **more: Any) -> Self:
         """Reads `items.npz`; `more` are the groups and the fields of a subclass."""
-        with np.load(path) as file:
-            arrays = {name: file[name].astype(np.float64) for name in file.files}
+        arrays = load_arrays(path)
         steps = tuple(int(step) for step in arrays.pop("steps"))
         values = {(p, c, m): arrays.pop(f"{p}|{c}|{m}") for p, c, m in (k.split("|") for k in [*arrays] if "|" in k)}
         return cls(steps=steps, values=values, **arrays, **more)
@@ -163,19 +166,43 @@ def gaussian(width: int) -> tuple[Reference, ...]:
     return (Reference(label="Gaussian", value=gaussian_reference(width)[HEADLINE]),)
 
 
+def over_seeds_figure(
+    key: str,
+    title: str,
+    x: Sequence[float],
+    groups: Mapping[str, Sequence[Floats]],
+    *,
+    x_label: str,
+    y_label: str,
+    references: tuple[Reference, ...] = (),
+    note: str = "",
+) -> Figure:
+    """A curve per group, of `[n_seeds][n_x]`."""
+    n_seeds = len(next(iter(groups.values())))
+    return Figure(
+        key=key,
+        title=title,
+        x_label=x_label,
+        y_label=y_label,
+        curves=tuple(curve(name, x, per_seed) for name, per_seed in groups.items()),
+        references=references,
+        note=f"{note}mean over {n_seeds} seeds, band: 95% t interval over seeds",
+    )
+
+
 def over_training(
     key: str, title: str, y_label: str, series: str, groups: Sequence[str], runs: Sequence[Readings], width: int, note: str = ""
 ) -> Figure:  # fmt: skip
     """A series of several groups at every checkpoint; of the headline beside that of a Gaussian vector of `width`."""
-    x = [math.log2(1 + step) for step in runs[0].steps]
-    return Figure(
-        key=key,
-        title=title,
+    return over_seeds_figure(
+        key,
+        title,
+        [math.log2(1 + step) for step in runs[0].steps],
+        {name: [r.over_time(series, name) for r in runs] for name in groups},
         x_label="log2(1 + step)",
         y_label=y_label,
-        curves=tuple(curve(name, x, [r.over_time(series, name) for r in runs]) for name in groups),
         references=gaussian(width) if series in CONTROLS else (),
-        note=note + BAND.format(f"{len(runs)} "),
+        note=note,
     )
 
 

@@ -28,22 +28,22 @@ from sparsetrain.run import RunConfig, corpus_of, init_bigram_
 from sparsetrain.stats.intervals import Floats, over_items
 from sparsetrain.stats.number import Number, number
 from sparsetrain.studies.arm import as_rows, train_arm
-from sparsetrain.studies.engine import Stage, StageResult, section_of
+from sparsetrain.studies.engine import StageResult, section_of
 from sparsetrain.studies.knowledge_graph import graph_of, is_gold_first
 from sparsetrain.studies.readings import (
-    BAND,
     FINAL,
     Readings,
     both_gains,
     correlation,
-    curve,
     gaussian,
     item_reader,
+    load_arrays,
+    over_seeds_figure,
     rank_correlation,
     sparsity,
 )
-from sparsetrain.studies.section import Figure, Gate, ResultTable, TableCell
-from sparsetrain.studies.study import Gates, Hypothesis, HypothesisStudy, Ruling, Subject
+from sparsetrain.studies.section import Figure, ResultTable, TableCell
+from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Study, Subject, gate
 from sparsetrain.training.objectives import next_token_loss
 
 OWN = "own_loss"
@@ -74,24 +74,15 @@ WHAT = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShiftReadings:
-    """One shift in one seed. Arrays over items are `[2, n_levels, n]`: shift and control."""
+class ShiftReadings(Readings):
+    """One shift in one seed, at initialisation and at the end. Items are `[2, n_levels, n]`, flat: shift and control."""
 
     levels: tuple[int, ...]
-    read: Readings
-    """At initialisation and at the end."""
     distances: Mapping[str, Floats]
 
-    @classmethod
-    def load(cls, folder: Path, name: str, levels: tuple[int, ...]) -> "ShiftReadings":
-        """Reads what a stage left of a shift."""
-        with np.load(folder / f"{name}_distances.npz") as file:
-            distances = {key: file[key].astype(np.float64) for key in file.files}
-        return cls(levels=levels, read=Readings.load(folder / f"{name}.npz"), distances=distances)
-
     def of(self, series: str, when: int = -1) -> Floats:
-        """A series of the readings at the end, or at initialisation (`when` 0), or a distance of every row."""
-        values = self.distances[series] if series in self.distances else self.read.series(series)[when]
+        """A series of the readings at the end, or at initialisation (`when` 0), or a distance of every row, `[2, n_levels, n]`."""
+        values = self.distances[series] if series in self.distances else self.series(series)[when]
         return values.reshape(2, len(self.levels), -1)
 
     def rise(self, series: str, *, controlled: bool = False, when: int = -1) -> float:
@@ -153,7 +144,7 @@ class Material:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShiftsStudy(HypothesisStudy[ShiftReadings]):
+class ShiftsStudy(Study[ShiftReadings]):
     """One training per seed, with the run's own optimizer and weight sparsity; claims are made about each shift."""
 
     question = "Do representations get sparser as input gets harder, longer, or contradicts what was learned?"
@@ -188,6 +179,8 @@ class ShiftsStudy(HypothesisStudy[ShiftReadings]):
             needs=("own loss",),
         ),
     )
+
+    result = ShiftsResult
 
     shifts: GradedConfig
     graph: GraphConfig
@@ -234,32 +227,22 @@ class ShiftsStudy(HypothesisStudy[ShiftReadings]):
 
         bound = number(ANSWERED[self.shifts.world], "fraction")
         words = {name: f"{name}: level 0 answered among {n_choices(name)}" for name in self.arms}
-        return [(Gate(key=name, words=words[name], bound=bound, arm=name), answered) for name in self.arms]
+        return [gate(name, words[name], bound, answered, arm=name) for name in self.arms]
 
-    def stages(self) -> Sequence[Stage]:
-        world = self.shifts.world
-        if world == "graph":
+    def folder(self, arm: str, seed: int) -> str:
+        return f"seed_{seed}"
+
+    def config_of(self, arm: str, seed: int) -> RunConfig:
+        model = self.config.model
+        if self.shifts.world == "graph":
             with section_of("study.shifts"):
-                check_length(self.shifts, self.config.model.n_ctx)
-        d_vocab = self.config.model.d_vocab if world == "python" else self.graph.d_vocab + N_MARKS
-        inputs = {
-            "bigram_init": self.config.bigram_init,
-            "shifts": self.shifts,
-            "data": self.config.data if world == "python" else self.graph,
-        }
-        configs = {
-            seed: replace(self.config, seed=seed, model=replace(self.config.model, d_vocab=d_vocab))
-            for seed in self.seeds
-        }
-        return [
-            Stage(
-                name=f"seed_{seed}",
-                inputs={**config.recipe.key(), **inputs},
-                run=partial(self.work, config),
-                schema=ShiftsResult,
-            )
-            for seed, config in configs.items()
-        ]
+                check_length(self.shifts, model.n_ctx)
+            model = replace(model, d_vocab=self.graph.d_vocab + N_MARKS)
+        return replace(self.config, seed=seed, model=model)
+
+    def inputs(self, config: RunConfig) -> Mapping[str, object]:
+        data = config.data if self.shifts.world == "python" else self.graph
+        return {**config.recipe.key(), "bigram_init": config.bigram_init, "shifts": self.shifts, "data": data}
 
     def work(self, config: RunConfig, folder: Path) -> ShiftsResult:
         """Trains, reads at the start and at the end, and measures distances."""
@@ -327,29 +310,21 @@ class ShiftsStudy(HypothesisStudy[ShiftReadings]):
         rows = training_documents(graph, marks, n_rows + N_VAL * batch_size, (n_ctx + 1) // SIZE, config.seed)
         return Material(rows=rows[:n_rows], val=rows[n_rows:], shifts=shifts)
 
-    def read(self, run_dir: Path) -> Mapping[Subject, Sequence[ShiftReadings]]:
-        return {
-            subject: [
-                ShiftReadings.load(run_dir / f"seed_{seed}", subject.arm, self.levels[subject.arm])
-                for seed in self.seeds
-            ]
-            for subject in self.subjects
-        }
+    def load(self, folder: Path, subject: Subject, seed: int) -> ShiftReadings:
+        levels, distances = self.levels[subject.arm], load_arrays(folder / f"{subject.arm}_distances.npz")
+        return ShiftReadings.load(folder / f"{subject.arm}.npz", levels=levels, distances=distances)
 
     def figures(self, read: Mapping[Subject, Sequence[ShiftReadings]]) -> Sequence[Figure]:
         reference = gaussian(self.config.model.d_model)
         return [
-            Figure(
-                key=f"{name}_{key}",
-                title=f"{name}: {label}",
+            over_seeds_figure(
+                f"{name}_{key}",
+                f"{name}: {label}",
+                [float(level) for level in runs[0].levels],
+                {side: [r.of(series)[i].mean(-1) for r in runs] for i, side in enumerate(SIDES)},
                 x_label=f"level: {WHAT[self.shifts.world, name][0]}",
                 y_label=label,
-                curves=tuple(
-                    curve(side, [float(level) for level in runs[0].levels], [r.of(series)[i].mean(-1) for r in runs])
-                    for i, side in enumerate(SIDES)
-                ),
                 references=reference if key == "gini" else (),
-                note=BAND.format(f"{len(runs)} "),
             )
             for name, runs in ((subject.arm, runs) for subject, runs in read.items())
             for series, key, label in (("none", "gini", HEADLINE), (OWN, OWN, "own loss of the row, nats/token"))

@@ -2,18 +2,21 @@
 
 1. `Hypothesis`: a claim with the number that decides it, as a function of what was read of one subject in one seed.
 2. A `Subject` is what the claims are about: an arm, or a place in an arm.
-3. `Study.plan` makes a claim of every hypothesis and subject; `Study.conclude` reads every subject in every seed, applies the
-   plan, and adds figures and tables.
+3. `Study.plan` makes a claim of every hypothesis and subject; its stages train every arm in every seed; `Study.conclude` reads
+   every subject in every seed, applies the plan, and adds figures and tables.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from sparsetrain.run import RunConfig
 from sparsetrain.stats.decisions import DecisionRule
+from sparsetrain.stats.intervals import Estimate
+from sparsetrain.stats.number import Number
 from sparsetrain.studies.engine import ClaimRule, Stage, StageResult, StudyRules, conclude
 from sparsetrain.studies.section import Figure, Gate, Plan, ResultTable, StudySection, VerdictRule
 
@@ -21,6 +24,19 @@ R = TypeVar("R")
 """What is read of one subject in one seed."""
 Gates = Sequence[tuple[Gate, Callable[[R], float]]]
 """Gates, and their values in what is read of an arm (of its first place) in one seed."""
+
+
+def gate(
+    key: str,
+    words: str,
+    bound: Number,
+    value: Callable[[R], float],
+    *,
+    rule: Literal["at least", "at most"] = "at least",
+    arm: str | None = None,
+) -> tuple[Gate, Callable[[R], float]]:
+    """A gate with its value."""
+    return Gate(key=key, words=words, rule=rule, bound=bound, arm=arm), value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +59,12 @@ class Hypothesis(Generic[R]):
     key: str
     claim: str
     expected: Literal["positive", "negative", "none"]
-    effect: Callable[[R], float]
+    effect: Callable[[R], float | Estimate]
     unit: str
     margin: float | None = None
     """Smallest effect of interest; None: the study's."""
+    per_seed: bool = True
+    """Whether `effect` is a number in each seed; False: an estimate of all seeds together, over other items."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,60 +78,34 @@ class Ruling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study(ABC):
+class Study(ABC, Generic[R]):
     """One study of one config: what `run_study` runs."""
 
     config: RunConfig
     """Model, optimizer and trainer, from which arms differ."""
     rules: StudyRules
 
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(self.config.seed + i for i in range(self.rules.n_seeds))
-
-    @abstractmethod
-    def plan(self) -> Plan:
-        """All that is fixed before the run."""
-
-    @abstractmethod
-    def stages(self) -> Sequence[Stage]:
-        """The work.
-
-        Raises:
-            ValueError: sizes that cannot hold.
-        """
-
-    @abstractmethod
-    def conclude(self, plan: Plan, run_dir: Path, results: Mapping[str, StageResult]) -> StudySection:
-        """The section of the report.
-
-        Args:
-            plan: as preregistered.
-            run_dir: folder with the stages' folders.
-            results: of the stages.
-        """
-
-    def sections(
-        self, run_dir: Path, results: Mapping[str, StageResult], section: StudySection
-    ) -> Mapping[str, object]:
-        """More sections of the report, beside the study's own."""
-        return {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class HypothesisStudy(Study, Generic[R]):
-    """A study whose plan and conclusions follow from its hypotheses."""
-
     question: ClassVar[str]
     hypotheses: ClassVar[Sequence[Hypothesis]]
     rulings: ClassVar[Sequence[Ruling]]
     as_first: ClassVar[tuple[str, str] | None] = None
     """A hypothesis whose effect is compared with that of the first arm, and what differs in it, in words."""
+    result: ClassVar[type[StageResult]] = StageResult
+    """What a stage leaves."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(self.config.seed + i for i in range(self.rules.n_seeds))
 
     @property
     @abstractmethod
     def arms(self) -> tuple[str, ...]:
         """What the claims are sorted by; the first is the one that the others are compared with."""
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The arms that are trained."""
+        return self.arms
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
@@ -127,22 +119,72 @@ class HypothesisStudy(Study, Generic[R]):
     def gates(self) -> Gates[R]: ...
 
     @abstractmethod
-    def read(self, run_dir: Path) -> Mapping[Subject, Sequence[R]]:
+    def config_of(self, arm: str, seed: int) -> RunConfig:
+        """The training of an arm.
+
+        Raises:
+            ValueError: sizes that cannot hold.
+        """
+
+    @abstractmethod
+    def inputs(self, config: RunConfig) -> Mapping[str, object]:
+        """What decides the result of a stage."""
+
+    def kept_under(self, config: RunConfig) -> Mapping[str, object] | None:
+        """`Stage.kept_under`."""
+        return None
+
+    @abstractmethod
+    def work(self, config: RunConfig, folder: Path) -> StageResult:
+        """Trains and reads in the folder of a stage."""
+
+    def load(self, folder: Path, subject: Subject, seed: int) -> R:
+        """What a stage left of a subject; a study that reads several stages at once has a `read` of its own."""
+        raise NotImplementedError
+
+    def figures(self, read: Mapping[Subject, Sequence[R]]) -> Sequence[Figure]:
+        return ()
+
+    def tables(self, read: Mapping[Subject, Sequence[R]], results: Mapping[str, StageResult]) -> Sequence[ResultTable]:
+        return ()
+
+    def sections(
+        self, run_dir: Path, results: Mapping[str, StageResult], section: StudySection
+    ) -> Mapping[str, object]:
+        """More sections of the report, beside the study's own."""
+        return {}
+
+    def folder(self, arm: str, seed: int) -> str:
+        """Where an arm is trained, inside the run's folder; arms of one folder share its training."""
+        return f"{arm}/seed_{seed}"
+
+    def stages(self) -> Sequence[Stage]:
+        """One training per arm and seed."""
+        configs = {self.folder(arm, seed): self.config_of(arm, seed) for arm in self.trained for seed in self.seeds}
+        return [
+            Stage(
+                name=name,
+                inputs=self.inputs(config),
+                run=partial(self.work, config),
+                schema=self.result,
+                kept_under=self.kept_under(config),
+            )
+            for name, config in configs.items()
+        ]
+
+    def read(self, run_dir: Path, results: Mapping[str, StageResult]) -> Mapping[Subject, Sequence[R]]:
         """What the stages left, of each subject in each seed."""
+        return {
+            subject: [self.load(run_dir / self.folder(subject.arm, seed), subject, seed) for seed in self.seeds]
+            for subject in self.subjects
+        }
 
-    @abstractmethod
-    def figures(self, read: Mapping[Subject, Sequence[R]]) -> Sequence[Figure]: ...
-
-    @abstractmethod
-    def tables(
-        self, read: Mapping[Subject, Sequence[R]], results: Mapping[str, StageResult]
-    ) -> Sequence[ResultTable]: ...
-
-    def effects(self, r: R) -> dict[str, float]:
+    def effects(self, r: R) -> dict[str, float | Estimate]:
         """The number of each hypothesis about one subject in one seed."""
         return {hypothesis.key: hypothesis.effect(r) for hypothesis in self.hypotheses}
 
     def plan(self) -> Plan:
+        """All that is fixed before the run."""
         return Plan(
             question=self.question,
             method=self.method(),
@@ -172,7 +214,7 @@ class HypothesisStudy(Study, Generic[R]):
                     claim=f"{subject.place}: {hypothesis.claim}" if subject.place else hypothesis.claim,
                     expected=hypothesis.expected,
                     margin=self.rules.margin if hypothesis.margin is None else hypothesis.margin,
-                    n_agreeing=None if hypothesis.expected == "none" else self.rules.n_agreeing,
+                    n_agreeing=self.rules.n_agreeing if hypothesis.per_seed and hypothesis.expected != "none" else None,
                 ),
                 unit=hypothesis.unit,
             )
@@ -189,8 +231,15 @@ class HypothesisStudy(Study, Generic[R]):
         return [replace(compared, key="as first arm", claim=claim, expected="none")]
 
     def conclude(self, plan: Plan, run_dir: Path, results: Mapping[str, StageResult]) -> StudySection:
-        read = self.read(run_dir)
-        effects: dict[str, list[float]] = {}
+        """The section of the report.
+
+        Args:
+            plan: as preregistered.
+            run_dir: folder with the stages' folders.
+            results: of the stages.
+        """
+        read = self.read(run_dir, results)
+        effects: dict[str, list[Any]] = {}
         for subject, seeds in read.items():
             for r in seeds:
                 for key, value in self.effects(r).items():

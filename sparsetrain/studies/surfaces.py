@@ -1,50 +1,14 @@
 """Response surfaces: how items are answered as a function of the number of active channels, and what follows from them.
 
-A `Surface` holds one seed's measurements; the functions here turn them into best numbers of channels and their differences. Which of
-the numbers decides what is up to the study.
+The functions here turn responses into best numbers of channels and their differences. Which of the numbers decides what is up to
+the study.
 """
-
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Self
 
 import numpy as np
 
 from sparsetrain.stats.intervals import Floats
 
 TIE = 1e-9
-
-
-@dataclass(frozen=True, kw_only=True)
-class Surface:
-    """What one training left. Keys: `when` is init or end, `how` largest or random, `by` topk or temperature, `target` id or shifted."""
-
-    levels: Mapping[str, Floats]
-    """Place -> numbers of active channels tried, rising, the last one all, `[n_levels]`."""
-    correct: Mapping[tuple[str, str, str], Floats]
-    """(when, place, how) -> whether each item is answered at each level, `[n_levels, n_items]`."""
-    loss: Mapping[tuple[str, str, str], Floats]
-    """The same keys -> loss of the answer, nats."""
-    natural: Mapping[tuple[str, str], Floats]
-    """(when, place) -> log2 of the channels that each item uses untouched, `[n_items]`."""
-    held_correct: Mapping[tuple[str, str, str, str], Floats]
-    """(when, place, by, target) -> items answered with the density that `target` items have, `[n_items]`."""
-    held_loss: Mapping[tuple[str, str, str, str], Floats]
-    covariates: Mapping[str, Floats]
-    """correct, loss, entropy and logit_norm of the untouched trained model, `[n_items]`."""
-    trained: Mapping[str, Floats] = field(default_factory=dict)
-    """correct: whether each training triple is answered, untouched."""
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Reads a file with one array per entry, named field|key|key."""
-        fields: dict[str, dict[str | tuple[str, ...], Floats]] = {}
-        with np.load(path) as file:
-            for name in file.files:
-                entry, *key = name.split("|")
-                fields.setdefault(entry, {})[key[0] if len(key) == 1 else tuple(key)] = file[name].astype(np.float64)
-        return cls(**fields)  # pyright: ignore[reportArgumentType]
 
 
 def level_grid(width: int, per_octave: int) -> Floats:

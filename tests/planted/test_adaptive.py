@@ -11,7 +11,7 @@ from sparsetrain.model import ModelConfig
 from sparsetrain.run import RunConfig
 from sparsetrain.studies.adaptive import SIDES, AdaptiveConfig, AdaptiveStudy, PlaceReadings, measure_surface
 from sparsetrain.studies.engine import Arm, StudyRules, conclude
-from sparsetrain.studies.surfaces import Surface, level_grid
+from sparsetrain.studies.surfaces import level_grid
 
 N = 60
 PLACE = "final norm"
@@ -26,7 +26,7 @@ LEVELS = level_grid(128, 2)
 
 def planted(
     seed: int, *, best: tuple[float, float], natural: tuple[float, float], cost: float = 0.0, height: tuple[float, float] = (0.95, 0.95)
-) -> Surface:  # fmt: skip
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Accuracy falls by .1 for every octave away from log2 k = `best` (ID, shifted); items differ by noise.
 
     `cost` is what the operation of holding takes away, whatever the density.
@@ -45,25 +45,27 @@ def planted(
     targets = {"id": natural[0], "shifted": natural[1]}
     held = {t: (luck < accuracy(k) - cost).astype(float) for t, k in targets.items()}
     untouched = (luck < accuracy(own)).astype(float)
-    return Surface(
-        levels={PLACE: LEVELS},
-        correct={("end", PLACE, "largest"): surface_correct, ("end", PLACE, "random"): flat, ("init", PLACE, "largest"): flat},
-        loss={("end", PLACE, "largest"): surface_loss, ("end", PLACE, "random"): 2 - flat, ("init", PLACE, "largest"): 2 - flat},
-        natural={("end", PLACE): own + 0.1 * rng.standard_normal(3 * N), ("init", PLACE): 5 + 0.1 * rng.standard_normal(3 * N)},
-        held_correct={
-            (when, PLACE, by, t): held[t] if when == "end" else flat[0]
-            for when in ("init", "end")
+    end, init = f"end|{PLACE}", f"init|{PLACE}"
+    return {
+        f"levels|{PLACE}": LEVELS,
+        **{f"correct|{end}|largest": surface_correct, f"correct|{end}|random": flat, f"correct|{init}|largest": flat},
+        **{f"loss|{end}|largest": surface_loss, f"loss|{end}|random": 2 - flat, f"loss|{init}|largest": 2 - flat},
+        f"natural|{end}": own + 0.1 * rng.standard_normal(3 * N),
+        f"natural|{init}": 5 + 0.1 * rng.standard_normal(3 * N),
+        **{
+            f"held_correct|{when}|{by}|{t}": held[t] if when == end else flat[0]
+            for when in (init, end)
             for by in ("topk", "temperature")
             for t in targets
         },
-        held_loss={("end", PLACE, "topk", t): 2 - accuracy(k) for t, k in targets.items()},
-        covariates={name: rng.random(3 * N) for name in ("loss", "entropy", "logit_norm")} | {"correct": untouched},
-    )  # fmt: skip
+        **{f"held_loss|{end}|topk|{t}": 2 - accuracy(k) for t, k in targets.items()},
+        **{f"covariates|{name}": rng.random(3 * N) for name in ("loss", "entropy", "logit_norm")},
+        "covariates|correct": untouched,
+    }
 
 
 def effects(seed: int, **settings) -> dict[str, float]:
-    surface = planted(seed, **settings)
-    return STUDY.effects(PlaceReadings(surface=surface, place=PLACE, n_eval=N, n_bootstrap=100))
+    return STUDY.effects(PlaceReadings(arrays=planted(seed, **settings), place=PLACE, n_eval=N, n_bootstrap=100))
 
 
 def words(**settings) -> dict[str, str]:
@@ -154,15 +156,15 @@ def test_a_model_where_the_answer_is_known():
     )
     known, shifted = slice(n_eval), slice(n_eval, None)
     # 95% of 4 + 8 * .64 = 9.12 takes 4 + 8 channels; 95% of 9 + 8 * .64 = 14.12 takes 4 + 7.
-    natural = 2 ** found["natural"][(PLACE,)]
+    natural = 2 ** found[f"natural|end|{PLACE}"]
     assert natural[known] == pytest.approx(12) and natural[shifted] == pytest.approx(11)
-    correct = found["correct"][PLACE, "largest"]
+    correct = found[f"correct|end|{PLACE}|largest"]
     assert (correct[:, known] == 1).all()
     assert (correct[:4, shifted] == 1).all() and (correct[4, shifted] == 0).all()  # k = 1, 2, 4, 8 and 16
-    held = {target: found["held_correct"][PLACE, "topk", target] for target in SIDES}
+    held = {target: found[f"held_correct|end|{PLACE}|topk|{target}"] for target in SIDES}
     assert (held["id"][known] == 1).all() and (held["shifted"][known] == 1).all()
     assert (held["shifted"][shifted] == 1).all() and (held["id"][shifted] == 0).all()
     logits = 2 * (6 - 0.8 * 7)
     want = np.log1p(np.exp(-logits))
-    assert found["held_loss"][PLACE, "topk", "shifted"][shifted] == pytest.approx(want, abs=1e-5)
-    assert (found["held_loss"][PLACE, "topk", "id"][shifted] > 1).all()
+    assert found[f"held_loss|end|{PLACE}|topk|shifted"][shifted] == pytest.approx(want, abs=1e-5)
+    assert (found[f"held_loss|end|{PLACE}|topk|id"][shifted] > 1).all()

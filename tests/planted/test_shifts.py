@@ -9,7 +9,7 @@ from sparsetrain.data.worlds.knowledge_graph import GraphConfig
 from sparsetrain.representation.measures import HEADLINE, MEASURES, Magnitudes
 from sparsetrain.run import RunConfig
 from sparsetrain.studies.engine import StudyRules, conclude
-from sparsetrain.studies.readings import FINAL, Readings
+from sparsetrain.studies.readings import FINAL
 from sparsetrain.studies.shifts import OWN, ShiftReadings, ShiftsStudy
 
 LEVELS = (0, 1, 2, 4)
@@ -45,7 +45,10 @@ def planted(seed: int, *, form: float, claimed: float, gain: float = 1.0, farthe
         "rotated": gini(0, 0),
     }
     loss = rng.random(shape).ravel()
-    read = Readings(
+    own = np.broadcast_to((farther * share)[None, :, None], shape) + 0.01 * rng.random(shape)
+    return ShiftReadings(
+        levels=LEVELS,
+        distances={OWN: own.ravel(), "bigram_loss": own.ravel(), "unseen_pairs": np.zeros(loss.shape)},
         steps=(0, 1),
         loss=np.stack([loss, loss]),
         entropy=np.stack([loss, rng.random(loss.shape)]),
@@ -53,9 +56,6 @@ def planted(seed: int, *, form: float, claimed: float, gain: float = 1.0, farthe
         correct=np.ones((2, len(loss))),
         values={(FINAL, control, HEADLINE): np.stack([untrained, v]) for control, v in values.items()},
     )
-    own = np.broadcast_to((farther * share)[None, :, None], shape) + 0.01 * rng.random(shape)
-    distances = {OWN: own.ravel(), "bigram_loss": own.ravel(), "unseen_pairs": np.zeros(loss.shape)}
-    return ShiftReadings(levels=LEVELS, read=read, distances=distances)
 
 
 def verdicts(**settings: float) -> dict[str, str]:

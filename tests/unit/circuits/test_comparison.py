@@ -29,7 +29,7 @@ def study(arms: dict[str, Arm] = ARMS, n_seeds: int = 2, **settings: int) -> Com
         config=RunConfig(sparsity=SparsityConfig(density=0.125)),
         rules=StudyRules(n_seeds=n_seeds, arms=arms),
         comparison=ComparisonConfig(**{"min_tasks": 2, **settings}),
-        read=unread,
+        search=unread,
     )
 
 
@@ -116,7 +116,7 @@ def test_arms_differ_from_their_run_in_what_they_say():
     assert of_arm(floors, Arm(density=1), 0).sparsity.is_dense
     small = study({**ARMS, "sparse": Arm(d_model=4096)})
     small = replace(small, config=replace(small.config, debug=True, seed=4))
-    assert small.seeds == (4,) and {name: run.model.d_model for name, run in small.arms.items()} == {
+    assert small.seeds == (4,) and {name: run.model.d_model for name, run in small.runs.items()} == {
         "sparse": small.config.model.d_model,
         "dense": small.config.model.d_model,
     }

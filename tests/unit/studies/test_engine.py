@@ -89,7 +89,7 @@ def test_a_claim_may_come_with_an_estimate_of_its_own():
     free = tuple(replace(test, rule=replace(test.rule, n_agreeing=None)) for test in claim_rules())
     planned = replace(plan(), claims=tuple(rule.claim() for rule in free))
     sure = Estimate(value=1.0, lo=0.8, hi=1.2, n=7, method="over tasks")
-    found = conclude(planned, free, gates={"learned": [1.0]}, effects={"a": sure, "b": replace(sure, lo=-0.1)})
+    found = conclude(planned, free, gates={"learned": [1.0]}, effects={"a": [sure], "b": [replace(sure, lo=-0.1)]})
     assert [claim.verdict for claim in found.claims] == ["supported", "undecided"]
     assert found.claims[0].number == number(1.0, "u", lo=0.8, hi=1.2, n=7, note="over tasks")
 

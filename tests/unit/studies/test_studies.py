@@ -25,10 +25,9 @@ from sparsetrain.run import OodConfig
 from sparsetrain.sparsity import SparsityConfig
 from sparsetrain.studies.adaptive import AdaptiveConfig
 from sparsetrain.studies.page import KINDS
-from sparsetrain.studies.readings import Readings
+from sparsetrain.studies.readings import Readings, load_arrays
 from sparsetrain.studies.section import StudySection
 from sparsetrain.studies.shifts import object_loss
-from sparsetrain.studies.surfaces import Surface
 from sparsetrain.training.objectives import answer_loss
 from sparsetrain.typed import plain
 
@@ -162,19 +161,19 @@ def test_what_was_set_by_hand_leaves_the_model_and_is_that_of_its_weights(tmp_pa
     model = replace(settings.model, abs_topk={"attn_v": 0.25})
     study = replace(settings.study, adaptive=AdaptiveConfig(arms=("sparse",), kind="attn_v", n_bootstrap=20))
     run_small(replace(settings, model=model, study=study), tmp_path)
-    surface = Surface.load(tmp_path / "sparse/seed_1/surface.npz")
-    assert set(surface.levels) == {"layer 0", "layer 1", "all layers", "final norm"}
-    assert list(surface.levels["layer 1"]) == [1, 2, 3, 4, 6, 8, 11, 16, 23, 32]
-    for place in surface.levels:
+    surface = load_arrays(tmp_path / "sparse/seed_1/surface.npz")
+    places = {name.removeprefix("levels|") for name in surface if name.startswith("levels|")}
+    assert places == {"layer 0", "layer 1", "all layers", "final norm"}
+    assert list(surface["levels|layer 1"]) == [1, 2, 3, 4, 6, 8, 11, 16, 23, 32]
+    for place in places:
         for how in ("largest", "random"):
-            assert np.allclose(surface.loss["end", place, how][-1], surface.covariates["loss"], atol=1e-5)
+            assert np.allclose(surface[f"loss|end|{place}|{how}"][-1], surface["covariates|loss"], atol=1e-5)
     for layer in ("layer 0", "layer 1", "all layers"):  # 8 of 32 are all that the model lets through
-        values = surface.loss["end", layer, "largest"]
+        values = surface[f"loss|end|{layer}|largest"]
         assert np.allclose(values[5:], values[-1], atol=1e-5) and not np.allclose(values[0], values[-1], atol=1e-5)
-        assert (surface.natural["end", layer] <= 3 + 1e-9).all()
-    assert not np.allclose(
-        surface.loss["end", "final norm", "random"][3], surface.loss["end", "final norm", "largest"][3]
-    )
+        assert (surface[f"natural|end|{layer}"] <= 3 + 1e-9).all()
+    random, largest = (surface[f"loss|end|final norm|{how}"][3] for how in ("random", "largest"))
+    assert not np.allclose(random, largest)
 
 
 def test_what_means_nothing_to_a_study_is_refused(tmp_path):
