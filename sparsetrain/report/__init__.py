@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, make_dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
 import torch
 from pydantic import StringConstraints
@@ -23,7 +23,7 @@ import sparsetrain
 from sparsetrain.report.blocks import Block
 from sparsetrain.stats.number import Number
 from sparsetrain.store import write_atomic
-from sparsetrain.typed import from_dict, plain
+from sparsetrain.typed import Json, from_dict, plain
 
 SCHEMA_VERSION = 1
 
@@ -98,7 +98,7 @@ class Report:
     run: RunFacts
     weights: WeightsFacts | None = None
     stages: tuple[StageTime, ...] = ()
-    sections: Mapping[str, Any] = field(default_factory=dict)
+    sections: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def section(self, name: str, schema: type[T]) -> T:
         """A section as its type.
@@ -142,12 +142,12 @@ def dumps(report: Report) -> str:
     return _encode(report.plain(), "") + "\n"
 
 
-def _encode(data: Any, indent: str) -> str:
+def _encode(data: Json, indent: str) -> str:
     inner = indent + " "
-    if isinstance(data, dict) and data:
+    if isinstance(data, Mapping) and data:
         lines = [f"{inner}{json.dumps(key)}: {_encode(entry, inner)}" for key, entry in data.items()]
         return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
-    if isinstance(data, list) and any(isinstance(entry, dict | list) for entry in data):
+    if isinstance(data, list) and any(isinstance(entry, Mapping | list) for entry in data):
         return "[\n" + ",\n".join(f"{inner}{_encode(entry, inner)}" for entry in data) + f"\n{indent}]"
     return json.dumps(data, allow_nan=False)
 
@@ -185,11 +185,11 @@ def parse_report(data: object, kinds: Kinds) -> Report:
     Raises:
         ValueError: not a report, one of another schema version, a section that is not among `kinds`, or one of another shape; one line.
     """
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION or not isinstance(data, dict):
+    found = cast(dict[str, object], data) if isinstance(data, dict) else {}
+    if (version := found.get("schema_version")) != SCHEMA_VERSION:
         raise ValueError(f"schema_version={version!r}; this version reads {SCHEMA_VERSION}. Run the report again")
-    check_kinds(data.keys() - {"schema_version", *HEAD}, kinds)
-    parsed = from_dict(file_type(kinds), data)
+    check_kinds(found.keys() - {"schema_version", *HEAD}, kinds)
+    parsed = from_dict(file_type(kinds), found)
     sections = {name: section for name in kinds if (section := getattr(parsed, name)) is not None}
     return Report(run=parsed.run, weights=parsed.weights, stages=parsed.stages, sections=sections)
 

@@ -1,3 +1,4 @@
+# pyright: reportMissingTypeStubs=false
 """The document as one HTML file that works from `file://` and asks nobody for anything.
 
 1. Markup comes from a Jinja2 template with autoescape: what a run named cannot become markup.
@@ -11,14 +12,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from sparsetrain.report import blocks
-from sparsetrain.report.blocks import Cell, Column, Heatmap, Lines, Pick, Strip, Value, Widget
+from sparsetrain.report.blocks import Block, Cell, Column, Heatmap, Lines, Pick, Strip, Value, Widget
 from sparsetrain.report.document import Document
 from sparsetrain.report.figures import figure
 
@@ -78,7 +79,7 @@ def pick_figures(pick: Pick) -> dict[str, Any]:
         an option's layout shares with the first is not repeated.
     """
     first = figure(pick.options[pick.shown[0]])
-    options = []
+    options: list[dict[str, Any]] = []
     for keys, lines in pick.options.items():
         drawn = figure(lines)
         layout = {key: value for key, value in drawn["layout"].items() if value != first["layout"][key]}
@@ -119,6 +120,10 @@ def heat(heatmap: Heatmap, value: float | None) -> float:
     return (value - center) / top if top else 0.0
 
 
+def _is_block(block: Block, name: str) -> bool:
+    return type(block).__name__ == name
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -127,9 +132,10 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": blocks.format_number, "unit": blocks.format_unit, "json": inline_json}
-    environment.filters |= {"interval": blocks.format_interval, "note": blocks.note_of}
+    registers = cast(Any, environment)  # jinja leaves their types open
+    registers.filters |= {"number": blocks.format_number, "unit": blocks.format_unit, "json": inline_json}
+    registers.filters |= {"interval": blocks.format_interval, "note": blocks.note_of}
     used = (figure, blocks.sample_lines, shares, strip_dots, strip_range, heat, pick_figures)
-    environment.globals |= {function.__name__: function for function in used}
-    environment.tests["block"] = lambda block, name: type(block).__name__ == name
+    registers.globals |= {function.__name__: function for function in used}
+    registers.tests["block"] = _is_block
     return environment

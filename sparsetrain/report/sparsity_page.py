@@ -24,6 +24,7 @@ from sparsetrain.report.blocks import (
     Reference,
     Table,
     Text,
+    Value,
     format_number,
 )
 from sparsetrain.representation.evaluate import LOGIT_MEASURES, LOGITS
@@ -121,7 +122,7 @@ def sparsity_page(section: RepresentationSection) -> list[Block]:
     if section.training is not None:
         blocks.append(_over_training(section, section.training))
     blocks.append(_maps(section))
-    panels = []
+    panels: list[Panel] = []
     for point in section.points:
         if point.shown:
             against = [_against_loss(section, point.hook_point)] if section.against_loss else []
@@ -169,7 +170,7 @@ def _splits(splits: Sequence[SplitEntry]) -> Table:
             Column(label="Left out", form="number", help="examples that are too short or have no known token"),
         ]
     columns += [Column(label=m.replace("_", " "), form="number", help=MEASURE_WORDS[m]) for m in LOGIT_MEASURES]
-    rows = []
+    rows: list[tuple[Value | Cell, ...]] = []
     for split in splits:
         counts = (split.unknown_share, (split.n_short or 0) + (split.n_unknown or 0)) if counted else ()
         head = (Cell(value=split.name, sub=split.description), split.level, split.n_examples)
@@ -210,7 +211,7 @@ def _maps(section: RepresentationSection) -> Choice:
     names = [split.name for split in section.splits]
     first, *others = names
     when = "" if section.step is None else f", step {section.step:,}"
-    panels = []
+    panels: list[Panel] = []
 
     def add(
         words: str, of: str, minus: Mapping[str, float | None] | None, values: Values, title: str, note: str
@@ -286,7 +287,7 @@ def _numbers(point: PointEntry, splits: Sequence[SplitEntry]) -> Details:
         Column(label="Gaussian", form="number"),
         *(Column(label=split.name, form="number") for split in splits),
     )
-    rows = []
+    rows: list[tuple[Value, ...]] = []
     for name in dict.fromkeys(name for values in point.values.values() for name in values):
         values = [point.values[split.name].get(name) for split in splits]
         unit = next(value.unit for value in values if value is not None)
@@ -339,9 +340,9 @@ def _seeds(seeds: SeedsEntry, headline: str) -> Details:
             Column(label="each", help="the correlation in each model"),
             Column(label="signs", help="models with a positive and with a negative correlation"),
         ]
-    rows = []
+    rows: list[tuple[Value, ...]] = []
     for point in seeds.points:
-        cells: list[object] = [point.hook_point]
+        cells: list[Value] = [point.hook_point]
         for trend in (point.level, point.level_controlled):
             if trend is None:
                 cells += [None] * 3

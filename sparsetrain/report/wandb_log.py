@@ -1,3 +1,4 @@
+# pyright: reportMissingTypeStubs=false
 """The report as W&B objects; the only file of the project that imports wandb.
 
 Tables carry every row, curves become plotly figures, the page is shown as it is, and an artifact holds the files. It
@@ -65,7 +66,7 @@ def log_report(run: Any, report: Report, kinds: Kinds, html_path: Path | str) ->
         _collect(section.blocks, f"report/{section.name}", media)
     media["report/page"] = wandb.Html(html_path.read_text(encoding="utf-8"), inject=False)
     run.log(media)
-    weights = plain(report.weights) or {}
+    weights: dict[str, Any] = plain(report.weights) or {}
     artifact = wandb.Artifact(f"report-{run.id}", type="report", metadata={"weights": weights})
     folder = html_path.parent
     for path in [*(folder / name for name in FILES), *sorted((folder / "circuits").rglob("*"))]:
