@@ -19,10 +19,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tokenizers
+from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 from rich.progress import Progress
 
@@ -37,6 +38,9 @@ from sparsetrain.store import fingerprint, once
 SPLITS = ("train", "val", "heldout", "means")
 """train: gradients and the tokenizer; val: validation loss and choices; heldout: shift splits, never chosen on;
 means: the mean activations of deleted nodes, and nothing else."""
+
+Fraction = Annotated[float, Gt(0), Lt(0.3)]
+"""Of the documents of each source."""
 
 ENCODE_BATCH = 256  # documents handed to the parallel encoder at a time
 
@@ -54,10 +58,10 @@ class DataConfig:
     """What the model reads."""
 
     sources: dict[str, SourceConfig] = field(default_factory=default_sources)  # by name; weights need not sum to 1
-    d_vocab: int = 1024  # tokens, separator included
-    val_fraction: float = 0.05  # of the documents of each source
-    heldout_fraction: float = 0.05  # of the documents of each source
-    means_fraction: float = 0.02  # of the documents of each source
+    d_vocab: Annotated[int, Ge(MIN_D_VOCAB)] = 1024  # tokens, separator included
+    val_fraction: Fraction = 0.05
+    heldout_fraction: Fraction = 0.05
+    means_fraction: Fraction = 0.02
     seed: int = 0  # of the assignment of documents to splits; the order of batches has its own
 
     def __post_init__(self) -> None:
@@ -66,11 +70,6 @@ class DataConfig:
         for name in self.sources:
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "mixed":
                 raise ValueError(f"source name {name!r} must be letters, digits, _ or -, and not 'mixed'")
-        if self.d_vocab < MIN_D_VOCAB:
-            raise ValueError(f"d_vocab={self.d_vocab} must be at least {MIN_D_VOCAB} (256 bytes and the separator)")
-        for name in ("val_fraction", "heldout_fraction", "means_fraction"):
-            if not 0 < getattr(self, name) < 0.3:
-                raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 0.3, both excluded")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,18 +226,12 @@ def describe(corpus: Corpus) -> DataSection:
     )
 
 
-@dataclass
-class _Read:
-    # One source as read: documents with unified newlines, and what was skipped.
-    documents: list[Document]
-    skips: list[Skip]
-
-
 def _prepare(config: DataConfig, cache_dir: Path, bar: Progress) -> Manifest:
     read = {name: _read(name, source, bar) for name, source in config.sources.items()}
-    normal = [normalise(document.text) for each in read.values() for document in each.documents]
+    origin = [name for name, (found, _) in read.items() for _ in found]
+    documents = [document for found, _ in read.values() for document in found]
+    normal = [normalise(document.text) for document in documents]
     hashes = [digest(text) for text in normal]
-    origin = [name for name, each in read.items() for _ in each.documents]
 
     task = bar.add_task("finding near-duplicates", total=None)
     groups = group_near_duplicates(normal)
@@ -246,7 +239,6 @@ def _prepare(config: DataConfig, cache_dir: Path, bar: Progress) -> Manifest:
     splits = _split(config, origin, hashes, groups)
 
     texts: dict[tuple[str, str], list[str]] = {(name, split): [] for name in read for split in SPLITS}
-    documents = [document for each in read.values() for document in each.documents]
     for i in sorted(range(len(documents)), key=lambda i: (hashes[i], documents[i].name)):
         texts[origin[i], splits[i]].append(documents[i].text)
 
@@ -287,15 +279,16 @@ def _prepare(config: DataConfig, cache_dir: Path, bar: Progress) -> Manifest:
                 n_chars={split: n_chars[name, split] for split in SPLITS},
                 n_tokens={split: n_tokens[name, split] for split in SPLITS},
                 n_near_duplicates=repeated.count(name),
-                n_skipped=len(each.skips),
-                skipped=tuple(each.skips),
+                n_skipped=len(skips),
+                skipped=tuple(skips),
             )
-            for name, each in read.items()
+            for name, (_, skips) in read.items()
         },
     )
 
 
-def _read(name: str, source: Source, bar: Progress) -> _Read:
+def _read(name: str, source: Source, bar: Progress) -> tuple[list[Document], list[Skip]]:
+    # Documents with unified newlines, and what was skipped.
     task = bar.add_task(f"reading {name}", total=None)
     documents: list[Document] = []
     skips: list[Skip] = []
@@ -311,7 +304,7 @@ def _read(name: str, source: Source, bar: Progress) -> _Read:
     if not documents:
         first = f", the first: {skips[0].name} ({skips[0].reason})" if skips else ""
         raise ValueError(f"source {name!r} is empty: no document, {len(skips)} skipped{first}")
-    return _Read(documents, skips)
+    return documents, skips
 
 
 def _split(config: DataConfig, origin: list[str], hashes: list[str], groups: NDArray[np.int64]) -> list[str]:

@@ -6,11 +6,15 @@ A source is a frozen config dataclass with a `kind`, a `weight`, `synthetic`, an
 """
 
 import hashlib
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+from annotated_types import Gt, Lt
+
+Weight = Annotated[float, Gt(0), Lt(float("inf"))]
+"""Of a source: its share of the rows of a batch, relative to the other sources."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,12 @@ def digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", errors="surrogatepass"), digest_size=16).hexdigest()
 
 
-def check_weight(weight: float) -> None:
-    """Raises ValueError unless the weight is a finite number above zero."""
-    if not (weight > 0 and math.isfinite(weight)):
-        raise ValueError(f"weight={weight} of a source must be above 0 and finite; remove the source to leave it out")
-
-
-def check_limit(name: str, value: int | None) -> None:
-    """Raises ValueError unless the limit is absent or at least 1."""
-    if value is not None and value < 1:
-        raise ValueError(f"{name}={value} must be at least 1, or null for no limit")
+def up_to(documents: Iterable[Document | Skip], max_chars: int | None) -> Iterator[Document | Skip]:
+    """All documents before the one that would go beyond so many characters; None: all."""
+    n_chars = 0
+    for document in documents:
+        if isinstance(document, Document):
+            n_chars += len(document.text)
+            if max_chars is not None and n_chars > max_chars:
+                return
+        yield document

@@ -8,16 +8,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from sparsetrain.data.sources.document import (
-    Document,
-    Skip,
-    check_limit,
-    check_weight,
-    read_document,
-    stat_fingerprint,
-)
+from annotated_types import MinLen
+
+from sparsetrain.data.sources.document import Document, Skip, Weight, read_document, stat_fingerprint, up_to
+from sparsetrain.typed import Count
 
 JSON_LINES = (".jsonl", ".ndjson")
 
@@ -27,17 +23,11 @@ class FilesSource:
     """Files on this machine."""
 
     kind: Literal["files"] = "files"
-    weight: float = 1.0  # share of the rows of a batch, relative to the other sources
-    paths: tuple[str, ...]  # glob patterns, `**` included; a folder means every file below it
+    weight: Weight = 1.0
+    paths: Annotated[tuple[str, ...], MinLen(1)]  # glob patterns, `**` included; a folder means every file below it
     text_field: str = "text"  # the field that holds the text in .jsonl and .ndjson files
-    max_chars: int | None = None  # stop before the document that would go beyond
+    max_chars: Count | None = None  # stop before the document that would go beyond
     synthetic: bool = False  # whether the text was made by a program or a language model
-
-    def __post_init__(self) -> None:
-        check_weight(self.weight)
-        check_limit("max_chars", self.max_chars)
-        if isinstance(self.paths, str) or not self.paths:
-            raise ValueError(f"paths={self.paths!r} must be a list of one or more glob patterns")
 
     def read(self) -> Iterator[Document | Skip]:
         """Yields one document a file, or one a line for JSON lines.
@@ -45,14 +35,7 @@ class FilesSource:
         Raises:
             ValueError: no file matches the patterns.
         """
-        n_chars = 0
-        for path in self._files():
-            for document in self._documents(path):
-                if isinstance(document, Document):
-                    n_chars += len(document.text)
-                    if self.max_chars is not None and n_chars > self.max_chars:
-                        return
-                yield document
+        return up_to((document for path in self._files() for document in self._documents(path)), self.max_chars)
 
     def fingerprint(self) -> Any:
         return [self.kind, self.text_field, self.max_chars, [stat_fingerprint(path) for path in self._files()]]

@@ -9,7 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from sparsetrain.data.sources.document import Document, Skip, check_limit, check_weight, stat_fingerprint
+from sparsetrain.data.sources.document import Document, Skip, Weight, stat_fingerprint
+from sparsetrain.typed import Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class HubSource:
     """One split of a `datasets` set."""
 
     kind: Literal["hub"] = "hub"
-    weight: float = 1.0  # share of the rows of a batch, relative to the other sources
+    weight: Weight = 1.0
     name: str  # set name on the hub, or a builder such as "json" together with data_files
     config: str | None = None  # configuration of the set
     split: str = "train"
@@ -25,12 +26,10 @@ class HubSource:
     data_files: tuple[str, ...] = ()  # local files (or files of the set) for the builder
     streaming: bool = False  # read without downloading the whole set first; wants max_docs
     text_field: str = "text"  # the column that holds the text
-    max_docs: int | None = None  # stop after so many rows
+    max_docs: Count | None = None  # stop after so many rows
     synthetic: bool = False  # whether the text was made by a program or a language model
 
     def __post_init__(self) -> None:
-        check_weight(self.weight)
-        check_limit("max_docs", self.max_docs)
         if self.streaming and self.max_docs is None:
             raise ValueError("streaming=true needs max_docs, the number of rows to read")
 

@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
-from sparsetrain.data.sources.document import Document, Skip, check_weight
+from sparsetrain.data.sources.document import Document, Skip, Weight
 from sparsetrain.data.sources.grammar import Grammar, RuleWriter
 from sparsetrain.typed import Count
 
@@ -31,13 +31,10 @@ class IdiomsSource:
     """Generated Python idioms."""
 
     kind: Literal["idioms"] = "idioms"
-    weight: float = 1.0  # share of the rows of a batch, relative to the other sources
+    weight: Weight = 1.0
     n_chars: Count = 8_000_000  # how much to generate; the last document may go beyond
     seed: int = 0  # another seed, other documents
     synthetic: Literal[True] = True  # reported with every number that depends on it
-
-    def __post_init__(self) -> None:
-        check_weight(self.weight)
 
     def read(self) -> Iterator[Document | Skip]:
         """Yields modules until there are `n_chars` characters."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sparsetrain.data.sources.document import Document, Skip, check_limit, check_weight, digest, read_document
+from sparsetrain.data.sources.document import Document, Skip, Weight, digest, read_document, up_to
+from sparsetrain.typed import Count
 
 NOT_STDLIB = ("site-packages", "dist-packages", "__pycache__")
 
@@ -22,25 +23,15 @@ class StdlibSource:
     """The interpreter's own `.py` files."""
 
     kind: Literal["stdlib"] = "stdlib"
-    weight: float = 1.0  # share of the rows of a batch, relative to the other sources
-    max_chars: int | None = None  # stop before the document that would go beyond; null: everything (about 31 MB)
+    weight: Weight = 1.0
+    max_chars: Count | None = None  # stop before the document that would go beyond; null: everything (about 31 MB)
     synthetic: Literal[False] = False
-
-    def __post_init__(self) -> None:
-        check_weight(self.weight)
-        check_limit("max_chars", self.max_chars)
 
     def read(self) -> Iterator[Document | Skip]:
         """Yields modules in the order of a hash of their path, until `max_chars` characters."""
         root = Path(sysconfig.get_paths()["stdlib"])
-        n_chars = 0
-        for path in _modules(root):
-            document = read_document(path, path.relative_to(root).as_posix())
-            if isinstance(document, Document):
-                n_chars += len(document.text)
-                if self.max_chars is not None and n_chars > self.max_chars:
-                    return
-            yield document
+        documents = (read_document(path, path.relative_to(root).as_posix()) for path in _modules(root))
+        return up_to(documents, self.max_chars)
 
     def fingerprint(self) -> Any:
         root = Path(sysconfig.get_paths()["stdlib"])

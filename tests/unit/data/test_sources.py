@@ -131,14 +131,17 @@ def test_hub_reads_a_local_set(tmp_path: Path) -> None:
 
 
 def test_bad_values_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="weight=0"):
-        StdlibSource(weight=0)
+    for weight in (0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="weight="):
+            from_dict(StdlibSource, {"weight": weight})
     with pytest.raises(ValueError, match="n_chars=0"):
         from_dict(IdiomsSource, {"n_chars": 0})
     with pytest.raises(ValueError, match="max_chars=0"):
-        StdlibSource(max_chars=0)
+        from_dict(StdlibSource, {"max_chars": 0})
     with pytest.raises(ValueError, match="paths="):
-        FilesSource(paths=())
+        from_dict(FilesSource, {"paths": ()})
+    with pytest.raises(ValueError, match="paths="):
+        from_dict(FilesSource, {"paths": "a.txt"})
     with pytest.raises(ValueError, match="max_docs"):
         HubSource(name="x", streaming=True)
     with pytest.raises(ValueError, match="no file matches"):
@@ -160,6 +163,6 @@ def test_a_bad_data_config_is_named() -> None:
     with pytest.raises(ValueError, match="source name 'a/b'"):
         DataConfig(sources={"a/b": StdlibSource()})
     with pytest.raises(ValueError, match="d_vocab=10"):
-        DataConfig(d_vocab=10)
+        from_dict(DataConfig, {"d_vocab": 10})
     with pytest.raises(ValueError, match="val_fraction=0"):
-        DataConfig(val_fraction=0)
+        from_dict(DataConfig, {"val_fraction": 0})
