@@ -31,12 +31,12 @@ def export_model(model: Transformer, folder: Path, tokenizer_json: str | None, m
     """
     weights = save({name: p.detach().contiguous().cpu() for name, p in model.state_dict().items()})
     write_atomic(folder / "model.safetensors", weights)
-    config = {"format_version": FORMAT_VERSION, **asdict(model.config)}
-    write_atomic(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     if tokenizer_json is not None:
         write_atomic(folder / "tokenizer.json", tokenizer_json.encode())
+    config = {"format_version": FORMAT_VERSION, **asdict(model.config)}
     meta = {**meta, "weights_sha256": hashlib.sha256(weights).hexdigest()}
-    write_atomic(folder / "meta.json", (json.dumps(meta, indent=2) + "\n").encode())
+    for name, content in (("config", config), ("meta", meta)):  # an export without its meta.json is not finished
+        write_atomic(folder / f"{name}.json", (json.dumps(content, indent=2) + "\n").encode())
     return folder
 
 
