@@ -30,6 +30,8 @@ Several = Annotated[int, Ge(2)]
 Index = Annotated[int, Ge(0)]
 NotNegative = Annotated[float, Ge(0)]
 Above0 = Annotated[float, Gt(0)]
+Weight = Annotated[float, Gt(0), Lt(math.inf)]
+"""Of one thing beside others: any finite number above 0, since only their ratios count."""
 Share = Annotated[float, Gt(0), Le(1)]
 """A number in (0, 1]."""
 OpenShare = Annotated[float, Gt(0), Lt(1)]

@@ -19,11 +19,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import tokenizers
-from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 from rich.progress import Progress
 
@@ -34,13 +33,11 @@ from sparsetrain.data.tokenizer import MIN_D_VOCAB, Tokenizer, train_tokenizer
 from sparsetrain.progress import progress_bar
 from sparsetrain.stats.number import Number, number
 from sparsetrain.store import fingerprint, once
+from sparsetrain.typed import OpenShare
 
 SPLITS = ("train", "val", "heldout", "means")
 """train: gradients and the tokenizer; val: validation loss and choices; heldout: shift splits, never chosen on;
 means: the mean activations of deleted nodes, and nothing else."""
-
-Fraction = Annotated[float, Gt(0), Lt(0.3)]
-"""Of the documents of each source."""
 
 ENCODE_BATCH = 256  # documents handed to the parallel encoder at a time
 
@@ -58,10 +55,10 @@ class DataConfig:
     """What the model reads."""
 
     sources: dict[str, SourceConfig] = field(default_factory=default_sources)  # by name; weights need not sum to 1
-    d_vocab: Annotated[int, Ge(MIN_D_VOCAB)] = 1024  # tokens, separator included
-    val_fraction: Fraction = 0.05
-    heldout_fraction: Fraction = 0.05
-    means_fraction: Fraction = 0.02
+    d_vocab: int = 1024  # tokens, separator included
+    val_fraction: OpenShare = 0.05  # of the documents of each source
+    heldout_fraction: OpenShare = 0.05  # of the documents of each source
+    means_fraction: OpenShare = 0.02  # of the documents of each source
     seed: int = 0  # of the assignment of documents to splits; the order of batches has its own
 
     def __post_init__(self) -> None:
@@ -70,6 +67,10 @@ class DataConfig:
         for name in self.sources:
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "mixed":
                 raise ValueError(f"source name {name!r} must be letters, digits, _ or -, and not 'mixed'")
+        if self.d_vocab < MIN_D_VOCAB:
+            raise ValueError(f"d_vocab={self.d_vocab} must be at least {MIN_D_VOCAB} (256 bytes and the separator)")
+        if max(self.val_fraction, self.heldout_fraction, self.means_fraction) >= 0.3:
+            raise ValueError("val_fraction, heldout_fraction and means_fraction must each be below 0.3")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
-
-from annotated_types import Gt, Lt
-
-Weight = Annotated[float, Gt(0), Lt(float("inf"))]
-"""Of a source: its share of the rows of a batch, relative to the other sources."""
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from annotated_types import MinLen
-
-from sparsetrain.data.sources.document import Document, Skip, Weight, read_document, stat_fingerprint, up_to
-from sparsetrain.typed import Count
+from sparsetrain.data.sources.document import Document, Skip, read_document, stat_fingerprint, up_to
+from sparsetrain.typed import Count, Weight
 
 JSON_LINES = (".jsonl", ".ndjson")
 
@@ -23,11 +21,15 @@ class FilesSource:
     """Files on this machine."""
 
     kind: Literal["files"] = "files"
-    weight: Weight = 1.0
-    paths: Annotated[tuple[str, ...], MinLen(1)]  # glob patterns, `**` included; a folder means every file below it
+    weight: Weight = 1.0  # share of the rows of a batch, relative to the other sources
+    paths: tuple[str, ...]  # glob patterns, `**` included; a folder means every file below it
     text_field: str = "text"  # the field that holds the text in .jsonl and .ndjson files
     max_chars: Count | None = None  # stop before the document that would go beyond
     synthetic: bool = False  # whether the text was made by a program or a language model
+
+    def __post_init__(self) -> None:
+        if not self.paths:
+            raise ValueError("paths=() must be one or more glob patterns")
 
     def read(self) -> Iterator[Document | Skip]:
         """Yields one document a file, or one a line for JSON lines.

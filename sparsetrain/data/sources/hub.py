@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from sparsetrain.data.sources.document import Document, Skip, Weight, stat_fingerprint
-from sparsetrain.typed import Count
+from sparsetrain.data.sources.document import Document, Skip, stat_fingerprint
+from sparsetrain.typed import Count, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class HubSource:
     """One split of a `datasets` set."""
 
     kind: Literal["hub"] = "hub"
-    weight: Weight = 1.0
+    weight: Weight = 1.0  # share of the rows of a batch, relative to the other sources
     name: str  # set name on the hub, or a builder such as "json" together with data_files
     config: str | None = None  # configuration of the set
     split: str = "train"

@@ -18,9 +18,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
-from sparsetrain.data.sources.document import Document, Skip, Weight
+from sparsetrain.data.sources.document import Document, Skip
 from sparsetrain.data.sources.grammar import Grammar, RuleWriter
-from sparsetrain.typed import Count
+from sparsetrain.typed import Count, Weight
 
 NAMES = ("var", "many", "objects", "nouns")
 """Words of a document: names of anything, of what can be looped over, of what has attributes, and the nouns of them all."""
@@ -31,7 +31,7 @@ class IdiomsSource:
     """Generated Python idioms."""
 
     kind: Literal["idioms"] = "idioms"
-    weight: Weight = 1.0
+    weight: Weight = 1.0  # share of the rows of a batch, relative to the other sources
     n_chars: Count = 8_000_000  # how much to generate; the last document may go beyond
     seed: int = 0  # another seed, other documents
     synthetic: Literal[True] = True  # reported with every number that depends on it

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sparsetrain.data.sources.document import Document, Skip, Weight, digest, read_document, up_to
-from sparsetrain.typed import Count
+from sparsetrain.data.sources.document import Document, Skip, digest, read_document, up_to
+from sparsetrain.typed import Count, Weight
 
 NOT_STDLIB = ("site-packages", "dist-packages", "__pycache__")
 
@@ -23,7 +23,7 @@ class StdlibSource:
     """The interpreter's own `.py` files."""
 
     kind: Literal["stdlib"] = "stdlib"
-    weight: Weight = 1.0
+    weight: Weight = 1.0  # share of the rows of a batch, relative to the other sources
     max_chars: Count | None = None  # stop before the document that would go beyond; null: everything (about 31 MB)
     synthetic: Literal[False] = False
 

@@ -166,3 +166,5 @@ def test_a_bad_data_config_is_named() -> None:
         from_dict(DataConfig, {"d_vocab": 10})
     with pytest.raises(ValueError, match="val_fraction=0"):
         from_dict(DataConfig, {"val_fraction": 0})
+    with pytest.raises(ValueError, match=r"val_fraction.* below 0\.3"):
+        DataConfig(val_fraction=0.3)
