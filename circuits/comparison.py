@@ -12,7 +12,7 @@
 Source: Gao et al. 2025, figures 2 and 3 (there on one pretraining loss, at 16x; grids of L0 and width).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp, log, log2, nan
 from pathlib import Path
@@ -195,23 +195,55 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
             edges={task: max(1, int(circuit.n_edges.value or 0)) for task, circuit in best.items()},
         )
 
+    def models(self, results: Mapping[str, StageResult]) -> dict[str, ArmEntry]:
+        """Every arm over its seeds."""
+        members: dict[str, list[Member]] = {}
+        for stage, result in results.items():
+            assert isinstance(result, Member)
+            members.setdefault(stage.removeprefix("models/").rpartition("-seed_")[0], []).append(result)
+        solved = [{task for member in found for task in member.edges} for found in members.values()]
+        return {name: self._entry(name, found, set.intersection(*solved)) for name, found in members.items()}
+
+    def _entry(self, name: str, members: Sequence[Member], common: Collection[str]) -> ArmEntry:
+        run, losses = self.runs[name], [member.val_loss for member in members]
+        edges: dict[str, tuple[int, ...]] = {}
+        for member in members:
+            for task, n_edges in member.edges.items():
+                edges[task] = (*edges.get(task, ()), n_edges)
+        low, high = (min(losses), max(losses)) if len(losses) > 1 else (None, None)
+        size = exp(sum(log_mean(edges[task]) for task in sorted(common)) / len(common)) if common else None
+        loss, of_loss = sum(losses) / len(losses), "lo and hi: range over seeds"
+        return ArmEntry(
+            name=name,
+            d_model=run.model.d_model,
+            method="none" if run.sparsity.is_dense else run.sparsity.method,
+            density=number(run.sparsity.density, "fraction"),
+            abs_topk=bool(run.model.abs_topk),
+            n_edges=number(members[0].n_edges, "weights", note="nonzero weights between nodes"),
+            val_loss=number(loss, "nats/token", "measured", n=len(losses), lo=low, hi=high, note=of_loss),
+            passed=tuple(sorted(set.intersection(*(set(member.passed) for member in members)))),
+            edges=dict(sorted(edges.items())),
+            common_edges=number(size, "edges", "measured", n=len(common), note="geometric mean"),
+        )
+
     def read(self, run_dir: Path, results: Mapping[str, StageResult]) -> Mapping[Subject, Sequence[PairEntry]]:
-        members = members_of(results)
-        return {Subject(arm=name): [self._pair(members, *names)] for name, names in self.pairs.items()}
+        models = self.models(results)
+        return {
+            Subject(arm=name): [pair_of(models[a], models[b], self.comparison.n_boot)]
+            for name, (a, b) in self.pairs.items()
+        }
 
     def sections(
         self, run_dir: Path, results: Mapping[str, StageResult], section: StudySection
     ) -> Mapping[str, ArmsSection]:
-        members = members_of(results)
-        solved = {name: sizes_of(found) for name, found in members.items()}
-        common = tuple(sorted(set.intersection(*(set(sizes) for sizes in solved.values()))))
+        models = tuple(self.models(results).values())
         verdicts: dict[str, Word] = {entry.arm: entry.verdict for entry in section.verdicts}
         return {
             "arms": ArmsSection(
                 seeds=self.seeds,
                 max_gap=self.comparison.max_gap,
-                common_tasks=common,
-                models=tuple(self._entry(name, found, solved[name], common) for name, found in members.items()),
+                common_tasks=tuple(sorted(set.intersection(*(set(model.edges) for model in models)))),
+                models=models,
                 pairs=tuple(
                     replace(pair, verdict=verdicts[subject.arm])
                     for subject, (pair,) in self.read(run_dir, results).items()
@@ -220,80 +252,27 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
             )
         }
 
-    def _entry(
-        self, name: str, members: Sequence[Member], sizes: Mapping[str, Sequence[int]], common: Sequence[str]
-    ) -> ArmEntry:
-        run, losses = self.runs[name], [member.val_loss for member in members]
-        low, high = (min(losses), max(losses)) if len(losses) > 1 else (None, None)
-        size = exp(sum(log_mean(sizes[task]) for task in common) / len(common)) if common else None
-        return ArmEntry(
-            name=name,
-            d_model=run.model.d_model,
-            method="none" if run.sparsity.is_dense else run.sparsity.method,
-            density=number(run.sparsity.density, "fraction"),
-            abs_topk=bool(run.model.abs_topk),
-            n_edges=number(members[0].n_edges, "weights", note="nonzero weights between nodes"),
-            val_loss=number(
-                loss_of(members),
-                "nats/token",
-                "measured",
-                n=len(losses),
-                lo=low,
-                hi=high,
-                note="lo and hi: range over seeds",
-            ),
-            passed=tuple(sorted(passed_of(members))),
-            edges={task: tuple(found) for task, found in sorted(sizes.items())},
-            common_edges=number(size, "edges", "measured", n=len(common), note="geometric mean"),
-        )
 
-    def _pair(self, members: Mapping[str, Sequence[Member]], sparse: str, dense: str) -> PairEntry:
-        n_boot, sizes = self.comparison.n_boot, {name: sizes_of(members[name]) for name in (sparse, dense)}
-        tasks = sorted(set.intersection(*map(set, sizes.values())))
-        passed = passed_of([*members[sparse], *members[dense]])
-        a, b = ([found[task] for task in tasks] for found in sizes.values())
-        value, lo, hi, how = None, None, None, "no task that both solve"
-        if tasks:
-            value = exp(sum(log_mean(y) - log_mean(x) for x, y in zip(a, b, strict=True)) / len(tasks))
-            lo, hi = bootstrap_ratio(a, b, n_boot)
-            how = f"95% bootstrap over tasks and, within them, seeds ({n_boot} resamples, seed 0)"
-        return PairEntry(
-            sparse=sparse,
-            dense=dense,
-            loss_gap=number(loss_of(members[dense]) / loss_of(members[sparse]) - 1, "fraction", "measured"),
-            tasks=tuple(tasks),
-            passed_by_both=tuple(sorted(passed)),
-            without_circuit={name: tuple(sorted(passed - set(found))) for name, found in sizes.items()},
-            ratio=number(value, "factor", "measured", n=len(tasks), lo=lo, hi=hi, seed=0, note=how),
-        )
-
-
-def members_of(results: Mapping[str, StageResult]) -> dict[str, list[Member]]:
-    """Arm -> one model per seed."""
-    members: dict[str, list[Member]] = {}
-    for stage, result in results.items():
-        assert isinstance(result, Member)
-        members.setdefault(stage.removeprefix("models/").rpartition("-seed_")[0], []).append(result)
-    return members
-
-
-def loss_of(members: Sequence[Member]) -> float:
-    """Mean over seeds."""
-    return sum(member.val_loss for member in members) / len(members)
-
-
-def passed_of(members: Sequence[Member]) -> frozenset[str]:
-    """Tasks that all pass."""
-    return frozenset.intersection(*(frozenset(member.passed) for member in members))
-
-
-def sizes_of(members: Sequence[Member]) -> dict[str, list[int]]:
-    """Task -> edges of its circuit in every seed that has one."""
-    sizes: dict[str, list[int]] = {}
-    for member in members:
-        for task, n_edges in member.edges.items():
-            sizes.setdefault(task, []).append(n_edges)
-    return sizes
+def pair_of(sparse: ArmEntry, dense: ArmEntry, n_boot: int) -> PairEntry:
+    """What is compared of two arms."""
+    tasks = sorted(set(sparse.edges) & set(dense.edges))
+    passed = set(sparse.passed) & set(dense.passed)
+    a, b = ([arm.edges[task] for task in tasks] for arm in (sparse, dense))
+    value, lo, hi, how = None, None, None, "no task that both solve"
+    if tasks:
+        value = exp(sum(log_mean(y) - log_mean(x) for x, y in zip(a, b, strict=True)) / len(tasks))
+        lo, hi = bootstrap_ratio(a, b, n_boot)
+        how = f"95% bootstrap over tasks and, within them, seeds ({n_boot} resamples, seed 0)"
+    gap = known(dense.val_loss.value) / known(sparse.val_loss.value) - 1
+    return PairEntry(
+        sparse=sparse.name,
+        dense=dense.name,
+        loss_gap=number(gap, "fraction", "measured"),
+        tasks=tuple(tasks),
+        passed_by_both=tuple(sorted(passed)),
+        without_circuit={arm.name: tuple(sorted(passed - set(arm.edges))) for arm in (sparse, dense)},
+        ratio=number(value, "factor", "measured", n=len(tasks), lo=lo, hi=hi, seed=0, note=how),
+    )
 
 
 def log_mean(sizes: Sequence[int]) -> float:

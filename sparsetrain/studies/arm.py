@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sparsetrain.data.stream import RowsStream
 from sparsetrain.export import read_meta
@@ -154,8 +153,3 @@ class WorldStudy(Study[R]):
             raise ValueError(f"model.n_ctx={config.model.n_ctx} is shorter than a prompt; give {N_PROMPT} or more")
         trainer = replace(config.trainer, n_steps=config.trainer.n_steps if n_steps is None else n_steps)
         return replace(config, model=replace(config.model, d_vocab=d_vocab), trainer=trainer)
-
-
-def as_rows(rows: NDArray[np.int64]) -> Tensor:
-    """Token rows as a tensor."""
-    return torch.from_numpy(rows)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from sparsetrain.data.worlds.facts import Facts, FactsConfig, draw_facts, write_exposures
 from sparsetrain.representation.controls import CONTROLS
@@ -21,7 +22,7 @@ from sparsetrain.stats.correlation import permutation_p
 from sparsetrain.stats.intervals import Floats
 from sparsetrain.stats.mixed_model import mixed_model
 from sparsetrain.stats.number import number
-from sparsetrain.studies.arm import WorldStudy, as_rows, train_arm
+from sparsetrain.studies.arm import WorldStudy, train_arm
 from sparsetrain.studies.engine import StageResult, log_spaced_steps
 from sparsetrain.studies.readings import (
     FINAL,
@@ -176,7 +177,7 @@ class FamiliarityStudy(WorldStudy[FactReadings]):
     def work(self, config: RunConfig, folder: Path) -> StageResult:
         facts = draw_facts(self.facts, config.seed)
         write_exposures(facts, config.trainer.batch_size, folder / "exposures.csv")
-        prompts = as_rows(facts.prompts)
+        prompts = torch.from_numpy(facts.prompts)
         reader = item_reader(prompts, config.model.n_layer, lambda logits: logits.argmax(-1) == prompts[:, -1])
         steps = {*log_spaced_steps(config.trainer.n_steps, self.rules.n_checkpoints), self.switch_step(facts)}
         _, weights = train_arm(config, facts.rows, folder, steps, {"items": reader})

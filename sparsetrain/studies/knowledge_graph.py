@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparsetrain.data.shifts.split import ShiftedSplit
 from sparsetrain.data.worlds.knowledge_graph import SPLITS, GraphConfig, KnowledgeGraph, draw_graph
 from sparsetrain.model import Transformer
 from sparsetrain.representation.measures import HEADLINE
@@ -19,7 +21,7 @@ from sparsetrain.representation.section import table_section
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
 from sparsetrain.run import RunConfig
 from sparsetrain.stats.number import number
-from sparsetrain.studies.arm import WorldStudy, as_rows, train_arm
+from sparsetrain.studies.arm import WorldStudy, train_arm
 from sparsetrain.studies.engine import StageResult, log_spaced_steps, section_of
 from sparsetrain.studies.readings import (
     FINAL,
@@ -51,28 +53,16 @@ COMPARED = SPLITS[1:]
 """Splits of deducible triples, which differ in whether they were trained on; nearest first."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TripleSplit:
-    """Triples as windows of tokens, for the tracker."""
-
-    name: str
-    level: int
-    tokens: Tensor
-    description: str
-
-
 def graph_of(config: GraphConfig, seed: int) -> KnowledgeGraph:
     """The graph of a seed; a ValueError names the config's section."""
     with section_of("study.knowledge_graph"):
         return draw_graph(config, seed)
 
 
-def as_splits(graph: KnowledgeGraph) -> list[TripleSplit]:
+def as_splits(graph: KnowledgeGraph) -> list[ShiftedSplit]:
     """The evaluated splits; both kinds of training triples are level 0."""
     return [
-        TripleSplit(
-            name=name, level=max(0, i - 1), tokens=as_rows(graph.rows(graph.splits[name])), description=WORDS[name]
-        )
+        ShiftedSplit(name=name, level=max(0, i - 1), tokens=graph.rows(graph.splits[name]), description=WORDS[name])
         for i, name in enumerate(SPLITS)
     ]
 
@@ -85,7 +75,8 @@ def split_groups(splits: Sequence[str], n_eval: int) -> dict[str, slice]:
 def prompts_of(graph: KnowledgeGraph, splits: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Prompts of splits, and the tokens to choose from, the right one first."""
     prompts = np.concatenate([graph.rows(graph.splits[name]) for name in splits])
-    return as_rows(prompts), as_rows(1 + np.concatenate([graph.choices[name] for name in splits]))
+    choices = 1 + np.concatenate([graph.choices[name] for name in splits])
+    return torch.from_numpy(prompts), torch.from_numpy(choices)
 
 
 def is_gold_first(logits: Tensor, choices: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from numpy.typing import NDArray
@@ -20,14 +21,14 @@ from sparsetrain.data.distance import UNITS, TrainingTokens
 from sparsetrain.data.worlds.code import build_python
 from sparsetrain.data.worlds.graded import SIDES, Graded, GradedConfig, Name
 from sparsetrain.data.worlds.knowledge_graph import GraphConfig
-from sparsetrain.data.worlds.triples import N_MARKS, SIZE, Marks, build_triples, check_length, training_documents
+from sparsetrain.data.worlds.triples import N_MARKS, SIZE, build_triples, check_length, training_documents
 from sparsetrain.model import Transformer
 from sparsetrain.representation.evaluate import row_losses
 from sparsetrain.representation.measures import HEADLINE
 from sparsetrain.run import RunConfig, corpus_of, init_bigram_
 from sparsetrain.stats.intervals import Floats, over_items
 from sparsetrain.stats.number import Number, number
-from sparsetrain.studies.arm import as_rows, train_arm
+from sparsetrain.studies.arm import train_arm
 from sparsetrain.studies.engine import StageResult, section_of
 from sparsetrain.studies.knowledge_graph import graph_of, is_gold_first
 from sparsetrain.studies.readings import (
@@ -251,9 +252,9 @@ class ShiftsStudy(Study[ShiftReadings]):
         counted = TrainingTokens.count([given.rows], config.model.d_vocab, [given.val])
         readers = {
             shift.name: item_reader(
-                as_rows(shift.rows),
+                torch.from_numpy(shift.rows),
                 config.model.n_layer,
-                partial(is_gold_first, choices=as_rows(shift.choices.reshape(-1, shift.choices.shape[-1]))),
+                partial(is_gold_first, choices=torch.from_numpy(shift.choices.reshape(-1, shift.choices.shape[-1]))),
             )
             for shift in given.shifts
         }
@@ -274,7 +275,7 @@ class ShiftsStudy(Study[ShiftReadings]):
         )
         for shift in given.shifts:
             readers[shift.name].save(folder / f"{shift.name}.npz")
-            own = row_losses(model, as_rows(shift.rows), at=slice(None) if python else OBJECTS)
+            own = row_losses(model, torch.from_numpy(shift.rows), at=slice(None) if python else OBJECTS)
             distances = {OWN: own.numpy(), **counted.distances(shift.rows)}
             np.savez(folder / f"{shift.name}_distances.npz", **distances)  # pyright: ignore[reportArgumentType]
         return ShiftsResult(
@@ -301,13 +302,13 @@ class ShiftsStudy(Study[ShiftReadings]):
         )
 
     def _graph(self, config: RunConfig) -> Material:
-        graph, marks = graph_of(self.graph, config.seed), Marks.of(self.graph.d_vocab)
+        graph = graph_of(self.graph, config.seed)
         n_ctx, batch_size = config.model.n_ctx, config.trainer.batch_size
         with section_of("study.shifts"):
-            shifts = build_triples(self.shifts, graph, marks, self.graph.n_choices, n_ctx, config.seed)
+            shifts = build_triples(self.shifts, graph, n_ctx, config.seed)
         n_rows = config.trainer.n_steps * batch_size
         # One stream of rows, so that training and validation never share random numbers.
-        rows = training_documents(graph, marks, n_rows + N_VAL * batch_size, (n_ctx + 1) // SIZE, config.seed)
+        rows = training_documents(graph, n_rows + N_VAL * batch_size, (n_ctx + 1) // SIZE, config.seed)
         return Material(rows=rows[:n_rows], val=rows[n_rows:], shifts=shifts)
 
     def load(self, folder: Path, subject: Subject, seed: int) -> ShiftReadings:

@@ -94,6 +94,7 @@ class KnowledgeGraph:
     n_out: Mapping[str, int]
     """How many triples there were in each split before relations were matched."""
     n_entities: int
+    d_vocab: int
 
     def rows(self, triples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Triples as tokens, `[n, 4]`: subject, relation, ask, object."""
@@ -225,6 +226,7 @@ def draw_graph(config: GraphConfig, seed: int) -> KnowledgeGraph:
         choices=choices,
         n_out={name: len(pool) for name, pool in pools.items()},
         n_entities=config.n_entities,
+        d_vocab=config.d_vocab,
     )
 
 

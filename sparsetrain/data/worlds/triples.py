@@ -11,7 +11,6 @@
 """
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from random import Random
 
 import numpy as np
@@ -31,22 +30,12 @@ REPEATED = 0.25
 DIFFICULTY = ("id deducible", "medium", "hard")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Marks:
-    """Tokens behind those of the graph."""
-
-    go_on: int
-    begin: int
-
-    @classmethod
-    def of(cls, d_vocab: int) -> "Marks":
-        """Of a graph with so many tokens."""
-        return cls(go_on=d_vocab, begin=d_vocab + 1)
+def marks(graph: KnowledgeGraph) -> tuple[int, int]:
+    """The tokens behind those of the graph: a triple goes on with a document, or begins one."""
+    return graph.d_vocab, graph.d_vocab + 1
 
 
-def training_documents(
-    graph: KnowledgeGraph, marks: Marks, n_rows: int, n_triples: int, seed: int
-) -> NDArray[np.int64]:
+def training_documents(graph: KnowledgeGraph, n_rows: int, n_triples: int, seed: int) -> NDArray[np.int64]:
     """Rows of training triples in documents, `[n_rows, SIZE * n_triples]`."""
     rng = np.random.default_rng(seed)
     index = rng.integers(len(graph.train), size=(n_rows, n_triples))
@@ -59,7 +48,8 @@ def training_documents(
         source = (first + rng.random(n_rows) * (t - first)).astype(np.int64)
         index[repeats, t] = index[repeats, source[repeats]]
     rows = graph.rows(graph.train)[index]
-    return np.concatenate([np.where(begins, marks.begin, marks.go_on)[..., None], rows], -1).reshape(n_rows, -1)
+    go_on, begin = marks(graph)
+    return np.concatenate([np.where(begins, begin, go_on)[..., None], rows], -1).reshape(n_rows, -1)
 
 
 def check_length(config: GradedConfig, n_ctx: int) -> None:
@@ -71,16 +61,14 @@ def check_length(config: GradedConfig, n_ctx: int) -> None:
         )
 
 
-def build_triples(
-    config: GradedConfig, graph: KnowledgeGraph, marks: Marks, n_choices: int, n_ctx: int, seed: int
-) -> list[Graded]:
+def build_triples(config: GradedConfig, graph: KnowledgeGraph, n_ctx: int, seed: int) -> list[Graded]:
     """The shifts of a graph: a function of its arguments.
 
     Raises:
         ValueError: rows longer than n_ctx, or a graph without triples for a level.
     """
     check_length(config, n_ctx)
-    draws = _Draws(config, graph, marks, n_choices)
+    draws = _Draws(config, graph)
     return [draws.build(name, seed) for name in config.names]
 
 
@@ -89,11 +77,10 @@ Row = tuple[list[Triple], set[int], list[int]]
 
 
 class _Draws:
-    def __init__(self, config: GradedConfig, graph: KnowledgeGraph, marks: Marks, n_choices: int) -> None:
+    def __init__(self, config: GradedConfig, graph: KnowledgeGraph) -> None:
         self.config = config
         self.graph = graph
-        self.marks = marks
-        self.n_choices = n_choices
+        self.n_choices = graph.choices["hard"].shape[1]
         self.n_before = config.n_triples - 1
         self.train: list[Triple] = [(s, r, o) for s, r, o in graph.train.tolist()]
         self.by_relation: dict[int, list[Triple]] = defaultdict(list)
@@ -126,8 +113,8 @@ class _Draws:
 
     def _tokens(self, triples: list[Triple], begins: set[int]) -> list[int]:
         rows = self.graph.rows(np.array(triples)).tolist()
-        marks = [self.marks.begin if i == 0 or i in begins else self.marks.go_on for i in range(len(rows))]
-        return [token for mark, row in zip(marks, rows, strict=True) for token in (mark, *row)]
+        go_on, begin = marks(self.graph)
+        return [token for i, row in enumerate(rows) for token in (begin if i == 0 or i in begins else go_on, *row)]
 
     def _row(self, name: Name, rng: Random, item: int, level: int, control: bool) -> Row:
         if name == "difficulty":

@@ -15,7 +15,7 @@ from sparsetrain.data import Tokenizer
 from sparsetrain.data.worlds.code import build_python
 from sparsetrain.data.worlds.facts import draw_facts
 from sparsetrain.data.worlds.knowledge_graph import draw_graph
-from sparsetrain.data.worlds.triples import Marks, build_triples
+from sparsetrain.data.worlds.triples import build_triples
 from sparsetrain.export import load_model
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig, lr_factor
@@ -84,7 +84,7 @@ def test_the_shifts_study_ends_in_a_report_and_resumes(world, tmp_path):
         shift = build_python(shifts, tokenizer, 64, 1)[0]
     else:
         sizes, at = settings.study.knowledge_graph, slice(3, None, 5)  # losses of objects alone
-        shift = build_triples(shifts, draw_graph(sizes, 1), Marks.of(sizes.d_vocab), sizes.n_choices, 64, 1)[0]
+        shift = build_triples(shifts, draw_graph(sizes, 1), 64, 1)[0]
     items = read_items(model, torch.from_numpy(shift.rows), ["final_norm.hook_norm"])
     assert np.allclose(read.loss[-1], items.loss, atol=1e-5)
     assert np.allclose(read.series("none")[-1], items.measures["final_norm.hook_norm", "none", "gini"], atol=1e-5)

@@ -14,14 +14,14 @@ from sparsetrain.data.pools import pool
 from sparsetrain.data.worlds.code import build_python
 from sparsetrain.data.worlds.graded import NAMES, GradedConfig
 from sparsetrain.data.worlds.knowledge_graph import GraphConfig, draw_graph
-from sparsetrain.data.worlds.triples import REPEATED, SIZE, Marks, build_triples, training_documents
+from sparsetrain.data.worlds.triples import REPEATED, SIZE, build_triples, training_documents
 from sparsetrain.typed import from_dict
 
 LEVELS = {"difficulty": (0, 1, 3), "choices": (1, 2, 3), "context": (0, 16, 32), "conflict": (0, 1, 2)}
 CONFIG = GradedConfig(n_items=6, n_triples=6, python=LEVELS, graph={**LEVELS, "difficulty": (0, 1, 2), "choices": (0, 2, 4), "context": (0, 2, 5)})  # fmt: skip
 N_CTX = 96
 SIZES = GraphConfig(n_entities=80, closure_every=30, n_train=300, n_eval=6, n_choices=5)
-MARKS = Marks.of(SIZES.d_vocab)
+BEGIN = SIZES.d_vocab + 1
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def graph():
 
 @pytest.fixture(scope="module")
 def triples(graph):
-    return {shift.name: shift for shift in build_triples(CONFIG, graph, MARKS, 5, N_CTX, 0)}
+    return {shift.name: shift for shift in build_triples(CONFIG, graph, N_CTX, 0)}
 
 
 def texts(shift, tokenizer: Tokenizer, side: int, level: int) -> list[tuple[str, str]]:
@@ -152,7 +152,7 @@ def rows_of(shift, side: int, level: int) -> np.ndarray:
 
 def marks_of(shift, side: int, level: int) -> np.ndarray:
     """Whether each triple begins a document, `[n, n_triples]`."""
-    return shift.tokens[side, level].reshape(-1, CONFIG.n_triples, SIZE)[..., 0] == MARKS.begin
+    return shift.tokens[side, level].reshape(-1, CONFIG.n_triples, SIZE)[..., 0] == BEGIN
 
 
 def test_triples_have_one_form_and_follow_the_seed(triples, graph) -> None:
@@ -161,9 +161,9 @@ def test_triples_have_one_form_and_follow_the_seed(triples, graph) -> None:
         assert shift.tokens.shape == (2, 3, 6, SIZE * CONFIG.n_triples)
         assert (shift.tokens[..., -2] == 0).all() and (shift.choices[..., 1:] != shift.choices[..., :1]).all()
         assert (shift.tokens[0, 0] == shift.tokens[1, 0]).all()
-    again = build_triples(CONFIG, graph, MARKS, 5, N_CTX, 0)
+    again = build_triples(CONFIG, graph, N_CTX, 0)
     assert all((shift.tokens == triples[shift.name].tokens).all() for shift in again)
-    other = build_triples(CONFIG, graph, MARKS, 5, N_CTX, 1)
+    other = build_triples(CONFIG, graph, N_CTX, 1)
     assert all((shift.tokens != triples[shift.name].tokens).any() for shift in other)
 
 
@@ -206,10 +206,10 @@ def test_alternatives_context_and_conflict_of_triples(triples, graph) -> None:
 
 
 def test_training_documents_repeat_within_documents_alone(graph) -> None:
-    rows = training_documents(graph, MARKS, 400, 12, 3).reshape(400, 12, SIZE)
+    rows = training_documents(graph, 400, 12, 3).reshape(400, 12, SIZE)
     train = {tuple(t) for t in graph.rows(graph.train).tolist()}
     assert {tuple(t) for t in rows[..., 1:].reshape(-1, 4).tolist()} <= train
-    begins = rows[..., 0] == MARKS.begin
+    begins = rows[..., 0] == BEGIN
     assert begins[:, 0].all() and 0.2 < begins[:, 1:].mean() < 0.3
     inside = [(rows[i, t, 1:] == rows[i, t - 1, 1:]).all() for i, t in zip(*np.nonzero(~begins), strict=True)]
     across = [(rows[i, t, 1:] == rows[i, t - 1, 1:]).all() for i, t in zip(*np.nonzero(begins), strict=True) if t]
@@ -228,9 +228,9 @@ def test_levels_that_cannot_be_held_are_refused_in_a_line(tokenizer: Tokenizer, 
         with pytest.raises(ValueError, match=match):
             build_python(config, tokenizer, n_ctx, 0)
     with pytest.raises(ValueError, match=r"n_triples=6 needs rows of 29 tokens, model.n_ctx=28"):
-        build_triples(CONFIG, graph, MARKS, 5, 28, 0)
+        build_triples(CONFIG, graph, 28, 0)
     with pytest.raises(ValueError, match=r"rows were rejected \(few_triples: 200\); lower the levels or n_triples"):
-        build_triples(replace(CONFIG, names=("context",), n_triples=400), graph, MARKS, 5, 2000, 0)
+        build_triples(replace(CONFIG, names=("context",), n_triples=400), graph, 2000, 0)
 
 
 @pytest.mark.parametrize(
