@@ -173,7 +173,7 @@ MEASURES: dict[str, Measure] = {}
 """Every measure of a single vector, by name."""
 
 
-def _measure(
+def measure(
     direction: Direction,
     words: str,
     gaussian_limit: float,
@@ -218,7 +218,7 @@ def _enter_top(percent: int) -> None:
     t = float(norm.isf(percent / 200))
     fn = partial(top_energy, percent=percent)
     fn.__name__ = f"top{percent}"  # pyright: ignore[reportAttributeAccessIssue]
-    _measure(
+    measure(
         "higher",
         f"share of the energy in the strongest {percent}% of channels",
         2 * t * float(norm.pdf(t)) + percent / 100,
@@ -231,7 +231,7 @@ for _percent in (1, 5, 10):
 
 
 # exp(-E[x^2 ln x^2]), E[x^2 ln x^2] = psi(3/2) + ln 2
-@_measure(
+@measure(
     "lower",
     "effective share of channels that carry the energy",
     e ** -(float(psi(1.5)) + log(2)),
@@ -249,7 +249,7 @@ def energy_rank(h: Tensor | Magnitudes) -> Tensor:
 
 
 # exp(ln E|x| - E[|x| ln|x|] / E|x|), the ratio being (ln 2 - Euler's constant) / 2
-@_measure(
+@measure(
     "lower", "effective share of channels that carry the magnitude", sqrt(2 / pi) * e ** (-(log(2) + float(psi(1))) / 2)
 )
 def magnitude_rank(h: Tensor | Magnitudes) -> Tensor:
@@ -262,7 +262,7 @@ def magnitude_rank(h: Tensor | Magnitudes) -> Tensor:
     return entropy.exp() / m.width
 
 
-@_measure(
+@measure(
     "higher",
     "Hoyer sparsity: 0 if all channels are equally strong, 1 if one holds everything",
     1 - sqrt(2 / pi),
@@ -277,7 +277,7 @@ def hoyer(h: Tensor | Sums) -> Tensor:
     return (root - m.one / m.two.sqrt()) / (root - 1)
 
 
-@_measure(
+@measure(
     "higher",
     "Gini coefficient of |h|: 0 if all channels are equally strong, 1 if one holds everything",
     sqrt(2) - 1,
@@ -294,7 +294,7 @@ def gini(h: Tensor | Magnitudes) -> Tensor:
     return m.sorted @ weights / (m.width * m.one)
 
 
-@_measure(
+@measure(
     "higher",
     "Gini coefficient among the channels that are not zero",
     sqrt(2) - 1,
@@ -311,7 +311,7 @@ def gini_active(h: Tensor | Magnitudes) -> Tensor:
     return 1 - (1 - gini(m)) * m.width / m.n_active
 
 
-@_measure("higher", "kurtosis about zero", 3.0, fails=("robin_hood",), unit="", from_sums=True)
+@measure("higher", "kurtosis about zero", 3.0, fails=("robin_hood",), unit="", from_sums=True)
 def kurtosis(h: Tensor | Sums) -> Tensor:
     """Kurtosis about zero: mean h^4 / (mean h^2)^2; range [1, d].
 
@@ -321,7 +321,7 @@ def kurtosis(h: Tensor | Sums) -> Tensor:
     return m.n * m.four / m.two.square()
 
 
-@_measure(
+@measure(
     "lower",
     "number of channels that share the energy",
     inf,
@@ -335,14 +335,14 @@ def participation_ratio(h: Tensor | Sums) -> Tensor:
     return m.two.square() / m.four
 
 
-@_measure("lower", "share of the channels that share the energy", 1 / 3, fails=("robin_hood",), from_sums=True)
+@measure("lower", "share of the channels that share the energy", 1 / 3, fails=("robin_hood",), from_sums=True)
 def participation_share(h: Tensor | Sums) -> Tensor:
     """Participation ratio / d: the fraction of the units that share the energy; range [1/d, 1]."""
     m = sums(h)
     return participation_ratio(m) / m.n
 
 
-@_measure("lower", "Treves-Rolls activity", 2 / pi, from_sums=True)
+@measure("lower", "Treves-Rolls activity", 2 / pi, from_sums=True)
 def treves_rolls(h: Tensor | Sums) -> Tensor:
     """Treves-Rolls activity: (mean |h|)^2 / mean h^2; range [1/d, 1]; for a binary vector the fraction of active units."""
     m = sums(h)
@@ -350,7 +350,7 @@ def treves_rolls(h: Tensor | Sums) -> Tensor:
 
 
 # (E|x|^(1/2))^2, E|x|^p = 2^(p/2) Gamma((p + 1)/2) / sqrt(pi)
-@_measure(
+@measure(
     "higher",
     "pq-mean with p = 1/2, q = 2",
     -((2**0.25 * float(gamma(0.75)) / sqrt(pi)) ** 2),
@@ -366,7 +366,7 @@ def pq_half_2(h: Tensor | Sums) -> Tensor:
     return -(m.half / m.n).square() / (m.two / m.n).sqrt()
 
 
-@_measure("higher", "pq-mean with p = 1, q = 2", -sqrt(2 / pi), unit="", from_sums=True)
+@measure("higher", "pq-mean with p = 1, q = 2", -sqrt(2 / pi), unit="", from_sums=True)
 def pq_1_2(h: Tensor | Sums) -> Tensor:
     """pq-mean with p = 1, q = 2: -mean |h| / (mean h^2)^(1/2); range [-1, -d^(-1/2)].
 
@@ -376,7 +376,7 @@ def pq_1_2(h: Tensor | Sums) -> Tensor:
     return -(m.one / m.n) / (m.two / m.n).sqrt()
 
 
-@_measure(
+@measure(
     "lower",
     "share of the channels that are not zero",
     1.0,
