@@ -33,7 +33,7 @@ class Wire:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnNode:
-    """A node of a drawing."""
+    """A node, `<hook point>:<channel>`; it reads and writes nodes, or the strongest tokens of its (un)embedding column."""
 
     id: str
     layer: int
@@ -75,7 +75,7 @@ class TextFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTokens:
-    """One side of a pair as tokens."""
+    """One side of a pair as tokens; an answer that is any other token is None."""
 
     pair: int
     side: Side
@@ -86,7 +86,7 @@ class PromptTokens:
 
 @dataclass(frozen=True, kw_only=True)
 class TextActivity:
-    """A node's activation along a stretch of text; `peak` is the position it was chosen for."""
+    """A window of text where a node departs most from its mean, in the full model; it was chosen for its `peak`."""
 
     tokens: tuple[str, ...]
     values: tuple[Short, ...]
@@ -95,7 +95,7 @@ class TextActivity:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptActivity:
-    """A node's activation along a prompt."""
+    """A node's activation along a prompt (an index into `prompts`), in the circuit."""
 
     prompt: int
     values: tuple[Short, ...]
@@ -106,15 +106,18 @@ class NodeActivity:
     """What a node does."""
 
     importance: Short
+    """Share of the influence on the answer that runs through the node."""
     direct: tuple[tuple[Short, ...], ...] | None
+    """Effect on logits `[side][answer]`, mean over pairs, through the unembedding with the norm frozen; None: does not reach it."""
     removal: tuple[tuple[Short, ...], ...]
+    """How much lower the logits `[side][answer]` are when the node is removed from the circuit."""
     text: tuple[TextActivity, ...]
     prompts: tuple[PromptActivity, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadAttention:
-    """Attention of one head on one prompt, the sink's share in the first column."""
+    """Attention of one head on one prompt, in the circuit; row i of `weights` has the shares of keys 0 to i, then the sink's."""
 
     layer: int
     head: int
@@ -124,29 +127,35 @@ class HeadAttention:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnPath:
-    """A path from token to answer."""
+    """A strongest path on a prompt of the first pair; `share` is of the influence, `effect` first-order, on logit(right) - logit(wrong)."""
 
     prompt: int
     nodes: tuple[str, ...]
     tokens: tuple[tuple[int, Short], ...]
+    """Position and share."""
     share: Short
     effect: Short
 
 
 @dataclass(frozen=True, kw_only=True)
 class Viewer:
-    """What the circuit's page shows beyond the drawing."""
+    """What the page shows beyond the drawing, in three digits; it illustrates, and no verdict rests on it."""
 
     text: TextFacts
     n_pairs: int
+    """Held-out pairs behind effects and prompts."""
     n_flow_pairs: int
+    """Held-out pairs behind importance."""
     prompts: tuple[PromptTokens, ...]
     nodes: Mapping[str, NodeActivity]
     edges: tuple[Short, ...]
+    """Importance of each edge, in the order of `graph.edges`."""
     heads: tuple[HeadAttention, ...]
     paths: tuple[DrawnPath, ...]
     token_share: tuple[Short, ...]
+    """Per prompt of the first pair: influence that begins at a token; the rest begins at biases and silenced channels."""
     token_effect: tuple[Short, ...]
+    """Per prompt: logits that the last token adds directly, through embedding and bigram table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +168,7 @@ class Threshold:
 
 @dataclass(frozen=True, kw_only=True)
 class CardEntry:
-    """One criterion of a report card with its value and verdict."""
+    """One criterion of a report card (`scripts/find_circuits.py card=quick`); the card passes where every `core` one does."""
 
     name: str
     group: str
@@ -179,7 +188,7 @@ def card_verdict(entries: Sequence[CardEntry]) -> CardVerdict:
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeCircuitEntry:
-    """The edge circuit beside a node circuit."""
+    """What is left when edges that can be spared are dropped; none is, where all together miss the search's aim."""
 
     path: str
     n_nodes: Number
@@ -208,7 +217,7 @@ class RandomNecessity:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomLosses:
-    """The circuit among random ones."""
+    """The circuit among random ones of its size and place; `n_beaten` have a higher loss on the same pairs."""
 
     n: int
     n_beaten: Number
@@ -232,14 +241,19 @@ class CircuitEntry:
 
     seed: int
     path: str
+    """The saved circuit, relative to the run's folder."""
     n_nodes: Number
     n_edges: Number
+    """Nonzero weights between kept nodes; embedding, unembedding, bigram table and biases are not among them."""
     task_loss: Number
     val_loss: Number
+    """On the search's pairs."""
     accuracy: Number
     edge_task_loss: Number
+    """With the edges between kept nodes alone: a deleted edge carries weight x mean of its source."""
     calibration: Scaling
     necessity: Number
+    """Share of the logit difference lost when only the circuit is ablated."""
     necessity_random: RandomNecessity
     random: RandomLosses
     biases: Number
@@ -248,11 +262,12 @@ class CircuitEntry:
     edge_circuit: EdgeCircuitEntry | None = None
     card: tuple[CardEntry, ...] | None = None
     viewer: Viewer | None = None
+    """Of the best circuit, if it has at most 500 nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TwinEntry:
-    """How large a circuit the same search finds for unrelated answers."""
+    """The same prompts with unrelated answers: a larger circuit, or none, is reassuring; what missed the target is not saved, its loss `measured`."""
 
     path: str
     reached: bool
@@ -264,7 +279,7 @@ class TwinEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSeeds:
-    """What circuits of different mask seeds share."""
+    """Overlap of the circuits of different mask seeds, the nodes in all of them; `note`: what different ones that reach the target share."""
 
     jaccard_nodes: Number
     core_nodes: tuple[str, ...]
@@ -319,21 +334,26 @@ class TaskEntry:
     task: str
     description: str
     status: TaskStatus
+    """`circuit`: the model passes the gate and a circuit reaches the target on held-out pairs; `bigram`: the empty circuit does so
+    already; `failed_by_model`: the model misses the target, nothing is pruned (unless gates are off); `no_circuit`: the search missed it."""
     gate: ModelGate
     empty: EmptyCircuit
     rejected: Mapping[str, int]
+    """Reason -> pairs left out."""
     example: ExamplePair
     circuits: tuple[CircuitEntry, ...]
+    """Of the mask seeds that reached the search's aim, best first."""
     note: str | None = None
     nonsense_twin: TwinEntry | None = None
     seeds: MaskSeeds | None = None
     seconds: Number | None = None
+    """Of the search."""
     baselines: tuple[RankedCircuit, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankingRatio:
-    """Edges by another ranking over edges by learned pruning."""
+    """Edges by another ranking over edges by learned pruning: geometric mean over the tasks that both solve, interval over tasks."""
 
     method: str
     ratio: Number
@@ -363,13 +383,15 @@ class Definitions:
 
 @dataclass(frozen=True, kw_only=True)
 class CircuitsSection:
-    """The section `circuits`."""
+    """What the searches found, task by task in their order, and the evidence."""
 
     definitions: Definitions
     target_loss: float
+    """Task loss that a circuit must reach, nats."""
     gates: Literal["on", "off"]
     tasks: tuple[TaskEntry, ...]
     baselines: tuple[RankingRatio, ...] | None = None
+    """Of `scripts/find_circuits.py baselines=true`, best first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -418,7 +440,7 @@ class SparsityCurves:
 
 @dataclass(frozen=True, kw_only=True)
 class FormationSection:
-    """The section `formation` of report.json."""
+    """How circuits form over a training (`formation.tasks`)."""
 
     tasks: tuple[FormationTask, ...]
     density: StepCurve
@@ -465,7 +487,7 @@ class PairEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmsSection:
-    """The section `arms` of report.json."""
+    """Several models beside each other (study `comparison`); pairs lie within `max_gap` of loss, `common_tasks` are solved by every arm."""
 
     seeds: tuple[int, ...]
     max_gap: float

@@ -26,13 +26,13 @@ def report_schema() -> dict[str, Any]:
 
 
 def tables(schema: Mapping[str, Any]) -> str:
-    """The schema as markdown: a table of sections, then one per type that a section is made of."""
+    """The schema as markdown: a table of sections, then one per type that a section is made of, where it is met first."""
     lines = ["A **number** is an object, so that no value is read without its unit and its standing:", ""]
     lines += _table(schema["$defs"]["Number"], schema["$defs"])
     lines += ["", "A report holds the following. A key with `?` is absent where it does not apply.", ""]
     lines += _table(schema, schema["$defs"])
+    seen = {NUMBER}
     for name, section in schema["properties"].items():
-        seen: set[str] = {NUMBER}
         for place, kind in _kinds(section, name, schema["$defs"], seen):
             words = kind.get("description", "")
             heading = f"### {name}\n\n{words}" if place == name else f"`{place}`: {words}"

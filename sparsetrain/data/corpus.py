@@ -90,7 +90,7 @@ class SourceText:
 
 @dataclass(frozen=True, kw_only=True)
 class MixedSource(SourceText):
-    """A source in the training mixture."""
+    """A source in the training mixture; numbers by split."""
 
     weight: float
     """Share of the training tokens."""
@@ -106,7 +106,7 @@ class TokenizerFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSection:
-    """The section `data` of report.json."""
+    """What the model was trained on."""
 
     content_hash: str
     """Of tokenizer and tokens: equal hashes mean equal training data."""

@@ -32,7 +32,7 @@ BIGRAM_MARGIN = 0.2  # nats/token; ours: less than this below a bigram table and
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSection:
-    """The section `training` of report.json: what one training reached, and how fast."""
+    """What one training reached, and how fast."""
 
     n_steps: Number
     n_tokens: Number
@@ -42,9 +42,9 @@ class TrainingSection:
     val_loss: Mapping[str, Number]
     """`mixed` in the training mixture, and per source."""
     bigram_loss: Mapping[str, Number | str]
-    """The same of a smoothed bigram table; `smoothing` and `model_bigram_init` in words."""
+    """Of a bigram table fitted on the same tokens; in words its `smoothing`, and `model_bigram_init`: where the model's own began."""
     curves: Mapping[str, StepCurve]
-    """Scalars of metrics.csv."""
+    """Scalars of metrics.csv: `train_loss val_loss val_loss/<source> density lr tokens_per_s`."""
 
 
 def training(data: TrainingSection) -> list[Block]:

@@ -37,6 +37,7 @@ class SplitEntry:
     """Distance from the training text; 0 is nearest."""
     description: str
     n_examples: int
+    """Texts or windows of text."""
     n_tokens: int
     median_tokens: float
     loss: Number
@@ -77,6 +78,7 @@ class TrainingCurve:
     """A measure at a hook point over training; `[split][step]`, five digits, None where it is not finite."""
 
     hook_point: str
+    """`logits` stands for loss, entropy and logit norm."""
     measure: str
     gaussian: float | None
     value: tuple[Row, ...]
@@ -90,7 +92,7 @@ class TrainingCurves:
 
     steps: tuple[int, ...]
     points: Literal["all", "few"]
-    """Whether all hook points are there or, where that were too many numbers, a few."""
+    """`few`: all would be more than 400,000 numbers."""
     interval: str
     positions: str
     n: Mapping[str, int]
@@ -121,6 +123,7 @@ class SeedTrend:
     over: Number
     """Mean over models, Student's t interval."""
     each: tuple[float, ...]
+    """Per model."""
     n_positive: int
     n_negative: int
     p: Number
@@ -150,14 +153,14 @@ class FilesEntry:
     """Tables in the run's folder."""
 
     table: str | None = None
-    """All hook points and measures."""
+    """All hook points, measures and (of a training) steps."""
     examples: str | None = None
-    """Every example."""
+    """A row per example and hook point."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RepresentationSection:
-    """The section `representation`."""
+    """How sparse activations are: the sparsity page of a training run."""
 
     headline: str
     """The main measure."""
@@ -174,6 +177,7 @@ class RepresentationSection:
     """Of the weights, in a training run."""
     training: TrainingCurves | None = None
     seeds: SeedsEntry | None = None
+    """Where several models were given."""
     files: FilesEntry | None = None
 
 
@@ -192,7 +196,7 @@ class MeasuredModel:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasurementSection(RepresentationSection):
-    """The section `measurement`: of a model on a user's texts."""
+    """The same of a user's texts, by `scripts/measure_sparsity.py`: the keys of `representation`, and the `model`."""
 
     model: MeasuredModel
 

@@ -35,7 +35,7 @@ class TensorAudit:
 
 @dataclass(frozen=True, kw_only=True)
 class SparsitySection:
-    """The section `sparsity` of report.json."""
+    """Whether every sparse tensor has exactly its nonzeros; density is nonzeros / entries."""
 
     method: str
     """`none`: a dense model."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Status = Literal["recomputable", "measured"]
-"""recomputable: a function of saved weights and data, checked in a fresh process; measured: times, curves of the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +16,7 @@ class Number:
     unit: str
     """`nats/token`, `nats`, `tokens`, `tokens/s`, `s`, `fraction` (0 to 1), `nodes`, `edges`, ..."""
     status: Status = "recomputable"
+    """`recomputable`: a function of saved weights and data, checked in a fresh process; `measured`: times, curves of the training."""
     n: int | None = None
     """Sample size."""
     lo: int | float | None = None

@@ -46,7 +46,7 @@ class VerdictRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that is fixed before a study runs; `plan.json` holds it."""
+    """All that is fixed before anything runs; `plan.json` holds it."""
 
     question: str
     method: tuple[str, ...]
@@ -80,7 +80,7 @@ class GateEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimEntry(Claim):
-    """A claim after the run."""
+    """A claim after the run; its `criterion` is the plan's."""
 
     number: Number
     """Over seeds, with interval."""
@@ -91,7 +91,7 @@ class ClaimEntry(Claim):
 
 @dataclass(frozen=True, kw_only=True)
 class VerdictEntry:
-    """A verdict after the run."""
+    """A rule of the plan applied to the claims."""
 
     name: str
     arm: str

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import jsonschema
@@ -80,3 +81,10 @@ def test_tables_go_between_the_markers_of_a_page():
     assert report_schema.page_with("new", text) == text
     with pytest.raises(ValueError, match="page= must hold the lines"):
         report_schema.page_with("new", "no markers")
+
+
+def test_the_page_of_the_docs_is_current():
+    page = (Path(report_schema.__file__).parents[1] / "docs/report.md").read_text(encoding="utf-8")
+    assert report_schema.page_with(report_schema.tables(report_schema.report_schema()), page) == page, (
+        "run python scripts/report_schema.py page=docs/report.md"
+    )
