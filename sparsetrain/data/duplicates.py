@@ -14,6 +14,7 @@ Source: Broder 1997 (MinHash); Shrivastava & Li 2014, arXiv 1406.4784 (one permu
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ N_BINS = 64  # ours
 N_BANDS = 16  # ours
 THRESHOLD = 0.6  # estimated Jaccard similarity from which two documents count as near-duplicates  # ours
 MAX_LAG = 8  # candidates of one bucket are compared with so many of their neighbours in it  # ours
-CHUNK = 2**22  # bytes hashed at a time, to bound memory
+CHUNK = 2**22  # characters hashed at a time, to bound memory
 
 _EMPTY = np.uint64(2**64 - 1)
 _BASE = 0x9E3779B97F4A7C15
@@ -62,16 +63,10 @@ def group_near_duplicates(texts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[list[bytes]]:
-    chunk: list[bytes] = []
-    n_bytes = 0
-    for text in texts:
-        chunk.append(text.encode("utf-8", errors="surrogatepass"))
-        n_bytes += len(chunk[-1])
-        if n_bytes >= CHUNK:
-            yield chunk
-            chunk, n_bytes = [], 0
-    if chunk:
-        yield chunk
+    # Texts are encoded a chunk at a time; where one is cut does not matter.
+    places = accumulate(map(len, texts))
+    for _, chunk in groupby(zip(texts, places, strict=True), key=lambda each: each[1] // CHUNK):
+        yield [text.encode("utf-8", errors="surrogatepass") for text, _ in chunk]
 
 
 def _sketches(documents: list[bytes]) -> NDArray[np.uint64]:

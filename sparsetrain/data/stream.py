@@ -105,8 +105,7 @@ class TokenStream:
         return rows
 
     def identity(self) -> dict[str, Any]:
-        names = ("seed", "n_ctx", "batch_size")
-        order = {name: getattr(self, name) for name in names}
+        order = {"seed": self.seed, "n_ctx": self.n_ctx, "batch_size": self.batch_size}
         return {"corpus": self._content_hash, **order, "weights": self._weights}
 
 
