@@ -179,16 +179,12 @@ def draw_facts(config: FactsConfig, seed: int) -> Facts:
     return facts
 
 
-def check_balance(facts: Facts) -> dict[str, int]:
+def check_balance(facts: Facts) -> None:
     """Counts in the exposures themselves how often every token and fact is shown.
-
-    Returns:
-        Place (subject, relation, object) -> the count that all its tokens share.
 
     Raises:
         ValueError: a token or a fact is shown more or less often than it should be; says which.
     """
-    shared = {}
     for place, name in ((0, "subject"), (1, "relation"), (3, "object")):
         known = np.unique(facts.prompts[facts.role < len(facts.roles) - 1, place])
         counts = np.array([(facts.rows[:, place] == token).sum() for token in known])
@@ -198,11 +194,9 @@ def check_balance(facts: Facts) -> dict[str, int]:
                 f"{name}s are not balanced: token {odd} is shown {counts[known == odd][0]} times, the median is "
                 f"{np.median(counts):g}; familiarity would belong to tokens, not to bindings"
             )
-        shared[name] = int(counts[0])
     wrong = np.flatnonzero(facts.counts() != facts.n)
     if len(wrong):
         raise ValueError(f"fact {wrong[0]} is shown {facts.counts()[wrong[0]]} times, not {facts.n[wrong[0]]}")
-    return shared
 
 
 def write_exposures(facts: Facts, batch_size: int, path: Path) -> None:
