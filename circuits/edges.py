@@ -80,31 +80,30 @@ def _attention(model: Transformer, join: Join) -> Attention:
     return attn
 
 
+def _kept_weights(model: Transformer, space: NodeSpace, keep: Tensor) -> Iterator[tuple[Join, Tensor, Tensor, Tensor]]:
+    """Per join the kept channels of its source and of its target, and the weights between them `[target, source]`."""
+    kept = space.split(keep.to(next(model.parameters()).device))
+    for join in joins(model):
+        sources, targets = (kept[name].nonzero().flatten() for name in (join.source, join.target))
+        yield join, sources, targets, join_weight(model, space, join)[targets][:, sources]
+
+
 def find_edges(model: Transformer, space: NodeSpace, keep: Tensor) -> list[Edge]:
     """The edges of a node circuit: every nonzero weight from a kept node to a kept node, sorted by join and channel.
 
     Args:
         keep: bool `[n_nodes]`.
     """
-    kept = space.split(keep)
-    edges = []
-    for join in joins(model):
-        sources, targets = (kept[name].nonzero().flatten().tolist() for name in (join.source, join.target))
-        weight = join_weight(model, space, join)[targets][:, sources]
-        for t, s in weight.nonzero().tolist():
-            source, target = NodeId(join.source, sources[s]), NodeId(join.target, targets[t])
-            edges.append(Edge(str(source), str(target), float(weight[t, s])))
-    return edges
+    return [
+        Edge(str(NodeId(join.source, int(sources[s]))), str(NodeId(join.target, int(targets[t]))), float(weight[t, s]))
+        for join, sources, targets, weight in _kept_weights(model, space, keep)
+        for t, s in weight.nonzero().tolist()
+    ]
 
 
 def count_edges(model: Transformer, space: NodeSpace, keep: Tensor) -> int:
     """Number of edges of a node circuit (`keep`: bool `[n_nodes]`)."""
-    kept = space.split(keep.to(next(model.parameters()).device))
-    total = 0
-    for join in joins(model):
-        weight = join_weight(model, space, join)
-        total += int(weight[kept[join.target]][:, kept[join.source]].count_nonzero())
-    return total
+    return sum(int(weight.count_nonzero()) for *_, weight in _kept_weights(model, space, keep))
 
 
 def degrees(model: Transformer, space: NodeSpace) -> Callable[[Tensor], Tensor]:
@@ -288,66 +287,50 @@ def on_path(model: Transformer, space: NodeSpace, keep: Tensor) -> Tensor:
         bool `[n_nodes]`, a subset of `keep`.
     """
     kept = space.split(keep.to(next(model.parameters()).device))
-    weights = {(join.source, join.target): join_weight(model, space, join) != 0 for join in joins(model)}
-    n_head = model.config.heads
+    weights = {join: join_weight(model, space, join) != 0 for join in joins(model)}
+    into = {join.target: join for join in weights}
 
-    def heads(channels: Tensor) -> Tensor:
-        return rearrange(channels, "(head d) -> head d", head=n_head).any(-1)
+    def whole_heads(channels: Tensor) -> Tensor:
+        """All channels of the heads that have any of these."""
+        heads = rearrange(channels, "(head d) -> head d", head=model.config.heads).any(-1)
+        return repeat(heads, "head -> (head d)", d=model.config.d_head)
 
-    def spread(per_head: Tensor) -> Tensor:
-        return repeat(per_head, "head -> (head d)", d=model.config.d_head)
-
+    embed, positions = model.embed.weight.detach(), model.positions
+    stream = (embed != embed[:1]).any(0)
+    placed = torch.zeros(0, dtype=torch.bool, device=stream.device)  # columns of positions behind those of nodes
+    if positions is not None and model.config.positions == "learned":
+        stream = stream | (positions.detach() != 0).any(0)
+    elif positions is not None:
+        placed = (positions.detach() != 0).any(0)
     reached: dict[str, Tensor] = {}
-    embed = model.embed.weight.detach()
-    moving = (embed != embed[:1]).any(0)
-    placed = None
-    if model.positions is not None and model.config.positions == "learned":
-        moving = moving | (model.positions.detach() != 0).any(0)
-    elif model.positions is not None:
-        placed = (model.positions.detach() != 0).any(0)
-
-    def step(source: str, target: str) -> Tensor:
-        hit = (weights[source, target] & reached[source]).any(1)
-        if placed is not None and source.endswith("hook_in"):
-            join = next(join for join in joins(model) if (join.source, join.target) == (source, target))
-            linear = _linear(model, join)
-            hit = hit | ((linear.weight.detach()[:, model.config.d_model :] != 0) & placed).any(1)
-        return hit & kept[target]
-
-    for i in range(model.config.n_layer):
-        attn, mlp = f"blocks.{i}.attn.hook_", f"blocks.{i}.mlp.hook_"
-        reached[attn + "in"] = moving & kept[attn + "in"]
-        for x in "qkv":
-            reached[attn + x] = step(attn + "in", attn + x)
-        pattern = spread(heads(reached[attn + "q"]) | heads(reached[attn + "k"]))
-        out = (weights[attn + "v", attn + "out"] & (reached[attn + "v"] | pattern)).any(1)
-        reached[attn + "out"] = out & kept[attn + "out"]
-        moving = moving | reached[attn + "out"]
-        reached[mlp + "in"] = moving & kept[mlp + "in"]
-        reached[mlp + "neuron"] = step(mlp + "in", mlp + "neuron")
-        reached[mlp + "out"] = step(mlp + "neuron", mlp + "out")
-        moving = moving | reached[mlp + "out"]
+    for name in space.names:
+        hit = stream
+        if join := into.get(name):
+            source = reached[join.source]
+            if join.source.endswith("hook_v"):
+                query, key = (reached[join.source.removesuffix("v") + x] for x in "qk")
+                source = source | whole_heads(query) | whole_heads(key)
+            hit = (weights[join] & source).any(1)
+            if join.source.endswith("hook_in") and len(placed):
+                places = _linear(model, join).weight.detach()[:, len(source) :]
+                hit = hit | ((places != 0) & placed).any(1)
+        reached[name] = hit & kept[name]
+        if name.endswith("hook_out"):
+            stream = stream | reached[name]
 
     useful: dict[str, Tensor] = {}
     read = (model.unembed.weight.detach() != 0).any(0) & (model.final_norm.gain.detach() != 0)
-
-    def back(source: str, target: str) -> Tensor:
-        return (weights[source, target] & useful[target][:, None]).any(0) & kept[source]
-
-    for i in reversed(range(model.config.n_layer)):
-        attn, mlp = f"blocks.{i}.attn.hook_", f"blocks.{i}.mlp.hook_"
-        useful[mlp + "out"] = read & kept[mlp + "out"]
-        useful[mlp + "neuron"] = back(mlp + "neuron", mlp + "out")
-        useful[mlp + "in"] = back(mlp + "in", mlp + "neuron")
-        read = read | useful[mlp + "in"]
-        useful[attn + "out"] = read & kept[attn + "out"]
-        useful[attn + "v"] = back(attn + "v", attn + "out")
-        # A deleted v still emits its mean through the pattern, which the sink makes depend on q and k.
-        writes = spread(heads((weights[attn + "v", attn + "out"] & useful[attn + "out"][:, None]).any(0)))
-        for x in "qk":
-            useful[attn + x] = writes & kept[attn + x]
-        useful[attn + "in"] = (
-            back(attn + "in", attn + "q") | back(attn + "in", attn + "k") | back(attn + "in", attn + "v")
-        )
-        read = read | useful[attn + "in"]
+    writing: dict[str, Tensor] = {}  # channels from which a useful node can be reached, whether kept or not
+    for name in reversed(space.names):
+        if name.endswith("hook_out"):
+            writing[name] = read
+        elif name.endswith(("hook_q", "hook_k")):
+            # A deleted v still emits its mean through the pattern, which the sink makes depend on q and k.
+            writing[name] = whole_heads(writing[name[:-1] + "v"])
+        else:
+            ahead = [(weights[join] & useful[join.target][:, None]).any(0) for join in weights if join.source == name]
+            writing[name] = torch.stack(ahead).any(0)
+        useful[name] = writing[name] & kept[name]
+        if name.endswith("hook_in"):
+            read = read | useful[name]
     return (space.join(reached) & space.join(useful)).to(keep.device)

@@ -131,31 +131,33 @@ def ablation_hooks(
         Hook point name -> function, for the points where any node is deleted or that are narrowed.
     """
     keep = keep[None] if keep.dim() == 1 else keep
-    parts, channels = space.split(values), channels or {}
-    hooks = {}
-    for name, mask in space.split(keep).items():
-        read, value = channels.get(name), parts[name]
-        if read is None and mask.all():
-            continue
+    hooks = _blending(space, keep, values, channels, lambda x, mask, value: torch.where(mask[:, None, None], x, value))
+    whole = {name for name, mask in space.split(keep).items() if mask.all()} - set(channels or {})
+    return {name: hook for name, hook in hooks.items() if name not in whole}
+
+
+def _blending(
+    space: NodeSpace,
+    masks: Tensor,
+    values: Tensor,
+    channels: Mapping[str, Tensor] | None,
+    blend: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> dict[str, HookFn]:
+    """A hook per hook point: reads its channels and blends x `[run, row, pos, width]`, mask `[run, width]`, value `[width]`."""
+
+    def hook_of(mask: Tensor, value: Tensor, read: Tensor | None) -> HookFn:
         if read is not None:
             mask, value = mask[:, read], value[read]
 
-        def select(x: Tensor, mask: Tensor = mask[:, None, None], value: Tensor = value) -> Tensor:
-            return torch.where(mask, x, value.to(x.dtype))
+        def hook(x: Tensor, point: HookPoint) -> Tensor:
+            x = x if read is None else x.index_select(-1, read)
+            x = blend(rearrange(x, "(run row) pos width -> run row pos width", run=len(mask)), mask, value.to(x.dtype))
+            return rearrange(x, "run row pos width -> (run row) pos width")
 
-        hooks[name] = _folded(len(keep), read, select)
-    return hooks
+        return hook
 
-
-def _folded(n_runs: int, read: Tensor | None, blend: Callable[[Tensor], Tensor]) -> HookFn:
-    """A hook that reads some channels (None: all) and blends them as `[run, row, pos, width]`."""
-
-    def hook(x: Tensor, point: HookPoint) -> Tensor:
-        x = x if read is None else x.index_select(-1, read)
-        x = blend(rearrange(x, "(run row) pos width -> run row pos width", run=n_runs))
-        return rearrange(x, "run row pos width -> (run row) pos width")
-
-    return hook
+    parts, channels = space.split(values), channels or {}
+    return {name: hook_of(mask, parts[name], channels.get(name)) for name, mask in space.split(masks).items()}
 
 
 class _StepMask(torch.autograd.Function):
@@ -220,18 +222,7 @@ class NodeMasks:
             means: `[n_nodes]`, what deleted nodes emit.
             channels: of a narrowed model (`circuits.edges.narrowed`), what it still reads at some hook points.
         """
-        taus, values, channels = self.space.split(self.values()), self.space.split(means), channels or {}
-        hooks = {}
-        for name in self.space.names:
-            read, tau, mean = channels.get(name), taus[name], values[name]
-            if read is not None:
-                tau, mean = tau[:, read], mean[read]
-
-            def blend(x: Tensor, tau: Tensor = tau, mean: Tensor = mean) -> Tensor:
-                return self.blend(x, tau, mean.to(x.dtype))
-
-            hooks[name] = _folded(len(tau), read, blend)
-        return hooks
+        return _blending(self.space, self.values(), means, channels, self.blend)
 
     def price_gradient(self) -> Tensor:
         """Gradient of the number of kept nodes by tau, `[n_runs, n_nodes]`."""
