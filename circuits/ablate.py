@@ -57,7 +57,9 @@ def parse_nodes(space: NodeSpace, names: Sequence[str]) -> Tensor:
         raise ValueError("no nodes to ablate; name some, e.g. nodes=blocks.0.mlp.hook_neuron:17")
     chosen = torch.zeros(space.n_nodes, dtype=torch.bool)
     for name in names:
-        if (point := name.removesuffix(":all")) in space.names:
+        point, _, channel = name.rpartition(":")
+        if channel == "all":
+            space.number(NodeId(point, 0))  # refuses unknown points
             chosen[space.slice(point)] = True
             continue
         first, dash, last = name.rpartition("-")

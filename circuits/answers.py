@@ -2,10 +2,12 @@
 
 1. `run_answers`: one pass; runs (masks, seeds) folded into the batch axis, with whatever hooks are attached.
 2. `pair_answers`: the model as it stands, batch by batch.
-3. `masked_answers`: many node circuits at once.
+3. `Ablated`: many node circuits at once.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -60,44 +62,61 @@ def pair_answers(model: Transformer, pairs: PairSet, batch_size: int = 64) -> Te
     return torch.cat(parts)
 
 
-@torch.no_grad()
-def masked_answers(
-    model: Transformer,
-    space: NodeSpace,
-    keep: Tensor,
-    values: Tensor,
-    sets: Sequence[PairSet],
-    max_rows: int,
-) -> Tensor:
-    """Answer logits of many node circuits, `[n_runs, n, side, answer]` on the CPU.
-
-    Pairs are run in groups of similar length, so that little of a pass is padding.
+@dataclass(frozen=True, kw_only=True)
+class Ablated:
+    """A model whose deleted nodes emit fixed values: what searches and measurements of node circuits are functions of.
 
     Args:
-        keep: bool `[n_runs, n_nodes]`.
-        values: `[n_nodes]`, what deleted nodes emit.
-        sets: one pair set per run, all of one size.
+        means: float `[n_nodes]`, what deleted nodes emit.
         max_rows: prompts per pass (at least one run's group is always taken whole).
     """
-    device = next(model.parameters()).device
-    values = values.to(device)
-    by_set: dict[int, list[tuple[PairSet, Tensor]]] = {}
-    for pairs in sets:
-        if id(pairs) not in by_set:
-            orders = pairs.last.amax(1).argsort(stable=True).chunk(N_LENGTH_GROUPS)
-            by_set[id(pairs)] = [(pairs.batch(order), order) for order in orders]
-    n_groups = len(by_set[id(sets[0])])
-    answers = torch.empty(len(keep), len(sets[0]), 2, 2)
-    for group in range(n_groups):
-        step = max(1, max_rows // (2 * len(by_set[id(sets[0])][group][0])))
-        for start in range(0, len(keep), step):
-            masks = keep[start : start + step].to(device)
-            parts = [by_set[id(pairs)][group] for pairs in sets[start : start + step]]
-            with (
-                narrowed(model, space, masks.any(0), values) as channels,
-                hooked(model, ablation_hooks(space, masks, values, channels)),
-            ):
-                found = run_answers(model, [pairs for pairs, _ in parts]).cpu()
-            for run, (_, order) in enumerate(parts):
-                answers[start + run, order] = found[run]
-    return answers
+
+    model: Transformer
+    means: Tensor
+    max_rows: int = 256
+
+    @cached_property
+    def space(self) -> NodeSpace:
+        """The model's nodes."""
+        return NodeSpace.of(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return next(self.model.parameters()).device
+
+    @cached_property
+    def values(self) -> Tensor:
+        """`means` where the model runs."""
+        return self.means.to(self.device)
+
+    @torch.no_grad()
+    def answers(self, keep: Tensor, pairs: PairSet | Sequence[PairSet]) -> Tensor:
+        """Answer logits of many node circuits, `[n_runs, n, side, answer]` on the CPU.
+
+        Pairs are run in groups of similar length, so that little of a pass is padding.
+
+        Args:
+            keep: bool `[n_runs, n_nodes]`.
+            pairs: one pair set for all runs, or one per run, all of one size.
+        """
+        sets = [pairs] * len(keep) if isinstance(pairs, PairSet) else pairs
+        by_set: dict[int, list[tuple[PairSet, Tensor]]] = {}
+        for own in sets:
+            if id(own) not in by_set:
+                orders = own.last.amax(1).argsort(stable=True).chunk(N_LENGTH_GROUPS)
+                by_set[id(own)] = [(own.batch(order), order) for order in orders]
+        answers = torch.empty(len(keep), len(sets[0]), 2, 2)
+        for group, (part, _) in enumerate(by_set[id(sets[0])]):
+            step = max(1, self.max_rows // (2 * len(part)))
+            for start in range(0, len(keep), step):
+                masks = keep[start : start + step].to(self.device)
+                parts = [by_set[id(own)][group] for own in sets[start : start + step]]
+                with (
+                    narrowed(self.model, self.space, masks.any(0), self.values) as channels,
+                    hooked(self.model, ablation_hooks(self.space, masks, self.values, channels)),
+                ):
+                    found = run_answers(self.model, [own for own, _ in parts]).cpu()
+                for run, (_, order) in enumerate(parts):
+                    answers[start + run, order] = found[run]
+        return answers

@@ -205,7 +205,7 @@ def circuit_entry(subject: TaskSearch, circuit: Circuit, pruned: Pruned, path: s
         ),
     )
     answers, edge_answers = (subject.heldout_answers(circuit, kind) for kind in ("node", "edge"))
-    zeroed = subject.masked(keep[None], heldout, torch.zeros_like(circuit.means))[0]
+    zeroed = replace(subject.ablated, means=torch.zeros_like(circuit.means)).answers(keep[None], heldout)[0]
     own, *losses = exam.once(random_circuits.losses)
     needed = necessity(full, empty, exam.without[None])
     others_needed = necessity(full[:n_pairs], empty[:n_pairs], exam.once(random_circuits.without)) or [float("nan")]
@@ -273,7 +273,7 @@ def twin_entry(subject: TaskSearch, pruned: Pruned) -> TwinEntry:
     """
     assert subject.twin is not None
     heldout, keep = subject.twin.heldout, pruned.keep
-    answers = subject.masked(keep[None], heldout)[0]
+    answers = subject.ablated.answers(keep[None], heldout)[0]
     words = [side.answer for side in (heldout.texts[0].positive, heldout.texts[0].negative)]
     status = "recomputable" if pruned.reached else "measured"
     n_edges = count_edges(subject.model, subject.space, keep) if pruned.reached else None

@@ -25,7 +25,7 @@ from circuits.answers import pair_answers
 from circuits.calibrate import calibrated_loss
 from circuits.edges import count_edges
 from circuits.means import Means, measure_means
-from circuits.search.learn import MaskRun, PruneConfig, learn_masks
+from circuits.search.learn import Aim, MaskRun, PruneConfig, learn_masks
 from circuits.search.search import Pruned, Search, search
 from circuits.search.task import FindConfig, Pairs
 from circuits.tasks.loss import task_loss
@@ -89,7 +89,8 @@ def solved_task(model: Transformer, tokenizer: Tokenizer, names: Sequence[str]) 
 
 def bench_search(bench: Bench, model: Transformer, means: Means, task: str, pairs: Pairs) -> None:
     """All cases; prints the sizes of the circuits that are compared."""
-    space, values, target = means.space, means.values, FIND.margin * FIND.target_loss
+    space, target = means.space, FIND.margin * FIND.target_loss
+    aim = Aim(model=model, means=means.values, target=target, config=PruneConfig())
 
     def run(seed: int) -> MaskRun:
         return MaskRun(seed=seed, train=pairs.train, val=pairs.val)
@@ -98,16 +99,16 @@ def bench_search(bench: Bench, model: Transformer, means: Means, task: str, pair
         return sorted(count_edges(model, space, result.keep) for result in found if result.reached)
 
     def found(seeds: Sequence[int]) -> list[int]:
-        return edges(search(model, space, values, [run(seed) for seed in seeds], target, PruneConfig()))
+        return edges(search(aim, [run(seed) for seed in seeds]))
 
     def plain(seeds: Sequence[int], n_steps: int) -> torch.Tensor:
         everything = torch.ones(len(seeds), space.n_nodes, dtype=torch.bool)
-        config, ranks = replace(PruneConfig(), n_steps=n_steps), torch.zeros(len(seeds), space.n_nodes)
-        return learn_masks(model, space, values, [run(seed) for seed in seeds], everything, ranks, target, config)[0]
+        fewer, ranks = replace(PruneConfig(), n_steps=n_steps), torch.zeros(len(seeds), space.n_nodes)
+        return learn_masks(replace(aim, config=fewer), [run(seed) for seed in seeds], everything, ranks)[0]
 
     def plain_edges(seeds: Sequence[int]) -> list[int]:
         tau = plain(seeds, PLAIN_STEPS)
-        looking = Search(model, space, values, [run(seed) for seed in seeds], target, PruneConfig())
+        looking = Search(aim, [run(seed) for seed in seeds])
         return edges(looking.circuits([row.argsort(descending=True) for row in tau], (tau > 0).sum(1).tolist()))
 
     for what, n_seeds, sizes in (

@@ -27,7 +27,7 @@ from circuits.run import KINDS
 from circuits.search.comparison import ranked_entry
 from circuits.search.learn import MaskRun
 from circuits.search.search import Pruned, Search
-from circuits.search.task import FindConfig, Found, Pairs, TaskSearch
+from circuits.search.task import FindConfig, Found, Pairs, TaskSearch, aim
 from circuits.section import CircuitsSection, TaskEntry
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import entry, require
@@ -120,9 +120,7 @@ def saved(run: Path, subject: TaskSearch, stored: TaskEntry) -> Found:
 def val_loss(subject: TaskSearch, circuit: Circuit, pairs: Pairs) -> float:
     """Loss of a saved circuit on the validation pairs, as its search measured it."""
     run = MaskRun(seed=circuit.provenance.seed, train=pairs.train, val=pairs.val)
-    config = subject.config
-    looking = Search(subject.model, subject.space, subject.means.values, [run], config.target_loss, config.prune)
-    return float(looking.loss(circuit.keep[None], [0])[0][0])
+    return float(Search(aim(subject), [run]).loss(circuit.keep[None], [0])[0][0])
 
 
 def recompute(run: Path, stored: TaskEntry) -> TaskEntry:

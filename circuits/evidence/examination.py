@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from circuits.answers import masked_answers, run_answers
+from circuits.answers import Ablated, run_answers
 from circuits.calibrate import calibrated_loss
 from circuits.circuit import Circuit
 from circuits.evidence.measurement import Measurement, missing
@@ -111,10 +111,14 @@ class Examination:
         """The first held-out pairs, for what is measured very often."""
         return self.heldout.batch(slice(0, self.config.n_random_pairs))
 
+    @cached_property
+    def ablated(self) -> Ablated:
+        """The model with deleted nodes at the circuit's means."""
+        return Ablated(model=self.model, means=self.circuit.means, max_rows=self.config.max_rows)
+
     def answers(self, keep: Tensor, pairs: PairSet | None = None) -> Tensor:
         """Answer logits of node circuits `keep` bool `[n_runs, n_nodes]`: `[n_runs, n, side, answer]`."""
-        sets = [self.heldout if pairs is None else pairs] * len(keep)
-        return masked_answers(self.model, self.space, keep, self.circuit.means, sets, self.config.max_rows)
+        return self.ablated.answers(keep, self.heldout if pairs is None else pairs)
 
     @cached_property
     def own(self) -> Tensor:

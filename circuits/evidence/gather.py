@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
+from circuits.answers import Ablated
 from circuits.circuit import Circuit
 from circuits.edges import count_edges
 from circuits.evidence.card import report_card
@@ -94,6 +95,7 @@ def card_of(
     name, pairs, means = task.task, files.pairs(task.task), files.means
     found = [Circuit.load(files.folder / entry.path) for entry in task.circuits]
     twin = [] if task.nonsense_twin is None else [task.nonsense_twin.n_edges.value]
+    ablated = Ablated(model=files.model, means=means.values, max_rows=config.max_rows)
     inputs = CardInputs(
         fit=pairs.fit,
         heldout=pairs.heldout,
@@ -104,7 +106,7 @@ def card_of(
         seeds=found + _more_seeds(files, name, found, config.n_seeds, progress),
         twin_n_edges=[None if size is None else int(size) for size in twin],
         null_n_edges=null_sizes(files, name, config.n_nulls, progress),
-        edge_scores=edge_effects(files.model, means.space, means.values, pairs.fit, N_PATH_STEPS, config.max_rows),
+        edge_scores=edge_effects(ablated, pairs.fit, N_PATH_STEPS),
     )
     return report_card(files.model, found[0], inputs, config, progress)
 

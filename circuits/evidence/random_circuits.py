@@ -7,7 +7,6 @@ Source: Shi et al. 2024.
 import torch
 from torch import Tensor
 
-from circuits.answers import masked_answers
 from circuits.calibrate import calibrated_loss
 from circuits.evidence.effect import necessity
 from circuits.evidence.examination import Examination, criterion
@@ -15,8 +14,6 @@ from circuits.evidence.hypotheses import enough_draws, permutation_p
 from circuits.evidence.measurement import Measurement, floats, missing, share
 from circuits.masks import NodeSpace
 from circuits.tasks.loss import task_loss
-from circuits.tasks.pairs import PairSet
-from sparsetrain.model import Transformer
 
 
 def random_circuits(space: NodeSpace, keep: Tensor, alive: Tensor, n: int, seed: int) -> Tensor:
@@ -40,18 +37,6 @@ def random_circuits(space: NodeSpace, keep: Tensor, alive: Tensor, n: int, seed:
     return drawn
 
 
-def random_losses(
-    model: Transformer, space: NodeSpace, masks: Tensor, means: Tensor, fit: PairSet, heldout: PairSet, max_rows: int
-) -> Tensor:
-    """Task loss on `heldout` of many circuits, each calibrated on `fit`: float64 `[n]`, nats.
-
-    The circuit itself, given as one more row, is treated exactly like the random ones.
-    """
-    answers = [masked_answers(model, space, masks, means, [pairs] * len(masks), max_rows) for pairs in (fit, heldout)]
-    _, calibration = calibrated_loss(answers[0])
-    return task_loss(calibration.apply(answers[1].double()))
-
-
 def drawn(exam: Examination) -> Tensor:
     """Random circuits of the circuit's size and place, bool `[n_random, n_nodes]`."""
     return random_circuits(exam.space, exam.keep, exam.inputs.alive.cpu(), exam.config.n_random, exam.config.seed)
@@ -61,8 +46,8 @@ def losses(exam: Examination) -> list[float]:
     """Task loss of the circuit, then of the random ones, all calibrated alike on the same few pairs."""
     fit = exam.fit.batch(slice(0, exam.config.n_random_pairs))
     masks = torch.cat([exam.keep[None], exam.once(drawn)])
-    model, space, means, max_rows = exam.model, exam.space, exam.circuit.means, exam.config.max_rows
-    return floats(random_losses(model, space, masks, means, fit, exam.some, max_rows))
+    _, calibration = calibrated_loss(exam.answers(masks, fit))
+    return floats(task_loss(calibration.apply(exam.answers(masks, exam.some).double())))
 
 
 def without(exam: Examination) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from circuits.answers import masked_answers
+from circuits.answers import Ablated
 from circuits.circuit import Circuit
 from circuits.explain.flow import TOKEN, Flow, prompt_flow, prompt_tokens, severed
 from circuits.section import (
@@ -236,7 +236,7 @@ def removal_effects(model: Transformer, circuit: Circuit, pairs: PairSet, max_ro
     numbers = [circuit.space.number(node) for node in circuit.node_ids]
     keep = circuit.keep.repeat(len(numbers) + 1, 1)
     keep[torch.arange(len(numbers)), numbers] = False
-    answers = masked_answers(model, circuit.space, keep, circuit.means, [pairs] * len(keep), max_rows)
+    answers = Ablated(model=model, means=circuit.means, max_rows=max_rows).answers(keep, pairs)
     return (answers[-1:] - answers[:-1]).mean(1)
 
 

@@ -11,9 +11,9 @@ from statistics import fmean
 
 import torch
 
+from circuits.answers import Ablated
 from circuits.circuit import Circuit
 from circuits.intervals import interval
-from circuits.masks import NodeSpace
 from circuits.search.learn import MaskRun, attribution
 from circuits.search.rankings import (
     circuit_by_ranking,
@@ -25,23 +25,20 @@ from circuits.search.rankings import (
 from circuits.search.task import TaskSearch, aim, circuit_of
 from circuits.section import RankedCircuit, RankingRatio, TaskEntry
 from circuits.tasks.pairs import PairSet
-from sparsetrain.model import Transformer
 from sparsetrain.stats.number import number
 
 N_PATH_STEPS = 5  # of integrated gradients; EAP-IG's default
 N_SCORED_PAIRS = 64  # ours: training pairs that scores are taken from
-Scores = Callable[[Transformer, NodeSpace, torch.Tensor, PairSet, int], torch.Tensor]
-"""(model, space, means, training pairs, prompts per pass) -> float `[n_nodes]`."""
+Scores = Callable[[Ablated, PairSet], torch.Tensor]
+"""(model and means, training pairs) -> float `[n_nodes]`."""
 
 METHODS: dict[str, Scores] = {
     "gradient x activation": attribution,
-    "integrated gradients": lambda model, space, means, pairs, max_rows: integrated_gradients(
-        model, space, means, pairs, N_PATH_STEPS, max_rows
+    "integrated gradients": lambda ablated, pairs: integrated_gradients(ablated, pairs, N_PATH_STEPS),
+    "EAP-IG per weight": lambda ablated, pairs: strongest_edges(
+        ablated.model, ablated.space, edge_effects(ablated, pairs, N_PATH_STEPS)
     ),
-    "EAP-IG per weight": lambda model, space, means, pairs, max_rows: strongest_edges(
-        model, space, edge_effects(model, space, means, pairs, N_PATH_STEPS, max_rows)
-    ),
-    "random": lambda model, space, means, pairs, max_rows: random_scores(space.n_nodes, 0),
+    "random": lambda ablated, pairs: random_scores(ablated.space.n_nodes, 0),
 }
 """Name of a baseline -> how it scores nodes."""
 
@@ -52,14 +49,13 @@ def ranked_circuits(subject: TaskSearch, out_dir: Path) -> tuple[RankedCircuit, 
     Args:
         out_dir: gets `<task>/baselines/<method>/circuit.json` for every circuit that meets the target.
     """
-    config, model, space, means = subject.config, subject.model, subject.space, subject.means.values
+    towards = aim(subject)
     run = MaskRun(seed=0, train=subject.pairs.train, val=subject.pairs.val)
     scored = run.train.batch(slice(0, N_SCORED_PAIRS))
     entries = []
     for i, (method, scores) in enumerate(METHODS.items()):
         subject.progress(method, i, len(METHODS))
-        ranking = scores(model, space, means, scored, config.prune.max_rows)
-        pruned = circuit_by_ranking(model, space, means, run, ranking, aim(subject), config.prune)
+        pruned = circuit_by_ranking(towards, run, scores(towards, scored))
         circuit = circuit_of(subject, 0, pruned) if pruned.reached else None
         if circuit is not None:
             circuit.save(out_dir / subject.task / "baselines" / _folder(method))

@@ -17,14 +17,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from circuits.answers import run_answers
+from circuits.answers import Ablated, run_answers
 from circuits.calibrate import fit_calibrations
 from circuits.edges import degrees, narrowed
-from circuits.masks import HardConcreteMasks, NodeMasks, NodeSpace
+from circuits.masks import HardConcreteMasks, NodeMasks
 from circuits.tasks.loss import Calibration, logit_diff, task_loss
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookPoint, hooked
-from sparsetrain.model import Transformer
 from sparsetrain.typed import Above0, Below1, Count, Index, Share
 
 Progress = Callable[[str, int, int], None]
@@ -89,6 +88,21 @@ class PruneConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Aim(Ablated):
+    """What searches in a model are to reach, and how.
+
+    Args:
+        target: calibrated task loss to meet, nats.
+        config: settings; `max_rows` of the aim is theirs.
+        progress: called with (stage, done, total).
+    """
+
+    target: float
+    config: PruneConfig
+    progress: Progress = silent
+
+
+@dataclass(frozen=True, kw_only=True)
 class MaskRun:
     """One search: a seed, pairs to learn from, fixed pairs to bisect and calibrate on.
 
@@ -116,7 +130,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-def attribution(model: Transformer, space: NodeSpace, means: Tensor, pairs: PairSet, max_rows: int) -> Tensor:
+def attribution(ablated: Ablated, pairs: PairSet) -> Tensor:
     """First-order effect of deleting each node on the logit difference of the full model.
 
     score = mean over prompts of | sum over positions of d(right - wrong logit)/da x (a - mean) |. The absolute value is
@@ -125,10 +139,9 @@ def attribution(model: Transformer, space: NodeSpace, means: Tensor, pairs: Pair
     Returns:
         float `[n_nodes]`.
     """
-    device = next(model.parameters()).device
-    total = torch.zeros(space.n_nodes, device=device)
-    means_at = space.split(means.to(device))
-    for batch in pairs.batches(max_rows // 2):
+    model, space = ablated.model, ablated.space
+    total, means_at = torch.zeros_like(ablated.values), space.split(ablated.values)
+    for batch in pairs.batches(ablated.max_rows // 2):
         seen: dict[str, Tensor] = {}
 
         def keep(x: Tensor, point: HookPoint, seen: dict[str, Tensor] = seen) -> Tensor:
@@ -146,30 +159,19 @@ def attribution(model: Transformer, space: NodeSpace, means: Tensor, pairs: Pair
     return (total / (2 * len(pairs))).cpu()
 
 
-def learn_masks(
-    model: Transformer,
-    space: NodeSpace,
-    means: Tensor,
-    runs: Sequence[MaskRun],
-    candidates: Tensor,
-    ranks: Tensor,
-    target: float,
-    config: PruneConfig,
-    progress: Progress = silent,
-) -> tuple[Tensor, Tensor]:
+def learn_masks(aim: Aim, runs: Sequence[MaskRun], candidates: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
     """Learns the masks of all runs at once.
 
     Args:
-        means: `[n_nodes]`, what deleted nodes emit.
+        aim: the price of a node settles at its target.
         candidates: bool `[n_runs, n_nodes]`; the other nodes stay deleted.
         ranks: float `[n_runs, n_nodes]` in [0, 1], 1 for the node of highest attribution.
-        target: task loss at which the price of a node settles, nats.
 
     Returns:
         tau at the end, and tau at the step with fewest nodes at the target (the last step's where there is none): float
         `[n_runs, n_nodes]` each, -1 outside the candidates.
     """
-    device = next(model.parameters()).device
+    model, space, values, config, device = aim.model, aim.space, aim.values, aim.config, aim.device
     noise = [NodeMasks.init_tau(space.n_nodes, run.seed, mean=config.tau_mean, std=config.tau_std) for run in runs]
     init = (torch.stack(noise) + config.tau_spread * ranks).clamp(-1, 1)
     active = candidates.to(device)
@@ -186,9 +188,8 @@ def learn_masks(
         [masks.tau], lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
     )
     batches = [_batches(run, config.n_pairs) for run in runs]
-    values = means.to(device)
     k_coef = torch.full((len(runs), 1), config.k_coef, device=device)
-    settle = target * torch.tensor([run.settle for run in runs], device=device)
+    settle = aim.target * torch.tensor([run.settle for run in runs], device=device)
     smooth = settle.clone()
     best, fewest = masks.tau.detach().clone(), active.sum(1) + 1
     fits = Calibration(scale=torch.ones(len(runs)), shift=torch.zeros(len(runs)))
@@ -217,7 +218,7 @@ def learn_masks(
             masks.tau.grad = grad * (config.grad_clip / norm.clamp(min=config.grad_clip))
             optimizer.step()
             masks.clamp_()
-            progress("masks", step + 1, config.n_steps)
+            aim.progress("masks", step + 1, config.n_steps)
     final = masks.tau.detach()
     best = torch.where((fewest <= active.sum(1))[:, None], best, final)
     return torch.where(active, final, -1.0).cpu(), torch.where(active, best, -1.0).cpu()

@@ -19,10 +19,10 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from circuits.answers import run_answers
+from circuits.answers import Ablated, run_answers
 from circuits.edges import edge_weights, join_weight, joins
 from circuits.masks import NodeSpace
-from circuits.search.learn import MaskRun, PruneConfig, frozen
+from circuits.search.learn import Aim, MaskRun, frozen
 from circuits.search.search import Pruned, Search
 from circuits.tasks.loss import logit_diff
 from circuits.tasks.pairs import PairSet
@@ -35,16 +35,12 @@ def random_scores(n_nodes: int, seed: int) -> Tensor:
     return torch.rand(n_nodes, generator=torch.Generator().manual_seed(seed))
 
 
-def integrated_gradients(
-    model: Transformer, space: NodeSpace, means: Tensor, pairs: PairSet, n_steps: int, max_rows: int
-) -> Tensor:
+def integrated_gradients(ablated: Ablated, pairs: PairSet, n_steps: int) -> Tensor:
     """Mean over prompts of the absolute `integrated_effects`: float `[n_nodes]`, logits."""
-    return integrated_effects(model, space, means, pairs, n_steps, max_rows).abs().mean(0)
+    return integrated_effects(ablated, pairs, n_steps).abs().mean(0)
 
 
-def integrated_effects(
-    model: Transformer, space: NodeSpace, means: Tensor, pairs: PairSet, n_steps: int, max_rows: int
-) -> Tensor:
+def integrated_effects(ablated: Ablated, pairs: PairSet, n_steps: int) -> Tensor:
     """What each node adds to each prompt's logit difference, hook point by hook point.
 
     effect_c = sum over positions of (a_c - mean_c) x average over t in (0, 1) of dm/da_c at mean + t (a - mean), where the
@@ -53,9 +49,7 @@ def integrated_effects(
     gradient does not see the jump.
 
     Args:
-        means: `[n_nodes]`.
         n_steps: points on the way.
-        max_rows: prompts per pass.
 
     Returns:
         float32 `[prompt, n_nodes]` in logits, prompts as "(pair side)".
@@ -64,11 +58,11 @@ def integrated_effects(
         ValueError: n_steps below 1.
     """
     _check_steps(n_steps)
-    means_at = space.split(means.to(next(model.parameters()).device))
-    parts = []
-    for batch in pairs.batches(max_rows // 2):
+    model, space = ablated.model, ablated.space
+    means_at, parts = space.split(ablated.values), []
+    for batch in pairs.batches(ablated.max_rows // 2):
         # Columns behind every last token are cut off here as `run_answers` does.
-        tokens = batch.tokens[..., : int(batch.last.max()) + 1].flatten(0, 1).to(next(model.parameters()).device)
+        tokens = batch.tokens[..., : int(batch.last.max()) + 1].flatten(0, 1).to(ablated.device)
         with torch.no_grad():
             _, full = record(model, tokens, space.names)
         effects = {}
@@ -96,18 +90,14 @@ def _put(value: Tensor) -> HookFn:
     return put
 
 
-def edge_effects(
-    model: Transformer, space: NodeSpace, means: Tensor, pairs: PairSet, n_steps: int, max_rows: int
-) -> dict[str, Tensor]:
+def edge_effects(ablated: Ablated, pairs: PairSet, n_steps: int) -> dict[str, Tensor]:
     """What each weight adds to the mean logit difference, on the way from no edges to all of them.
 
     effect_ij = integral over t in (0, 1) of dm/dM_ij, where an edge carries w_ij (M_ij a_j + (1 - M_ij) mean_j) and all
     M = t; midpoint rule. Without AbsTopK the effects of all weights sum to m of the model - m without edges.
 
     Args:
-        means: `[n_nodes]`.
         n_steps: points on the way.
-        max_rows: prompts per pass.
 
     Returns:
         Linear's path -> float `[target width, source width]` in logits, 0 where the weight is 0.
@@ -116,16 +106,16 @@ def edge_effects(
         ValueError: n_steps below 1.
     """
     _check_steps(n_steps)
-    device = next(model.parameters()).device
-    all_joins, values = joins(model), space.split(means.to(device))
+    model, space = ablated.model, ablated.space
+    all_joins, values = joins(model), space.split(ablated.values)
     weights = {join.linear: join_weight(model, space, join) for join in all_joins}
     total = {linear: torch.zeros_like(weight) for linear, weight in weights.items()}
     for i in range(n_steps):
         share = {linear: torch.full_like(weight, (i + 0.5) / n_steps) for linear, weight in weights.items()}
-        for batch in pairs.batches(max_rows // 2):
+        for batch in pairs.batches(ablated.max_rows // 2):
             with (
                 frozen(model),
-                edge_weights(model, space, share, means.to(device)) as hooks,
+                edge_weights(model, space, share, ablated.values) as hooks,
                 hooked(model, hooks),
                 torch.enable_grad(),
             ):
@@ -176,33 +166,20 @@ def strongest_edges(model: Transformer, space: NodeSpace, effects: Mapping[str, 
 
 
 @torch.no_grad()
-def circuit_by_ranking(
-    model: Transformer,
-    space: NodeSpace,
-    means: Tensor,
-    run: MaskRun,
-    scores: Tensor,
-    target: float,
-    config: PruneConfig,
-) -> Pruned:
+def circuit_by_ranking(aim: Aim, run: MaskRun, scores: Tensor) -> Pruned:
     """The circuit that a ranking gives: shortest prefix that meets the target, clean-up, transfer and calibration.
 
     Args:
-        means: `[n_nodes]`, what deleted nodes emit.
+        aim: of its settings, `candidate_share` is the first length tried.
         run: its validation pairs are bisected and calibrated on, as in the learned search; its training pairs are
             those to take scores from, and to transfer to.
         scores: float `[n_nodes]`, larger is more important.
-        target: calibrated task loss to meet on the validation pairs, nats.
-        config: `n_screen`, `screen_slack`, `clean_rounds`, `max_rows` and, for the first length tried,
-            `candidate_share`.
 
     Raises:
         ValueError: not one score per node.
     """
-    if scores.shape != (space.n_nodes,):
-        raise ValueError(f"scores of shape {list(scores.shape)}; the model has {space.n_nodes} nodes")
-    looking = Search(model, space, means, [run], target, config)
-    guess = max(1, round(config.candidate_share * space.n_nodes))
-    order = scores.argsort(descending=True, stable=True)
-    (found,) = looking.circuits([order], [guess])
-    return found
+    n_nodes = aim.space.n_nodes
+    if scores.shape != (n_nodes,):
+        raise ValueError(f"scores of shape {list(scores.shape)}; the model has {n_nodes} nodes")
+    guess = max(1, round(aim.config.candidate_share * n_nodes))
+    return Search(aim, [run]).circuits([scores.argsort(descending=True, stable=True)], [guess])[0]

@@ -16,16 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuits.answers import masked_answers
 from circuits.calibrate import calibrated_loss
 from circuits.compact import CompactCircuit, compile_circuit
 from circuits.edges import on_path
-from circuits.masks import NodeSpace
 from circuits.search.cleanup import drop_harmless, without_each
-from circuits.search.learn import MaskRun, Progress, PruneConfig, attribution, learn_masks, silent
+from circuits.search.learn import Aim, MaskRun, attribution, learn_masks
 from circuits.tasks.loss import Calibration, task_loss
 from circuits.tasks.pairs import PairSet
-from sparsetrain.model import Transformer
 
 N_COMPILED = 16  # ours: compact circuits that are remembered
 
@@ -52,29 +49,14 @@ class Pruned:
 
 
 class Search:
-    """From an order of the nodes to a circuit, for several runs: bisection and clean-up on validation pairs, transfer.
+    """From an order of the nodes to a circuit, for several runs: bisection and clean-up on validation pairs, transfer."""
 
-    Args:
-        target: calibrated task loss to meet, nats.
-    """
-
-    def __init__(
-        self,
-        model: Transformer,
-        space: NodeSpace,
-        means: Tensor,
-        runs: Sequence[MaskRun],
-        target: float,
-        config: PruneConfig,
-        progress: Progress = silent,
-    ) -> None:
-        self.model, self.space, self.means, self.runs = model, space, means, runs
+    def __init__(self, aim: Aim, runs: Sequence[MaskRun]) -> None:
+        self.aim, self.runs = aim, runs
         by_train = {id(run.train): run.train.batch(slice(0, (len(run.val) + 1) // 2)) for run in runs}
         self.transfer = [by_train[id(run.train)] for run in runs]  # seeds share their pairs, and with them a pass
-        self.target, self.config, self.progress = target, config, progress
-        self.allowed = [target] * len(runs)
-        parameters = list(model.parameters())
-        self.compiles = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters)
+        self.allowed = [aim.target] * len(runs)
+        self.compiles = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in aim.model.parameters())
         self._compiled: dict[bytes, CompactCircuit] = {}
 
     def circuits(self, orders: Sequence[Tensor], guesses: Sequence[int]) -> list[Pruned]:
@@ -87,10 +69,10 @@ class Search:
         runs = range(len(self.runs))
         everything = torch.stack([self._prefix(order, len(order)) for order in orders])
         losses = self.training_loss(everything, runs, self.loss(everything, runs)[1])
-        self.allowed = [max(self.target, loss) for loss in losses.tolist()]
+        self.allowed = [max(self.aim.target, loss) for loss in losses.tolist()]
         found = []
         for run, ranked in enumerate(self.bisect(orders, guesses)):
-            keep, rise = ranked, torch.zeros(self.space.n_nodes)
+            keep, rise = ranked, torch.zeros(self.aim.space.n_nodes)
             if self._meets(run, ranked):
                 keep, rise = self.clean(run, ranked, orders[run])
             loss, calibration = self.loss(keep[None], [run])
@@ -98,7 +80,7 @@ class Search:
                 Pruned(
                     keep=keep,
                     loss=float(loss[0]),
-                    reached=float(loss[0]) <= self.target,
+                    reached=float(loss[0]) <= self.aim.target,
                     calibration=Calibration(scale=calibration.scale[0], shift=calibration.shift[0]),
                     n_ranked=int(ranked.sum()),
                     removal_loss=rise,
@@ -117,27 +99,24 @@ class Search:
         Training pairs are looked at only where the target is met on the validation pairs.
         """
         losses, calibration = self.loss(keep, which)
-        good = (losses <= self.target).nonzero().flatten()
+        good = (losses <= self.aim.target).nonzero().flatten()
         if len(good):
             runs = [which[i] for i in good.tolist()]
             chosen = Calibration(scale=calibration.scale[good], shift=calibration.shift[good])
             allowed = torch.tensor([self.allowed[run] for run in runs])
-            elsewhere = self.training_loss(keep[good], runs, chosen) * self.target / allowed
+            elsewhere = self.training_loss(keep[good], runs, chosen) * self.aim.target / allowed
             losses = losses.index_copy(0, good, torch.maximum(losses[good], elsewhere.to(losses.dtype)))
         return losses
 
     def answers(self, keep: Tensor, sets: Sequence[PairSet]) -> Tensor:
         """Answer logits of circuits `keep [n, n_nodes]`, the i-th on the pairs `sets[i]`; small ones in their compact form."""
-        small = (keep.sum(1) <= self.config.compact_nodes) & self.compiles
+        small = (keep.sum(1) <= self.aim.config.compact_nodes) & self.compiles
         answers = torch.empty(len(keep), len(sets[0]), 2, 2)
         for i in small.nonzero().flatten().tolist():
             answers[i] = self._compact(keep[i]).answers(sets[i])
         large = (~small).nonzero().flatten()
         if len(large):
-            pairs = [sets[i] for i in large.tolist()]
-            answers[large] = masked_answers(
-                self.model, self.space, keep[large], self.means, pairs, self.config.max_rows
-            )
+            answers[large] = self.aim.answers(keep[large], [sets[i] for i in large.tolist()])
         return answers
 
     def _compact(self, keep: Tensor) -> CompactCircuit:
@@ -146,7 +125,7 @@ class Search:
         if key not in self._compiled:
             if len(self._compiled) >= N_COMPILED:
                 self._compiled.pop(next(iter(self._compiled)))
-            self._compiled[key] = compile_circuit(self.model, keep, self.means)
+            self._compiled[key] = compile_circuit(self.aim.model, keep, self.aim.means)
         return self._compiled[key]
 
     def loss(self, keep: Tensor, which: Sequence[int]) -> tuple[Tensor, Calibration]:
@@ -158,11 +137,11 @@ class Search:
 
         Where the full model meets the target and those nodes by themselves do not, twice as many are let in.
         """
-        cfg, space, n_runs = self.config, self.space, len(self.runs)
+        cfg, space, n_runs = self.aim.config, self.aim.space, len(self.runs)
         scores: dict[int, Tensor] = {}
         for run in self.runs:  # seeds share their pairs, and so their scores
             if id(run.val) not in scores:
-                scores[id(run.val)] = attribution(self.model, space, self.means, run.val, cfg.max_rows)
+                scores[id(run.val)] = attribution(self.aim, run.val)
         orders = [scores[id(run.val)].argsort(descending=True) for run in self.runs]
         keep = torch.ones(n_runs, space.n_nodes, dtype=torch.bool)
         full, _ = self.loss(keep, range(n_runs))
@@ -172,9 +151,9 @@ class Search:
             for run in short:
                 keep[run] = self._prefix(orders[run], max(1, round(share * space.n_nodes)))
             share *= 2
-            solvable = [run for run in short if full[run] <= self.target]
+            solvable = [run for run in short if full[run] <= self.aim.target]
             losses, _ = self.loss(keep[solvable], solvable) if solvable else (torch.zeros(0), None)
-            short = [run for run, loss in zip(solvable, losses.tolist(), strict=True) if loss > self.target]
+            short = [run for run, loss in zip(solvable, losses.tolist(), strict=True) if loss > self.aim.target]
         keep[short] = True
         places = torch.stack([order.argsort() for order in orders])
         return keep, (1 - places / keep.sum(1, keepdim=True)).clamp(min=0)
@@ -190,7 +169,7 @@ class Search:
         both = torch.stack([final, best])
         losses = torch.stack([self.loss(tau > 0, runs)[0] for tau in both])
         sizes = (both > 0).sum(-1)
-        cost = torch.where(losses <= self.target, sizes, self.space.n_nodes + 1)
+        cost = torch.where(losses <= self.aim.target, sizes, self.aim.space.n_nodes + 1)
         chosen = [int(cost[:, run].argmin()) for run in runs]
         return torch.stack([both[i, run] for run, i in enumerate(chosen)]), [
             int(sizes[i, r]) for r, i in enumerate(chosen)
@@ -216,7 +195,7 @@ class Search:
         while open_runs := [run for run in range(len(orders)) if high[run] - low[run] > 1]:
             keep = torch.stack([self._prefix(orders[run], tries[run]) for run in open_runs])
             for run, loss in zip(open_runs, self.worst_loss(keep, open_runs).tolist(), strict=True):
-                if loss <= self.target:
+                if loss <= self.aim.target:
                     high[run] = tries[run]
                 else:
                     low[run] = tries[run]
@@ -224,7 +203,7 @@ class Search:
                 unbounded = high[run] > longest
                 tries[run] = min(2 * max(tries[run], 1), longest) if unbounded else (low[run] + high[run]) // 2
             n_rounds += 1
-            self.progress("bisection", n_rounds, max(n_rounds, 12))
+            self.aim.progress("bisection", n_rounds, max(n_rounds, 12))
         return [self._prefix(order, min(n, len(order))) for order, n in zip(orders, high, strict=True)]
 
     def clean(self, run: int, keep: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,71 +216,57 @@ class Search:
         Returns:
             The smaller mask, and the rise of the loss when one kept node is removed (on a few pairs), `[n_nodes]`.
         """
-        some = slice(0, self.config.n_screen)
+        some = slice(0, self.aim.config.n_screen)
         few, elsewhere = self.runs[run].val.batch(some), self.transfer[run].batch(some)
 
-        def answers_on(pairs: PairSet, masks: Tensor) -> Tensor:
-            return masked_answers(self.model, self.space, masks, self.means, [pairs] * len(masks), self.config.max_rows)
-
         def few_losses(masks: Tensor) -> Tensor:
-            losses, calibration = calibrated_loss(answers_on(few, masks))
-            transferred = task_loss(calibration.apply(answers_on(elsewhere, masks).double()))
-            return torch.maximum(losses, transferred * self.target / self.allowed[run])
+            losses, calibration = calibrated_loss(self.aim.answers(masks, few))
+            transferred = task_loss(calibration.apply(self.aim.answers(masks, elsewhere).double()))
+            return torch.maximum(losses, transferred * self.aim.target / self.allowed[run])
 
         keep = drop_harmless(
             keep,
             lambda masks: self.worst_loss(masks, [run] * len(masks)),
             few_losses,
-            self.target,
-            slack=self.config.screen_slack,
-            max_rounds=self.config.clean_rounds,
+            self.aim.target,
+            slack=self.aim.config.screen_slack,
+            max_rounds=self.aim.config.clean_rounds,
             order=order,
             loosen=lambda mask: self._drop_loose(run, mask),
-            report=lambda done, total: self.progress("clean-up", done, total),
+            report=lambda done, total: self.aim.progress("clean-up", done, total),
         )
         nodes = keep.nonzero().flatten()
-        answers = answers_on(few, torch.cat([keep[None], without_each(keep, nodes)]))
+        answers = self.aim.answers(torch.cat([keep[None], without_each(keep, nodes)]), few)
         base, calibration = calibrated_loss(answers[0])
-        rise = torch.zeros(self.space.n_nodes)
+        rise = torch.zeros(self.aim.space.n_nodes)
         rise[nodes] = (task_loss(calibration.apply(answers[1:].double())) - base).float()
         return keep, rise
 
     def _drop_loose(self, run: int, keep: Tensor) -> Tensor:
         """`keep` without the nodes on no path from tokens to logits, if the loss allows."""
-        path = on_path(self.model, self.space, keep)
+        path = on_path(self.aim.model, self.aim.space, keep)
         return path if int(path.sum()) < int(keep.sum()) and self._meets(run, path) else keep
 
     def _prefix(self, order: Tensor, n: int) -> Tensor:
-        keep = torch.zeros(self.space.n_nodes, dtype=torch.bool)
+        keep = torch.zeros(self.aim.space.n_nodes, dtype=torch.bool)
         keep[order[:n]] = True
         return keep
 
     def _meets(self, run: int, keep: Tensor) -> bool:
-        return float(self.worst_loss(keep[None], [run])) <= self.target
+        return float(self.worst_loss(keep[None], [run])) <= self.aim.target
 
 
-def search(
-    model: Transformer,
-    space: NodeSpace,
-    means: Tensor,
-    runs: Sequence[MaskRun],
-    target: float,
-    config: PruneConfig,
-    progress: Progress = silent,
-) -> list[Pruned]:
+def search(aim: Aim, runs: Sequence[MaskRun]) -> list[Pruned]:
     """Learns, bisects and cleans up all runs.
 
     Args:
-        means: `[n_nodes]`, what deleted nodes emit.
-        runs: searches of equal numbers of training and of validation pairs.
-        target: calibrated task loss to meet on each run's validation pairs, nats.
+        runs: searches of equal numbers of training and of validation pairs; each has its aim on its own validation pairs.
 
     Returns:
         One result per run, in order.
     """
-    looking = Search(model, space, means, runs, target, config, progress)
+    looking = Search(aim, runs)
     candidates, ranks = looking.candidates()
-    final, best = learn_masks(model, space, means, runs, candidates, ranks, target, config, progress)
-    tau, n_kept = looking.better(final, best)
+    tau, n_kept = looking.better(*learn_masks(aim, runs, candidates, ranks))
     orders = [row.argsort(descending=True)[: int(on.sum())] for row, on in zip(tau, candidates, strict=True)]
     return looking.circuits(orders, n_kept)

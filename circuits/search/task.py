@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from circuits.answers import masked_answers, pair_answers
+from circuits.answers import Ablated, pair_answers
 from circuits.calibrate import calibrated_loss
 from circuits.circuit import Circuit, Provenance
 from circuits.edges import count_edges, find_edges
@@ -24,7 +24,7 @@ from circuits.intervals import interval
 from circuits.masks import NodeSpace
 from circuits.means import Means
 from circuits.search.edge_pruning import prune_edges
-from circuits.search.learn import MaskRun, Progress, PruneConfig, silent
+from circuits.search.learn import Aim, MaskRun, Progress, PruneConfig, silent
 from circuits.search.search import Pruned, search
 from circuits.search.tune import tuned
 from circuits.tasks import PairSet, build_pairs, get_task
@@ -181,12 +181,10 @@ class TaskSearch:
         """The model's nodes."""
         return self.means.space
 
-    def masked(self, keep: Tensor, pairs: PairSet, values: Tensor | None = None) -> Tensor:
-        """Answer logits of node circuits, bool `[n_runs, n_nodes]` -> `[n_runs, n, side, answer]`, deleted nodes at their means
-        or at `values`."""
-        values = self.means.values if values is None else values
-        sets = [pairs] * len(keep)
-        return masked_answers(self.model, self.space, keep, values, sets, self.config.prune.max_rows)
+    @cached_property
+    def ablated(self) -> Ablated:
+        """The model with deleted nodes at their means."""
+        return Ablated(model=self.model, means=self.means.values, max_rows=self.config.prune.max_rows)
 
     @cached_property
     def full(self) -> tuple[Tensor, Calibration]:
@@ -200,7 +198,7 @@ class TaskSearch:
     def empty(self) -> tuple[Tensor, Calibration]:
         """The same of the empty circuit, which sees the current token alone."""
         nothing = torch.zeros(1, self.space.n_nodes, dtype=torch.bool)
-        fit, heldout = (self.masked(nothing, pairs)[0] for pairs in (self.pairs.fit, self.pairs.heldout))
+        fit, heldout = (self.ablated.answers(nothing, pairs)[0] for pairs in (self.pairs.fit, self.pairs.heldout))
         return heldout, calibrated_loss(fit)[1]
 
     def heldout_answers(self, circuit: Circuit, kind: Literal["node", "edge"] = "node") -> Tensor:
@@ -240,20 +238,20 @@ class Found:
     twin: Pruned | None = None
 
 
-def aim(subject: TaskSearch, passed: bool = True) -> float:
-    """Calibrated task loss on the validation pairs that a search is to meet, nats; what the model has, where it fails the gate."""
+def aim(subject: TaskSearch, passed: bool = True) -> Aim:
+    """What the search is to meet on the validation pairs: less than the target; what the model has, where it fails the gate."""
     config = subject.config
     target = config.margin * config.target_loss
-    if passed:
-        return target
-    loss, _ = calibrated_loss(pair_answers(subject.model, subject.pairs.val, config.batch_size))
-    return max(target, float(loss) + 0.01)
+    if not passed:
+        loss, _ = calibrated_loss(pair_answers(subject.model, subject.pairs.val, config.batch_size))
+        target = max(target, float(loss) + 0.01)
+    return Aim(**vars(subject.ablated), target=target, config=config.prune, progress=subject.progress)
 
 
-def searched(subject: TaskSearch, target: float) -> Found:
-    """The circuits of all seeds that meet the target on the validation pairs, ordered by held-out loss and size."""
+def searched(subject: TaskSearch, towards: Aim) -> Found:
+    """The circuits of all seeds that meet the aim on the validation pairs, ordered by held-out loss and size."""
     config = subject.config
-    best, twin = best_pruned(subject, target)
+    best, twin = best_pruned(subject, towards)
     found = [(circuit_of(subject, seed, p), p) for seed, p in zip(config.seeds, best, strict=True) if p.reached]
 
     def rank(entry: tuple[Circuit, Pruned]) -> tuple[bool, int, int]:
@@ -264,42 +262,23 @@ def searched(subject: TaskSearch, target: float) -> Found:
     found.sort(key=rank)
     edges = None
     if config.prune_edges and found:
-        circuit, values = found[0][0], subject.means.values
-        fewer = prune_edges(
-            subject.model,
-            subject.space,
-            circuit.keep,
-            circuit.edges,
-            values,
-            subject.pairs.val,
-            target,
-            config.prune,
-            subject.progress,
-        )
-        smaller = replace(circuit, edges=fewer.edges, calibration=fewer.calibration)
-        edges = smaller, fewer.loss, fewer.loss <= target
+        fewer, loss = prune_edges(towards, found[0][0], subject.pairs.val)
+        edges = fewer, loss, loss <= towards.target
     return Found(circuits=found, edges=edges, twin=twin)
 
 
-def best_pruned(subject: TaskSearch, target: float) -> tuple[list[Pruned], Pruned | None]:
-    """The best of every seed's trials, and of the nonsense twin's, which gets as many.
-
-    Args:
-        target: calibrated task loss on the validation pairs, nats.
-    """
-    config, model, space, values = subject.config, subject.model, subject.space, subject.means.values
+def best_pruned(subject: TaskSearch, towards: Aim) -> tuple[list[Pruned], Pruned | None]:
+    """The best of every seed's trials, and of the nonsense twin's, which gets as many."""
+    config = subject.config
 
     def cost(pruned: Pruned) -> float:
         """Edges of a circuit that meets the aim; more than any circuit has, growing with the loss, of one that does not."""
         if pruned.reached:
-            return float(count_edges(model, space, pruned.keep))
-        return float(sum(weights.numel() for weights in model.parameters())) * (1 + pruned.loss)
+            return float(count_edges(subject.model, subject.space, pruned.keep))
+        return float(sum(weights.numel() for weights in subject.model.parameters())) * (1 + pruned.loss)
 
     def run(pairs: Pairs, seed: int, settle: float) -> MaskRun:
         return MaskRun(seed=seed, train=pairs.train, val=pairs.val, settle=settle)
-
-    def found(runs: list[MaskRun], settings: PruneConfig) -> list[Pruned]:
-        return search(model, space, values, runs, target, settings, subject.progress)
 
     wanted = [(subject.pairs, seed) for seed in config.seeds]
     if subject.twin is not None:
@@ -308,14 +287,14 @@ def best_pruned(subject: TaskSearch, target: float) -> tuple[list[Pruned], Prune
 
         def tune(pairs: Pairs, seed: int) -> Pruned:
             def trial(settings: PruneConfig, settle: float) -> Pruned:
-                return found([run(pairs, seed, settle)], settings)[0]
+                return search(replace(towards, config=settings), [run(pairs, seed, settle)])[0]
 
             return tuned(trial, cost, config.prune, config.trials, seed)
 
         best = [tune(pairs, seed) for pairs, seed in wanted]
     else:
         runs = [run(pairs, seed, settle) for pairs, seed in wanted for settle in config.settle]
-        pruned, n = found(runs, config.prune), len(config.settle)
+        pruned, n = search(towards, runs), len(config.settle)
         best = [min(pruned[i : i + n], key=cost) for i in range(0, len(pruned), n)]
     return best[: len(config.seeds)], best[-1] if subject.twin is not None else None
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from circuits.answers import masked_answers, pair_answers
+from circuits.answers import Ablated, pair_answers
 from circuits.circuit import Circuit, Provenance
 from circuits.edges import edge_masks, edge_weights, find_edges, narrowed
 from circuits.masks import HardConcreteMasks, NodeMasks, NodeSpace, ablation_hooks
-from circuits.search.learn import MaskRun, PruneConfig, learn_masks
+from circuits.search.learn import Aim, MaskRun, PruneConfig, learn_masks
 from circuits.tasks.loss import Calibration
 from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairText, Side
@@ -147,18 +147,19 @@ def test_a_run_is_the_same_alone_and_folded(make_model):
     means = 0.1 * torch.randn(space.n_nodes, generator=torch.Generator().manual_seed(1))
     runs = [MaskRun(seed=i, train=random_pairs(24, seed=i), val=random_pairs(8, seed=9)) for i in range(3)]
     config = PruneConfig(n_steps=8, n_pairs=4, lr=0.02, k_coef=0.01)
+    aim = Aim(model=model, means=means, max_rows=64, target=0.3, config=config)
     candidates = torch.rand(3, space.n_nodes, generator=torch.Generator().manual_seed(2)) < 0.8
     ranks = torch.rand(3, space.n_nodes, generator=torch.Generator().manual_seed(3))
-    together, _ = learn_masks(model, space, means, runs, candidates, ranks, 0.3, config)
+    together, _ = learn_masks(aim, runs, candidates, ranks)
     for i, run in enumerate(runs):
-        alone, _ = learn_masks(model, space, means, [run], candidates[i : i + 1], ranks[i : i + 1], 0.3, config)
+        alone, _ = learn_masks(aim, [run], candidates[i : i + 1], ranks[i : i + 1])
         assert torch.allclose(alone[0], together[i], atol=1e-4)
     assert any(p.requires_grad for p in model.parameters())
     keep = together > 0
     sets = [run.val for run in runs]
-    folded = masked_answers(model, space, keep, means, sets, max_rows=64)
+    folded = aim.answers(keep, sets)
     for i in range(3):
-        single = masked_answers(model, space, keep[i : i + 1], means, sets[:1], max_rows=16)
+        single = Ablated(model=model, means=means, max_rows=16).answers(keep[i : i + 1], sets[:1])
         assert torch.allclose(single[0], folded[i], atol=1e-5)
 
 

@@ -18,7 +18,7 @@ from circuits.evidence.examination import CardInputs
 from circuits.evidence.searches import permuted_model
 from circuits.evidence.thresholds import PRESETS
 from circuits.masks import NodeSpace
-from circuits.search.learn import MaskRun
+from circuits.search.learn import Aim, MaskRun
 from circuits.search.search import search
 from circuits.section import card_verdict
 from circuits.tasks.loss import Calibration
@@ -45,7 +45,7 @@ def test_nonsense_and_label_permuted_twins_have_no_circuit(name):
     twins = [planted.pair_sets(partial(nonsense_twin, answers=answers)) for answers in planted.unrelated]
     twins.append(planted.pair_sets(label_twin))
     runs = [MaskRun(seed=0, train=pairs.train, val=pairs.val) for pairs in twins]
-    results = search(model, NodeSpace.of(model), planted.means(model).values, runs, TARGET, PRUNE)
+    results = search(Aim(model=model, means=planted.means(model).values, target=TARGET, config=PRUNE), runs)
     for pruned in results:
         assert not pruned.reached
         # the loss of all candidates together; a model that knows nothing has ln 2

@@ -12,7 +12,7 @@ from circuits.circuit import Circuit
 from circuits.edges import find_edges
 from circuits.find import definitions, find_task, seeds_note
 from circuits.masks import NodeSpace
-from circuits.search.learn import MaskRun
+from circuits.search.learn import Aim, MaskRun
 from circuits.search.search import Search, search
 from circuits.search.task import FindConfig, TaskSearch
 from circuits.section import CircuitsSection, TaskEntry
@@ -37,7 +37,7 @@ def found(planted: Planted, seeds: tuple[int, ...]) -> list[tuple[set[str], set[
     model = planted.model()
     space, pairs = NodeSpace.of(model), planted.pair_sets()
     runs = [MaskRun(seed=seed, train=pairs.train, val=pairs.val) for seed in seeds]
-    results = search(model, space, planted.means(model).values, runs, TARGET, PRUNE)
+    results = search(Aim(model=model, means=planted.means(model).values, target=TARGET, config=PRUNE), runs)
     assert all(pruned.reached for pruned in results)
     return [
         (
@@ -141,9 +141,10 @@ def test_circuits_are_evaluated_alike_compiled_and_masked(name):
     model, pairs = PLANTED[name].model(), PLANTED[name].pair_sets()
     values, space = PLANTED[name].means(model).values, NodeSpace.of(model)
     runs = [MaskRun(seed=seed, train=pairs.train, val=pairs.val) for seed in range(4)]
+    aim = Aim(model=model, means=values, target=TARGET, config=PRUNE)
     keep = torch.rand(4, space.n_nodes, generator=torch.Generator().manual_seed(0)) < 0.6
     compiled, masked = (
-        Search(model, space, values, runs, TARGET, replace(PRUNE, compact_nodes=n)).loss(keep, range(4))[0]
+        Search(replace(aim, config=replace(PRUNE, compact_nodes=n)), runs).loss(keep, range(4))[0]
         for n in (space.n_nodes, 0)
     )
     assert compiled.tolist() == pytest.approx(masked.tolist(), abs=1e-5)

@@ -22,14 +22,13 @@ from string_closing import (
 )
 
 from circuits.circuit import Circuit
-from circuits.edges import find_edges
 from circuits.find import find_task
 from circuits.masks import NodeSpace
 from circuits.means import Means, measure_means
 from circuits.search.edge_pruning import prune_edges
-from circuits.search.learn import MaskRun, PruneConfig
-from circuits.search.search import Search
-from circuits.search.task import FindConfig, Pairs, TaskSearch
+from circuits.search.learn import Aim, MaskRun, PruneConfig
+from circuits.search.search import Pruned, Search
+from circuits.search.task import FindConfig, Pairs, TaskSearch, aim, circuit_of
 from circuits.section import TaskEntry
 from circuits.tasks.loss import Calibration
 from sparsetrain.model import Transformer
@@ -104,7 +103,7 @@ class FitsNamesOnly(Search):
 
     def training_loss(self, keep: torch.Tensor, which: Sequence[int], calibration: Calibration) -> torch.Tensor:
         losses = self.loss(keep, which)[0]
-        return torch.where(losses > 0.5 * self.target, 1.0, losses)
+        return torch.where(losses > 0.5 * self.aim.target, 1.0, losses)
 
 
 @pytest.mark.parametrize("kind", [Search, FitsNamesOnly])
@@ -113,7 +112,7 @@ def test_clean_up_keeps_what_training_pairs_need(planted, kind):
     space, both = means.space, pairs()
     run = MaskRun(seed=0, train=both.train, val=both.val)
     target = log1p(exp(-2 * MARGIN)) + 0.01  # one of the two quote readers is enough on validation pairs
-    looking = kind(model, space, means.values, [run], target, CONFIG.prune)
+    looking = kind(Aim(model=model, means=means.values, target=target, config=CONFIG.prune), [run])
     order = torch.cat([space.mask(NODES).nonzero().flatten(), (~space.mask(NODES)).nonzero().flatten()])
     (found,) = looking.circuits([order], [len(order)])
     assert found.reached
@@ -149,12 +148,21 @@ def test_edge_circuit_of_the_planted_circuit_is_as_good(result):
 def test_edge_pruning_drops_a_weight_that_does_nothing_and_keeps_the_others(planted):
     model, means = deepcopy(planted[0]), planted[1]
     model.blocks[0].mlp.W_in.weight[NEURON_SINGLE, IS_DOUBLE] = 1e-3
-    space = NodeSpace.of(model)
-    edges = find_edges(model, space, space.mask(NODES))
-    assert len(edges) == len(EDGES) + 1
-    pruned = prune_edges(model, space, space.mask(NODES), edges, means.values, pairs().val, 0.15, CONFIG.prune)
+    space, config = NodeSpace.of(model), replace(CONFIG, nonsense_twin=False)
+    subject = TaskSearch(model=model, task="strings", description="", pairs=pairs(), means=means, config=config)
+    everything = Pruned(
+        keep=space.mask(NODES),
+        loss=0.0,
+        reached=True,
+        calibration=Calibration(scale=torch.tensor(1.0), shift=torch.tensor(0.0)),
+        n_ranked=0,
+        removal_loss=torch.zeros(space.n_nodes),
+    )
+    circuit = circuit_of(subject, 0, everything)
+    assert circuit.n_edges == len(EDGES) + 1
+    pruned, loss = prune_edges(replace(aim(subject), target=0.15), circuit, pairs().val)
     assert {(edge.source, edge.target) for edge in pruned.edges} == EDGES
-    assert pruned.loss == pytest.approx(log1p(exp(-4 * MARGIN)), abs=0.01)
+    assert loss == pytest.approx(log1p(exp(-4 * MARGIN)), abs=0.01)
 
 
 def test_nonsense_twin_finds_nothing(result):

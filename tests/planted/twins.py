@@ -6,7 +6,7 @@ from random import Random
 import torch
 from torch import Tensor
 
-from circuits.answers import masked_answers
+from circuits.answers import Ablated
 from circuits.calibrate import calibrated_loss
 from circuits.circuit import Circuit
 from circuits.edges import find_edges
@@ -40,7 +40,7 @@ def same_nodes(model: Transformer, circuit: Circuit, keep: Tensor, means: Tensor
         fit: pairs to calibrate on.
     """
     space = circuit.space
-    _, calibration = calibrated_loss(masked_answers(model, space, keep[None], means, [fit], 2 * len(fit)))
+    _, calibration = calibrated_loss(Ablated(model=model, means=means, max_rows=2 * len(fit)).answers(keep[None], fit))
     return replace(
         circuit,
         nodes=space.nodes(keep),

@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import minimize
 
 from circuits.ablate import ablate, parse_nodes
+from circuits.answers import Ablated
 from circuits.calibrate import fit_calibrations
 from circuits.edges import count_edges, degrees, edge_masks, find_edges, joins, on_path
 from circuits.evidence.random_circuits import random_circuits
@@ -248,7 +249,7 @@ def test_attribution_ranks_what_deleting_changes(model):
         texts=(text,),
     )
     means = torch.zeros(space.n_nodes)
-    scores = space.split(attribution(model, space, means, pairs, 64))
+    scores = space.split(attribution(Ablated(model=model, means=means, max_rows=64), pairs))
     name, channel = "blocks.1.mlp.hook_out", int(scores["blocks.1.mlp.hook_out"].argmax())
 
     def margins(factor: float) -> torch.Tensor:

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from circuits.answers import masked_answers, run_answers
+from circuits.answers import Ablated, run_answers
 from circuits.edges import edge_weights, join_weight, joins
 from circuits.masks import NodeSpace
 from circuits.means import measure_means
-from circuits.search.learn import MaskRun, PruneConfig, attribution
+from circuits.search.learn import Aim, MaskRun, PruneConfig, attribution
 from circuits.search.rankings import (
     circuit_by_ranking,
     edge_effects,
@@ -27,11 +27,11 @@ def test_integrated_effects_of_a_hook_point_sum_to_what_its_ablation_changes(mak
     model = make_model(d_vocab=D_VOCAB, d_model=16, abs_topk={}).eval().requires_grad_(False)
     space, pairs = NodeSpace.of(model), string_pairs(6, seed=1)
     means = torch.randn(space.n_nodes, generator=torch.Generator().manual_seed(0))
-    effects = integrated_effects(model, space, means, pairs, 32, 8)  # several batches
+    effects = integrated_effects(Ablated(model=model, means=means, max_rows=8), pairs, 32)  # several batches
     keep = torch.ones(1 + len(space.names), space.n_nodes, dtype=torch.bool)
     for i, name in enumerate(space.names):
         keep[1 + i, space.slice(name)] = False
-    answers = masked_answers(model, space, keep, means, [pairs] * len(keep), 64)
+    answers = Ablated(model=model, means=means, max_rows=64).answers(keep, pairs)
     m = pair_logit_diff(answers)
     for i, name in enumerate(space.names):
         by_pair = effects[:, space.slice(name)].sum(1).unflatten(0, (-1, 2)).mean(1)
@@ -51,12 +51,12 @@ def test_effects_of_edges_sum_to_what_all_edges_do(make_model):
     def shares(value: float) -> dict[str, torch.Tensor]:
         return {join.linear: torch.full_like(join_weight(model, space, join), value) for join in joins(model)}
 
-    effects = edge_effects(model, space, means, pairs, 64, 8)  # several batches
+    effects = edge_effects(Ablated(model=model, means=means, max_rows=8), pairs, 64)  # several batches
     change = m(shares(1.0)) - m(shares(0.0))
     assert abs(change) > 0.01, "the edges must do something"
     assert sum(float(effect.sum()) for effect in effects.values()) == pytest.approx(change, abs=2e-3)
     # One edge alone: its effect at the only point of a one-step rule is the slope of m in its own share there.
-    at_half = edge_effects(model, space, means, pairs, 1, 64)
+    at_half = edge_effects(Ablated(model=model, means=means, max_rows=64), pairs, 1)
     for linear in ("blocks.0.attn.W_o", "blocks.1.mlp.W_in"):
         row, column = divmod(int(at_half[linear].abs().argmax()), at_half[linear].shape[1])
         values = []
@@ -81,28 +81,28 @@ def test_a_node_ranks_as_its_strongest_edge(make_model):
 
 def test_no_steps_are_refused(make_model):
     model = make_model(d_vocab=D_VOCAB, d_model=16)
-    space = NodeSpace.of(model)
+    ablated = Ablated(model=model, means=torch.zeros(NodeSpace.of(model).n_nodes))
     with pytest.raises(ValueError, match="n_steps=0"):
-        integrated_effects(model, space, torch.zeros(space.n_nodes), string_pairs(2, seed=1), 0, 8)
+        integrated_effects(ablated, string_pairs(2, seed=1), 0)
 
 
 @pytest.fixture(scope="module")
 def planted():
     model = string_closing_model()
-    return model, measure_means(model, text_windows(256, seed=5), source="planted text", weights_sha256="0" * 64).values
+    means = measure_means(model, text_windows(256, seed=5), source="planted text", weights_sha256="0" * 64).values
+    return Aim(model=model, means=means, target=0.15, config=CONFIG)
 
 
 def test_rankings_lead_to_the_planted_circuit_and_better_ones_from_shorter_prefixes(planted):
-    model, means = planted
-    space = NodeSpace.of(model)
+    space = planted.space
     run = MaskRun(seed=0, train=string_pairs(32, 0), val=string_pairs(32, 2))
     scores = {
-        "gradient": attribution(model, space, means, run.train, 256),
-        "integrated": integrated_gradients(model, space, means, run.train, 4, 256),
-        "edges": strongest_edges(model, space, edge_effects(model, space, means, run.train, 4, 256)),
+        "gradient": attribution(planted, run.train),
+        "integrated": integrated_gradients(planted, run.train, 4),
+        "edges": strongest_edges(planted.model, space, edge_effects(planted, run.train, 4)),
         "random": random_scores(space.n_nodes, 0),
     }
-    found = {name: circuit_by_ranking(model, space, means, run, x, 0.15, CONFIG) for name, x in scores.items()}
+    found = {name: circuit_by_ranking(planted, run, x) for name, x in scores.items()}
     for pruned in found.values():
         assert pruned.reached and pruned.loss <= 0.15
         assert space.nodes(pruned.keep) == NODES
@@ -112,7 +112,6 @@ def test_rankings_lead_to_the_planted_circuit_and_better_ones_from_shorter_prefi
 
 
 def test_scores_of_another_model_are_refused(planted):
-    model, means = planted
     run = MaskRun(seed=0, train=string_pairs(4, 0), val=string_pairs(4, 2))
     with pytest.raises(ValueError, match="the model has"):
-        circuit_by_ranking(model, NodeSpace.of(model), means, run, torch.zeros(3), 0.15, CONFIG)
+        circuit_by_ranking(planted, run, torch.zeros(3))
