@@ -22,25 +22,17 @@ from sparsetrain.model import Transformer
 N_LENGTH_GROUPS = 4  # ours: groups of similar length into which evaluations split their pairs
 
 
-def _fold(sets: Sequence[PairSet], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens `[(run pair side), pos]` without useless columns, and last positions `[(run pair side)]`."""
-    n_pos = max(int(pairs.last.max()) + 1 for pairs in sets)
-    parts = []
-    for pairs in sets:
-        tokens = pairs.tokens[..., :n_pos]
-        # Padding is behind every prompt's last token, where causal attention cannot see it.
-        parts.append(nn.functional.pad(tokens, (0, n_pos - tokens.shape[-1])).flatten(0, 1))
-    return torch.cat(parts).to(device), torch.cat([pairs.last.flatten() for pairs in sets]).to(device)
-
-
 def run_answers(model: Transformer, sets: Sequence[PairSet]) -> Tensor:
     """Answer logits of runs folded into the batch axis: one pass, `[run, n, side, answer]` (all sets of equal size).
 
     Masks of as many runs must be attached. Runs that share their pairs may be given as the same set many times.
     """
     device = next(model.parameters()).device
-    tokens, last = _fold(sets, device)
-    logits = model(tokens, last).unflatten(0, (len(sets), -1, 2))
+    prompts = [pairs.prompts() for pairs in sets]
+    n_pos = max(tokens.shape[1] for tokens, _ in prompts)
+    rows = torch.cat([nn.functional.pad(tokens, (0, n_pos - tokens.shape[1])) for tokens, _ in prompts])
+    logits = model(rows.to(device), torch.cat([last for _, last in prompts]).to(device))
+    logits = logits.unflatten(0, (len(sets), -1, 2))
     if all(pairs.answers is sets[0].answers for pairs in sets):
         return answer_logits(logits, sets[0].answers.to(device))
     return torch.stack([answer_logits(x, p.answers.to(device)) for x, p in zip(logits, sets, strict=True)])
@@ -48,18 +40,8 @@ def run_answers(model: Transformer, sets: Sequence[PairSet]) -> Tensor:
 
 @torch.no_grad()
 def pair_answers(model: Transformer, pairs: PairSet, batch_size: int = 64) -> Tensor:
-    """Uncalibrated answer logits of a pair set, as the model stands: `[n, side, answer]` float32 on the CPU.
-
-    Columns beyond a batch's longest prompt are cut off; prompts are padded on the right, so this changes nothing.
-    """
-    device = next(model.parameters()).device
-    parts = []
-    columns = (part.split(batch_size) for part in (pairs.tokens, pairs.last, pairs.answers))
-    for tokens, last, answers in zip(*columns, strict=True):
-        rows = tokens[..., : int(last.max()) + 1].flatten(0, 1).to(device)
-        logits = model(rows, last.flatten().to(device)).unflatten(0, (-1, 2))
-        parts.append(answer_logits(logits, answers.to(device)).cpu())
-    return torch.cat(parts)
+    """Uncalibrated answer logits of a pair set, as the model stands: `[n, side, answer]` float32 on the CPU."""
+    return torch.cat([run_answers(model, [batch])[0].cpu() for batch in pairs.batches(batch_size)])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,12 +102,9 @@ class CompactCircuit:
         Args:
             batch_size: pairs per pass.
         """
-        device = self.carried.device
         parts = []
-        columns = (part.split(batch_size) for part in (pairs.tokens, pairs.last, pairs.answers))
-        for tokens, last, answers in zip(*columns, strict=True):
-            rows = tokens[..., : int(last.max()) + 1].flatten(0, 1).to(device)
-            at, answers = last.flatten().to(device), answers.to(device)
+        for batch in pairs.batches(batch_size):
+            rows, at, answers = (x.to(self.carried.device) for x in (*batch.prompts(), batch.answers))
             if bool((answers < 0).any()):  # the rest of the vocabulary is asked for
                 found = answer_logits(self.logits(rows, at).unflatten(0, (-1, 2)), answers)
             else:

@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from circuits.answers import Ablated, run_answers
@@ -190,12 +189,10 @@ class Examination:
         Returns:
             Name -> `[(n side), pos, width]`, and which positions belong to a prompt: bool `[(n side), pos]`.
         """
-        n_pos = int(pairs.last.max()) + 1
-        tokens = rearrange(pairs.tokens[..., :n_pos], "n side pos -> (n side) pos")
-        last = pairs.last.flatten()
+        tokens, last = pairs.prompts()
         with hooked(self.model, hooks):
             _, seen = record(self.model, tokens.to(self.device), names, last.to(self.device))
-        return {name: x.cpu() for name, x in seen.items()}, torch.arange(n_pos) <= last[:, None].cpu()
+        return {name: x.cpu() for name, x in seen.items()}, torch.arange(tokens.shape[1]) <= last[:, None].cpu()
 
     def measured(
         self,

@@ -11,7 +11,7 @@ from typing import cast
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.explain.words import READS, WRITES
+from circuits.explain.words import READS, WRITES, feeds
 from circuits.section import Drawing, DrawnEdge, DrawnNode, NodeKind, Wire
 from sparsetrain.hooks import NodeId
 from sparsetrain.model import Transformer
@@ -41,16 +41,15 @@ def drawing(
 
     nodes = []
     for node in kept:
-        node_id, channel, at = str(node), node.channel, space.names.index(node.point)
+        node_id, channel = str(node), node.channel
         reads = [Wire(what=edge.source, weight=edge.weight) for edge in circuit.edges if edge.target == node_id]
         writes = [Wire(what=edge.target, weight=edge.weight) for edge in circuit.edges if edge.source == node_id]
-        same_channel = [(space.names.index(other.point), other) for other in kept if other.channel == channel]
         if node.kind in READS:
-            writers = [other for place, other in same_channel if other.kind in WRITES and place < at]
-            reads = tokens(embed[:, channel]) + [Wire(what=str(other), weight=1.0) for other in writers]
+            writers = [Wire(what=str(other), weight=1.0) for other in kept if feeds(other, node)]
+            reads = tokens(embed[:, channel]) + writers
         if node.kind in WRITES:
-            readers = [other for place, other in same_channel if other.kind in READS and place > at]
-            writes = tokens(unembed[:, channel]) + [Wire(what=str(other), weight=1.0) for other in readers]
+            readers = [Wire(what=str(other), weight=1.0) for other in kept if feeds(node, other)]
+            writes = tokens(unembed[:, channel]) + readers
         number = space.number(node_id)
         nodes.append(
             DrawnNode(

@@ -8,7 +8,7 @@ out; AbsTopK keeps only the strongest channels.
 import re
 
 from circuits.section import Drawing, DrawnNode, Wire
-from sparsetrain.hooks import NODE_KINDS
+from sparsetrain.hooks import NODE_KINDS, NodeId
 
 READS, WRITES = ("attn_in", "mlp_in"), ("attn_out", "mlp_out")
 HEAD = ("attn_q", "attn_k", "attn_v")
@@ -33,9 +33,15 @@ _WORDS = {
 _VARIABLE = {"in": "read", "out": "write", "neuron": "neuron"}
 
 
-def depth(node: DrawnNode) -> tuple[int, int]:
+def depth(node: DrawnNode | NodeId) -> tuple[int, int]:
     """(layer, stage) of a node in the forward pass."""
     return node.layer, STAGE[node.kind]
+
+
+def feeds(source: DrawnNode | NodeId, target: DrawnNode | NodeId) -> bool:
+    """Whether `target` reads the residual channel that `source` wrote earlier."""
+    written = source.kind in WRITES and target.kind in READS and source.channel == target.channel
+    return written and depth(source) < depth(target)
 
 
 def in_order(drawing: Drawing) -> list[DrawnNode]:
@@ -131,7 +137,7 @@ def _read(node: DrawnNode, nodes: list[DrawnNode]) -> str:
     writers = [
         f"layer {other.layer} {'MLP' if other.kind == 'mlp_out' else 'attention'}"
         for other in nodes
-        if other.kind in WRITES and other.channel == node.channel and depth(other) < depth(node)
+        if feeds(other, node)
     ]
     tokens = _tokens(node.reads)
     parts = [f"residual {node.channel}"]

@@ -187,8 +187,7 @@ class _Run:
         self.kept = {name: part.to(device) for name, part in circuit.space.split(circuit.keep).items()}
         self.means = {name: part.to(device) for name, part in circuit.space.split(circuit.means).items()}
         self.weights = {join.linear: join_weight(model, circuit.space, join) for join in joins(model)}
-        self.last = pairs.last.flatten().to(device)
-        self.tokens = rearrange(pairs.tokens[..., : int(pairs.last.max()) + 1], "n side pos -> (n side) pos").to(device)
+        self.tokens, self.last = (x.to(device) for x in pairs.prompts())
         self.values, self.slopes, self.scales = self._run(pairs, device)
 
     def _run(

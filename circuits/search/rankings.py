@@ -61,10 +61,8 @@ def integrated_effects(ablated: Ablated, pairs: PairSet, n_steps: int) -> Tensor
     model, space = ablated.model, ablated.space
     means_at, parts = space.split(ablated.values), []
     for batch in pairs.batches(ablated.max_rows // 2):
-        # Columns behind every last token are cut off here as `run_answers` does.
-        tokens = batch.tokens[..., : int(batch.last.max()) + 1].flatten(0, 1).to(ablated.device)
         with torch.no_grad():
-            _, full = record(model, tokens, space.names)
+            _, full = record(model, batch.prompts()[0].to(ablated.device), space.names)
         effects = {}
         for name in space.names:
             change, total = full[name] - means_at[name], torch.zeros_like(full[name])

@@ -245,7 +245,14 @@ def aim(subject: TaskSearch, passed: bool = True) -> Aim:
     if not passed:
         loss, _ = calibrated_loss(pair_answers(subject.model, subject.pairs.val, config.batch_size))
         target = max(target, float(loss) + 0.01)
-    return Aim(**vars(subject.ablated), target=target, config=config.prune, progress=subject.progress)
+    return Aim(
+        model=subject.model,
+        means=subject.means.values,
+        max_rows=config.prune.max_rows,
+        target=target,
+        config=config.prune,
+        progress=subject.progress,
+    )
 
 
 def searched(subject: TaskSearch, towards: Aim) -> Found:

@@ -72,6 +72,13 @@ class PairSet:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def prompts(self) -> tuple[Tensor, Tensor]:
+        """Tokens `[(n side), pos]` without columns that are padding in every row, and last positions `[(n side)]`.
+
+        Padding is behind every prompt's last token, where causal attention cannot see it.
+        """
+        return self.tokens[..., : int(self.last.max()) + 1].flatten(0, 1), self.last.flatten()
+
     def batches(self, size: int) -> Iterator["PairSet"]:
         """All pairs in turn, `size` (at least one) at a time."""
         for rows in torch.arange(len(self)).split(max(1, size)):

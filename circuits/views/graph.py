@@ -11,11 +11,9 @@ from typing import Any
 
 from circuits.explain.words import (
     HEAD,
-    READS,
     STAGE,
-    WRITES,
-    depth,
     describe,
+    feeds,
     head_of,
     in_order,
     is_node_id,
@@ -40,11 +38,10 @@ def derived_links(drawing: Drawing) -> list[tuple[str, str, str]]:
     links = []
     for source in drawing.nodes:
         for target in drawing.nodes:
-            if source.channel != target.channel:
-                continue
-            if source.kind in WRITES and target.kind in READS and depth(source) < depth(target):
+            if feeds(source, target):
                 links.append((source.id, target.id, "residual"))
-            if source.layer == target.layer and (source.kind, target.kind) == ("attn_q", "attn_k"):
+            ends = (source.layer, source.channel, source.kind, target.kind)
+            if ends == (target.layer, target.channel, "attn_q", "attn_k"):
                 links.append((source.id, target.id, "score"))
     heads: dict[tuple[int, int], dict[str, list[str]]] = {}
     for node in drawing.nodes:

@@ -41,16 +41,12 @@ class ProjectionSpec:
             raise ValueError(f"floor={self.floor} needs floor_axis=rows or columns")
 
 
-def check_budget(name: str, shape: Sequence[int], k: int, floor: int = 0, axis: FloorAxis | None = None) -> None:
+def check_budget(name: str, shape: Sequence[int], spec: ProjectionSpec) -> None:
     """Refuses a budget that cannot hold; call it before training.
 
     Raises:
         ValueError: naming the tensor and the smallest feasible density.
     """
-    _check(name, shape, ProjectionSpec(k=k, floor=floor, floor_axis=axis))
-
-
-def _check(name: str, shape: Sequence[int], spec: ProjectionSpec) -> None:
     k, floor, axis = spec.k, spec.floor, spec.floor_axis
     n_entries = prod(shape)
     if k > n_entries:
@@ -117,7 +113,7 @@ def project_each_topk_(
     """
     for i, (weight, spec) in enumerate(zip(weights, specs, strict=True)):
         if spec.floor or spec.k > weight.numel():
-            _check(f"weight {i}", weight.shape, spec)
+            check_budget(f"weight {i}", weight.shape, spec)
         if not weight.is_contiguous():
             raise ValueError(f"weight {i} of shape {tuple(weight.shape)} is not contiguous; project its base tensor")
     if not weights:

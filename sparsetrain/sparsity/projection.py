@@ -133,7 +133,7 @@ class TopKProjection:
                 name=name, param=param, target=target, floor=floor, floor_axis=axis if floor else None
             )
             if target < 1:
-                check_budget(name, param.shape, tensor.k(target), tensor.floor, tensor.floor_axis)
+                check_budget(name, param.shape, tensor.spec(target))
                 self.tensors.append(tensor)
 
     def attach(self, optimizer: Optimizer) -> None:

@@ -138,19 +138,19 @@ def test_projection_in_place_of_parameters_of_one_step() -> None:
 
 
 def test_budgets_that_cannot_hold() -> None:
-    check_budget("w", (8, 16), 32, 4, "rows")
+    check_budget("w", (8, 16), ProjectionSpec(k=32, floor=4, floor_axis="rows"))
     with pytest.raises(ValueError, match=r"blocks\.0\.W_q: k=31 .* smallest feasible density 0\.25"):
-        check_budget("blocks.0.W_q", (8, 16), 31, 4, "rows")
+        check_budget("blocks.0.W_q", (8, 16), ProjectionSpec(k=31, floor=4, floor_axis="rows"))
     with pytest.raises(ValueError, match=r"smallest feasible density 0\.5"):
-        check_budget("w", (8, 16), 63, 4, "columns")
+        check_budget("w", (8, 16), ProjectionSpec(k=63, floor=4, floor_axis="columns"))
     with pytest.raises(ValueError, match="density must not exceed 1"):
-        check_budget("w", (8, 16), 129)
+        check_budget("w", (8, 16), ProjectionSpec(k=129))
     with pytest.raises(ValueError, match="needs a matrix"):
-        check_budget("w", (8,), 8, 4, "rows")
+        check_budget("w", (8,), ProjectionSpec(k=8, floor=4, floor_axis="rows"))
     with pytest.raises(ValueError, match="must not exceed 3"):
-        check_budget("w", (8, 3), 24, 4, "rows")
+        check_budget("w", (8, 3), ProjectionSpec(k=24, floor=4, floor_axis="rows"))
     with pytest.raises(ValueError, match="allowed: rows, columns"):
-        check_budget("w", (8, 3), 24, 4, "lines")  # type: ignore[arg-type]
+        check_budget("w", (8, 3), ProjectionSpec(k=24, floor=4, floor_axis="lines"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="needs floor_axis"):
         project_topk_(torch.randn(8, 8), 32, floor=4)
     with pytest.raises(ValueError, match="not contiguous"):
