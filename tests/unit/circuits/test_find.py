@@ -17,7 +17,7 @@ from circuits.tasks import TASKS
 from sparsetrain.data.pools import pool
 from sparsetrain.data.tokenizer import Tokenizer, train_tokenizer
 from sparsetrain.model import Transformer
-from sparsetrain.report import dumps
+from sparsetrain.typed import plain
 
 CONFIG = FindConfig(
     gate=False,
@@ -63,7 +63,7 @@ def test_search_without_gate_saves_circuits_that_give_the_reported_numbers(model
         task = find_once(model, name, tokenizer, means, CONFIG, tmp_path, report)
         assert task.task == name
         assert task.status == "failed_by_model"
-        dumps({"task": task})
+        plain(task)
         assert task.circuits, "without a gate every task is pruned to the loss that the model has"
         for entry in task.circuits:
             circuit = Circuit.load(tmp_path / Path(entry.path).relative_to("circuits"))
@@ -92,7 +92,7 @@ def test_a_finished_task_is_read_from_disk_unless_the_search_changes(model, mean
     first, worked = find(CONFIG)
     second, rested = find(CONFIG)
     assert worked and not rested
-    assert dumps({"task": first}) == dumps({"task": second})
+    assert plain(first) == plain(second)
     gated, _ = find(FindConfig(n_fit=6, n_val=6, n_heldout=6, max_tokens=40))
     assert gated.status == "failed_by_model"
     assert gated.circuits == ()

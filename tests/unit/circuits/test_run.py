@@ -19,7 +19,7 @@ from circuits.tasks import TASKS
 from sparsetrain.data.pools import pool
 from sparsetrain.data.tokenizer import train_tokenizer
 from sparsetrain.export import export_model
-from sparsetrain.report import dumps
+from sparsetrain.typed import plain
 
 FIND = FindConfig(
     gate=False,
@@ -83,7 +83,7 @@ def test_cards_are_made_once_and_kept(export: Path, tmp_path: Path, monkeypatch:
     assert by_name["seeds"].n == 1 + reached, "seed 0 and those searched for the card"
     assert by_name["null models"].n == 2, "one with permuted weights, one with permuted labels"
     assert "scores given" in (by_name["CPR"].note or "")
-    dumps({"circuits": section})
+    plain(section)
 
     def refuse(*_: object) -> None:
         raise AssertionError("the card lies on disk")
@@ -117,7 +117,7 @@ def test_the_circuit_page_is_made_once_for_the_best_circuit(
     assert set(best.viewer.nodes) == nodes
     assert len(best.viewer.edges) == len(best.graph.edges)
     assert best.viewer.text.source == "held-out noise"
-    dumps({"circuits": section})
+    plain(section)
 
     def refuse():
         raise AssertionError("the page lies on disk")

@@ -1,5 +1,6 @@
 """The circuit page's data against loops over the model: activations, effects, attention, influence, paths."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,6 @@ from circuits.masks import NodeSpace
 from circuits.section import SIDES, TextFacts, Viewer
 from sparsetrain.hooks import record
 from sparsetrain.kernels import attention_pattern
-from sparsetrain.report import dumps
 from sparsetrain.typed import from_dict, plain
 from tests.planted.string_closing import NODES, string_closing_model, string_pairs, text_windows
 from tests.unit.explain.test_flow import circuit_of
@@ -170,7 +170,7 @@ def test_a_hundred_nodes_stay_small(make_model):
     pairs = replace(string_pairs(16, 0), tokens=torch.randint(61, (16, 2, 24)), last=torch.full((16, 2), 23))
     windows = torch.randint(61, (32, 64))
     data = activity(model, circuit, pairs, windows, "noise", lambda i: "token"[: 2 + i % 4])
-    assert len(dumps(plain(data))) < 300_000
+    assert len(json.dumps(plain(data))) < 300_000
 
 
 @pytest.mark.parametrize(("value", "short"), [(0.123456, 0.123), (0.0, 0), (-2.0, -2), (12345.6, 12300), (1e-9, 1e-9)])
