@@ -191,7 +191,7 @@ def test_circuits_of_a_finished_run_join_its_report_and_go_to_wandb(smoke, pytho
     ("arguments", "message"),
     [
         (["train.py", *SMOKE, "sparsity.densty=0.1"], "unknown config key 'sparsity.densty'; did you mean"),
-        (["train.py", *SMOKE, "sparsity.density=0"], "sparsity.density=0.0: input should be greater than 0"),
+        (["train.py", *SMOKE, "sparsity.density=0"], "sparsity.density=0: input should be greater than 0"),
         (["train.py", *SMOKE, "sparsity.density=0.01"], "smallest feasible density 0.0625"),
         (["train.py", *SMOKE, "model.n_head=7"], "does not divide"),
         (["train.py", *SMOKE, "ood.survey.controls=[rotate]"], "ood.survey.controls"),
