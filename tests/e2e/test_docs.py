@@ -232,7 +232,9 @@ def smaller(command: Command, cache: Path) -> list[str]:
         return words
     for large, small in STEPS.items():
         words = [word.replace(large, small) for word in words]
-    given = {word.split("=")[0] for word in words}
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    # a folder holds one study
+    words = [word.replace("runs/folder", f"runs/folder_{given.get('+experiment')}") for word in words]
     more = [word for word in SMALL.get(command.script, ()) if word.split("=")[0] not in given]
     if "-m" in words and "+experiment=quickstart" in words:  # several trainings
         more += ["circuits=none", "ood=none"]
