@@ -18,6 +18,7 @@ from sparsetrain.report.blocks import (
     format_unit,
 )
 from sparsetrain.stats.number import Number
+from sparsetrain.typed import Json
 
 VERDICT_TONES: dict[str, Tone] = {"pass": "pass", "fail": "fail", "not enough data": "warn"}
 COLUMNS = (
@@ -79,7 +80,7 @@ def _row(entry: CardEntry) -> tuple[Any, ...]:
     )
 
 
-def _behind(details: Mapping[str, Mapping[str, Any]]) -> tuple[Block, ...]:
+def _behind(details: Mapping[str, Mapping[str, Json]]) -> tuple[Block, ...]:
     """What lies behind the values that have more to show: ways to delete, nodes without effect, heads, other tasks."""
     blocks: list[Block] = []
 

@@ -22,7 +22,7 @@ from circuits.explain.words import (
 )
 from circuits.section import SIDES, Drawing, DrawnNode, Viewer, Wire
 from sparsetrain.report.blocks import Column, Table, Widget
-from sparsetrain.typed import plain
+from sparsetrain.typed import Json, plain
 
 N_TABLE_ROWS = 40
 _SHORT = {"in": "r", "out": "w", "neuron": "n"}
@@ -129,7 +129,7 @@ def _strongest(wires: tuple[Wire, ...], n: int = 3) -> str:
     return ", ".join(f"{visible(wire.what)} {signed(wire.weight)}" for wire in wires[:n])
 
 
-def _data(drawing: Drawing, viewer: Viewer | None) -> dict[str, Any]:
+def _data(drawing: Drawing, viewer: Viewer | None) -> Json:
     """What `graph.js` needs: nodes with labels, edges and links as index pairs, activations by node."""
     index = {node.id: position for position, node in enumerate(drawing.nodes)}
     edges = [[index[edge.source], index[edge.target], edge.weight] for edge in drawing.edges]

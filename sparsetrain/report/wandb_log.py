@@ -18,7 +18,7 @@ from sparsetrain.report import Kinds, Report
 from sparsetrain.report.blocks import Block, Cell, Heatmap, Lines, Table, inside, value_of
 from sparsetrain.report.document import assemble
 from sparsetrain.report.figures import figure
-from sparsetrain.typed import plain
+from sparsetrain.typed import Json, plain
 
 Mode = Literal["online", "offline", "disabled"]
 FILES = ("report.json", "report.md", "report.html", "ood_sparsity.csv", "ood_examples.csv")
@@ -66,7 +66,7 @@ def log_report(run: Any, report: Report, kinds: Kinds, html_path: Path | str) ->
         _collect(section.blocks, f"report/{section.name}", media)
     media["report/page"] = wandb.Html(html_path.read_text(encoding="utf-8"), inject=False)
     run.log(media)
-    weights: dict[str, Any] = plain(report.weights) or {}
+    weights: Json = plain(report.weights) or {}
     artifact = wandb.Artifact(f"report-{run.id}", type="report", metadata={"weights": weights})
     folder = html_path.parent
     for path in [*(folder / name for name in FILES), *sorted((folder / "circuits").rglob("*"))]:

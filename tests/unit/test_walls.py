@@ -89,11 +89,6 @@ BELOW = {
 }
 """Room of `circuits` -> the rooms of `sparsetrain` that it may import; the others: `REPORT`."""
 
-EXCEPTIONS: set[tuple[str, str]] = {
-    ("sparsetrain.representation", "sparsetrain.report"),
-}
-"""Arrows that are still there and should not be. Take them out; never add one."""
-
 LIBRARIES = {
     "annotated_types": {"sparsetrain/typed.py"},
     "datasets": {"sparsetrain/data/sources/hub.py"},
@@ -161,7 +156,7 @@ def test_a_room_imports_only_those_of_its_row(path):
     here = room(module_name(path))
     rows = allowed()
     assert here in rows, f"{here} is a new room: give it a row in this file and in docs/house.md"
-    wrong = {there for there in rooms_of(path) - rows[here] - {here} if (here, there) not in EXCEPTIONS}
+    wrong = rooms_of(path) - rows[here] - {here}
     assert not wrong, (
         f"{path.relative_to(ROOT)} imports {sorted(wrong)}; a file of {here} may import {sorted(rows[here])}"
     )
