@@ -140,7 +140,9 @@ class Study(ABC, Generic[R]):
 
     def load(self, folder: Path, subject: Subject, seed: int) -> R:
         """What a stage left of a subject; a study that reads several stages at once has a `read` of its own."""
-        raise NotImplementedError
+        raise TypeError(
+            f"{type(self).__name__} says neither how a stage is loaded nor has a `read` of its own; give it one"
+        )
 
     def figures(self, read: Mapping[Subject, Sequence[R]]) -> Sequence[Figure]:
         return ()

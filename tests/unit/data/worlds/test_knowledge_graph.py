@@ -25,7 +25,7 @@ def brute_force(known: set, rules: tuple[ChainRule, ...], n: int) -> dict:
         before = dict(cost)
         for rule in rules:
             for path in itertools.product(range(n), repeat=len(rule.body) + 1):
-                steps = [(a, r, b) for a, r, b in zip(path, rule.body, path[1:], strict=False)]
+                steps = [(a, r, b) for a, r, b in zip(path[:-1], rule.body, path[1:], strict=True)]
                 if path[0] != path[-1] and all(step in cost for step in steps):
                     head, size = (path[0], rule.head, path[-1]), sum(cost[step] for step in steps)
                     cost[head] = min(cost.get(head, size), size)
