@@ -31,7 +31,7 @@ from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
 from sparsetrain.representation.trends import survey_section
 from sparsetrain.sparsity import SparsityConfig, SparsitySection
 from sparsetrain.stats.number import number
-from sparsetrain.store import sha256
+from sparsetrain.store import home, sha256
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, Validation, every
 from sparsetrain.training.fit import Exporter, Recipe, TrainerConfig, train_model
 from sparsetrain.training.metrics import LoggerConfig, wandb_loggers
@@ -126,7 +126,8 @@ class TrainedRun:
 
 def cache_dir(config: RunConfig) -> Path:
     """Where tokenised corpora are kept."""
-    return Path(config.cache_dir).expanduser()
+    path = Path(config.cache_dir)
+    return home() / path.relative_to("~") if path.parts[:1] == ("~",) else path.expanduser()
 
 
 def init_bigram_(model: Transformer, table: BigramTable) -> None:

@@ -2,7 +2,7 @@
 
 1. `write_atomic`: a reader sees the old content or the new one, whatever stops the writer.
 2. `once(path, key, make, schema)`: the one disk memo. What stands in the file under the same key is read, anything else is made anew.
-3. `fingerprint` and `sha256` name data and files by their content.
+3. `fingerprint` and `sha256` name data and files by their content; a `sealed` file carries its own checksum.
 
 Imports nothing of this project, so that every room may use it.
 """
@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import secrets
+import stat
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +20,9 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 T = TypeVar("T")
+SEAL = b"sparsetrain sha256 "
+SEAL_SIZE = len(SEAL) + hashlib.sha256().digest_size
+"""Bytes behind the content of a sealed file: `SEAL` and the content's SHA-256."""
 
 
 def write_atomic(path: Path, data: bytes | str) -> Path:
@@ -56,6 +61,48 @@ def sha256(path: Path) -> str:
     """Hash of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sealed(content: bytes) -> bytes:
+    """The content of a file that carries its own checksum at its end; `is_whole` looks at it."""
+    return content + SEAL + hashlib.sha256(content).digest()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file's content has the checksum that stands behind it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END) - SEAL_SIZE
+        if size <= 0:
+            return False
+        file.seek(0)
+        content = hashlib.sha256()
+        while size and (block := file.read(min(size, 1 << 20))):
+            content.update(block)
+            size -= len(block)
+        return file.read() == SEAL + content.digest()
+
+
+def home() -> Path:
+    """The user's home folder; without one (no HOME, no entry for the user's number) a private folder among the temporary files.
+
+    Raises:
+        OSError: that folder belongs to someone else.
+    """
+    try:
+        return Path.home()
+    except RuntimeError:
+        folder = Path(tempfile.gettempdir()) / f"sparsetrain-{os.geteuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode):
+            raise PermissionError(
+                1, "there is no home folder, and this one is someone else's; set HOME", str(folder)
+            ) from None
+        return folder
 
 
 def fingerprint(data: object) -> str:

@@ -1,9 +1,12 @@
 """Compiles native.cpp on first use and calls it through ctypes.
 
-1. The compiler is `$CXX` (default `c++`); the library is cached in `$SPARSETRAIN_CACHE` (default
-   `~/.cache/sparsetrain`) under a hash of the source, the compiler's version, its flags and the processor.
-2. Two processes may build at once: each compiles to a file of its own and renames it into place.
-3. Without a working compiler this is said once, by a log line, and callers use their torch form: slower, same result.
+1. The compiler is `$CXX` (default `c++`). The library is kept in `$SPARSETRAIN_CACHE` (default `~/.cache/sparsetrain`) under a hash of all that
+   its machine code depends on: source, compiler, flags, processor, OpenMP, torch, libc. Nothing of Python: ctypes calls it.
+2. A library is loaded if its checksum fits and nobody but this user (or root) can have written it; any other is compiled anew. Loading a
+   truncated one would kill the process instead of raising an error.
+3. It is compiled in a temporary folder and appears in the cache by one rename, so that processes may build at once. Where the cache cannot
+   hold it (unwritable, full, mounted noexec, no home folder), it is loaded from the temporary folder, for this process alone.
+4. Without a working compiler callers use their torch form: slower, same result. Either is said once, in one line of the log.
 """
 
 import ctypes
@@ -13,14 +16,18 @@ import logging
 import os
 import platform
 import shlex
+import stat
 import subprocess
 import tempfile
+import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sparsetrain.kernels.magnitude import INFINITY_KEYS, refuse_nan
+from sparsetrain.store import home, is_whole, sealed, sha256, write_atomic
 
 SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
@@ -30,25 +37,25 @@ ROW_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What became of the search for compiled kernels."""
+
+    kernels: ctypes.CDLL | None
+    """None: the torch forms run."""
+    place: Path | None = None
+    """Where the library was loaded from."""
+    problem: str = ""
+    """What a person should know of it and can do; empty: nothing."""
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None (logged once) where they cannot be built."""
-    compiler = shlex.split(os.environ.get("CXX") or "c++")
-    try:
-        version = run([*compiler, "--version"])
-        path = cache_folder() / f"native-{build_hash(version)}.so"
-        if not path.exists():
-            build(compiler, path)
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = getattr(error, "stderr", None) or error
-        log.warning(
-            "no native kernels, the torch forms run instead (same results, slower): %s: %s. "
-            "Install a C++ compiler or set CXX to one.",
-            shlex.join(compiler),
-            str(reason).strip(),
-        )
-        return None
-    return load(path)
+    """The compiled kernels, or None where they cannot be built; a problem is logged once."""
+    found = find()
+    if found.problem:
+        log.warning(found.problem)
+    return found.kernels
 
 
 def compiled() -> ctypes.CDLL:
@@ -58,23 +65,78 @@ def compiled() -> ctypes.CDLL:
     return kernels
 
 
+def find() -> Found:
+    """Loads the kernels from the cache, or compiles them."""
+    asked = os.environ.get("CXX") or "c++"
+    try:
+        compiler = shlex.split(asked)
+        name = f"native-{build_hash(compiler)}.so"
+        try:
+            path = cache_folder() / name
+            return Found(kernels=load(checked(path)), place=path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.info("%s is compiled anew: %s", name, error)
+        return build(compiler, name)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return Found(
+            kernels=None,
+            problem=f"no native kernels, the torch forms run instead (same results, slower): {asked}: {reason(error)}. "
+            f"Install a C++ compiler or set CXX to one.",
+        )
+
+
 def cache_folder() -> Path:
-    """Where compiled kernels are kept."""
+    """Where compiled kernels are kept.
+
+    Raises:
+        OSError: there is no place that is this user's own.
+    """
     cache = os.environ.get("SPARSETRAIN_CACHE")
-    return Path(cache) if cache else Path.home() / ".cache" / "sparsetrain"
+    return Path(cache).absolute() if cache else home() / ".cache" / "sparsetrain"
+
+
+def checked(path: Path) -> Path:
+    """`path` itself, if what stands there may be loaded.
+
+    Raises:
+        OSError: nothing is there, it is damaged, or somebody else can have written it.
+    """
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"{path} is no plain file")
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OSError(f"{path} belongs to another user, or others can write to it")
+    if not is_whole(path):
+        raise OSError(f"{path} does not match its checksum")
+    return path
 
 
 def run(command: list[str]) -> str:
     """The output of a command; raises if it fails."""
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S).stdout
+    done = subprocess.run(
+        command, check=True, capture_output=True, encoding="utf-8", errors="replace", timeout=BUILD_TIMEOUT_S
+    )
+    return done.stdout
 
 
-def build_hash(compiler_version: str) -> str:
-    """Names everything that the machine code depends on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    flags = [line for line in lines if line.startswith(("flags", "Features"))][:1]
-    parts = [SOURCE.read_text(), compiler_version, *compile_flags(), platform.machine(), platform.processor(), *flags]
+def reason(error: Exception) -> str:
+    """What a command or a file had to say, in one line."""
+    return textwrap.shorten(str(getattr(error, "stderr", None) or error), 300)
+
+
+def build_hash(compiler: list[str]) -> str:
+    """Names everything that the machine code depends on, and the user: nobody finds another one's library under the own name."""
+    parts = [
+        SOURCE.read_text(encoding="utf-8"),
+        *(*compiler, *compile_flags()),
+        run([*compiler, "--version"]),
+        # What the compiler takes this processor for, and its language and OpenMP.
+        run([*compiler, *compile_flags(), "-dM", "-E", "-x", "c++", os.devnull]),
+        *(f"{path.name} {sha256(path)}" for path in openmp()),
+        *(torch.__version__, platform.machine(), *platform.libc_ver(), str(os.geteuid())),
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -85,27 +147,50 @@ def compile_flags() -> list[str]:
     return [*FLAGS, "-fopenmp"]
 
 
-def build(compiler: list[str], path: Path) -> None:
-    """Compiles to a temporary file and renames it to `path`; links torch's own OpenMP, two would fight for cores."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    bundled = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        output = Path(folder) / path.name
-        link = [str(bundled[0]), "-Wl,--as-needed"] if bundled else []
+def openmp() -> list[Path]:
+    """The OpenMP that torch brings along, if it does: it is linked to, for two would fight for cores."""
+    return sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))[:1]
+
+
+def build(compiler: list[str], name: str) -> Found:
+    """Compiles the library, puts it into the cache and loads it from there, or else from where it was made.
+
+    Raises:
+        OSError, subprocess.SubprocessError: it cannot be compiled, or not be loaded at all.
+    """
+    with tempfile.TemporaryDirectory(prefix="sparsetrain-") as folder:
+        output = Path(folder) / name
+        link = [*map(str, openmp()), "-Wl,--as-needed"] if openmp() else []
         run([*compiler, *compile_flags(), str(SOURCE), *link, "-o", str(output)])
-        output.replace(path)
+        try:
+            path = write_atomic(cache_folder() / name, sealed(output.read_bytes()))
+            path.chmod(0o600)
+            return Found(kernels=load(path), place=path)
+        except OSError as error:
+            problem = (
+                f"native kernels were compiled for this process alone, their cache cannot be used: {reason(error)}. "
+                f"Set SPARSETRAIN_CACHE to a folder that you can write to, on a disk that is not mounted noexec."
+            )
+            return Found(kernels=load(output), place=output, problem=problem)
 
 
 def load(path: Path) -> ctypes.CDLL:
-    """Loads the library and declares its functions."""
+    """Loads the library and declares its functions.
+
+    Raises:
+        OSError: it is none for this machine, or not ours.
+    """
     kernels = ctypes.CDLL(str(path))
     pointer, size, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-    kernels.sparsetrain_abs_topk.argtypes = [pointer, pointer, pointer, size, size, size, small, small, small]
-    kernels.sparsetrain_abs_topk.restype = size
-    kernels.sparsetrain_keep.argtypes = [pointer, pointer, pointer, size, size, small, small]
-    kernels.sparsetrain_keep.restype = None
-    kernels.sparsetrain_project.argtypes = [pointer, size, size, size, size, small, pointer, small]
-    kernels.sparsetrain_project.restype = None
+    try:
+        kernels.sparsetrain_abs_topk.argtypes = [pointer, pointer, pointer, size, size, size, small, small, small]
+        kernels.sparsetrain_abs_topk.restype = size
+        kernels.sparsetrain_keep.argtypes = [pointer, pointer, pointer, size, size, small, small]
+        kernels.sparsetrain_keep.restype = None
+        kernels.sparsetrain_project.argtypes = [pointer, size, size, size, size, small, pointer, small]
+        kernels.sparsetrain_project.restype = None
+    except AttributeError as error:
+        raise OSError(f"{path} is not the library of {SOURCE.name}: {error}") from error
     return kernels
 
 

@@ -33,7 +33,7 @@ SPARSETRAIN = {
     "typed": set(),
     "progress": set(),
     "stats": {"typed"},
-    "kernels": set(),
+    "kernels": {"store"},
     "hooks": set(),
     "model": {"kernels", "hooks"},
     "sparsity": MODEL - {"model"},
