@@ -175,7 +175,8 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
         return replace(run, seed=seed, logger=replace(run.logger, wandb="disabled"))
 
     def inputs(self, config: RunConfig) -> Mapping[str, object]:
-        return {key: value for key, value in vars(config).items() if key not in ("study", "logger", "cache_dir")}
+        how = ("study", "logger", "cache_dir", "ckpt_path", "overwrite")
+        return {key: value for key, value in vars(config).items() if key not in how}
 
     def kept_under(self, config: RunConfig) -> Mapping[str, object]:
         return {**config.recipe.key(), "data": config.data, "bigram_init": config.bigram_init}

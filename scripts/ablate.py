@@ -40,7 +40,7 @@ class AblateRun:
     seed: int = 0
 
 
-@entry(AblateRun, "ablate")
+@entry(AblateRun, "ablate", literal=("run", "prompt", "patch", "nodes"))
 def main(config: AblateRun, run_dir: Path) -> None:
     """Prints the likeliest next tokens before and after."""
     run = Path(require("run", config.run))

@@ -41,7 +41,7 @@ class ExportCircuitRun:
             raise ValueError(f"side={self.side!r} is unknown; allowed: {', '.join(SIDES)}")
 
 
-@entry(ExportCircuitRun, "export_circuit")
+@entry(ExportCircuitRun, "export_circuit", literal=("run", "task"))
 def main(config: ExportCircuitRun, run_dir: Path) -> None:
     """Writes the file and prints its path."""
     run = Path(require("run", config.run))

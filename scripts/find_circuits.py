@@ -59,7 +59,7 @@ class FindCircuitsRun:
     progress: bool = True
 
 
-@entry(FindCircuitsRun, "find_circuits")
+@entry(FindCircuitsRun, "find_circuits", run="changed", literal=("run", "task"))
 def main(config: FindCircuitsRun, run_dir: Path) -> None:
     """Searches, updates report.json, renders it anew."""
     circuits = replace(config.circuits, tasks=tuple(config.task.split(","))) if config.task else config.circuits

@@ -24,7 +24,7 @@ class GenerateRun:
     generate: GenerateConfig = field(default_factory=GenerateConfig)
 
 
-@entry(GenerateRun, "generate")
+@entry(GenerateRun, "generate", literal=("run", "prompt"))
 def main(config: GenerateRun, run_dir: Path) -> None:
     """Prints prompt and continuation."""
     folder = latest_export(require("run", config.run))

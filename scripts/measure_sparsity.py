@@ -47,6 +47,8 @@ class MeasureSparsityRun:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "float32"
     """Of an hf: model's weights; measures are computed in float32 or better."""
+    overwrite: bool = False
+    """Remove the report that the folder holds, which is refused otherwise."""
     progress: bool = True
 
 
@@ -73,7 +75,7 @@ def look(
     return survey(model.module, splits, config.measure, initial=initial, on_batch=on_batch)
 
 
-@entry(MeasureSparsityRun, "measure_sparsity", folder="texts", new_run=True)
+@entry(MeasureSparsityRun, "measure_sparsity", folder="texts", new_run=True, literal=("model", "data", "seeds"))
 def main(config: MeasureSparsityRun, run_dir: Path) -> None:
     """Measures, writes the tables and the report."""
     started = time.perf_counter()

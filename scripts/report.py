@@ -20,7 +20,7 @@ class ReportRun:
     """Folder of a finished run."""
 
 
-@entry(ReportRun, "report")
+@entry(ReportRun, "report", run="changed", literal=("run",))
 def main(config: ReportRun, run_dir: Path) -> None:
     """Renders and prints the paths."""
     run = Path(require("run", config.run))

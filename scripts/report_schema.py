@@ -132,7 +132,7 @@ class ReportSchemaRun:
     """File for the JSON Schema; empty and no page: it is printed."""
 
 
-@entry(ReportSchemaRun, "report_schema")
+@entry(ReportSchemaRun, "report_schema", literal=("page", "out"))
 def main(config: ReportSchemaRun, run_dir: Path) -> None:
     """Prints or writes."""
     schema = report_schema()

@@ -168,7 +168,7 @@ class VerifyRun:
     """Folder of a finished run."""
 
 
-@entry(VerifyRun, "verify_report")
+@entry(VerifyRun, "verify_report", run="read", literal=("run",))
 def main(config: VerifyRun, run_dir: Path) -> None:
     """Prints the table, the share of recomputable numbers and what is wrong."""
     run = Path(require("run", config.run))

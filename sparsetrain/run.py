@@ -66,6 +66,8 @@ class RunConfig:
     """A smoke run: accuracy and loss gates are off, and the report says so."""
     ckpt_path: str | None = None
     """Resume: `last` (this run folder's last checkpoint, or from the beginning where there is none) or a path."""
+    overwrite: bool = False
+    """Remove the run that the folder holds, which is refused otherwise, and start anew."""
     stop_at_step: int | None = None
     """Stop after this step as an interruption would, with a checkpoint; schedules keep their length."""
     bigram_init: Literal["counts", "zeros"] = "counts"

@@ -137,6 +137,17 @@ def unknown_key(path: str, known: list[str]) -> str:
     return f"unknown config key {path!r}; allowed {where}: {', '.join(siblings) or 'nothing'}"
 
 
+def one_line(error: BaseException) -> str:
+    """An exception's message as one line; its type where it has none."""
+    if isinstance(error, KeyError) and error.args:
+        return str(error.args[0])
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    lines = [line.strip() for line in str(error).splitlines()]
+    kept = [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference_type="))]
+    return " ".join(kept) or type(error).__name__
+
+
 def _one_line(error: Any, known: list[str]) -> str:
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "unexpected_keyword_argument":

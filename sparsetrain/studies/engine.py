@@ -22,6 +22,7 @@ from typing import Literal
 
 import numpy as np
 
+from sparsetrain.folder import MARK
 from sparsetrain.stats.decisions import DecisionRule, Word, decide
 from sparsetrain.stats.intervals import Estimate, over_seeds
 from sparsetrain.stats.number import number
@@ -152,7 +153,7 @@ def run_stages(stages: Sequence[Stage], run_dir: Path) -> dict[str, StageResult]
 
 def _run(stage: Stage, folder: Path, place: str) -> StageResult:
     log.info("%s: %s ...", place, stage.name)
-    mark = folder / "inputs.sha256"
+    mark = folder / MARK
     key = fingerprint(stage.inputs if stage.kept_under is None else stage.kept_under)
     if folder.is_dir() and not (mark.is_file() and mark.read_text() == key):
         shutil.rmtree(folder)

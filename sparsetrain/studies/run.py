@@ -30,8 +30,8 @@ def run_study(study: Study, run_dir: Path, kinds: Kinds, command: str) -> Report
     config = study.config
     if config.stop_at_step is not None or config.ckpt_path not in (None, "last"):
         raise ValueError(
-            f"stop_at_step={config.stop_at_step} and ckpt_path={config.ckpt_path} are for single trainings; a study started "
-            f"again in its folder (hydra.run.dir=<folder>) goes on where it stopped"
+            f"stop_at_step={config.stop_at_step} and ckpt_path={config.ckpt_path} are for single trainings; a study goes on where it "
+            f"stopped with hydra.run.dir=<folder> ckpt_path=last"
         )
     if config.trainer.devices > 1:
         raise ValueError(

@@ -1,0 +1,240 @@
+"""The one room that knows Hydra: from a command line to a typed config and a run folder.
+
+`entry(schema, config_name)` turns `main(config, run_dir)` into a command: Hydra composes `conf/<config_name>.yaml` over the
+dataclass defaults, the result is checked strictly and saved as `config.yaml`, and whatever goes wrong ends as one line on
+stderr with exit code 1 (the whole traceback with HYDRA_FULL_ERROR=1).
+
+1. `arguments.py`: what a person types and what Hydra's grammar reads.
+2. `failures.py`: the line, and its record in the run folder.
+3. A new run owns its folder before anything in it is touched (`sparsetrain/folder.py`).
+"""
+
+import logging
+import os
+import secrets
+import sys
+import time
+import typing
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import fields
+from functools import wraps
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sparsetrain.entry.arguments import drop_defaults_, read_literally, replacing
+from sparsetrain.entry.failures import RECORD, JobError, ending, lasting_streams
+from sparsetrain.folder import begin, own
+from sparsetrain.store import write_atomic
+from sparsetrain.typed import from_dict, key_paths, to_dict
+
+T = TypeVar("T")
+
+
+def quieten() -> None:
+    """Silences what libraries tell their own authors; warnings of this project still show."""
+    for module in ("lightning", "wandb", "torch", "pydantic", "datasets"):
+        warnings.filterwarnings("ignore", module=module)
+    for name in ("lightning.pytorch", "lightning.fabric", "wandb"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def conf_dir() -> Path:
+    """The folder of yaml files: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside, beside = package / "conf", package.parent / "conf"
+    return inside if inside.is_dir() else beside
+
+
+def stamp() -> str:
+    """Name of a new run's folder: when it was started, and four signs that tell runs of one second apart.
+
+    Raises:
+        ValueError: one of several processes that a launcher has started: each would choose another name.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("processes started by torchrun share one folder: give hydra.run.dir=<folder>")
+    return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(2)}"
+
+
+OmegaConf.register_new_resolver("stamp", stamp, use_cache=True, replace=True)
+
+
+def is_first_rank() -> bool:
+    """False in the further processes of one training, which work in the folder of the first."""
+    return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+
+
+def help_text(description: str) -> str:
+    """What `--help` prints, as Hydra's template: the description of the command (its file's docstring) and all keys with their defaults."""
+    return description.strip().replace("$", "$$") + "\n\n== Keys (override with key=value) ==\n$CONFIG\n"
+
+
+def entry(
+    schema: type[T],
+    config_name: str,
+    *,
+    folder: str = "",
+    new_run: bool = False,
+    run: Literal["untouched", "read", "changed"] = "untouched",
+    named: Sequence[str] = (),
+    literal: Sequence[str] = (),
+) -> Callable[[Callable[[T, Path], Any]], Callable[[], None]]:
+    """Decorator: `main(config: schema, run_dir) -> float | None` becomes a Hydra command without arguments.
+
+    Args:
+        schema: frozen dataclass with a default for every field but those that yaml must choose.
+        config_name: file in `conf/` without its ending; its defaults list must begin with `base_<config_name>`.
+        folder: of `conf/` that holds the file, for a command with a key that is a group of `conf/` itself: Hydra takes any
+            `key=value` whose key is a group for the choice of a file.
+        new_run: whether the command makes a run folder, which then is its own; what was composed is saved there as `config.yaml`,
+            with interpolations, hence secrets from the environment, left unresolved. The schema has `overwrite`, and `ckpt_path` if
+            the command can go on with what a folder holds.
+        run: what the command does to the folder of its key `run`: the folder is held meanwhile.
+        named: mappings in which whoever names entries replaces the default ones, in a file as on the command line;
+            `+<mapping>.<name>=...` adds one, `<mapping>.<name>.<key>=...` changes a default one.
+        literal: keys whose values on the command line are text as they stand: prompts, paths, names.
+    """
+    base = to_dict(schema())
+    lists = [name for name, hint in typing.get_type_hints(schema).items() if hint is not str]
+
+    def claim(held: ExitStack, config: Any, run_dir: Path) -> bool:
+        """Owns the folders that the command works in; whether `run_dir` is this process's."""
+        if run != "untouched" and config.run and Path(config.run).is_dir():
+            held.enter_context(own(Path(config.run), shared=run == "read"))
+        if not new_run or not is_first_rank():
+            return False
+        held.enter_context(own(run_dir))
+        checkpoint = getattr(config, "ckpt_path", None)
+        begin(
+            run_dir,
+            is_mine=lambda path: is_config_of(path, base.keys()),
+            go_on=goes_on(checkpoint, run_dir) if "ckpt_path" in base else None,
+            overwrite=config.overwrite,
+        )
+        (run_dir / RECORD).unlink(missing_ok=True)
+        return True
+
+    def decorate(main: Callable[[T, Path], Any]) -> Callable[[], None]:
+        helped = {"hydra": {"help": {"template": help_text(main.__globals__["__doc__"] or "")}}}
+        ConfigStore.instance().store(name=f"base_{config_name}", node={**base, **helped})
+        # Read before Hydra is told to let errors through; jobs that another process runs have it set and raise.
+        whole_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+        failures: list[str] = []
+        arguments: list[str] = []
+
+        def fail(error: Exception, folder: Path | None = None) -> None:
+            failures.append(ending(error, key_paths(base), folder))
+            print(f"error: {failures[-1]}", file=sys.stderr)
+
+        def task(cfg: Any) -> Any:
+            sys.argv = [sys.argv[0], *arguments]
+            run_dir, is_own = Path(HydraConfig.get().runtime.output_dir), False
+            with ExitStack() as held:
+                try:
+                    drop_defaults_(cfg, OmegaConf.create(base), named, HydraConfig.get().overrides.task)
+                    config = from_dict(schema, OmegaConf.to_container(cfg, resolve=True))
+                    is_own = claim(held, config, run_dir)
+                    if is_own:
+                        write_atomic(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=False).encode())
+                    return main(config, run_dir)
+                except Exception as error:
+                    if whole_traceback:
+                        raise
+                    # Jobs of a sweep in this process go on without the failed one. In another process the launcher has to know.
+                    if "BasicLauncher" not in HydraConfig.get().launcher._target_:
+                        raise JobError(ending(error, key_paths(base), run_dir if is_own else None)) from error
+                    fail(error, run_dir if is_own else None)
+                    return None
+
+        task.__module__ = main.__module__
+
+        @wraps(main)
+        def command() -> None:
+            failures.clear()
+            arguments[:] = sys.argv[1:]
+            sys.argv = [sys.argv[0], *replacing(list(read_literally(arguments, literal, lists, base)), named)]
+            lasting_streams()
+            quieten()
+            hydra_main = hydra.main(config_path=str(conf_dir() / folder), config_name=config_name, version_base="1.3")
+            # Hydra prints errors in its own several lines unless told to let them through.
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+            try:
+                hydra_main(task)()
+            except Exception as error:
+                if whole_traceback:
+                    raise
+                fail(error)
+            except KeyboardInterrupt:
+                print("interrupted; continue with ckpt_path=last and the same hydra.run.dir", file=sys.stderr)
+                sys.exit(130)
+            finally:
+                sys.argv = [sys.argv[0], *arguments]
+                os.environ["HYDRA_FULL_ERROR"] = "1" if whole_traceback else "0"
+            if failures:
+                sys.exit(1)
+
+        return command
+
+    return decorate
+
+
+def goes_on(ckpt_path: str | None, run_dir: Path) -> bool:
+    """Whether a training goes on with what its own folder holds."""
+    return ckpt_path is not None and (
+        ckpt_path == "last" or Path(ckpt_path).resolve().is_relative_to(run_dir.resolve())
+    )
+
+
+def is_config_of(path: Path, keys: typing.Collection[str]) -> bool:
+    """Whether a config.yaml has keys of this command alone."""
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, ValueError, OmegaConfBaseException):
+        return False
+    return isinstance(found, dict) and set(found) <= set(keys)
+
+
+def load_run(schema: type[T], run_dir: Path) -> T:
+    """The part of a run's `config.yaml` that `schema` describes; sections of other stages are left aside.
+
+    Raises:
+        FileNotFoundError: no config.yaml there.
+        ValueError: a config of another version of the schema.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(2, "no config.yaml in this run; was it made by train.py?", str(run_dir))
+    tree = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    assert isinstance(tree, dict)
+    return from_dict(schema, {f.name: tree[f.name] for f in fields(schema) if f.name in tree})  # pyright: ignore[reportArgumentType]
+
+
+def require(key: str, value: str) -> str:
+    """A value that has no default.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not value:
+        raise ValueError(f"{key}= is missing; give {key}=<value> (see --help)")
+    return value
+
+
+def prompt_text(prompt: str) -> str:
+    r"""The prompt a user typed: `@path` reads a file, otherwise \n and \t stand for line break and tab.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    require("prompt", prompt)
+    if prompt.startswith("@"):
+        return Path(prompt[1:]).read_text(encoding="utf-8")
+    return prompt.replace("\\n", "\n").replace("\\t", "\t")

@@ -1,0 +1,123 @@
+"""How a command ends that fails: one line on stderr, and a record of it where there is a run folder; and streams that outlast their reader."""
+
+import io
+import os
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from sparsetrain.entry.arguments import quoted_form
+from sparsetrain.store import write_atomic
+from sparsetrain.typed import one_line, unknown_key
+
+RECORD = "error.log"
+"""In a run folder: the line with which its last job failed, then the traceback."""
+
+
+class JobError(Exception):
+    """A job failed, and its line has been recorded: what one process tells another."""
+
+
+USER_ERRORS = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException, JobError)
+"""What a user's input or machine can cause, beside KeyErrors that say something. Anything else is a bug, and the line says so."""
+
+
+def explain(error: BaseException, known: Sequence[str]) -> str:
+    """One line for a user's mistake; `known` are the config's keys."""
+    text = str(error)
+    if isinstance(error, OverrideParseException):
+        said = text.splitlines()[0].rstrip(".")
+        return (
+            f"cannot read {error.override!r} ({said}); if its value is text, write it as {quoted_form(error.override)}"
+        )
+    for part in re.findall(r"Could not override '([^']+)'", text):
+        if "No match in the defaults list" not in text:
+            return unknown_key(part.lstrip("+~"), list(known))
+    return one_line(error)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether a user's input or machine is the cause; a KeyError of one word is a look-up that failed."""
+    return isinstance(error, USER_ERRORS) or (isinstance(error, KeyError) and " " in str(error))
+
+
+def ending(error: Exception, known: Sequence[str], folder: Path | None) -> str:
+    """The line with which a failed command ends; leaves a record of it.
+
+    Args:
+        error: what was raised.
+        known: keys of the config.
+        folder: of the run, if it is this process's: gets `error.log`. None: what was not expected leaves its traceback among the
+            temporary files.
+    """
+    line = explain(error, known)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        line = f"out of memory ({line}); lower the batch size, or the size of the model"
+    elif not is_expected(error):
+        line = f"unexpected {type(error).__name__}: {line}"
+        folder = folder or Path(tempfile.gettempdir()) / f"sparsetrain_{os.getpid()}"
+    if folder is None:
+        return line
+    record = folder / RECORD
+    try:
+        write_atomic(
+            record, f"{line}\n\n{''.join(traceback.format_exception(error))}".encode(errors="backslashreplace")
+        )
+    except OSError:
+        record = None
+    if is_expected(error):
+        return line
+    return f"{line}; the traceback is in {record}" if record else f"{line}; HYDRA_FULL_ERROR=1 shows the traceback"
+
+
+class LastingStream(io.TextIOWrapper):
+    """A stream that writes what its encoding does not have as escapes, and whose reader may leave (`... | head`)."""
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            return self._to_nobody() or len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self._to_nobody()
+
+    def _to_nobody(self) -> None:
+        nobody = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nobody, self.fileno())
+        os.close(nobody)
+
+
+def lasting_streams() -> None:
+    """Nothing that is printed may end a run: closed streams are opened on nothing, real ones become lasting ones."""
+    for descriptor in (0, 1, 2):  # else the next file that is opened takes the place, and gets what is printed
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
+
+
+def _lasting(stream: TextIO | None) -> TextIO:
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
+    if type(stream) is not io.TextIOWrapper:
+        return stream
+    stream.flush()
+    return LastingStream(
+        stream.buffer,
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
