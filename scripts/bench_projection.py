@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sparsetrain.kernels import ProjectionSpec, project_each_topk_, warm_start_state
 from sparsetrain.kernels.bench import Bench, parse_arguments
-from sparsetrain.kernels.projection import FloorAxis, kept_mask
+from sparsetrain.kernels.budget import FloorAxis
+from sparsetrain.kernels.projection import kept_mask
 
 SIZES = {"1M": 1 << 20, "4M": 1 << 22, "16M": 1 << 24}
 DENSITIES = {"1/2": 2, "1/20": 20, "1/1000": 1000}

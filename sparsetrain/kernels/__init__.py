@@ -6,13 +6,9 @@ a native CPU kernel compiled on first use, a Triton kernel for CUDA. Which one r
 """
 
 from sparsetrain.kernels.attention import attention_pattern, sink_attention, sink_attention_reference
-from sparsetrain.kernels.projection import (
-    ProjectionSpec,
-    check_budget,
-    project_each_topk_,
-    project_topk_,
-    warm_start_state,
-)
+from sparsetrain.kernels.budget import ProjectionSpec, check_budget
+from sparsetrain.kernels.projection import project_each_topk_, project_topk_, warm_start_state
+from sparsetrain.kernels.sharded import count_nonzero
 from sparsetrain.kernels.topk import abs_topk, abs_topk_reference
 
 __all__ = [
@@ -21,6 +17,7 @@ __all__ = [
     "abs_topk_reference",
     "attention_pattern",
     "check_budget",
+    "count_nonzero",
     "project_each_topk_",
     "project_topk_",
     "sink_attention",

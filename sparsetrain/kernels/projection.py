@@ -6,65 +6,17 @@ floor, in flat order for the rest). NaN counts as the largest magnitude. Project
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import prod
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sparsetrain.kernels import native, triton_kernels
+from sparsetrain.kernels import native, sharded, triton_kernels
+from sparsetrain.kernels.budget import FloorAxis, ProjectionSpec, check_budget
 from sparsetrain.kernels.magnitude import largest_mask, magnitude_keys
 
-FloorAxis = Literal["rows", "columns"]
 STATE_SIZE = 2
 """Integers of warm-start state per tensor: the last threshold's magnitude bits, and how far around it to look."""
 STATE_BYTES = 4 * STATE_SIZE
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProjectionSpec:
-    """What one tensor keeps."""
-
-    k: int
-    """Entries kept, exactly."""
-    floor: int = 0
-    """Entries that every row (or column) keeps at least, inside k."""
-    floor_axis: FloorAxis | None = None
-
-    def __post_init__(self) -> None:
-        if self.floor_axis not in ("rows", "columns", None):
-            raise ValueError(f"floor_axis={self.floor_axis!r} is unknown; allowed: rows, columns, None")
-        if self.k < 0 or self.floor < 0:
-            raise ValueError(f"k={self.k} and floor={self.floor} must not be negative")
-        if self.floor and self.floor_axis is None:
-            raise ValueError(f"floor={self.floor} needs floor_axis=rows or columns")
-
-
-def check_budget(name: str, shape: Sequence[int], spec: ProjectionSpec) -> None:
-    """Refuses a budget that cannot hold; call it before training.
-
-    Raises:
-        ValueError: naming the tensor and the smallest feasible density.
-    """
-    k, floor, axis = spec.k, spec.floor, spec.floor_axis
-    n_entries = prod(shape)
-    if k > n_entries:
-        raise ValueError(f"{name}: k={k} of {n_entries} entries; the density must not exceed 1")
-    if not floor:
-        return
-    if len(shape) != 2:
-        raise ValueError(
-            f"{name}: a floor needs a matrix, but the shape is {tuple(shape)}; set floor=0 for this tensor"
-        )
-    n_lines, length = (shape[0], shape[1]) if axis == "rows" else (shape[1], shape[0])
-    if floor > length:
-        raise ValueError(f"{name}: floor={floor} on {axis} of {length} entries; the floor must not exceed {length}")
-    if k < floor * n_lines:
-        raise ValueError(
-            f"{name}: k={k} of {n_entries} entries (density {k / n_entries:.4g}) is too few for floor={floor} on "
-            f"{n_lines} {axis}; smallest feasible density {floor / length:.4g}; raise the density or lower the floor"
-        )
 
 
 def warm_start_state(n_tensors: int = 1, device: torch.device | str = "cpu") -> Tensor:
@@ -103,7 +55,8 @@ def project_each_topk_(
     """Projects all tensors of a step in place, as one operator.
 
     Args:
-        weights: contiguous tensors on one device, `[rows, columns]` where there is a floor.
+        weights: contiguous tensors on one device, `[rows, columns]` where there is a floor. Tensors whose rows are spread
+            over ranks (`DTensor`s, all of them or none) are projected as wholes; then every rank must call.
         specs: one for each tensor.
         thresholds: int32 `[n_tensors, 2]` from `warm_start_state`, read and updated in place: the search starts at
             the last step's threshold. It never changes the result. None starts cold.
@@ -120,7 +73,9 @@ def project_each_topk_(
         return
     if thresholds is None:
         thresholds = warm_start_state(len(weights), weights[0].device)
-    if not torch.compiler.is_compiling() and _native_can_run(weights):
+    if not torch.compiler.is_compiling() and any(map(sharded.is_sharded, weights)):
+        _project_shards_(weights, specs, thresholds)
+    elif not torch.compiler.is_compiling() and _native_can_run(weights):
         # Straight to the kernels: the dispatcher costs as much as the projection of a small tensor.
         state = thresholds.data_ptr()
         for i, (weight, spec) in enumerate(zip(weights, specs, strict=True)):
@@ -148,6 +103,16 @@ def kept_mask(weight: Tensor, spec: ProjectionSpec) -> Tensor:
     rest = torch.where(forced, -1, keys).flatten()
     n_forced = spec.floor * by_line.shape[0]
     return forced | largest_mask(rest, spec.k - n_forced).view(weight.shape)
+
+
+def _project_shards_(weights: Sequence[Tensor], specs: Sequence[ProjectionSpec], thresholds: Tensor) -> None:
+    ranks, shapes = sharded.ranks_of(weights), [w.shape for w in weights]
+    parts = [w.detach().to_local() for w in weights]  # pyright: ignore[reportAttributeAccessIssue]
+    if _triton_can_run(parts, [spec.floor for spec in specs]):
+        triton_kernels.project_shards_(parts, shapes, specs, thresholds, ranks)
+        return
+    for part, kept in zip(parts, sharded.kept_masks(parts, shapes, specs, ranks), strict=True):
+        part.masked_fill_(~kept, 0)
 
 
 def _native_can_run(weights: Sequence[Tensor]) -> bool:

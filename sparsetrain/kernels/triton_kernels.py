@@ -8,18 +8,23 @@ Projection of all tensors of a step, without a word from the device to the host:
    pivots at once, another chooses the next pivots. The first pivots crowd around the last step's threshold. A tensor
    whose bracket has closed costs later rounds one read of the bracket; the number of rounds is fixed.
 3. Ties are counted block by block and summed, so that the lowest indices are kept.
-The counts are int64 sums over blocks: for tensors sharded over ranks, add them up between the two kernels of a round.
+The counts are int64 sums over blocks; for tensors whose rows are spread over ranks they are summed over those too, between
+the two kernels of a round.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from sparsetrain.kernels.budget import ProjectionSpec
+from sparsetrain.kernels.sharded import Ranks, forced_masks
 
 HAS_TRITON = find_spec("triton") is not None
 if HAS_TRITON:
@@ -235,49 +240,82 @@ def drop_kernel(keys, tensor_of_block, brackets, ranks, ties_before, drop, BLOCK
 
 
 @functools.lru_cache(maxsize=8)
-def block_tables(n_blocks: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+def block_tables(of_tensors: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """The tensor that each block belongs to, and the first block of that tensor; kept on the device between steps."""
-    blocks = torch.tensor(n_blocks)
-    tensor_of_block = torch.arange(len(n_blocks)).repeat_interleave(blocks)
+    blocks = torch.tensor(of_tensors)
+    tensor_of_block = torch.arange(len(of_tensors)).repeat_interleave(blocks)
     first_block = (blocks.cumsum(0) - blocks).repeat_interleave(blocks)
     return tensor_of_block.to(device), first_block.to(device)
 
 
 def project_each_(weights: list[Tensor], ks: list[int], floors: list[int], by_column: list[int], state: Tensor) -> None:
     """Projects contiguous float32 tensors of one device in place; floored lines are at most MAX_WIDTH long."""
-    device = weights[0].device
-    n_blocks = tuple(-(-w.numel() // BLOCK) for w in weights)
-    tensor_of_block, first_block = block_tables(n_blocks, device)
-    keys = torch.full((BLOCK * sum(n_blocks),), -1, dtype=torch.int32, device=device)
-    starts = [BLOCK * sum(n_blocks[:i]) for i in range(len(weights))]
-    forced = [
-        floor * w.shape[columns] if floor else 0 for w, floor, columns in zip(weights, floors, by_column, strict=True)
-    ]
-    for w, floor, columns, start in zip(weights, floors, by_column, starts, strict=True):
-        mine = keys[start : start + w.numel()].view(w.shape)
-        torch.bitwise_and(w.view(torch.int32), 0x7FFFFFFF, out=mine)
+    keys, views = key_buffer(weights)
+    n_rest = []
+    for mine, k, floor, columns in zip(views, ks, floors, by_column, strict=True):
         if floor:
             lines = mine.T.contiguous() if columns else mine
             block = row_block(lines.shape[1])
             force_kernel[(lines.shape[0],)](lines, lines.shape[1], floor, WIDTH=block, num_warps=n_warps(block))
             if columns:
                 mine.copy_(lines.T)
-    ranks = torch.tensor([k - n for k, n in zip(ks, forced, strict=True)])
+        n_rest.append(k - floor * mine.shape[columns] if floor else k)
+    drop_rest_(weights, keys, n_rest, state)
+
+
+def project_shards_(
+    weights: list[Tensor], shapes: Sequence[Sequence[int]], specs: Sequence[ProjectionSpec], state: Tensor, ranks: Ranks
+) -> None:
+    """The same for tensors whose rows are spread over ranks: `weights` is this rank's part, `shapes` are those of the whole tensors."""
+    keys, views = key_buffer(weights)
+    forced, n_forced = forced_masks(views, shapes, specs, ranks)
+    for mine, mask in zip(views, forced, strict=True):
+        mine.masked_fill_(mask, -1)
+    drop_rest_(weights, keys, [spec.k - n for spec, n in zip(specs, n_forced, strict=True)], state, ranks)
+
+
+def key_buffer(weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """The keys of all tensors, each padded by -1 to whole blocks (at least one), and each tensor's view of them."""
+    sizes = [BLOCK * n for n in n_blocks(weights)]
+    keys = torch.full((sum(sizes),), -1, dtype=torch.int32, device=weights[0].device)
+    views = [mine[: w.numel()].view(w.shape) for w, mine in zip(weights, keys.split(sizes), strict=True)]
+    for w, mine in zip(weights, views, strict=True):
+        torch.bitwise_and(w.view(torch.int32), 0x7FFFFFFF, out=mine)
+    return keys, views
+
+
+def n_blocks(weights: list[Tensor]) -> tuple[int, ...]:
+    """Blocks of each tensor in the buffer."""
+    return tuple(max(1, -(-w.numel() // BLOCK)) for w in weights)
+
+
+def drop_rest_(
+    weights: list[Tensor], keys: Tensor, n_rest: list[int], state: Tensor, sharers: Ranks | None = None
+) -> None:
+    """Sets to zero what is neither forced (key -1) nor among the `n_rest` largest of its tensor, over all `sharers` of its rows."""
+    device, blocks = keys.device, n_blocks(weights)
+    tensor_of_block, first_block = block_tables(blocks, device)
+    ranks = torch.tensor(n_rest)
     ranks = ranks.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else ranks
     n_tensors = (len(weights),)
     brackets = torch.zeros(3 * len(weights), dtype=torch.int64, device=device)
     pivots, counts = torch.zeros(2, N_PIVOTS * len(weights), dtype=torch.int64, device=device)
     narrow_kernel[n_tensors](brackets, pivots, counts, ranks, state, FIRST=True, N_PIVOTS=N_PIVOTS)
     strips = {"BLOCK": BLOCK, "STRIP": STRIP}
-    grid = (sum(n_blocks),)
+    grid = (sum(blocks),)
     for _ in range(N_ROUNDS):
         count_kernel[grid](keys, tensor_of_block, brackets, pivots, counts, **strips, N_PIVOTS=N_PIVOTS, num_warps=8)
+        if sharers is not None:
+            sharers.sum_(counts)
         narrow_kernel[n_tensors](brackets, pivots, counts, ranks, state, FIRST=False, N_PIVOTS=N_PIVOTS)
     ties = torch.empty(grid, dtype=torch.int64, device=device)
     ties_kernel[grid](keys, tensor_of_block, brackets, ties, **strips)
     ties_before = ties.cumsum(0) - ties
     ties_before -= ties_before[first_block]
+    if sharers is not None:
+        of_tensors = torch.zeros(n_tensors, dtype=torch.int64, device=device).index_add_(0, tensor_of_block, ties)
+        ties_before += sharers.before(of_tensors)[tensor_of_block]
     drop = torch.empty(keys.shape, dtype=torch.bool, device=device)
     drop_kernel[grid](keys, tensor_of_block, brackets, ranks, ties_before, drop.view(torch.int8), **strips)
-    for w, start in zip(weights, starts, strict=True):
-        w.masked_fill_(drop[start : start + w.numel()].view(w.shape), 0)
+    for w, dropped in zip(weights, drop.split([BLOCK * n for n in blocks]), strict=True):
+        w.masked_fill_(dropped[: w.numel()].view(w.shape), 0)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsetrain.kernels import ProjectionSpec, check_budget, project_each_topk_, warm_start_state
+from sparsetrain.kernels import ProjectionSpec, check_budget, count_nonzero, project_each_topk_, warm_start_state
 from sparsetrain.sparsity.method import STEP_KEY, SparsityMethod, TensorAudit
 from sparsetrain.sparsity.schedule import DensitySchedule, ScheduleConfig
 from sparsetrain.typed import Index, Share
@@ -79,8 +79,8 @@ class SparseTensor:
         return ProjectionSpec(k=self.k(density), floor=self.floor, floor_axis=self.floor_axis)
 
     def audit(self) -> TensorAudit:
-        """Its nonzeros beside its budget, counted."""
-        nonzeros, budget = int(self.param.count_nonzero()), self.k(self.target)
+        """Its nonzeros beside its budget, counted; where its rows are spread over ranks, every rank must call."""
+        nonzeros, budget = count_nonzero(self.param), self.k(self.target)
         return TensorAudit(
             name=self.name,
             shape=tuple(self.param.shape),
