@@ -135,9 +135,11 @@ def cache_dir(config: RunConfig) -> Path:
 def init_bigram_(model: Transformer, table: BigramTable) -> None:
     """Starts the model's bigram table from smoothed log probabilities."""
     assert model.bigram is not None
-    log_probs = torch.as_tensor(table.log_probs, dtype=torch.float32)
+    n, n_rows = table.counts.d_vocab, 256  # a few at a time: the table is as large as the model's own
     with torch.no_grad():
-        model.bigram.weight[: len(log_probs), : len(log_probs)] = log_probs
+        for start in range(0, n, n_rows):
+            stop = min(start + n_rows, n)
+            model.bigram.weight[start:stop, :n] = torch.from_numpy(table.rows(start, stop))
 
 
 def corpus_of(config: RunConfig) -> Corpus:

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sparsetrain.data.bigram import BigramTable, count_bigrams, fit_bigram
+from sparsetrain.data.bigram import BigramTable, fit_bigram
 
 UNITS = {"bigram_loss": "nats/token", "unseen_tokens": "fraction", "unseen_pairs": "fraction"}
 
@@ -24,8 +24,6 @@ class TrainingTokens:
     table: BigramTable
     tokens: NDArray[np.bool_]
     """Whether each token occurs, `[d_vocab]`."""
-    pairs: NDArray[np.bool_]
-    """Whether each token is ever followed by each, `[d_vocab, d_vocab]`."""
 
     @classmethod
     def count(cls, batches: Sequence[ArrayLike], d_vocab: int, val: Sequence[ArrayLike]) -> Self:
@@ -36,17 +34,16 @@ class TrainingTokens:
             d_vocab: number of tokens.
             val: batches that choose the smoothing of the table.
         """
-        pairs = count_bigrams(batches, d_vocab) > 0
         tokens = np.zeros(d_vocab, dtype=np.bool_)
         for batch in batches:
             tokens[np.unique(np.asarray(batch))] = True
-        return cls(table=fit_bigram(batches, d_vocab, {"val": val}), tokens=tokens, pairs=pairs)
+        return cls(table=fit_bigram(batches, d_vocab, {"val": val}), tokens=tokens)
 
     def distances(self, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         """The distances of `UNITS` of each row: `[n, length] -> [n]` each."""
         here, following = rows[:, :-1], rows[:, 1:]
         return {
-            "bigram_loss": -self.table.log_probs[here, following].mean(1, dtype=np.float64),
+            "bigram_loss": -self.table.log_probs(here, following).mean(1, dtype=np.float64),
             "unseen_tokens": 1 - self.tokens[rows].mean(1),
-            "unseen_pairs": 1 - self.pairs[here, following].mean(1),
+            "unseen_pairs": 1 - (self.table.counts.of(here, following) > 0).mean(1),
         }
