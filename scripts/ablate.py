@@ -13,8 +13,9 @@ import torch
 from circuits.ablate import Mode, ablate
 from circuits.means import Means
 from sparsetrain.data import prepare_corpus
+from sparsetrain.data.reading import prompt_text
 from sparsetrain.data.tokenizer import Tokenizer
-from sparsetrain.entry import entry, load_run, prompt_text, require
+from sparsetrain.entry import entry, load_run, require
 from sparsetrain.export import latest_export, load_model
 from sparsetrain.run import RunConfig, cache_dir, text_windows
 
@@ -66,7 +67,7 @@ def main(config: AblateRun, run_dir: Path) -> None:
         patch = encode(require("patch", config.patch))
     nodes = [config.nodes] if isinstance(config.nodes, str) else config.nodes
     result = ablate(
-        model, encode(config.prompt), [n for n in nodes if n], config.mode,
+        model, encode(require("prompt", config.prompt)), [n for n in nodes if n], config.mode,
         means=means, windows=windows, patch_tokens=patch, seed=config.seed,
     )  # fmt: skip
     print(f"{len(result.nodes)} node(s), mode {config.mode}; probability of the next token")

@@ -7,8 +7,9 @@ python scripts/generate.py run=... prompt=@file.py generate.temperature=0.7
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sparsetrain.data.reading import prompt_text
 from sparsetrain.data.tokenizer import Tokenizer
-from sparsetrain.entry import entry, prompt_text, require
+from sparsetrain.entry import entry, require
 from sparsetrain.export import latest_export, load_model
 from sparsetrain.generate import GenerateConfig, generate
 
@@ -28,7 +29,7 @@ class GenerateRun:
 def main(config: GenerateRun, run_dir: Path) -> None:
     """Prints prompt and continuation."""
     folder = latest_export(require("run", config.run))
-    prompt = prompt_text(config.prompt)
+    prompt = prompt_text(require("prompt", config.prompt))
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     print(prompt + generate(load_model(folder), tokenizer, prompt, config.generate))
 

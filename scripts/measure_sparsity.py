@@ -6,19 +6,22 @@
 docs/measure_sparsity.md says what is measured and how to read it.
 """
 
+import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from sparsetrain.adapters import LanguageModel, Precision, at_initialisation, load_language_model
-from sparsetrain.data.texts import TextsConfig, TextSplit, read_texts
+from sparsetrain.data.reading import Skip, listed
+from sparsetrain.data.texts import Texts, TextsConfig, TextSplit, read_texts
 from sparsetrain.entry import entry, require
 from sparsetrain.hooks import select_points
 from sparsetrain.progress import progress_bar
@@ -31,6 +34,11 @@ from sparsetrain.representation.table import append_rows
 from sparsetrain.representation.trends import compare_seeds, survey_section
 from sparsetrain.stats.number import number
 
+MAX_NAMED = 1000
+"""Rows that were left out which the report names; the first few are also said at once. ours"""
+
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureSparsityRun:
@@ -39,7 +47,7 @@ class MeasureSparsityRun:
     model: str = ""
     """hf:<folder or hub name>, or the folder of a finished run."""
     data: str | list[str] = ""
-    """A file, several as a,b or as a list."""
+    """Files, folders or patterns: one, several as a,b or as a list."""
     seeds: str | list[str] = ""
     """Further models that differ from it in the seed alone: correlations are then also given over models."""
     texts: TextsConfig = field(default_factory=TextsConfig)
@@ -52,23 +60,25 @@ class MeasureSparsityRun:
     progress: bool = True
 
 
-def names_in(value: str | list[str]) -> list[str]:
-    """Names given as a list or as `a,b`."""
-    return [name.strip() for name in (value.split(",") if isinstance(value, str) else value) if name.strip()]
-
-
-def prepare(
-    name: str, paths: list[str], config: MeasureSparsityRun, device: str
-) -> tuple[LanguageModel, list[TextSplit]]:
+def prepare(name: str, paths: list[str], config: MeasureSparsityRun, device: str) -> tuple[LanguageModel, Texts]:
     """A model, and the examples as its tokenizer reads them; a hook point that it has not is refused before."""
     model = load_language_model(name, device=device, precision=config.precision)
     select_points(model.module, config.measure.points)
     texts = read_texts(paths, model.tokenizer, config.texts.fit(model.n_ctx))
-    return model, [split.draw(config.measure.n_examples, config.measure.seed) for split in texts]
+    drawn = (split.draw(config.measure.n_examples, config.measure.seed) for split in texts)
+    return model, Texts(drawn, texts.skipped)
+
+
+def say(skipped: Sequence[Skip]) -> None:
+    """Names the first rows that were left out; the report has more of them."""
+    for skip in skipped[:5]:
+        log.warning("left out: %s: %s", skip.name, skip.reason)
+    if len(skipped) > 5:
+        log.warning("... and %d more", len(skipped) - 5)
 
 
 def look(
-    model: LanguageModel, splits: list[TextSplit], config: MeasureSparsityRun, on_batch: Callable[[int], None]
+    model: LanguageModel, splits: Sequence[TextSplit], config: MeasureSparsityRun, on_batch: Callable[[int], None]
 ) -> Survey:
     """One model under all controls."""
     initial = partial(at_initialisation, model, config.measure.seed)
@@ -79,8 +89,8 @@ def look(
 def main(config: MeasureSparsityRun, run_dir: Path) -> None:
     """Measures, writes the tables and the report."""
     started = time.perf_counter()
-    names = [require("model", config.model), *names_in(config.seeds)]
-    paths = names_in(config.data)
+    names = [require("model", config.model), *listed(config.seeds)]
+    paths = listed(config.data)
     require("data", ",".join(paths))
     device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
@@ -88,6 +98,7 @@ def main(config: MeasureSparsityRun, run_dir: Path) -> None:
     if len(set(names)) < len(names):
         raise ValueError(f"seeds={config.seeds} names a model twice; give others than model={names[0]}")
     model, splits = prepare(names[0], paths, config, device)
+    say(splits.skipped)
     with progress_bar(config.progress) as bar:
         n_examples = sum(len(split.tokens) for split in splits) * config.measure.n_passes
         task = bar.add_task("examples", total=n_examples * len(names))
@@ -111,6 +122,8 @@ def main(config: MeasureSparsityRun, run_dir: Path) -> None:
     counted = tuple(replace(entry, **split.counts()) for entry, split in zip(section.splits, splits, strict=True))
     shared = {field.name: getattr(section, field.name) for field in fields(section)}
     shared |= {"splits": counted, "seeds": seeds, "files": FilesEntry(table="sparsity.csv", examples="examples.csv")}
+    skipped = {skip.name: skip.reason for skip in islice(splits.skipped, MAX_NAMED)}
+    shared |= {"n_skipped": len(splits.skipped), "skipped": skipped}
     command = shlex.join(["python", *sys.argv])
     report = Report(
         run=RunFacts.now(name="measure_sparsity", seed=config.measure.seed, command=command, device=device),

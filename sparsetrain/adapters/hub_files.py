@@ -27,6 +27,8 @@ class HubTokenizer:
     """
 
     def __init__(self, backend: Any) -> None:
+        # Text that spells a special token is text; those that the tokenizer puts around it are not in the text.
+        backend.split_special_tokens = True
         self._backend = backend
         self.d_vocab = len(backend)
         self.special_ids = frozenset(int(i) for i in backend.all_special_ids)

@@ -12,8 +12,8 @@
 import hashlib
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -195,7 +195,10 @@ def prepare_corpus(config: DataConfig, cache_dir: Path | str, progress: bool = T
 
     def prepare() -> Manifest:
         with progress_bar(progress) as bar:
-            return _prepare(config, cache_dir, bar)
+            made = _prepare(config, cache_dir, bar)
+        if _key(config) != key:
+            raise ValueError("files of the corpus changed while they were read; start again")
+        return made
 
     manifest = once(pointer, key, prepare, Manifest)
     folder = _folder(cache_dir, manifest.content_hash)
@@ -252,7 +255,8 @@ def _prepare(config: DataConfig, cache_dir: Path, bar: Progress) -> Manifest:
     n_tokens: dict[tuple[str, str], int] = {}
     tokens_dir = cache_dir / "tokens"
     tokens_dir.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=tokens_dir))
+    draft = tokens_dir / f".draft-{secrets.token_hex(6)}"
+    draft.mkdir()  # under the umask: a group can share the cache
     try:
         tokenizer.save(draft / "tokenizer.json")
         for (name, split), parts in texts.items():
@@ -289,7 +293,7 @@ def _prepare(config: DataConfig, cache_dir: Path, bar: Progress) -> Manifest:
 
 
 def _read(name: str, source: Source, bar: Progress) -> tuple[list[Document], list[Skip]]:
-    # Documents with unified newlines, and what was skipped.
+    # Documents, and what was skipped.
     task = bar.add_task(f"reading {name}", total=None)
     documents: list[Document] = []
     skips: list[Skip] = []
@@ -299,7 +303,7 @@ def _read(name: str, source: Source, bar: Progress) -> tuple[list[Document], lis
         elif not item.text.strip():
             skips.append(Skip(item.name, "empty"))
         else:
-            documents.append(Document(item.name, item.text.replace("\r\n", "\n").replace("\r", "\n")))
+            documents.append(item)
         bar.advance(task)
     bar.update(task, total=len(documents) + len(skips))
     if not documents:
@@ -368,8 +372,8 @@ def _content_hash(folder: Path, sources: Mapping[str, SourceConfig]) -> str:
 def _key(config: DataConfig) -> dict[str, Any]:
     # The code that makes the corpus is part of the key, so that a change of it is never answered from the cache.
     here = Path(__file__).parent
-    sources = sorted(path for path in (here / "sources").iterdir() if path.is_file())
-    code = [here / "corpus.py", here / "duplicates.py", here / "tokenizer.py", *sources]
+    parts = sorted(path for part in ("reading", "sources") for path in (here / part).iterdir() if path.is_file())
+    code = [here / "corpus.py", here / "duplicates.py", here / "tokenizer.py", *parts]
     return {
         "code": [digest(path.read_text(encoding="utf-8")) for path in code],
         "tokenizers": tokenizers.__version__,

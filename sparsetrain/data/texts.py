@@ -1,14 +1,14 @@
-"""A user's own text files as splits: jsonl with a text per line, or plain text.
+"""A user's own text files as splits, read by `data.reading`: rows, or plain text.
 
-1. A jsonl line is an example; a plain text file is cut into consecutive pieces, each an example.
-2. Which split: the line's label; else its level (`level_<n>`); else the file's name. How far: its level, else the order of
+1. A row is an example; a plain text is cut into consecutive pieces, each an example. A row without text is left out and named.
+2. Which split: the row's label; else its level (`level_<n>`); else the file's name. How far: its level, else the order of
    first appearance.
 3. Examples are cut to their first n_ctx tokens; those below min_tokens are left out, and so are those without a single
    known token; both are counted. min_tokens = n_ctx is the control in which every example has the same length.
 """
 
-import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsetrain.data.reading import FORMATS, Fields, Skip, Unreadable, distinct_names, ending, find_files, read_rows
+
 DEFAULT_N_CTX = 256
+MAX_LEVEL = 10**9
 PADDING = -1
 """Behind the end of a shorter example."""
 
@@ -26,11 +29,11 @@ class TextsConfig:
     """How files become examples."""
 
     text_field: str = "text"
-    """Key of the text in a jsonl line."""
+    """Field of a row that holds the text; content.text is text inside of content."""
     label_field: str = "label"
-    """Key of the split's name, where a line has one."""
+    """Field of the split's name, where a row has one."""
     level_field: str = "level"
-    """Key of the whole-number distance from the training distribution, where a line has one."""
+    """Field of the whole-number distance from the training distribution, where a row has one."""
     n_ctx: int | None = None
     """Tokens of an example at most; what lies behind is cut off. None: 256, or what the model reads where that is less."""
     min_tokens: int = 2
@@ -82,7 +85,7 @@ class TextSplit:
     """`[n_examples, n_ctx]`, `PADDING` behind the end."""
     description: str
     places: tuple[str, ...]
-    """`<file>:<line>` of each example; of a plain text `<file>:<piece>`."""
+    """`<file>:<line or row>` of each example; of a plain text `<file>:<piece>`."""
     unknown_share: float
     """Share of the tokens that stand for what the tokenizer does not know."""
     n_cut: int
@@ -114,6 +117,18 @@ class TextSplit:
         return replace(self, tokens=self.tokens[rows], places=tuple(self.places[row] for row in rows))
 
 
+class Texts(list[TextSplit]):
+    """The splits, by level.
+
+    Attributes:
+        skipped: rows and files that were left out, and why.
+    """
+
+    def __init__(self, splits: Iterable[TextSplit], skipped: Sequence[Skip]) -> None:
+        super().__init__(splits)
+        self.skipped = tuple(skipped)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Example:
     split: str
@@ -122,94 +137,96 @@ class _Example:
     ids: list[int]
 
 
-def read_texts(paths: Sequence[str], encoder: Encoder, config: TextsConfig) -> list[TextSplit]:
+def read_texts(paths: Sequence[str], encoder: Encoder, config: TextsConfig) -> Texts:
     """Splits from files, by level.
 
     Args:
-        paths: `.jsonl` files; any other file is read as plain text.
+        paths: files, folders or patterns; of the kinds that `data.reading` knows.
         encoder: of the model.
         config: fields and lengths.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: no file; a file that is not UTF-8; a line that is no JSON object or has no text; a level that is no whole number,
-            or two of them in one split; a split without an example, or without a single known token.
+        OSError: a file is missing, or must not be read.
+        ValueError: no file; a file that is no text; a level that is no whole number, or two of them in one split; a split without
+            an example, or without a single known token.
     """
     config = config.fit(None)
     if not paths:
         raise ValueError("no text file; give data=<file.jsonl>, or several as data='[a.jsonl,b.txt]'")
     known_levels: dict[str, int | None] = {}
     examples: dict[str, list[_Example]] = {}
-    for path in map(Path, paths):
-        for example in _examples(path, encoder, config):
-            if known_levels.setdefault(example.split, example.level) != example.level:
-                raise ValueError(
-                    f"{example.place}: split {example.split!r} has {config.level_field} {known_levels[example.split]} "
-                    f"and {example.level}; give every line of a {config.label_field} the same"
-                )
-            examples.setdefault(example.split, []).append(example)
+    found = find_files(paths, "data")
+    skipped = list(found.notes)
+    for path, name in zip(found.files, distinct_names(found.files), strict=True):
+        try:
+            for example in _examples(path, name, encoder, config, skipped):
+                if known_levels.setdefault(example.split, example.level) != example.level:
+                    raise ValueError(
+                        f"{example.place}: split {example.split!r} has {config.level_field} {known_levels[example.split]} "
+                        f"and {example.level}; give every row of a {config.label_field} the same"
+                    )
+                examples.setdefault(example.split, []).append(example)
+        except (OSError, Unreadable) as error:
+            if path in found.named:
+                raise
+            skipped.append(Skip(str(path), str(error)))
+    if not examples:
+        raise ValueError(
+            f"no text in data={','.join(paths)}; of {len(skipped)} files, {skipped[0].name}: {skipped[0].reason}"
+        )
     splits = [
-        _split(name, i if (level := known_levels[name]) is None else level, found, encoder, config)
-        for i, (name, found) in enumerate(examples.items())
+        _split(name, i if (level := known_levels[name]) is None else level, of_split, encoder, config)
+        for i, (name, of_split) in enumerate(examples.items())
     ]
-    return sorted(splits, key=lambda split: split.level)
+    return Texts(sorted(splits, key=lambda split: split.level), skipped)
 
 
-def _examples(path: Path, encoder: Encoder, config: TextsConfig) -> Iterator[_Example]:
-    if not path.is_file():
-        raise FileNotFoundError(2, "no such text file", str(path))
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from None
-    if path.suffix != ".jsonl":
-        ids = encoder.encode(text) if text.strip() else []
-        if not ids:
-            raise ValueError(f"split {path.stem!r} is empty: {path} has no text")
-        # A piece shorter than min_tokens is the file's end, and counted as left out.
-        n_ctx = _n_ctx(config)
-        for i, start in enumerate(range(0, len(ids), n_ctx)):
-            yield _Example(split=path.stem, level=None, place=f"{path}:{i + 1}", ids=ids[start : start + n_ctx])
-        return
-    n_found = 0
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
+def _examples(path: Path, name: str, encoder: Encoder, config: TextsConfig, skipped: list[Skip]) -> Iterator[_Example]:
+    """The examples of a file; what is left out is added to `skipped`."""
+    n_found, n_skipped, n_ctx = 0, len(skipped), _n_ctx(config)
+    for item in read_rows(path, Fields(text=config.text_field, others=(config.label_field, config.level_field))):
+        if isinstance(item, Skip):
+            skipped.append(item)
             continue
-        place = f"{path}:{number}"
-        record = _record(line, place, config)
-        level, label = record.get(config.level_field), record.get(config.label_field)
-        if level is not None and (isinstance(level, bool) or not isinstance(level, int)):
-            raise ValueError(
-                f"{place}: {config.level_field}={level!r} must be a whole number, 0 nearest to the training text"
+        ids = encoder.encode(item.text) if item.text else []
+        if ending(path) in FORMATS:
+            level, label = (
+                _level(item.fields.get(config.level_field), item.name, config),
+                item.fields.get(config.label_field),
             )
-        name = str(label) if label is not None else path.stem if level is None else f"level_{level}"
-        words = record[config.text_field]
-        yield _Example(split=name, level=level, place=place, ids=encoder.encode(words) if words else [])
-        n_found += 1
+            split = name if level is None else f"level_{level}"
+            yield _Example(split=split if label in (None, "") else str(label), level=level, place=item.name, ids=ids)
+            n_found += 1
+        elif item.text.strip():
+            # A piece shorter than min_tokens is the file's end, and counted as left out.
+            for n_found, start in enumerate(range(0, len(ids), n_ctx), start=1):
+                yield _Example(split=name, level=None, place=f"{path}:{n_found}", ids=ids[start : start + n_ctx])
+    if not n_found and len(skipped) > n_skipped:
+        first = skipped[n_skipped]
+        raise Unreadable(
+            f"split {name!r} is empty: all {len(skipped) - n_skipped} rows of {path} are skipped, the first {first.name}: {first.reason}; "
+            f"texts.text_field=<name> chooses the field of the text"
+        )
     if not n_found:
-        raise ValueError(f"split {path.stem!r} is empty: {path} has no line")
+        raise Unreadable(f"split {name!r} is empty: {path} has no text")
+
+
+def _level(value: Any, place: str, config: TextsConfig) -> int | None:
+    if value in (None, ""):
+        return None
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,10}", value):  # in files that know text alone
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_LEVEL:
+        shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:40]}..."
+        raise ValueError(
+            f"{place}: {config.level_field}={shown} must be a whole number (1, not 1.0) up to {MAX_LEVEL:,}, 0 nearest to the training text"
+        )
+    return value
 
 
 def _n_ctx(config: TextsConfig) -> int:
     assert config.n_ctx is not None, "fit the config to a model first"
     return config.n_ctx
-
-
-def _record(line: str, place: str, config: TextsConfig) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{place} is no JSON ({error.msg}, column {error.colno}); a jsonl file has one object a line"
-        ) from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{place} is a JSON {type(record).__name__}; a jsonl file has one object a line")
-    if not isinstance(record.get(config.text_field), str):
-        raise ValueError(
-            f"{place} has no text under {config.text_field!r}; its keys: {', '.join(record) or 'none'}. Choose one with "
-            f"texts.text_field=<key>"
-        )
-    return record
 
 
 def _split(name: str, level: int, found: Sequence[_Example], encoder: Encoder, config: TextsConfig) -> TextSplit:

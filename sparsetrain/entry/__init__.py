@@ -226,15 +226,3 @@ def require(key: str, value: str) -> str:
     if not value:
         raise ValueError(f"{key}= is missing; give {key}=<value> (see --help)")
     return value
-
-
-def prompt_text(prompt: str) -> str:
-    r"""The prompt a user typed: `@path` reads a file, otherwise \n and \t stand for line break and tab.
-
-    Raises:
-        ValueError: it is empty.
-    """
-    require("prompt", prompt)
-    if prompt.startswith("@"):
-        return Path(prompt[1:]).read_text(encoding="utf-8")
-    return prompt.replace("\\n", "\n").replace("\\t", "\t")

@@ -111,6 +111,11 @@ def measurement(section: MeasurementSection) -> list[Block]:
         table = Table(columns=columns, rows=tuple(model.left_out.items()))
         summary = f"{len(model.left_out)} hook points that this model does not give"
         blocks.append(Details(summary=summary, blocks=(table,)))
+    if section.skipped:
+        columns = (Column(label="Place", form="code"), Column(label="Reason"))
+        n = "1 row or file" if section.n_skipped == 1 else f"{section.n_skipped:,} rows or files"
+        rows = Table(columns=columns, rows=tuple(section.skipped.items()), limit=50)
+        blocks.append(Details(summary=f"{n} left out", blocks=(rows,)))
     return blocks
 
 

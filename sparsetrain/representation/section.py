@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Literal
@@ -196,9 +196,13 @@ class MeasuredModel:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasurementSection(RepresentationSection):
-    """The same of a user's texts, by `scripts/measure_sparsity.py`: the keys of `representation`, and the `model`."""
+    """The same of a user's texts, by `scripts/measure_sparsity.py`: the keys of `representation`, the `model`, and what was not read."""
 
     model: MeasuredModel
+    n_skipped: int = 0
+    """Rows and files that are no text."""
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """`<file>:<line or row>` -> why it was left out; the first thousand."""
 
 
 def default_points(names: Sequence[str]) -> list[str]:

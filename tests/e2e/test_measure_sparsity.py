@@ -157,7 +157,7 @@ def test_help_tells_what_to_type(monkeypatch, capsys):
         (["model=hf:{hub}", "data={texts}", "seeds=hf:{hub}"], "names a model twice"),
         (["model=hf:{hub}", "data={texts}", "texts.n_ctx=65"], "reads 64 positions; give texts.n_ctx=64"),
         (["model=hf:{hub}", "data={texts}", "measure.positons=last"], "did you mean measure.positions"),
-        (["model=hf:{hub}", "data={texts}", "texts.text_field=body"], "has no text under 'body'; its keys: text, label, level"),
+        (["model=hf:{hub}", "data={texts}", "texts.text_field=body"], "no text in field 'body' (its fields: text, label, level)"),
     ],
 )  # fmt: skip
 def test_mistakes_end_in_one_line(arguments, message, hub, texts, tmp_path, measure):
@@ -177,3 +177,21 @@ def test_a_hidden_size_that_changes_ends_in_one_line(hub, texts, measure, monkey
 def test_a_model_without_transformers_names_the_extra(hub, texts, measure, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert "pip install 'sparsetrain[hub]'" in measure(f"model=hf:{hub}", f"data={texts}")
+
+
+def test_what_is_left_out_is_said_and_stands_in_the_report(hub, texts, measure, tmp_path, capsys):
+    lines = texts.read_text().splitlines()
+    odd = ['{"text": null}', '{"text": "w1 \\ud83d"}', '{"text": "w1\\u0000"}', "torn", '{"text": 1}', '{"text": []}']
+    path = tmp_path / "odd, rows [1].JSONL"
+    path.write_text("\ufeff" + "\n".join([*lines[:45], *odd, *lines[45:]]), newline="\r\n")
+    settings = ("measure.controls=[]", "measure.kinds=[norm]", "progress=false")
+    out = measure(f"model=hf:{hub}", f'data=["{path}","{path}"]', *settings)
+    section = json.loads((out / "report.json").read_text())["measurement"]
+    assert section["n_skipped"] == 7 and section["skipped"][f"{path}:46"] == "no text in field 'text' (it is null)"
+    assert section["skipped"][str(path)].startswith("1 of its files counted once already")
+    assert "7 rows or files left out" in (out / "report.html").read_text()
+    whole = measure(f"model=hf:{hub}", f"data={texts}", *settings)
+    same = json.loads((whole / "report.json").read_text())["measurement"]["points"]
+    assert section["points"] == same
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("left out", "... and"))]
+    assert len(said) == 6 and said[1] == f"left out: {path}:46: no text in field 'text' (it is null)"

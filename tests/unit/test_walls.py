@@ -103,6 +103,7 @@ LIBRARIES = {
     "omegaconf": {"sparsetrain/entry/"},
     "optuna": {"circuits/search/"},
     "plotly": {"sparsetrain/report/"},
+    "pyarrow": {"sparsetrain/data/reading/formats.py"},
     "pydantic": {"circuits/exports/", "sparsetrain/typed.py", "sparsetrain/store.py", "sparsetrain/data/sources/__init__.py", "sparsetrain/report/"},
     "tokenizers": {"sparsetrain/data/"},
     "transformers": {"sparsetrain/adapters/"},

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsetrain.data.reading import Document
 from sparsetrain.data.shifts.split import Request, Unavailable
-from sparsetrain.data.sources.document import Document, digest, read_document
+from sparsetrain.data.sources.document import digest, read_document
 
 
 def build(request: Request, level: int) -> tuple[NDArray[np.int64], str]:

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsetrain.data.reading import Document
 from sparsetrain.data.shifts.split import Request
-from sparsetrain.data.sources.document import Document, digest, read_document
+from sparsetrain.data.sources.document import digest, read_document
 
 CHARS_PER_PACKAGE = 20_000  # ours
 LEFT_OUT = ("_vendor", "vendor", "_vendored", "_distutils", "third_party", "extern", "__pycache__")

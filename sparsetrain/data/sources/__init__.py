@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sparsetrain.data.sources.document import Document, Skip, Source
+from sparsetrain.data.reading import Document, Skip
+from sparsetrain.data.sources.document import Source
 from sparsetrain.data.sources.files import FilesSource
 from sparsetrain.data.sources.hub import HubSource
 from sparsetrain.data.sources.idioms import IdiomsSource

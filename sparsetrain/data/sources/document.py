@@ -1,31 +1,16 @@
-"""What a source yields: documents, and the names of what it had to skip.
+"""What a source is: it yields documents, and the names of what it had to skip.
 
 A source is a frozen config dataclass with a `kind`, a `weight`, `synthetic`, and two methods:
-`read()` yields `Document | Skip` in a fixed order; `fingerprint()` returns a cheap JSON value that changes when
+`read()` yields `Document | Skip` in a fixed order; `fingerprint()` returns a JSON value that changes when
 `read()` would yield something else, so that a prepared corpus can be reused without reading the source again.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-
-@dataclass(frozen=True)
-class Document:
-    """One text with a name that a person can find it by."""
-
-    name: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Skip:
-    """Something that looked like a document and was left out, and why."""
-
-    name: str
-    reason: str
+from sparsetrain.data.reading import Document, Skip
 
 
 class Source(Protocol):
@@ -42,17 +27,11 @@ class Source(Protocol):
 
 
 def read_document(path: Path, name: str) -> Document | Skip:
-    """The UTF-8 text of a file, or why it was skipped."""
+    """The UTF-8 text of a file of this machine's software, or why it was skipped. Files of users are read by `data.reading`."""
     try:
         return Document(name, path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return Skip(name, f"not UTF-8 (byte {error.start})")
-
-
-def stat_fingerprint(path: Path) -> list[Any]:
-    """Path, size and modification time: what tells an edited file from the same file."""
-    stat = path.stat()
-    return [str(path), stat.st_size, stat.st_mtime_ns]
 
 
 def digest(text: str) -> str:
@@ -65,7 +44,9 @@ def up_to(documents: Iterable[Document | Skip], max_chars: int | None) -> Iterat
     n_chars = 0
     for document in documents:
         if isinstance(document, Document):
-            n_chars += len(document.text)
+            before, n_chars = n_chars, n_chars + len(document.text)
             if max_chars is not None and n_chars > max_chars:
+                if not before:
+                    yield Skip(document.name, f"{n_chars} characters, more than max_chars={max_chars}")
                 return
         yield document

@@ -1,19 +1,17 @@
-"""Local text files, or JSON-lines files with one document a line.
+"""Files on this machine, read by `data.reading`: one document a row in .jsonl, .ndjson, .json, .csv, .tsv and .parquet files (and
+their .gz), one document a file in any other.
 
-Files are read in the order of their paths. What is not UTF-8, not JSON or has no text is skipped and named.
+Files are read in the order of their paths. A row without text is skipped and named; so is a file that cannot be read, unless it
+was given by its own name: then that is an error.
 """
 
-import glob
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from sparsetrain.data.sources.document import Document, Skip, read_document, stat_fingerprint, up_to
+from sparsetrain.data.reading import Document, Fields, Found, Skip, Unreadable, find_files, read_rows
+from sparsetrain.data.sources.document import up_to
 from sparsetrain.typed import Count, Weight
-
-JSON_LINES = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,53 +20,41 @@ class FilesSource:
 
     kind: Literal["files"] = "files"
     weight: Weight = 1.0  # share of the rows of a batch, relative to the other sources
-    paths: tuple[str, ...]  # glob patterns, `**` included; a folder means every file below it
-    text_field: str = "text"  # the field that holds the text in .jsonl and .ndjson files
+    paths: tuple[
+        str, ...
+    ]  # files, folders (every file below them) or patterns, `**` included; an existing path is taken as it is spelled
+    text_field: str = "text"  # the field that holds the text in files of rows; content.text is text inside of content
     max_chars: Count | None = None  # stop before the document that would go beyond
     synthetic: bool = False  # whether the text was made by a program or a language model
 
     def __post_init__(self) -> None:
         if not self.paths:
-            raise ValueError("paths=() must be one or more glob patterns")
+            raise ValueError("paths=() must be one or more files, folders or patterns")
 
     def read(self) -> Iterator[Document | Skip]:
-        """Yields one document a file, or one a line for JSON lines.
+        """Yields the documents of all files.
 
         Raises:
-            ValueError: no file matches the patterns.
+            OSError: a file that is named is not there, or must not be read.
+            ValueError: no file matches; a file that is named is no text.
         """
-        return up_to((document for path in self._files() for document in self._documents(path)), self.max_chars)
+        found = self._found()
+        yield from found.notes
+        yield from up_to(self._documents(found), self.max_chars)
 
     def fingerprint(self) -> Any:
-        return [self.kind, self.text_field, self.max_chars, [stat_fingerprint(path) for path in self._files()]]
+        return [self.kind, self.text_field, self.max_chars, self._found().content()]
 
-    def _files(self) -> list[Path]:
-        found: set[Path] = set()
-        for pattern in self.paths:
-            expanded = Path(pattern).expanduser()
-            if expanded.is_dir():
-                expanded = expanded / "**" / "*"
-            found.update(path for path in map(Path, glob.glob(str(expanded), recursive=True)) if path.is_file())
-        if not found:
-            raise ValueError(f"no file matches paths={list(self.paths)}; give existing files or glob patterns")
-        return sorted(found)
+    def _found(self) -> Found:
+        found = find_files(self.paths, "paths")
+        return Found(files=tuple(sorted(found.files)), named=found.named, notes=found.notes)
 
-    def _documents(self, path: Path) -> Iterator[Document | Skip]:
-        document = read_document(path, str(path))
-        if isinstance(document, Skip) or path.suffix not in JSON_LINES:
-            yield document
-            return
-        for number, line in enumerate(document.text.split("\n"), start=1):
-            if not line.strip():
-                continue
-            name = f"{path}:{number}"
+    def _documents(self, found: Found) -> Iterator[Document | Skip]:
+        for path in found.files:
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                yield Skip(name, f"not JSON ({error.msg})")
-                continue
-            text = record.get(self.text_field) if isinstance(record, dict) else None
-            if isinstance(text, str):
-                yield Document(name, text)
-            else:
-                yield Skip(name, f"no text in field {self.text_field!r}")
+                yield from read_rows(path, Fields(text=self.text_field))
+            except (OSError, Unreadable) as error:
+                if path in found.named:
+                    raise
+                reason = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{path} is ")
+                yield Skip(str(path), reason or "unreadable")

@@ -6,10 +6,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
-from sparsetrain.data.sources.document import Document, Skip, stat_fingerprint
+from sparsetrain.data.reading import Document, Fields, Skip, find_files
 from sparsetrain.typed import Count, Weight
 
 
@@ -37,25 +36,42 @@ class HubSource:
         """Yields one document a row.
 
         Raises:
-            ValueError: the set has no column `text_field`; the message lists the columns.
+            ValueError: the set has no column for `text_field`, and the message lists the columns; `datasets` cannot load or make it.
         """
         import datasets  # type: ignore[import-untyped]
+        from datasets.exceptions import DatasetsError  # type: ignore[import-untyped]
 
-        rows = datasets.load_dataset(
-            self.name,
-            self.config,
-            split=self.split,
-            revision=self.revision,
-            data_files=list(self.data_files) or None,
-            streaming=self.streaming,
-        )
+        local = any(found is not None for found in self._local().values())
+        try:
+            rows: Any = datasets.load_dataset(
+                self.name,
+                self.config,
+                split=self.split,
+                revision=self.revision,
+                data_files=list(self.data_files) or None,
+                streaming=self.streaming,
+                # The library takes a local file of the same path and time of change for the same file.
+                download_mode="force_redownload" if local else None,
+            )
+        except (DatasetsError, ValueError, OSError) as error:
+            reason = next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
+            raise ValueError(f"the set {self.name!r} cannot be loaded: {reason}") from error
+        fields = Fields(text=self.text_field)
         for number, row in enumerate(islice(rows, self.max_docs)):
-            name = f"{self.name}/{self.split}/{number}"
-            if self.text_field not in row:
+            if not {self.text_field, self.text_field.partition(".")[0]} & row.keys():
                 raise ValueError(f"{self.name} has no column {self.text_field!r}; its columns: {', '.join(row)}")
-            text = row[self.text_field]
-            yield Document(name, text) if isinstance(text, str) else Skip(name, f"no text in {self.text_field!r}")
+            yield fields.row(f"{self.name}/{self.split}/{number}", row)
+
+    def _local(self) -> dict[str, list[list[str]] | None]:
+        """The name of the set and its files -> what lies there on this machine; None: nothing does."""
+        found: dict[str, list[list[str]] | None] = {}
+        for given in (self.name, *self.data_files):
+            try:
+                found[given] = find_files([given], "data_files").content()
+            except (OSError, ValueError):
+                found[given] = None
+        return found
 
     def fingerprint(self) -> Any:
-        files = [stat_fingerprint(Path(file)) if Path(file).is_file() else file for file in self.data_files]
-        return [self.kind, self.name, self.config, self.split, self.revision, self.text_field, self.max_docs, files]
+        names = [self.kind, self.name, self.config, self.split, self.revision, self.text_field, self.max_docs]
+        return [*names, self._local()]

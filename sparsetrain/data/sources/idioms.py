@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
-from sparsetrain.data.sources.document import Document, Skip
+from sparsetrain.data.reading import Document, Skip
 from sparsetrain.data.sources.grammar import Grammar, RuleWriter
 from sparsetrain.typed import Count, Weight
 

@@ -4,6 +4,7 @@ Modules are taken in the order of a hash of their path, so that `max_chars` give
 first letters of the alphabet; the same interpreter always gives the same documents.
 """
 
+import hashlib
 import os
 import platform
 import sysconfig
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sparsetrain.data.sources.document import Document, Skip, digest, read_document, up_to
+from sparsetrain.data.reading import Document, Skip
+from sparsetrain.data.sources.document import digest, read_document, up_to
+from sparsetrain.store import sha256
 from sparsetrain.typed import Count, Weight
 
 NOT_STDLIB = ("site-packages", "dist-packages", "__pycache__")
@@ -28,15 +31,23 @@ class StdlibSource:
     synthetic: Literal[False] = False
 
     def read(self) -> Iterator[Document | Skip]:
-        """Yields modules in the order of a hash of their path, until `max_chars` characters."""
+        """Yields modules in the order of a hash of their path, until `max_chars` characters; line ends as Python reads them."""
         root = Path(sysconfig.get_paths()["stdlib"])
-        documents = (read_document(path, path.relative_to(root).as_posix()) for path in _modules(root))
-        return up_to(documents, self.max_chars)
+        return up_to((_module(path, path.relative_to(root).as_posix()) for path in _modules(root)), self.max_chars)
 
     def fingerprint(self) -> Any:
         root = Path(sysconfig.get_paths()["stdlib"])
-        files = sorted([path.relative_to(root).as_posix(), path.stat().st_size] for path in _modules(root))
-        return [self.kind, self.max_chars, platform.python_version(), files]
+        content = hashlib.sha256()
+        for path in _modules(root):
+            content.update(f"{path.relative_to(root).as_posix()} {sha256(path)}\n".encode())
+        return [self.kind, self.max_chars, platform.python_version(), content.hexdigest()]
+
+
+def _module(path: Path, name: str) -> Document | Skip:
+    item = read_document(path, name)
+    if isinstance(item, Skip):
+        return item
+    return Document(item.name, item.text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def _modules(root: Path) -> list[Path]:

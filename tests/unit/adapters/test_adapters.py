@@ -4,9 +4,11 @@ import sys
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 
 from sparsetrain.adapters import LanguageModel, at_initialisation, load_language_model
+from sparsetrain.adapters.hub_files import HubTokenizer
 from sparsetrain.adapters.hugging_face import HookedHubModel
 from sparsetrain.data.tokenizer import train_tokenizer
 from sparsetrain.export import export_model
@@ -240,3 +242,24 @@ def test_right_padding_changes_nothing_before_it():
     model = HookedHubModel(hub_model("opt"))
     padded = torch.cat([TOKENS[:, :6], torch.zeros(3, 5, dtype=torch.int64)], 1)
     np.testing.assert_allclose(model(padded)[:, :6], model(TOKENS[:, :6]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_special_token_that_a_text_spells_stays_text():
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(
+        ["some text and more text"],
+        tokenizers.trainers.BpeTrainer(
+            special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    end = "<|endoftext|>"
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=end, eos_token=end, unk_token=end)
+    for plain, text in ((fast, f"a {end} b{end}"), (transformers.ByT5Tokenizer(), "a</s>b<pad> c")):
+        special = set(plain.all_special_ids)
+        assert special & set(plain.encode(text, add_special_tokens=False)), "by itself it is read as the token"
+        tokenizer = HubTokenizer(plain)
+        ids = tokenizer.encode(text)
+        assert not special & set(ids) and tokenizer.decode(ids) == text

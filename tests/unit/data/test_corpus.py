@@ -1,8 +1,12 @@
 """The corpus: splits by content, duplicates kept together, exact token files, a cache that is used and checked."""
 
 import dataclasses
+import json
+import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,6 +89,71 @@ def test_an_edited_file_is_prepared_again(tmp_path: Path) -> None:
     edited = next((tmp_path / "code").iterdir())
     edited.write_text(edited.read_text() + "# edited\n")
     assert prepare_corpus(config, tmp_path / "cache", progress=False).content_hash != first.content_hash
+
+
+def edit_unseen(path: Path, text: str) -> None:
+    """Other text of the same size under the same time of change."""
+    stat = path.stat()
+    path.write_text(text)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+
+
+def some_rows(word: str) -> str:
+    return "".join(json.dumps({"text": f"{word} {i} " * 9}) + "\n" for i in range(30))
+
+
+def files_config(*paths: Path | str, **settings: Any) -> DataConfig:
+    return DataConfig(sources={"mine": FilesSource(paths=tuple(map(str, paths)))}, d_vocab=257, **settings)
+
+
+def all_text(corpus: Corpus) -> str:
+    return "".join(text for split in SPLITS for text in texts_of(corpus, "mine", split))
+
+
+def test_an_edit_that_size_and_time_do_not_show_is_seen(tmp_path: Path) -> None:
+    file = tmp_path / "corpus" / "a.jsonl"
+    file.parent.mkdir()
+    file.write_text(some_rows("one"))
+    for paths in ([tmp_path / "corpus" / "*.jsonl"], [tmp_path / "corpus"], [file]):
+        edit_unseen(file, some_rows("one"))
+        assert "one" in all_text(prepare_corpus(files_config(*paths), tmp_path / "cache", progress=False))
+        edit_unseen(file, some_rows("two"))
+        text = all_text(prepare_corpus(files_config(*paths), tmp_path / "cache", progress=False))
+        assert "two" in text and "one" not in text
+
+
+def test_the_corpus_of_another_project_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for project, word in (("a", "one"), ("b", "two")):
+        file = tmp_path / project / "corpus" / "rows.jsonl"
+        file.parent.mkdir(parents=True)
+        file.write_text(some_rows(word))
+        os.utime(file, (1, 1))
+    for project, word in (("a", "one"), ("b", "two"), ("a", "one")):
+        monkeypatch.chdir(tmp_path / project)
+        for path in ("corpus", "corpus/*.jsonl"):
+            assert word in all_text(prepare_corpus(files_config(path), tmp_path / "cache", progress=False))
+
+
+def test_files_that_change_while_they_are_read_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(some_rows("one"))
+    read = FilesSource.read
+
+    def changing(source: FilesSource) -> Iterator[Any]:
+        yield from read(source)
+        edit_unseen(file, some_rows("two"))
+
+    monkeypatch.setattr(FilesSource, "read", changing)
+    with pytest.raises(ValueError, match="changed while they were read; start again"):
+        prepare_corpus(files_config(file), tmp_path / "cache", progress=False)
+
+
+def test_line_ends_of_users_are_kept(tmp_path: Path) -> None:
+    texts = [f"line {i}\r\nand\ranother\n" * 5 for i in range(30)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    corpus = prepare_corpus(files_config(tmp_path / "a.jsonl"), tmp_path / "cache", progress=False)
+    assert sorted(text for split in SPLITS for text in texts_of(corpus, "mine", split)) == sorted(texts)
 
 
 def test_a_damaged_store_is_refused(tmp_path: Path) -> None:

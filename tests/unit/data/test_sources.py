@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import random
 import re
 import sysconfig
@@ -97,7 +98,7 @@ def test_files_that_are_not_text_are_skipped_and_named(tmp_path: Path) -> None:
     documents, skips = read(FilesSource(paths=(str(tmp_path / "*"),)))
     assert [document.text for document in documents] == ["first", "second"]
     assert [(Path(skip.name).name, skip.reason.split(" (")[0]) for skip in skips] == [
-        ("b.txt", "not UTF-8"),
+        ("b.txt", "not UTF-8 text"),
         ("c.jsonl:3", "no text in field 'text'"),
         ("c.jsonl:4", "not JSON"),
         ("c.jsonl:5", "no text in field 'text'"),
@@ -128,6 +129,67 @@ def test_hub_reads_a_local_set(tmp_path: Path) -> None:
         assert [skip.name for skip in skips] == ["json/train/2"]
     with pytest.raises(ValueError, match="no column 'text'; its columns: content"):
         read(HubSource(name="json", data_files=files))
+
+
+def test_hub_sees_an_edit_of_a_local_file_that_its_time_does_not_show(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    path = tmp_path / "rows.json"
+    for files in ((str(path),), (f"{tmp_path}/*.json",)):
+        source = HubSource(name="json", data_files=files)
+        seen = []
+        for text in ("one", "two"):
+            path.write_text(json.dumps({"text": text}))
+            os.utime(path, (1, 1))
+            seen.append(([document.text for document in read(source)[0]], source.fingerprint()))
+        assert [texts for texts, _ in seen] == [["one"], ["two"]] and seen[0][1] != seen[1][1]
+
+
+def test_hub_fields_have_dotted_names_and_errors_one_line(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    path = tmp_path / "rows.json"
+    path.write_text("\n".join(json.dumps({"content": {"text": text}}) for text in ("one", "a\0b", None)))
+    documents, skips = read(HubSource(name="json", data_files=(str(path),), text_field="content.text"))
+    assert [document.text for document in documents] == ["one"]
+    assert [skip.reason.split(" ")[0] for skip in skips] == ["a", "no"]
+    path.write_text('{"text": "a"}\n{"text": [')
+    with pytest.raises(ValueError, match="the set 'json' cannot be loaded: ") as error:
+        read(HubSource(name="json", data_files=(str(path),)))
+    assert "\n" not in str(error.value)
+
+
+def test_files_of_a_folder_that_cannot_be_read_are_skipped_and_named_ones_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "one"}\n{"text": "caf\xe9"}\n{"text": "three"}\n')
+    (tmp_path / "b.txt").write_text("two")
+    (tmp_path / "c.png").write_bytes(b"\x89PNG")
+    (tmp_path / "d.jsonl").write_bytes('{"text": "wide"}\n'.encode("utf-16"))
+    documents, skips = read(FilesSource(paths=(str(tmp_path),)))
+    assert [document.text for document in documents] == ["one", "two"]
+    assert [(Path(skip.name).name, skip.reason.split("; ")[0].removeprefix(f"{tmp_path}/")) for skip in skips] == [
+        ("a.jsonl", "a.jsonl:2 is not UTF-8 text (byte 13)"),
+        ("c.png", "no text by its ending .png"),
+        ("d.jsonl", "UTF-16 text"),
+    ]
+    for name in ("a.jsonl", "c.png", "d.jsonl"):
+        with pytest.raises(ValueError, match=re.escape(name)):
+            read(FilesSource(paths=(str(tmp_path / name), str(tmp_path))))
+
+
+def test_a_file_given_twice_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.txt").symlink_to("a.txt")
+    documents, skips = read(FilesSource(paths=(str(tmp_path), f"{tmp_path}/*.txt")))
+    assert [document.text for document in documents] == ["one"] and len(skips) == 2
+    assert "counted once already" in skips[0].reason
+
+
+def test_a_document_beyond_max_chars_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("long" * 10)
+    documents, skips = read(FilesSource(paths=(str(tmp_path / "a.txt"),), max_chars=12))
+    assert not documents and skips == [Skip(f"{tmp_path}/a.txt", "40 characters, more than max_chars=12")]
 
 
 def test_bad_values_are_named(tmp_path: Path) -> None:

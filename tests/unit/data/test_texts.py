@@ -81,6 +81,57 @@ def test_length_fits_the_model():
         TextsConfig(min_tokens=65).fit(64)
 
 
+def test_rows_that_are_no_text_are_left_out_and_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        '{"text": "ab"}\n{"text": null}\n{"text": "a\\ud83db"}\n{"text": "cd"}\n{"text": "tor'
+    )
+    texts = read(str(tmp_path / "a.jsonl"))
+    assert [len(split.tokens) for split in texts] == [2] and texts[0].places == tuple(
+        f"{tmp_path}/a.jsonl:{line}" for line in (1, 4)
+    )
+    assert [(skip.name.rpartition(":")[2], skip.reason.split(" (")[0]) for skip in texts.skipped] == [
+        ("2", "no text in field 'text'"),
+        ("3", "a lone surrogate"),
+        ("5", "not JSON"),
+    ]
+
+
+def test_files_of_one_name_are_splits_of_their_own(tmp_path):
+    for folder, text in (("code", "ab"), ("prose", "cde")):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "test.jsonl", {"text": text})
+    splits = read(*(str(tmp_path / folder / "test.jsonl") for folder in ("code", "prose")))
+    assert [(split.name, split.level, int(split.lengths[0])) for split in splits] == [
+        ("code/test", 0, 3),
+        ("prose/test", 1, 4),
+    ]
+    # A folder means the files below it; labels go on saying what belongs together.
+    assert [split.name for split in read(str(tmp_path))] == ["code/test", "prose/test"]
+    same = [write(tmp_path / folder / "test.jsonl", {"text": "ab", "label": "one"}) for folder in ("code", "prose")]
+    assert [(split.name, len(split.tokens)) for split in read(*same)] == [("one", 2)]
+
+
+def test_a_file_given_twice_counts_once(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"text": "ab"}, {"text": "cd"})
+    (tmp_path / "link.jsonl").symlink_to("a.jsonl")
+    texts = read(path, str(tmp_path / "link.jsonl"), str(tmp_path / "*.jsonl"))
+    assert [(split.name, len(split.tokens)) for split in texts] == [("a", 2)]
+    assert [skip.reason.split(" (")[0].split(",")[0] for skip in texts.skipped] == [
+        "1 of its files counted once already",
+        "2 of its files counted once already",
+    ]
+
+
+def test_rows_of_tables_have_labels_and_levels(tmp_path):
+    (tmp_path / "a.tsv").write_bytes(b'level\ttext\tlabel\r\n0\tab\tnear\r\n2\t"c\r\nd"\tfar\r\n\tef\t\r\n')
+    splits = read(str(tmp_path / "a.tsv"))
+    assert {split.name: (split.level, split.places) for split in splits} == {
+        "near": (0, (f"{tmp_path}/a.tsv:2",)),
+        "far": (2, (f"{tmp_path}/a.tsv:3",)),
+        "a": (2, (f"{tmp_path}/a.tsv:5",)),  # the third by order of appearance
+    }
+
+
 def test_mistakes_are_one_line(tmp_path):
     def failing(match, *paths, **settings):
         with pytest.raises((ValueError, FileNotFoundError), match=match) as error:
@@ -89,7 +140,7 @@ def test_mistakes_are_one_line(tmp_path):
 
     failing("no text file; give data=")
     failing("no such text file", str(tmp_path / "none.jsonl"))
-    failing(r"split 'a' is empty: .*a\.jsonl has no line", write(tmp_path / "a.jsonl"))
+    failing(r"split 'a' is empty: .*a\.jsonl has no text", write(tmp_path / "a.jsonl"))
     (tmp_path / "b.txt").write_text(" \n")
     failing(r"split 'b' is empty: .*b\.txt has no text", str(tmp_path / "b.txt"))
     failing(
@@ -99,13 +150,17 @@ def test_mistakes_are_one_line(tmp_path):
     failing(
         r"longest example has 3 tokens, texts\.min_tokens=9", write(tmp_path / "d.jsonl", {"text": "ab"}), min_tokens=9
     )
-    failing(r"e\.jsonl:1 has no text under 'text'; its keys: words", write(tmp_path / "e.jsonl", {"words": "ab"}))
-    failing(r"f\.jsonl:1 is a JSON list", write(tmp_path / "f.jsonl", ["ab"]))
-    (tmp_path / "g.jsonl").write_text('{"text": "ab"}\n{"text": \n')
-    failing(r"g\.jsonl:2 is no JSON", str(tmp_path / "g.jsonl"))
-    for level in ("far", 1.5, True):
+    failing(
+        r"all 1 rows of .* the first .*e\.jsonl:1: no text in field 'text' \(its fields: words\)",
+        write(tmp_path / "e.jsonl", {"words": "ab"}),
+    )
+    failing(r"f\.jsonl:1: no text in field 'text' \(the row is a list\)", write(tmp_path / "f.jsonl", ["ab"]))
+    (tmp_path / "g.jsonl").write_text('{"text": \n')
+    failing(r"g\.jsonl:1: not JSON \(Expecting value", str(tmp_path / "g.jsonl"))
+    for level in ("far", 1.5, 1.0, True, 10**12):
         failing(
-            r"h\.jsonl:1: level=.* must be a whole number", write(tmp_path / "h.jsonl", {"text": "ab", "level": level})
+            r"h\.jsonl:1: level=.* must be a whole number \(1, not 1\.0\)",
+            write(tmp_path / "h.jsonl", {"text": "ab", "level": level}),
         )
     two = [{"text": "ab", "label": "x", "level": level} for level in (0, 3)]
     failing(r"i\.jsonl:2: split 'x' has level 0 and 3", write(tmp_path / "i.jsonl", *two))
