@@ -4,7 +4,8 @@
 2. `WindowMeans` keeps sums in `n_slots` slots, window i in slot i mod n_slots. Up to n_slots windows each slot is one
    window; beyond, slots are batch means, whose spread shrinks as their number of windows grows.
 3. `UnitSums` keeps power sums per unit in a few groups of windows, for lifetime measures and their jackknife.
-4. All states are sums, so torchmetrics adds them over ranks; slots are numbered globally, so any sharding of the
+4. States are float64 on whatever device they are put (`stats/exact.py`); what is added follows them there.
+5. All states are sums, so torchmetrics adds them over ranks; slots are numbered globally, so any sharding of the
    windows over ranks gives the same result.
 """
 
@@ -59,6 +60,7 @@ class WindowMeans(Metric):
             defined: `[n, n_series]` bool; where False the value is left out.
             windows: `[n]` int64, number of each window within its split, the same on whichever rank it is seen.
         """
+        values, defined, windows = (x.to(self.total.device) for x in (values, defined, windows))
         slots = windows % self.n_slots
         self.total.index_add_(0, slots, torch.where(defined, values.double(), 0.0))
         self.count.index_add_(0, slots, defined.double())
@@ -136,7 +138,7 @@ class UnitSums(Metric):
         """
         n_points, _, n_pos, width = h.raw.shape
         start = sum(self.widths[:first])
-        groups = windows % self.n_groups
+        groups = (windows % self.n_groups).to(self.powers.device)
         squared = h.raw.square()
         powers = (h.roots, h.raw, squared, squared.square(), h.active)
         n_tokens = torch.full((len(groups),), float(n_pos), device=h.raw.device)
@@ -144,8 +146,9 @@ class UnitSums(Metric):
             powers = tuple(torch.where(valid[..., None], power, 0.0) for power in powers)
             n_tokens = valid.sum(1)
         per_window = rearrange([power.sum(2) for power in powers], "power point n d -> n power (point d)")
-        self.powers[..., start : start + n_points * width].index_add_(0, groups, per_window.double())
-        tokens = n_tokens.double()[:, None].expand(-1, n_points)
+        per_window, n_tokens = (x.to(self.powers.device).double() for x in (per_window, n_tokens))
+        self.powers[..., start : start + n_points * width].index_add_(0, groups, per_window)
+        tokens = n_tokens[:, None].expand(-1, n_points)
         self.n_tokens[:, first : first + n_points].index_add_(0, groups, tokens)
 
     def compute(self) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sparsetrain.hooks import HookFn, HookPoint, hooked
 from sparsetrain.kernels import abs_topk
 from sparsetrain.representation.evaluate import evaluating
+from sparsetrain.stats.exact import exact
 
 Setting = Callable[[Tensor], Tensor]
 """`[n, width] -> [n, width]`: activations with another number of active channels."""
@@ -35,9 +36,9 @@ def n_active(h: Tensor, energy: float) -> Tensor:
     Returns:
         `[...]` int64, 1 to width; 1 for a zero vector.
     """
-    squares = h.double().square().sort(-1, descending=True).values.cumsum(-1)
+    squares = exact(h).square().sort(-1, descending=True).values.cumsum(-1)
     enough = energy * squares[..., -1:] * (1 - 1e-12)
-    return 1 + (squares < enough).sum(-1)
+    return 1 + (squares < enough).sum(-1).to(h.device)
 
 
 def keep_largest(k: int) -> Setting:
@@ -67,7 +68,8 @@ def set_participation(target: float) -> Setting:
     """
 
     def change(h: Tensor) -> Tensor:
-        magnitudes = h.abs().double()
+        signed = exact(h)
+        magnitudes = signed.abs()
         logs = magnitudes.log()
 
         def shares(log2_exponent: Tensor) -> Tensor:
@@ -83,8 +85,8 @@ def set_participation(target: float) -> Setting:
             middle = (lo + hi) / 2
             dense = too_dense(middle)
             lo, hi = torch.where(dense, middle, lo), torch.where(dense, hi, middle)
-        changed = h.sign() * shares((lo + hi) / 2).sqrt() * magnitudes.norm(dim=-1, keepdim=True)
-        return torch.where((magnitudes > 0).any(-1, keepdim=True), changed, 0.0).to(h.dtype)
+        changed = signed.sign() * shares((lo + hi) / 2).sqrt() * magnitudes.norm(dim=-1, keepdim=True)
+        return torch.where((magnitudes > 0).any(-1, keepdim=True), changed, 0.0).to(h)
 
     return change
 

@@ -30,6 +30,7 @@ from sparsetrain.representation.positions import (
     split_tokens,
     window_lengths,
 )
+from sparsetrain.stats.exact import exact_device
 from sparsetrain.typed import Count, OpenShare
 
 LOGITS = "logits"
@@ -346,8 +347,8 @@ def _measure_split(
     device = next(model.parameters()).device
     n_windows = len(tokens)
     n_series = len(layout.points) * (len(config.measures) + 1) + len(LOGIT_MEASURES)
-    means = WindowMeans(n_series, min(config.n_slots, n_windows)).to(device)
-    units = UnitSums(list(layout.widths.values()), min(config.n_groups, n_windows)).to(device)
+    means = WindowMeans(n_series, min(config.n_slots, n_windows)).to(exact_device(device))
+    units = UnitSums(list(layout.widths.values()), min(config.n_groups, n_windows)).to(exact_device(device))
     rank, world_size = share
     for first in range(rank * config.batch_size, n_windows, world_size * config.batch_size):
         batch = tokens[first : first + config.batch_size].long().to(device)
@@ -375,5 +376,5 @@ def _measure_logits(logits: Tensor, targets: Tensor) -> Tensor:
     log_p = F.log_softmax(logits, dim=-1)
     loss = -log_p.gather(-1, targets[..., None])[..., 0]
     entropy = -torch.linalg.vecdot(log_p.exp(), log_p)
-    norm = (logits - logits.mean(-1, keepdim=True)).norm(dim=-1)
+    norm = torch.linalg.vector_norm(logits - logits.mean(-1, keepdim=True), dim=-1)
     return torch.stack([loss, entropy, norm], -1)
