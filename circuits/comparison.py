@@ -34,6 +34,7 @@ from sparsetrain.studies.engine import StageResult
 from sparsetrain.studies.section import StudySection
 from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Study, Subject, gate
 from sparsetrain.training.resume import last_checkpoint
+from sparsetrain.training.tracking import LoggerConfig
 from sparsetrain.typed import Above0, Count
 
 C = TypeVar("C", bound=RunConfig)
@@ -172,7 +173,7 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
 
     def config_of(self, arm: str, seed: int) -> C:
         run = self.runs[arm]
-        return replace(run, seed=seed, logger=replace(run.logger, wandb="disabled"))
+        return replace(run, seed=seed, logger=LoggerConfig(kind="none"))
 
     def inputs(self, config: RunConfig) -> Mapping[str, object]:
         how = ("study", "logger", "cache_dir", "ckpt_path", "overwrite")

@@ -43,12 +43,13 @@ from sparsetrain.progress import progress_bar
 from sparsetrain.report import Kinds, Report, save_report
 from sparsetrain.report.render import render
 from sparsetrain.report.sections import TrainingSection
-from sparsetrain.run import MEANS_SOURCE, RunConfig, Watch, log_to_wandb, text_windows, train
+from sparsetrain.run import MEANS_SOURCE, RunConfig, Watch, check, text_windows, trackers_of, train
 from sparsetrain.store import fingerprint, once, sha256
 from sparsetrain.studies.catalogue import STUDIES, Catalogue, StudyConfig
 from sparsetrain.studies.page import KINDS as OWN_KINDS
 from sparsetrain.training.callbacks import AtSteps
 from sparsetrain.training.fit import Exporter
+from sparsetrain.training.tracking import Tracker, send_report
 from sparsetrain.typed import Count, plain, to_dict
 
 KINDS: Kinds = {**OWN_KINDS, **CIRCUIT_KINDS}
@@ -130,11 +131,11 @@ def val_loss(report: Report) -> float:
     return value
 
 
-def publish(report: Report, run_dir: Path, loggers: list[Any]) -> None:
-    """Writes report.json, renders it, sends it to W&B and says where it is."""
+def publish(report: Report, run_dir: Path, trackers: Sequence[Tracker]) -> None:
+    """Writes report.json, renders it, sends it to the trackers and says where it is."""
     save_report(report, run_dir / "report.json")
     paths = render(report, KINDS, run_dir)
-    log_to_wandb(loggers, report, KINDS, run_dir)
+    send_report(trackers, report, KINDS, run_dir)
     print(f"report: {paths['html']}")
 
 
@@ -149,7 +150,13 @@ def train_and_read(config: TrainRun, run_dir: Path, command: str) -> Report | No
     Returns:
         The report; None where the run was stopped before its schedule ended.
     """
-    done = train(config, run_dir, command, watch=_watch(config, run_dir))
+    check(config, run_dir)
+    with trackers_of(config, run_dir, "train") as trackers:
+        return _stages(config, run_dir, command, trackers)
+
+
+def _stages(config: TrainRun, run_dir: Path, command: str, trackers: Sequence[Tracker]) -> Report | None:
+    done = train(config, run_dir, command, watch=_watch(config, run_dir), loggers=trackers)
     if done.export is None or done.report is None:
         print(f"stopped at step {config.stop_at_step}; continue with ckpt_path=last hydra.run.dir={run_dir}")
         return None
@@ -170,7 +177,7 @@ def train_and_read(config: TrainRun, run_dir: Path, command: str) -> Report | No
         formed = formation_section(run_dir, config.formation.tasks, config.trainer.n_steps, report)
         report = report.plus(formation=formed)
     report = report.plus(*done.stages.times())
-    publish(report, run_dir, done.loggers)
+    publish(report, run_dir, trackers)
     return report
 
 

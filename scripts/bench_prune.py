@@ -40,7 +40,7 @@ from sparsetrain.run import OodConfig, RunConfig, text_windows, train
 from sparsetrain.sparsity import SparsityConfig
 from sparsetrain.training.callbacks import CallbacksConfig
 from sparsetrain.training.fit import TrainerConfig
-from sparsetrain.training.metrics import LoggerConfig
+from sparsetrain.training.tracking import LoggerConfig
 
 TASKS = ("with_as", "var_if", "lambda_func", "while_return_true", "for_while")
 FIND = FindConfig(n_train=192, n_fit=48, n_val=64, margin=0.75)
@@ -58,7 +58,7 @@ def small_run(folder: Path) -> tuple[Transformer, Tokenizer, Means]:
         ood=OodConfig(enabled=False),
         trainer=TrainerConfig(n_steps=500, batch_size=16, progress=False),
         callbacks=CallbacksConfig(val_every=500, checkpoint_every=500),
-        logger=LoggerConfig(wandb="disabled"),
+        logger=LoggerConfig(kind="none"),
         cache_dir=str(folder / "cache"),
     )
     done = train(config, folder, command="bench_prune")

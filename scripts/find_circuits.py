@@ -34,9 +34,9 @@ from sparsetrain.entry import entry, load_run, require
 from sparsetrain.export import latest_export
 from sparsetrain.report import StageTime, load_report, save_report
 from sparsetrain.report.render import render
-from sparsetrain.run import RunConfig, cache_dir, log_to_wandb, text_windows
+from sparsetrain.run import RunConfig, cache_dir, text_windows, trackers_of
 from sparsetrain.stats.number import number
-from sparsetrain.training.metrics import wandb_loggers
+from sparsetrain.training.tracking import send_report
 
 N_CARD_WINDOWS = 64  # ours: windows of validation text for the criteria that need pretraining text
 
@@ -108,8 +108,10 @@ def main(config: FindCircuitsRun, run_dir: Path) -> None:
     )
     save_report(report, run / "report.json")
     paths = render(report, KINDS, run)
-    logger = trained.logger if config.wandb == "as_run" else replace(trained.logger, wandb=config.wandb)
-    log_to_wandb(wandb_loggers(logger, run, f"{trained.name}-find_circuits"), report, KINDS, run)
+    if config.wandb != "as_run":
+        trained = replace(trained, logger=replace(trained.logger, kind="wandb", wandb=config.wandb))
+    with trackers_of(replace(trained, ckpt_path=None), run, "find_circuits") as trackers:
+        send_report(trackers, report, KINDS, run)
     print(f"report: {paths['html']}")
 
 

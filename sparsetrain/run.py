@@ -7,22 +7,21 @@ watchers, exports the model and returns a `TrainedRun`, from which later stages 
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger
 
 from sparsetrain.data import BigramTable, Corpus, DataConfig, TokenStream, describe, fit_bigram, prepare_corpus
 from sparsetrain.data.shifts import ShiftsConfig, build_shifts
 from sparsetrain.data.stream import val_batches
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
-from sparsetrain.report import Kinds, Report, RunFacts, StageTime, WeightsFacts
-from sparsetrain.report.wandb_log import log_report
+from sparsetrain.report import Report, RunFacts, StageTime, WeightsFacts
 from sparsetrain.representation.evaluate import watched_points
 from sparsetrain.representation.positions import WatchedSplit
 from sparsetrain.representation.section import FilesEntry, RepresentationSection, table_section
@@ -34,9 +33,10 @@ from sparsetrain.stats.number import number
 from sparsetrain.store import home, sha256
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, Validation, every
 from sparsetrain.training.fit import Exporter, Recipe, TrainerConfig, train_model
-from sparsetrain.training.metrics import LoggerConfig, wandb_loggers
 from sparsetrain.training.resume import resume_path
 from sparsetrain.training.section import training_section
+from sparsetrain.training.tracking import LoggerConfig, RunKind, Tracker, tracking
+from sparsetrain.typed import to_dict
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,6 @@ class TrainedRun:
     """None where the run was stopped before its schedule ended: nothing was exported."""
     report: Report | None
     """The sections so far; None like `export`."""
-    loggers: list[Any]
     stages: Stages
 
 
@@ -162,17 +161,39 @@ def corpus_of(config: RunConfig) -> Corpus:
     return corpus
 
 
-def check_points(config: RunConfig) -> None:
-    """Refuses a hook point that does not exist before any text is read; the KeyError lists near names."""
+def check(config: RunConfig, run_dir: Path) -> Path | None:
+    """Refuses what cannot be trained before any text is read; returns the checkpoint to go on from, if any.
+
+    Raises:
+        ValueError: an infeasible weight budget; names the tensor.
+        KeyError: a hook point to watch that does not exist; lists near names.
+        FileNotFoundError: no such checkpoint.
+    """
+    config.recipe.check()
     if config.ood.enabled:
         with torch.device("meta"):
             model = Transformer(config.model)
         watched_points(model, config.ood.tracker)
         if config.ood.survey is not None:
             watched_points(model, config.ood.survey.watch())
+    return resume_path(config.ckpt_path, run_dir)
 
 
-def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda corpus, export: []) -> TrainedRun:
+def trackers_of(config: RunConfig, run_dir: Path, kind: RunKind) -> AbstractContextManager[list[Tracker]]:
+    """The trackers of a run while it lasts; a run that goes on in its folder goes on there too."""
+    tags = (config.name[:64], *(("debug",) if config.debug else ()))
+    resume = config.ckpt_path is not None or kind == "study"
+    settings = to_dict(config)
+    return tracking(config.logger, run_dir, name=config.name, kind=kind, settings=settings, tags=tags, resume=resume)
+
+
+def train(
+    config: RunConfig,
+    run_dir: Path,
+    command: str,
+    watch: Watch = lambda corpus, export: [],
+    loggers: Sequence[Logger] = (),
+) -> TrainedRun:
     """Runs the stages data, training, export.
 
     Args:
@@ -180,6 +201,7 @@ def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda 
         run_dir: where everything goes.
         command: the command line, for the report.
         watch: gives more callbacks; they must not touch the training.
+        loggers: where scalars go beside metrics.csv.
 
     Raises:
         ValueError: an empty corpus, an infeasible budget, a checkpoint of other data.
@@ -187,9 +209,7 @@ def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda 
         OSError: the disk refused a file; the message names it.
     """
     recipe, n_ctx, batch = config.recipe, config.model.n_ctx, config.trainer.micro_batch
-    recipe.check()
-    check_points(config)
-    resume = resume_path(config.ckpt_path, run_dir)
+    resume = check(config, run_dir)
     stages = Stages()
     with stages("data"):
         corpus = corpus_of(config)
@@ -212,7 +232,6 @@ def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda 
     if config.ood.enabled:
         watchers.append(SparsityTracker(config.ood.tracker, splits, run_dir / "ood_sparsity.csv"))
     watchers += watch(corpus, export)
-    loggers = wandb_loggers(config.logger, run_dir, config.name)
 
     def start(model: Transformer) -> None:
         if config.model.bigram and config.bigram_init == "counts":
@@ -251,7 +270,7 @@ def train(config: RunConfig, run_dir: Path, command: str, watch: Watch = lambda 
             with stages("representation"):
                 section = describe_representation(config, trained.model, start, splits, run_dir)
                 report = report.plus(representation=section)
-    return TrainedRun(model=trained.model, corpus=corpus, export=folder, report=report, loggers=loggers, stages=stages)
+    return TrainedRun(model=trained.model, corpus=corpus, export=folder, report=report, stages=stages)
 
 
 def run_facts(config: RunConfig, command: str) -> RunFacts:
@@ -292,11 +311,3 @@ def text_windows(corpus: Corpus, config: RunConfig, split: str, n_windows: int) 
     """Token windows `[n_windows, n_ctx]` of a split in the training mixture: `means` is kept for mean activations alone."""
     stream = TokenStream(corpus, split, config.model.n_ctx, n_windows, seed=0)
     return torch.from_numpy(stream.batch(0)[:, :-1])
-
-
-def log_to_wandb(loggers: Sequence[Any], report: Report, kinds: Kinds, run_dir: Path) -> None:
-    """Sends the report to every W&B logger of the run and closes its run, so that the next one in a sweep is its own."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            log_report(logger.experiment, report, kinds, run_dir / "report.html")
-            logger.experiment.finish()

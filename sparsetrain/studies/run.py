@@ -7,12 +7,13 @@ from typing import Any
 from sparsetrain.report import Kinds, Report, StageTime, save_report
 from sparsetrain.report.render import render
 from sparsetrain.report.svg import to_svg
-from sparsetrain.run import log_to_wandb, run_facts
+from sparsetrain.run import run_facts, trackers_of
 from sparsetrain.stats.number import number
 from sparsetrain.store import write_atomic
 from sparsetrain.studies.engine import preregister, run_stages
+from sparsetrain.studies.section import Plan, StudySection
 from sparsetrain.studies.study import Study
-from sparsetrain.training.metrics import wandb_loggers
+from sparsetrain.training.tracking import send_report
 
 
 def run_study(study: Study, run_dir: Path, kinds: Kinds, command: str) -> Report:
@@ -39,6 +40,17 @@ def run_study(study: Study, run_dir: Path, kinds: Kinds, command: str) -> Report
         )
     plan = study.plan()
     planned = preregister(plan, run_dir)
+    with trackers_of(config, run_dir, "study") as trackers:
+        report, paths = _stages(study, plan, planned, run_dir, kinds, command)
+        send_report(trackers, report, kinds, run_dir)
+    print(f"report: {paths['html']}")
+    return report
+
+
+def _stages(
+    study: Study, plan: Plan, planned: StudySection, run_dir: Path, kinds: Kinds, command: str
+) -> tuple[Report, dict[str, Path]]:
+    config = study.config
     facts = run_facts(config, command)
     report = Report(run=facts, sections={"study": planned})
     save_report(report, run_dir / "report.json")
@@ -54,6 +66,4 @@ def run_study(study: Study, run_dir: Path, kinds: Kinds, command: str) -> Report
         write_atomic(run_dir / "figures" / f"{figure.key}.svg", to_svg(figure.lines()))
     save_report(report, run_dir / "report.json")
     paths = render(report, kinds, run_dir)
-    log_to_wandb(wandb_loggers(config.logger, run_dir, config.name), report, kinds, run_dir)
-    print(f"report: {paths['html']}")
-    return report
+    return report, paths

@@ -1,27 +1,16 @@
-"""Where the scalars of a training go: metrics.csv, and W&B where it is wanted."""
+"""Where the scalars of a training go: metrics.csv, and the loggers beside it."""
 
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from sparsetrain.report.wandb_log import wandb_mode, wandb_settings
 from sparsetrain.store import write_atomic
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoggerConfig:
-    """Where scalars and reports go beside metrics.csv. ours"""
-
-    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """auto: online when logged in (WANDB_MODE, where set, decides), offline otherwise."""
-    project: str = "sparsetrain"
 
 
 class MetricsCSV(Logger):
@@ -79,12 +68,3 @@ class ResumeLogs(L.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
                 logger.start_at(trainer.global_step)
-
-
-def wandb_loggers(config: LoggerConfig, run_dir: Path, name: str) -> list[WandbLogger]:
-    """A new W&B run whose files lie in `<run_dir>/wandb/`; none where it is disabled."""
-    mode = wandb_mode() if config.wandb == "auto" else config.wandb
-    if mode == "disabled":
-        return []
-    title = f"{name}/{run_dir.name}"
-    return [WandbLogger(project=config.project, name=title, save_dir=run_dir, mode=mode, settings=wandb_settings())]
