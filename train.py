@@ -4,12 +4,11 @@ python train.py +experiment=quickstart
 python train.py --help
 """
 
-import shlex
-import sys
 from pathlib import Path
 
 from circuits.run import KINDS, TrainRun, studies, train_and_read, val_loss
 from sparsetrain.entry import entry
+from sparsetrain.job import command_line
 from sparsetrain.studies.catalogue import build_study
 from sparsetrain.studies.run import run_study
 
@@ -17,7 +16,7 @@ from sparsetrain.studies.run import run_study
 @entry(TrainRun, "train", new_run=True, named=("data.sources", "study.arms"))
 def main(config: TrainRun, run_dir: Path) -> float | None:
     """Runs every stage; returns the validation loss (nats/token) of a single model, for sweeps."""
-    command = shlex.join(["python", "train.py", *sys.argv[1:]])
+    command = command_line()
     if config.study.kind != "none":
         run_study(build_study(studies(command), config, config.study), run_dir, KINDS, command)
         return None

@@ -7,8 +7,6 @@ docs/measure_sparsity.md says what is measured and how to read it.
 """
 
 import logging
-import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -24,6 +22,7 @@ from sparsetrain.data.reading import Skip, listed
 from sparsetrain.data.texts import Texts, TextsConfig, TextSplit, read_texts
 from sparsetrain.entry import entry, require
 from sparsetrain.hooks import select_points
+from sparsetrain.job import command_line
 from sparsetrain.progress import progress_bar
 from sparsetrain.report import Report, RunFacts, StageTime, WeightsFacts, save_report
 from sparsetrain.report.render import render
@@ -124,7 +123,7 @@ def main(config: MeasureSparsityRun, run_dir: Path) -> None:
     shared |= {"splits": counted, "seeds": seeds, "files": FilesEntry(table="sparsity.csv", examples="examples.csv")}
     skipped = {skip.name: skip.reason for skip in islice(splits.skipped, MAX_NAMED)}
     shared |= {"n_skipped": len(splits.skipped), "skipped": skipped}
-    command = shlex.join(["python", *sys.argv])
+    command = command_line()
     report = Report(
         run=RunFacts.now(name="measure_sparsity", seed=config.measure.seed, command=command, device=device),
         weights=WeightsFacts(sha256=model.weights_sha256, step=model.step),

@@ -24,10 +24,10 @@ LOCK = ".lock"
 MARK = "inputs.sha256"
 """Lies in the folder of every stage of a study."""
 FILES = (
-    "config.yaml", "train.log", "error.log", "plan.json", "metrics.csv", "ood_sparsity.csv", "ood_examples.csv", "sparsity.csv",
+    "config.yaml", "job.json", "trackers.json", "train.log", "error.log", "plan.json", "metrics.csv", "ood_sparsity.csv", "ood_examples.csv", "sparsity.csv",
     "examples.csv", "report.json", "report.md", "report.html",
 )  # fmt: skip
-FOLDERS = ("checkpoints", "export", "circuits", "formation", "figures", "wandb")
+FOLDERS = ("checkpoints", "export", "circuits", "formation", "figures", "wandb", "tensorboard")
 """With `FILES`: what a run leaves in its folder, beside the stages of a study."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)

@@ -10,6 +10,8 @@ Knows neither Hydra nor Lightning, so that every room may use it.
 import json
 import os
 import re
+import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ BLANK = "<secret>"
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK")
 MAX_TITLE, MAX_VALUE = 100, 24  # ours: W&B takes 128 characters for a run's name
 ELSEWHERE = {
-    "hydra", "cache_dir", "logger", "ckpt_path", "stop_at_step", "overwrite", "experiment", "trainer.progress", "trainer.n_threads", "trainer.device",
+    "hydra", "cache_dir", "logger", "ckpt_path", "stop_at_step", "overwrite", "experiment", "name", "trainer.progress", "trainer.n_threads", "trainer.device",
 }  # fmt: skip
 """Keys and groups that say nothing of what is trained, or that the experiment's name says already."""
 
@@ -72,6 +74,18 @@ def redact(tree: Any, secret: bool = False) -> Any:
     return BLANK if secret and tree and not tree.startswith("${") else redacted(tree)
 
 
+def command_line() -> str:
+    """What this process was called with, without secrets, as a person would type it again."""
+    program, *arguments = sys.argv
+    path = short_path(Path(program).absolute())
+    return shlex.join(["python", Path(path).name if os.path.isabs(path) else path, *map(redacted, arguments)])
+
+
+def short_path(path: Path) -> str:
+    """A path from the current folder where it lies in there, else as it is."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """How a run was asked for, without secrets."""
@@ -109,9 +123,8 @@ def shortened(overrides: Iterable[str]) -> str:
     """Overrides for a title: the last part of each key and the value; those that only say where a run goes are left out."""
     parts: list[str] = []
     for override in overrides:
-        key, _, value = override.partition("=")
-        key = key.lstrip("+~")
+        key, sign, value = override.lstrip("+").partition("=")
         if key.split(".")[0] not in ELSEWHERE and key not in ELSEWHERE:
             value = value if len(value) <= MAX_VALUE else value[: MAX_VALUE - 3] + "..."
-            parts.append(f"{key.split('.')[-1]}={value}")
+            parts.append(key.split(".")[-1] + sign + value)
     return " ".join(parts)[:MAX_TITLE]

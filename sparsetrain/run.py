@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 from sparsetrain.data import BigramTable, Corpus, DataConfig, TokenStream, describe, fit_bigram, prepare_corpus
 from sparsetrain.data.shifts import ShiftsConfig, build_shifts
 from sparsetrain.data.stream import val_batches
+from sparsetrain.job import redacted
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.report import Report, RunFacts, StageTime, WeightsFacts
@@ -181,10 +182,11 @@ def check(config: RunConfig, run_dir: Path) -> Path | None:
 
 def trackers_of(config: RunConfig, run_dir: Path, kind: RunKind) -> AbstractContextManager[list[Tracker]]:
     """The trackers of a run while it lasts; a run that goes on in its folder goes on there too."""
-    tags = (config.name[:64], *(("debug",) if config.debug else ()))
+    name = redacted(config.name)
+    tags = (name[:64], *(("debug",) if config.debug else ()))
     resume = config.ckpt_path is not None or kind == "study"
     settings = to_dict(config)
-    return tracking(config.logger, run_dir, name=config.name, kind=kind, settings=settings, tags=tags, resume=resume)
+    return tracking(config.logger, run_dir, name=name, kind=kind, settings=settings, tags=tags, resume=resume)
 
 
 def train(
@@ -276,7 +278,8 @@ def train(
 def run_facts(config: RunConfig, command: str) -> RunFacts:
     """The facts of the run that is under way in this process."""
     trainer = config.trainer
-    return RunFacts.now(name=config.name, seed=config.seed, command=command, device=trainer.device, debug=config.debug)
+    name = redacted(config.name)
+    return RunFacts.now(name=name, seed=config.seed, command=command, device=trainer.device, debug=config.debug)
 
 
 def describe_representation(

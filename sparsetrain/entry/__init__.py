@@ -31,11 +31,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sparsetrain.entry.arguments import drop_defaults_, read_literally, replacing
 from sparsetrain.entry.failures import RECORD, JobError, ending, lasting_streams
+from sparsetrain.entry.sweeps import Jobs, in_sweep, job_of, unfinished
 from sparsetrain.folder import begin, own
+from sparsetrain.job import command_line, is_main_process, redact
 from sparsetrain.store import write_atomic
 from sparsetrain.typed import from_dict, key_paths, to_dict
 
 T = TypeVar("T")
+GO_ON = "continue with ckpt_path=last and the same hydra.run.dir"
 
 
 def quieten() -> None:
@@ -65,11 +68,6 @@ def stamp() -> str:
 
 
 OmegaConf.register_new_resolver("stamp", stamp, use_cache=True, replace=True)
-
-
-def is_first_rank() -> bool:
-    """False in the further processes of one training, which work in the folder of the first."""
-    return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
 
 
 def help_text(description: str) -> str:
@@ -109,7 +107,7 @@ def entry(
         """Owns the folders that the command works in; whether `run_dir` is this process's."""
         if run != "untouched" and config.run and Path(config.run).is_dir():
             held.enter_context(own(Path(config.run), shared=run == "read"))
-        if not new_run or not is_first_rank():
+        if not new_run or not is_main_process():
             return False
         held.enter_context(own(run_dir))
         checkpoint = getattr(config, "ckpt_path", None)
@@ -123,19 +121,27 @@ def entry(
         return True
 
     def decorate(main: Callable[[T, Path], Any]) -> Callable[[], None]:
-        helped = {"hydra": {"help": {"template": help_text(main.__globals__["__doc__"] or "")}}}
-        ConfigStore.instance().store(name=f"base_{config_name}", node={**base, **helped})
+        hydras = {
+            "help": {"template": help_text(main.__globals__["__doc__"] or "")},
+            "callbacks": {"jobs": {"_target_": f"{Jobs.__module__}.{Jobs.__name__}"}},
+        }
+        ConfigStore.instance().store(name=f"base_{config_name}", node={**base, "hydra": hydras})
         # Read before Hydra is told to let errors through; jobs that another process runs have it set and raise.
         whole_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
         failures: list[str] = []
         arguments: list[str] = []
+        read_arguments: list[str] = []
+        launcher = os.getpid()  # this closure travels to jobs in other processes, which thus know that they are not it
 
         def fail(error: Exception, folder: Path | None = None) -> None:
             failures.append(ending(error, key_paths(base), folder))
             print(f"error: {failures[-1]}", file=sys.stderr)
 
         def task(cfg: Any) -> Any:
-            sys.argv = [sys.argv[0], *arguments]
+            sys.argv = list(arguments)
+            if os.getpid() != launcher:
+                lasting_streams()
+                quieten()
             run_dir, is_own = Path(HydraConfig.get().runtime.output_dir), False
             with ExitStack() as held:
                 try:
@@ -143,24 +149,31 @@ def entry(
                     config = from_dict(schema, OmegaConf.to_container(cfg, resolve=True))
                     is_own = claim(held, config, run_dir)
                     if is_own:
-                        write_atomic(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=False).encode())
+                        composed = redact(OmegaConf.to_container(cfg, resolve=False))
+                        write_atomic(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(composed)).encode())
+                        job_of(command_line(), read_arguments).save(run_dir)
                     return main(config, run_dir)
                 except Exception as error:
                     if whole_traceback:
                         raise
-                    # Jobs of a sweep in this process go on without the failed one. In another process the launcher has to know.
-                    if "BasicLauncher" not in HydraConfig.get().launcher._target_:
-                        raise JobError(ending(error, key_paths(base), run_dir if is_own else None)) from error
                     fail(error, run_dir if is_own else None)
+                    if in_sweep():
+                        raise JobError(failures[-1]) from None
                     return None
+                except BaseException as stop:
+                    # A sweep stops where it was launched; a job that is stopped elsewhere is one of several.
+                    if os.getpid() == launcher:
+                        raise
+                    raise JobError(f"stopped ({type(stop).__name__}); {GO_ON}") from None
 
         task.__module__ = main.__module__
 
         @wraps(main)
         def command() -> None:
             failures.clear()
-            arguments[:] = sys.argv[1:]
-            sys.argv = [sys.argv[0], *replacing(list(read_literally(arguments, literal, lists, base)), named)]
+            program, *typed = arguments[:] = sys.argv
+            read_arguments[:] = replacing(list(read_literally(typed, literal, lists, base)), named)
+            sys.argv = [program, *read_arguments]
             lasting_streams()
             quieten()
             hydra_main = hydra.main(config_path=str(conf_dir() / folder), config_name=config_name, version_base="1.3")
@@ -173,11 +186,14 @@ def entry(
                     raise
                 fail(error)
             except KeyboardInterrupt:
-                print("interrupted; continue with ckpt_path=last and the same hydra.run.dir", file=sys.stderr)
+                print(f"interrupted; {GO_ON}", file=sys.stderr)
                 sys.exit(130)
             finally:
-                sys.argv = [sys.argv[0], *arguments]
+                sys.argv = list(arguments)
                 os.environ["HYDRA_FULL_ERROR"] = "1" if whole_traceback else "0"
+                for line in unfinished():
+                    failures.append(line)
+                    print(line, file=sys.stderr)
             if failures:
                 sys.exit(1)
 

@@ -14,6 +14,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from sparsetrain.entry.arguments import quoted_form
+from sparsetrain.job import redacted
 from sparsetrain.store import write_atomic
 from sparsetrain.typed import one_line, unknown_key
 
@@ -57,7 +58,7 @@ def ending(error: Exception, known: Sequence[str], folder: Path | None) -> str:
         folder: of the run, if it is this process's: gets `error.log`. None: what was not expected leaves its traceback among the
             temporary files.
     """
-    line = explain(error, known)
+    line = redacted(explain(error, known))
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         line = f"out of memory ({line}); lower the batch size, or the size of the model"
     elif not is_expected(error):
@@ -68,7 +69,8 @@ def ending(error: Exception, known: Sequence[str], folder: Path | None) -> str:
     record = folder / RECORD
     try:
         write_atomic(
-            record, f"{line}\n\n{''.join(traceback.format_exception(error))}".encode(errors="backslashreplace")
+            record,
+            f"{line}\n\n{redacted(''.join(traceback.format_exception(error)))}".encode(errors="backslashreplace"),
         )
     except OSError:
         record = None

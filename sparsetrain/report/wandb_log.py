@@ -8,7 +8,7 @@ works offline: everything is written into the run's folder and can be synced lat
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,7 +168,7 @@ def forget() -> None:
 
 
 @contextmanager
-def some_home(folder: Path) -> Iterator[None]:
+def some_home(folder: Path) -> Generator[None]:
     """Gives W&B's service, which starts here, a place for its log where the machine has no home; it would go to stderr."""
     homeless = not {"HOME", "XDG_CACHE_HOME"} & os.environ.keys()
     if homeless:

@@ -191,7 +191,7 @@ class Start:
     @property
     def group(self) -> str | None:
         """The sweep."""
-        return None if self.job.sweep is None else f"{self.name}/{Path(self.job.sweep).name}"
+        return None if self.job.sweep is None else Path(self.job.sweep).name
 
     @property
     def id(self) -> str | None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted(p for package in ("sparsetrain", "circuits") for p in (ROOT / package).rglob("*.py"))
 ENTRY_POINTS = [ROOT / "train.py", *sorted((ROOT / "scripts").glob("*.py"))]
 
-FLOOR = {"version", "store", "typed", "folder", "progress", "stats", "kernels", "hooks"}
+FLOOR = {"version", "store", "typed", "folder", "job", "progress", "stats", "kernels", "hooks"}
 """Rooms that import nothing of ours, or each other as their rows say: any room above may use them."""
 MODEL = FLOOR | {"model"}
 MIDDLE = MODEL | {"sparsity", "optim", "export", "generate", "data", "representation", "adapters"}
@@ -32,6 +32,7 @@ SPARSETRAIN = {
     "store": set(),
     "typed": set(),
     "folder": set(),
+    "job": {"store", "typed"},
     "progress": set(),
     "stats": {"typed"},
     "kernels": {"store"},
@@ -48,7 +49,7 @@ SPARSETRAIN = {
     "training": REPORT - {"adapters"},
     "studies": TRAINING | {"run"},
     "run": TRAINING,
-    "entry": {"store", "typed", "folder"},
+    "entry": {"store", "typed", "folder", "job"},
     "__main__": {"entry"},
 }
 """Room of `sparsetrain` -> the rooms that it may import; itself is always allowed."""

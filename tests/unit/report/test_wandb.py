@@ -9,15 +9,7 @@ from report_example import KINDS, example_report, hostile
 from circuits.section import CircuitsSection
 from sparsetrain.report import save_report
 from sparsetrain.report.render import render
-from sparsetrain.report.wandb_log import log_report, wandb_mode, wandb_settings
-
-
-def test_mode_follows_the_environment(monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert wandb_mode() == "disabled"
-    monkeypatch.setenv("WANDB_MODE", "onlin")
-    with pytest.raises(ValueError, match="allowed: online, offline, disabled"):
-        wandb_mode()
+from sparsetrain.report.wandb_log import WandbRun, finish_run, forget, log_report
 
 
 class Recorder:
@@ -65,13 +57,13 @@ def test_log_report_collects_everything(folder):
 
 
 def test_log_report_offline(folder, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(folder))
     monkeypatch.setenv("WANDB_CACHE_DIR", str(folder / "cache"))
     monkeypatch.setenv("WANDB_DATA_DIR", str(folder / "data"))
-    assert wandb_mode() == "offline"
-    with wandb.init(project="sparsetrain", dir=folder, mode="offline", settings=wandb_settings()) as run:
-        log_report(run, example_report(), KINDS, folder / "report.html")
+    run = WandbRun(folder=folder, project="sparsetrain", name="mine", config={}).start("offline")
+    assert run is not None
+    log_report(run, example_report(), KINDS, folder / "report.html")
+    finish_run(run, failed=False)
+    forget()
     kept = [path.name for path in (folder / "wandb").rglob("*") if path.is_file()]
     assert any(name.endswith(".wandb") for name in kept)
     assert any(name.endswith(".html") for name in kept)
