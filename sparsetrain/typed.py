@@ -177,3 +177,26 @@ def from_dict(schema: type[T], tree: Any) -> T:
             if dataclasses.is_dataclass(value) and not isinstance(value, type):
                 known += key_paths(to_dict(value), f"{field.name}.")
         raise ValueError("; ".join(_one_line(e, known) for e in error.errors())) from None
+
+
+def with_defaults(schema: type, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain tree of a config, perhaps of an earlier version, with the schema's defaults for the keys that it lacks.
+
+    A section that the schema cannot read stays as it is, and so do keys that it does not know.
+    """
+    found = dict(tree)
+    hints = typing.get_type_hints(schema, include_extras=True)
+    for field in dataclasses.fields(schema):
+        if field.name in tree:
+            try:
+                read = adapter(hints[field.name]).validate_python(tree[field.name])
+            except ValidationError:
+                continue
+        elif field.default_factory is not dataclasses.MISSING:
+            read = field.default_factory()
+        elif field.default is not dataclasses.MISSING:
+            read = field.default
+        else:
+            continue
+        found[field.name] = adapter(hints[field.name]).dump_python(read, mode="json")
+    return found

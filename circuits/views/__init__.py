@@ -1,19 +1,22 @@
 """What circuits contribute to the report: the task table, a drawing of each circuit, each small one in words, circuits as
-they form, and several models side by side.
+they form, several models beside each other, and two runs side by side.
 
 The entry point hands `KINDS` to the report beside those of `sparsetrain.report.sections`.
 """
 
 from circuits.section import ArmsSection, CircuitsSection, FormationSection
+from circuits.side_by_side.section import SideBySideSection
 from circuits.views.arms import arms
 from circuits.views.formation import formation
+from circuits.views.side_by_side import side_by_side
 from circuits.views.tasks import circuits
 from sparsetrain.report import Kinds, SectionKind
 
 KINDS: Kinds = {
+    "side_by_side": SectionKind(schema=SideBySideSection, view=side_by_side),
     "arms": SectionKind(schema=ArmsSection, view=arms),
     "circuits": SectionKind(schema=CircuitsSection, view=circuits),
     "formation": SectionKind(schema=FormationSection, view=formation),
 }
 
-__all__ = ["KINDS", "arms", "circuits", "formation"]
+__all__ = ["KINDS", "arms", "circuits", "formation", "side_by_side"]

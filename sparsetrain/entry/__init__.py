@@ -6,7 +6,8 @@ stderr with exit code 1 (the whole traceback with HYDRA_FULL_ERROR=1).
 
 1. `arguments.py`: what a person types and what Hydra's grammar reads.
 2. `failures.py`: the line, and its record in the run folder.
-3. A new run owns its folder before anything in it is touched (`sparsetrain/folder.py`).
+3. `saved.py`: the config of a run that is there, read back.
+4. A new run owns its folder before anything in it is touched (`sparsetrain/folder.py`).
 """
 
 import logging
@@ -18,7 +19,6 @@ import typing
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -27,15 +27,17 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from sparsetrain.entry.arguments import drop_defaults_, read_literally, replacing
 from sparsetrain.entry.failures import RECORD, JobError, ending, lasting_streams
+from sparsetrain.entry.saved import load_run, load_settings, read_config
 from sparsetrain.entry.sweeps import Jobs, in_sweep, job_of, unfinished
 from sparsetrain.folder import begin, own
 from sparsetrain.job import command_line, is_main_process, redact
 from sparsetrain.store import write_atomic
 from sparsetrain.typed import from_dict, key_paths, to_dict
+
+__all__ = ["conf_dir", "drop_defaults_", "entry", "load_run", "load_settings", "read_config", "replacing", "require"]
 
 T = TypeVar("T")
 GO_ON = "continue with ckpt_path=last and the same hydra.run.dir"
@@ -212,25 +214,9 @@ def goes_on(ckpt_path: str | None, run_dir: Path) -> bool:
 def is_config_of(path: Path, keys: typing.Collection[str]) -> bool:
     """Whether a config.yaml has keys of this command alone."""
     try:
-        found = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, ValueError, OmegaConfBaseException):
+        return set(read_config(path.parent)) <= set(keys)
+    except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and set(found) <= set(keys)
-
-
-def load_run(schema: type[T], run_dir: Path) -> T:
-    """The part of a run's `config.yaml` that `schema` describes; sections of other stages are left aside.
-
-    Raises:
-        FileNotFoundError: no config.yaml there.
-        ValueError: a config of another version of the schema.
-    """
-    path = run_dir / "config.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(2, "no config.yaml in this run; was it made by train.py?", str(run_dir))
-    tree = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    assert isinstance(tree, dict)
-    return from_dict(schema, {f.name: tree[f.name] for f in fields(schema) if f.name in tree})  # pyright: ignore[reportArgumentType]
 
 
 def require(key: str, value: str) -> str:

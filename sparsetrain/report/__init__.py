@@ -40,7 +40,8 @@ class RunFacts:
     """When, in UTC."""
     version: str
     """Of sparsetrain."""
-    seed: int
+    seed: int | None = None
+    """None: nothing was drawn."""
     command: str
     gates: Literal["on", "off"]
     """`off`: a run that tries out the machinery; nothing is judged, and the page says so at its head."""
@@ -51,7 +52,9 @@ class RunFacts:
     debug: bool | None = None
 
     @classmethod
-    def now(cls, *, name: str, seed: int, command: str, device: str, debug: bool | None = None) -> "RunFacts":
+    def now(
+        cls, *, name: str, seed: int | None = None, command: str, device: str, debug: bool | None = None
+    ) -> "RunFacts":
         """The facts of a run that is under way in this process; gates are off in a debug run."""
         return cls(
             name=name,
@@ -213,8 +216,7 @@ def load_report(path: Path | str, kinds: Kinds) -> Report:
     Raises:
         ValueError: not a report that this version reads, see `parse_report`; the message names the file.
     """
-    data = json.loads(Path(path).read_text(encoding="utf-8"))
     try:
-        return parse_report(data, kinds)
+        return parse_report(json.loads(Path(path).read_bytes()), kinds)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

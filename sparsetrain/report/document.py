@@ -65,7 +65,7 @@ def assemble(report: Report, kinds: Kinds) -> Document:
         blocks = kind.view(report.sections[name])
         tiles += [block for block in blocks if isinstance(block, Tile)]
         shown = tuple(block for block in blocks if not isinstance(block, Tile))
-        sections.append(Section(name=name, title=name.capitalize(), blocks=shown))
+        sections.append(Section(name=name, title=name.replace("_", " ").capitalize(), blocks=shown))
     sections.append(Section(name="run", title="Run", blocks=tuple(_run_blocks(report))))
     if gates_off:
         tiles = [replace(tile, tone="none", note=f"not judged; {tile.note}".strip("; ")) for tile in tiles]
@@ -80,7 +80,8 @@ def assemble(report: Report, kinds: Kinds) -> Document:
 
 def _facts(report: Report) -> tuple[str, ...]:
     run, weights = report.run, report.weights
-    facts = [run.created, f"sparsetrain {run.version}", f"seed {run.seed}", run.device]
+    seed = () if run.seed is None else (f"seed {run.seed}",)
+    facts = [run.created, f"sparsetrain {run.version}", *seed, run.device]
     if weights is not None:
         facts += [f"weights of step {weights.step:,}"] if weights.step is not None else []
         facts += [f"sha256 {weights.sha256[:12]}"]

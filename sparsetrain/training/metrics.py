@@ -50,9 +50,22 @@ class MetricsCSV(Logger):
 
 
 def read_metrics(path: Path) -> list[tuple[int, str, float]]:
-    """Rows `(step, name, value)` of a metrics.csv."""
-    with path.open(newline="") as file:
-        return [(int(row["step"]), row["name"], float(row["value"])) for row in csv.DictReader(file)]
+    """Rows `(step, name, value)` of a metrics.csv; a last one whose writing was interrupted is left out.
+
+    Raises:
+        ValueError: a line that is not `step,name,value`; the message names it.
+    """
+    head, *rows = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0].split("\n")
+    found: list[tuple[int, str, float]] = []
+    if head.strip() not in ("step,name,value", ""):
+        raise ValueError(f"{path} does not begin with the line step,name,value: {head[:80]!r}")
+    for number, row in enumerate(rows, 2):
+        try:
+            ((step, name, value),) = csv.reader([row])
+            found.append((int(step), name, float(value)))
+        except (ValueError, csv.Error):
+            raise ValueError(f"{path}, line {number}, is not step,name,value: {row[:80]!r}") from None
+    return found
 
 
 def log_scalars(trainer: L.Trainer, metrics: Mapping[str, float], step: int) -> None:

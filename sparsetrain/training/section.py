@@ -1,6 +1,7 @@
 """The section `training` of a report: losses beside those of the bigram table, curves, speed."""
 
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -56,12 +57,12 @@ def training_section(
 
 
 def training_curves(path: Path) -> dict[str, StepCurve]:
-    """The scalars of a metrics.csv that the report shows."""
+    """The scalars of a metrics.csv that the report shows; what is not finite is a gap."""
     rows = [row for row in read_metrics(path) if row[1] in CURVES or row[1].startswith("val_loss/")]
     return {
         name: StepCurve(
             step=tuple(step for step, n, _ in rows if n == name),
-            value=tuple(value for _, n, value in rows if n == name),
+            value=tuple(value if isfinite(value) else None for _, n, value in rows if n == name),
         )
         for name in dict.fromkeys(name for _, name, _ in rows)
     }

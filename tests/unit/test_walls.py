@@ -71,7 +71,8 @@ CIRCUITS = {
     "evidence": THING | {"section", "search"},
     "explain": THING | {"section"},
     "exports": THING | {"section", "explain"},
-    "views": {"section", "explain"},
+    "side_by_side": {"circuit", "section"},
+    "views": {"section", "explain", "side_by_side"},
     "find": THING | {"section", "search", "evidence", "explain"},
     "formation": {"circuit", "tasks", "section", "evidence"},
     "comparison": THING | {"section"},
@@ -86,6 +87,7 @@ BELOW = {
     "views": {"report", "stats", "typed"},
     "formation": TRAINING | {"run"},
     "comparison": TRAINING | {"run", "studies"},
+    "side_by_side": TRAINING | {"studies"},
     "run": TRAINING | {"run", "studies"},
     "exports": MODEL | {"export"},
 }
