@@ -37,7 +37,16 @@ from sparsetrain.job import command_line, is_main_process, redact
 from sparsetrain.store import write_atomic
 from sparsetrain.typed import from_dict, key_paths, to_dict
 
-__all__ = ["conf_dir", "drop_defaults_", "entry", "load_run", "load_settings", "read_config", "replacing", "require"]
+__all__ = [
+    "conf_dir",
+    "drop_defaults_",
+    "entry",
+    "load_run",
+    "load_settings",
+    "read_config",
+    "replacing",
+    "require",
+]
 
 T = TypeVar("T")
 GO_ON = "continue with ckpt_path=last and the same hydra.run.dir"
