@@ -6,8 +6,6 @@ The runs may be trainings, studies or measurements (scripts/measure_sparsity.py)
 answer is printed, the page written to runs/compare/<stamp> (hydra.run.dir=<folder> for another). Every difference is b - a.
 """
 
-import shlex
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from circuits.side_by_side.settings import Settings
 from circuits.views.side_by_side import overview
 from sparsetrain.data.texts import TextsConfig
 from sparsetrain.entry import entry, load_settings, require
+from sparsetrain.job import command_line
 from sparsetrain.report import Report, RunFacts, StageTime, save_report
 from sparsetrain.report.render import render
 from sparsetrain.representation.survey import SurveyConfig
@@ -69,7 +68,7 @@ def main(config: CompareRun, run_dir: Path) -> None:
     report = Report(
         run=RunFacts.now(
             name=" and ".join("/".join(folder.resolve().parts[-2:]) for folder in folders),
-            command=shlex.join(["python", *sys.argv]),
+            command=command_line(),
             device="cpu",
         ),
         stages=(StageTime(name="compare", seconds=number(time.perf_counter() - started, "s", "measured")),),

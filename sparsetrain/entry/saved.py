@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from sparsetrain.job import redact
 from sparsetrain.typed import from_dict, one_line, with_defaults
 
 T = TypeVar("T")
@@ -63,7 +64,7 @@ def load_settings(run_dir: Path, schemas: Mapping[str, type]) -> tuple[dict[str,
         FileNotFoundError, ValueError: as `read_config`.
     """
     config = read_config(run_dir)
-    written = OmegaConf.to_container(config, resolve=False)
+    written = redact(OmegaConf.to_container(config, resolve=False))
     literal = OmegaConf.create(_without_environment(written))
     found = _resolved(written, literal)
     schema = next((schema for key, schema in schemas.items() if key in found), None)
