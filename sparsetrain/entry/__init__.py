@@ -7,7 +7,8 @@ stderr with exit code 1 (the whole traceback with HYDRA_FULL_ERROR=1).
 1. `arguments.py`: what a person types and what Hydra's grammar reads.
 2. `failures.py`: the line, and its record in the run folder.
 3. `saved.py`: the config of a run that is there, read back.
-4. A new run owns its folder before anything in it is touched (`sparsetrain/folder.py`).
+4. `targets.py`: nothing is called because a config says so.
+5. A new run owns its folder before anything in it is touched (`sparsetrain/folder.py`).
 """
 
 import logging
@@ -32,6 +33,7 @@ from sparsetrain.entry.arguments import drop_defaults_, read_literally, replacin
 from sparsetrain.entry.failures import RECORD, JobError, ending, lasting_streams
 from sparsetrain.entry.saved import load_run, load_settings, read_config
 from sparsetrain.entry.sweeps import Jobs, in_sweep, job_of, unfinished
+from sparsetrain.entry.targets import guarded
 from sparsetrain.folder import begin, own
 from sparsetrain.job import command_line, is_main_process, redact
 from sparsetrain.store import write_atomic
@@ -136,7 +138,8 @@ def entry(
             "help": {"template": help_text(main.__globals__["__doc__"] or "")},
             "callbacks": {"jobs": {"_target_": f"{Jobs.__module__}.{Jobs.__name__}"}},
         }
-        ConfigStore.instance().store(name=f"base_{config_name}", node={**base, "hydra": hydras})
+        node = {**base, "hydra": hydras}
+        ConfigStore.instance().store(name=f"base_{config_name}", node=node)
         # Read before Hydra is told to let errors through; jobs that another process runs have it set and raise.
         whole_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
         failures: list[str] = []
@@ -191,7 +194,8 @@ def entry(
             # Hydra prints errors in its own several lines unless told to let them through.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
-                hydra_main(task)()
+                with guarded(node):
+                    hydra_main(task)()
             except Exception as error:
                 if whole_traceback:
                     raise
