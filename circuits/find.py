@@ -1,4 +1,4 @@
-"""A task from its name to its entry of the report: gate, search, evidence.
+"""A task from its name to its entry of the report: gate, search, evidence. One that does not suit the tokenizer has an entry too.
 
 1. `examined`, the gate: the full model, calibrated on the fit pairs, must meet the target on held-out pairs. Pruning to a loss
    that the model does not reach would manufacture behaviour. If the empty circuit meets the target too, the task is 'bigram'.
@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import torch
 
@@ -40,11 +41,12 @@ from circuits.section import (
     TaskEntry,
     TwinEntry,
 )
-from circuits.tasks import get_task
+from circuits.tasks import PairText, UnsuitableTask, get_task
 from circuits.tasks.loss import TASK_LOSS_CONVENTION, logit_diff, task_loss
+from sparsetrain.data.pools import pool
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.model import Transformer
-from sparsetrain.stats.number import number
+from sparsetrain.stats.number import Number, number
 from sparsetrain.stats.sets import jaccard
 from sparsetrain.store import once
 from sparsetrain.typed import to_dict
@@ -89,7 +91,11 @@ def find_once(
     def make() -> TaskEntry:
         for stale in [*(out_dir / name).rglob("circuit.*")]:
             stale.unlink()  # of a search with other settings or weights
-        return find_task(TaskSearch.of(model, name, tokenizer, means, config, progress), out_dir)
+        try:
+            subject = TaskSearch.of(model, name, tokenizer, means, config, progress)
+        except UnsuitableTask as error:
+            return unsuitable(name, str(error))
+        return find_task(subject, out_dir)
 
     key = {"config": to_dict(config), "weights_sha256": means.weights_sha256}
     return once(out_dir / name / "result.json", key, make, TaskEntry)
@@ -107,13 +113,49 @@ def find_task(subject: TaskSearch, out_dir: Path | None = None) -> TaskEntry:
     return replace(entry, seconds=number(time.perf_counter() - start, "s", "measured"))
 
 
+def unsuitable(task: str, reason: str) -> TaskEntry:
+    """The entry of a task that has no pairs with this tokenizer: nothing of it was measured."""
+    known = get_task(task)
+    text = known.generate(Random(f"{task}/heldout"), pool("heldout"))
+
+    def unknown(unit: str) -> Number:
+        return number(None, unit, "measured", n=0)
+
+    return TaskEntry(
+        task=known.name,
+        description=known.description,
+        status="unsuitable",
+        gate=ModelGate(
+            passed=False,
+            accuracy=unknown("fraction"),
+            loss=unknown("nats"),
+            loss_uncalibrated=unknown("nats"),
+            scale=unknown("factor"),
+        ),
+        empty=EmptyCircuit(loss=unknown("nats")),
+        rejected={},
+        example=example_of(text),
+        circuits=(),
+        note=reason,
+    )
+
+
+def example_of(text: PairText) -> ExamplePair:
+    """A pair as the page shows it."""
+    return ExamplePair(
+        positive=text.positive.prompt,
+        negative=text.negative.prompt,
+        answer_positive=text.positive.answer,
+        answer_negative=f"not {text.positive.answer}" if text.rest else text.negative.answer,
+    )
+
+
 def examined(subject: TaskSearch) -> TaskEntry:
     """The gate: model and empty circuit on held-out pairs; the entry of a task before any search."""
     (full, full_fit), (empty, empty_fit) = subject.full, subject.empty
     answers, nothing = full_fit.apply(full), empty_fit.apply(empty)
     limit, pairs = subject.config.target_loss, subject.pairs.heldout
     passed, is_bigram = float(task_loss(answers)) <= limit, float(task_loss(nothing)) <= limit
-    text = pairs.texts[0]
     return TaskEntry(
         task=subject.task,
         description=subject.description,
@@ -127,13 +169,9 @@ def examined(subject: TaskSearch) -> TaskEntry:
         ),
         empty=EmptyCircuit(loss=subject.loss(nothing)),
         rejected=dict(pairs.rejected),
-        example=ExamplePair(
-            positive=text.positive.prompt,
-            negative=text.negative.prompt,
-            answer_positive=text.positive.answer,
-            answer_negative=f"not {text.positive.answer}" if text.rest else text.negative.answer,
-        ),
+        example=example_of(pairs.texts[0]),
         circuits=(),
+        note=subject.note,
     )
 
 
@@ -158,7 +196,7 @@ def judged(subject: TaskSearch, entry: TaskEntry, found: Found) -> TaskEntry:
     return replace(
         entry,
         status=entry.status if not entry.gate.passed else "circuit" if good else "no_circuit",
-        note=None if entry.gate.passed else GATE_OFF_NOTE,
+        note="; ".join(filter(None, (entry.note, None if entry.gate.passed else GATE_OFF_NOTE))) or None,
         circuits=tuple(circuits),
         seeds=MaskSeeds(
             jaccard_nodes=number(jaccard(sets), "fraction", n=len(sets)),

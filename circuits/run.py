@@ -40,10 +40,10 @@ from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.export import load_model, read_meta
 from sparsetrain.model import Transformer
 from sparsetrain.progress import progress_bar
-from sparsetrain.report import Kinds, Report, save_report
-from sparsetrain.report.render import render
+from sparsetrain.report import Kinds, Report
 from sparsetrain.report.sections import TrainingSection
-from sparsetrain.run import MEANS_SOURCE, RunConfig, Watch, check, text_windows, trackers_of, train
+from sparsetrain.report.stages import Stages
+from sparsetrain.run import MEANS_SOURCE, RunConfig, Watch, check, later_stages, text_windows, trackers_of, train
 from sparsetrain.store import fingerprint, once, sha256
 from sparsetrain.studies.catalogue import STUDIES, Catalogue, StudyConfig
 from sparsetrain.studies.page import KINDS as OWN_KINDS
@@ -131,12 +131,12 @@ def val_loss(report: Report) -> float:
     return value
 
 
-def publish(report: Report, run_dir: Path, trackers: Sequence[Tracker]) -> None:
-    """Writes report.json, renders it, sends it to the trackers and says where it is."""
-    save_report(report, run_dir / "report.json")
-    paths = render(report, KINDS, run_dir)
-    send_report(trackers, report, KINDS, run_dir)
+def publish(stages: Stages, trackers: Sequence[Tracker]) -> Report:
+    """Writes the whole report, sends it to the trackers and says where it is."""
+    paths, report = stages.write(), stages.report
+    send_report(trackers, report, KINDS, stages.folder)
     print(f"report: {paths['html']}")
+    return report
 
 
 def train_and_read(config: TrainRun, run_dir: Path, command: str) -> Report | None:
@@ -156,29 +156,30 @@ def train_and_read(config: TrainRun, run_dir: Path, command: str) -> Report | No
 
 
 def _stages(config: TrainRun, run_dir: Path, command: str, trackers: Sequence[Tracker]) -> Report | None:
-    done = train(config, run_dir, command, watch=_watch(config, run_dir), loggers=trackers)
-    if done.export is None or done.report is None:
+    later = [name for name, chosen in (("circuits", config.circuits), ("formation", config.formation)) if chosen.tasks]
+    stages = Stages(run_dir, KINDS, (*later_stages(config), *later))
+    done = train(config, run_dir, command, watch=_watch(config, run_dir), loggers=trackers, stages=stages)
+    if done.export is None:
         print(f"stopped at step {config.stop_at_step}; continue with ckpt_path=last hydra.run.dir={run_dir}")
         return None
-    report = done.report
     if config.circuits.tasks:
-        with done.stages("circuits"):
-            section = run_circuits(
+        with stages("circuits"):
+            run_circuits(
                 done.export,
                 run_dir,
                 config.circuits,
                 lambda: text_windows(done.corpus, config, "means", config.circuits.n_means_windows),
                 text=lambda: text_windows(done.corpus, config, "heldout", N_TEXT_WINDOWS),
+                known=known_circuits(stages.report),
                 on_task=lambda task: print(describe_task(task)),
+                on_section=lambda section: stages.add(circuits=section),
                 progress=config.trainer.progress,
             )
-            report = report.plus(circuits=section)
     if config.formation.tasks:
-        formed = formation_section(run_dir, config.formation.tasks, config.trainer.n_steps, report)
-        report = report.plus(formation=formed)
-    report = report.plus(*done.stages.times())
-    publish(report, run_dir, trackers)
-    return report
+        with stages.part("formation"):
+            steps = config.trainer.n_steps
+            stages.add(formation=formation_section(run_dir, config.formation.tasks, steps, stages.report))
+    return publish(stages, trackers)
 
 
 def _watch(config: TrainRun, run_dir: Path) -> Watch:
@@ -210,7 +211,9 @@ def run_circuits(
     windows_source: str = MEANS_SOURCE,
     text: Callable[[], Tensor] | None = None,
     text_source: str = TEXT_SOURCE,
+    known: CircuitsSection | None = None,
     on_task: Callable[[TaskEntry], object] = lambda task: None,
+    on_section: Callable[[CircuitsSection], object] = lambda section: None,
     progress: bool = True,
 ) -> CircuitsSection:
     """Finds the circuits of an exported model; what lies in `run_dir`, found with the same settings, is not searched again.
@@ -225,7 +228,9 @@ def run_circuits(
         text: gives held-out token windows `[n, n_ctx]` on which the circuit page shows activations; called only if a
             circuit's page is not on disk yet. None: the report's drawings have no such data.
         text_source: what that text is, in words.
+        known: what the report says of these weights, to which the tasks are added.
         on_task: called with the entry of each task as its search is done.
+        on_section: called with the section so far after each task, and with the whole one.
         progress: draw a progress bar on stderr.
     """
     model, tokenizer, out_dir = load_model(export), Tokenizer.load(export / "tokenizer.json"), run_dir / "circuits"
@@ -234,10 +239,21 @@ def run_circuits(
     if means is None or means.weights_sha256 != weights_sha256:
         means = measure_means(model, windows(), source=windows_source, weights_sha256=weights_sha256)
         means.save(path)
-    tasks = []
+
+    def section(tasks: Sequence[TaskEntry]) -> CircuitsSection:
+        found = CircuitsSection(
+            definitions=definitions(means),
+            target_loss=config.find.target_loss,
+            gates="on" if config.find.gate else "off",
+            tasks=tuple(tasks),
+        )
+        return merge_tasks(known, found)
+
+    tasks: list[TaskEntry] = []
     for name, report in _with_bars("circuits", config.names(), progress):
         tasks.append(find_once(model, name, tokenizer, means, config.find, out_dir, report))
         on_task(tasks[-1])
+        on_section(section(tasks))
     if text is not None:
         text_once = cache(text)
 
@@ -254,12 +270,14 @@ def run_circuits(
 
         small = [task.task for task in tasks if task.circuits and (task.circuits[0].n_nodes.value or 0) <= MAX_NODES]
         tasks = _each("circuit pages", tasks, small, page, progress)
-    return CircuitsSection(
-        definitions=definitions(means),
-        target_loss=config.find.target_loss,
-        gates="on" if config.find.gate else "off",
-        tasks=tuple(tasks),
-    )
+    whole = section(tasks)
+    on_section(whole)
+    return whole
+
+
+def known_circuits(report: Report) -> CircuitsSection | None:
+    """What a report says of circuits so far."""
+    return report.section("circuits", CircuitsSection) if "circuits" in report.sections else None
 
 
 def run_cards(
@@ -272,6 +290,7 @@ def run_cards(
     windows: Tensor,
     *,
     on_card: Callable[[str, tuple[CardEntry, ...]], object] = lambda task, card: None,
+    on_tasks: Callable[[Sequence[TaskEntry]], object] = lambda tasks: None,
     progress: bool = True,
 ) -> tuple[TaskEntry, ...]:
     """The tasks with a report card in the best circuit of each that has one; a card made before is read from disk.
@@ -286,6 +305,7 @@ def run_cards(
         card: thresholds and sizes.
         windows: int64 `[n, n_ctx]`, pretraining text that the means were not taken from.
         on_card: called with (task, card) as each is done.
+        on_tasks: called then with all tasks as they are.
         progress: draw a progress bar on stderr.
     """
     save_file({"windows": windows.contiguous()}, run_dir / "circuits" / CARD_WINDOWS)
@@ -300,7 +320,7 @@ def run_cards(
         return _with_best(task, card=found)
 
     wanted = [task.task for task in tasks if task.task in names and task.status == "circuit"]
-    return tuple(_each("report cards", tasks, wanted, judged, progress))
+    return tuple(_each("report cards", tasks, wanted, judged, progress, on_tasks))
 
 
 def run_baselines(
@@ -310,6 +330,7 @@ def run_baselines(
     names: Sequence[str],
     find: FindConfig,
     *,
+    on_tasks: Callable[[Sequence[TaskEntry]], object] = lambda tasks: None,
     progress: bool = True,
 ) -> tuple[TaskEntry, ...]:
     """The tasks with the circuits of the baselines beside those of learned pruning; found before, they are read from disk.
@@ -320,6 +341,7 @@ def run_baselines(
         tasks: of the section.
         names: tasks to compare; those that the model solves, and the empty circuit does not, get `baselines`.
         find: the search's settings.
+        on_tasks: called with all tasks as they are when one has its circuits.
         progress: draw a progress bar on stderr.
     """
     model, tokenizer = load_model(export), Tokenizer.load(export / "tokenizer.json")
@@ -336,7 +358,7 @@ def run_baselines(
         return replace(task, baselines=found)
 
     wanted = [task.task for task in tasks if task.task in names and task.status in ("circuit", "no_circuit")]
-    return tuple(_each("baselines", tasks, wanted, compared, progress))
+    return tuple(_each("baselines", tasks, wanted, compared, progress, on_tasks))
 
 
 def _with_best(task: TaskEntry, **added: Any) -> TaskEntry:
@@ -351,11 +373,13 @@ def _each(
     names: Sequence[str],
     change: Callable[[TaskEntry, Progress], TaskEntry],
     shown: bool,
+    on_tasks: Callable[[Sequence[TaskEntry]], object] = lambda tasks: None,
 ) -> list[TaskEntry]:
     """The tasks, the named ones changed one after another."""
     changed = {task.task: task for task in tasks}
     for name, report in _with_bars(title, names, shown):
         changed[name] = change(changed[name], report)
+        on_tasks(list(changed.values()))
     return list(changed.values())
 
 
@@ -402,6 +426,8 @@ def _found(circuit: CircuitEntry) -> str:
 def describe_task(task: TaskEntry) -> str:
     """One line for the terminal: how a task's search ended."""
     gate = task.gate
+    if task.status == "unsuitable":
+        return f"{task.task}: does not suit this tokenizer; {task.note}"
     text = f"{task.task}: {task.status}, model {gate.accuracy.value:.0%} right, loss {gate.loss.value:.3f}"
     if task.circuits:
         best = task.circuits[0]

@@ -11,7 +11,7 @@ from sparsetrain.stats.decisions import Word
 from sparsetrain.stats.number import Number, StepCurve
 from sparsetrain.typed import Json
 
-TaskStatus = Literal["circuit", "bigram", "failed_by_model", "no_circuit"]
+TaskStatus = Literal["circuit", "bigram", "failed_by_model", "no_circuit", "unsuitable"]
 CardVerdict = Literal["pass", "fail", "not enough data"]
 Sense = Literal["at least", "at most"]
 Side = Literal["positive", "negative"]
@@ -335,7 +335,8 @@ class TaskEntry:
     description: str
     status: TaskStatus
     """`circuit`: the model passes the gate and a circuit reaches the target on held-out pairs; `bigram`: the empty circuit does so
-    already; `failed_by_model`: the model misses the target, nothing is pruned (unless gates are off); `no_circuit`: the search missed it."""
+    already; `failed_by_model`: the model misses the target, nothing is pruned (unless gates are off); `no_circuit`: the search missed it; `unsuitable`: the task cannot be put into pairs with this
+    tokenizer, so that nothing was measured, and `note` says why."""
     gate: ModelGate
     empty: EmptyCircuit
     rejected: Mapping[str, int]

@@ -9,6 +9,7 @@ A task that this run's folder already holds, with the same settings, is not sear
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -21,22 +22,21 @@ from circuits.run import (
     N_TEXT_WINDOWS,
     CircuitsConfig,
     describe_task,
-    merge_tasks,
+    known_circuits,
+    publish,
     run_baselines,
     run_cards,
     run_circuits,
 )
 from circuits.search.comparison import size_ratios
-from circuits.section import CircuitsSection
+from circuits.section import TaskEntry
 from circuits.views.card import summary
 from sparsetrain.data import prepare_corpus
 from sparsetrain.entry import entry, load_run, require
 from sparsetrain.export import latest_export
-from sparsetrain.report import StageTime, load_report, save_report
-from sparsetrain.report.render import render
+from sparsetrain.report import load_report
+from sparsetrain.report.stages import Stages
 from sparsetrain.run import RunConfig, cache_dir, text_windows, trackers_of
-from sparsetrain.stats.number import number
-from sparsetrain.training.tracking import send_report
 
 N_CARD_WINDOWS = 64  # ours: windows of validation text for the criteria that need pretraining text
 
@@ -67,52 +67,59 @@ def main(config: FindCircuitsRun, run_dir: Path) -> None:
     export = latest_export(run)
     report = load_report(run / "report.json", KINDS)
     trained = load_run(RunConfig, run)
-    started = time.perf_counter()
+    started, of_tasks = time.perf_counter(), "circuits"
+    if config.task not in ("", "all"):
+        of_tasks += f" of {config.task}"
     torch.set_num_threads(report.run.n_threads)  # the same numbers whatever OMP_NUM_THREADS says
+    stages = Stages(
+        run, KINDS, (of_tasks, *(["baselines"] * config.baselines), *(["report cards"] * (config.card != "none")))
+    )
+    stages.begin(report)
 
     def windows(split: str, n: int):
         corpus = prepare_corpus(trained.data, cache_dir(trained), progress=config.progress)
         return text_windows(corpus, trained, split, n)
 
-    old = report.section("circuits", CircuitsSection) if "circuits" in report.sections else None
-    new = run_circuits(
-        export,
-        run,
-        circuits,
-        lambda: windows("means", circuits.n_means_windows),
-        text=lambda: windows("heldout", N_TEXT_WINDOWS),
-        on_task=lambda task: print(describe_task(task)),
-        progress=config.progress,
-    )
-    section, names, find = merge_tasks(old, new), circuits.names(), circuits.find
-    tasks = section.tasks
-    if config.baselines:
-        tasks = run_baselines(export, run, tasks, names, find, progress=config.progress)
-    if config.card != "none":
-        tasks = run_cards(
+    def add(tasks: Sequence[TaskEntry]) -> None:
+        ratios = size_ratios(tasks, seed=0, n_boot=find.n_boot) if any(task.baselines for task in tasks) else None
+        stages.add(circuits=replace(section, tasks=tuple(tasks), baselines=ratios))
+
+    with stages.part(of_tasks):
+        section = run_circuits(
             export,
             run,
-            tasks,
-            names,
-            find,
-            PRESETS[config.card],
-            windows("val", N_CARD_WINDOWS),
-            on_card=lambda name, card: print(f"{name}: {summary(card)}"),
+            circuits,
+            lambda: windows("means", circuits.n_means_windows),
+            text=lambda: windows("heldout", N_TEXT_WINDOWS),
+            known=known_circuits(report),
+            on_task=lambda task: print(describe_task(task)),
+            on_section=lambda section: stages.add(circuits=section),
             progress=config.progress,
         )
-    ratios = size_ratios(tasks, seed=0, n_boot=find.n_boot) if any(task.baselines for task in tasks) else None
-    seconds = number(time.perf_counter() - started, "s", "measured")
-    report = report.plus(
-        StageTime(name=f"find_circuits {config.task}".strip(), seconds=seconds),
-        circuits=replace(section, tasks=tasks, baselines=ratios),
-    )
-    save_report(report, run / "report.json")
-    paths = render(report, KINDS, run)
+    names, find, tasks = circuits.names(), circuits.find, section.tasks
+    if config.baselines:
+        with stages.part("baselines"):
+            tasks = run_baselines(export, run, tasks, names, find, on_tasks=add, progress=config.progress)
+    if config.card != "none":
+        with stages.part("report cards"):
+            tasks = run_cards(
+                export,
+                run,
+                tasks,
+                names,
+                find,
+                PRESETS[config.card],
+                windows("val", N_CARD_WINDOWS),
+                on_card=lambda name, card: print(f"{name}: {summary(card)}"),
+                on_tasks=add,
+                progress=config.progress,
+            )
+    add(tasks)
+    stages.seconds[f"find_circuits {config.task}".strip()] = time.perf_counter() - started
     if config.wandb != "as_run":
         trained = replace(trained, logger=replace(trained.logger, kind="wandb", wandb=config.wandb))
     with trackers_of(replace(trained, ckpt_path=None), run, "find_circuits") as trackers:
-        send_report(trackers, report, KINDS, run)
-    print(f"report: {paths['html']}")
+        publish(stages, trackers)
 
 
 if __name__ == "__main__":

@@ -24,14 +24,13 @@ from sparsetrain.entry import entry, require
 from sparsetrain.hooks import select_points
 from sparsetrain.job import command_line
 from sparsetrain.progress import progress_bar
-from sparsetrain.report import Report, RunFacts, StageTime, WeightsFacts, save_report
-from sparsetrain.report.render import render
+from sparsetrain.report import Report, RunFacts, WeightsFacts
 from sparsetrain.report.sections import KINDS
-from sparsetrain.representation.section import FilesEntry, MeasuredModel, MeasurementSection
+from sparsetrain.report.stages import Stages
+from sparsetrain.representation.section import FilesEntry, MeasuredModel, MeasurementSection, RepresentationSection
 from sparsetrain.representation.survey import Survey, SurveyConfig, survey, write_examples
 from sparsetrain.representation.table import append_rows
 from sparsetrain.representation.trends import compare_seeds, survey_section
-from sparsetrain.stats.number import number
 
 MAX_NAMED = 1000
 """Rows that were left out which the report names; the first few are also said at once. ours"""
@@ -98,19 +97,32 @@ def main(config: MeasureSparsityRun, run_dir: Path) -> None:
         raise ValueError(f"seeds={config.seeds} names a model twice; give others than model={names[0]}")
     model, splits = prepare(names[0], paths, config, device)
     say(splits.skipped)
+    stages = Stages(run_dir, KINDS, ("seeds",) if len(names) > 1 else ())
     with progress_bar(config.progress) as bar:
         n_examples = sum(len(split.tokens) for split in splits) * config.measure.n_passes
         task = bar.add_task("examples", total=n_examples * len(names))
         measured = look(model, splits, config, partial(bar.advance, task))
         sections = [survey_section(measured, model.module)]
-        for other in names[1:]:
-            of_seed, same = prepare(other, paths, config, device)
-            seen = look(of_seed, same, config, partial(bar.advance, task))
-            sections.append(survey_section(seen, of_seed.module))
-    section = sections[0]
-    seeds = compare_seeds(names, sections, config.measure.confidence) if len(names) > 1 else None
-    append_rows(run_dir / "sparsity.csv", model.step or 0, measured.plain.rows)
-    write_examples(run_dir / "examples.csv", measured, {split.name: split.places for split in splits})
+        append_rows(run_dir / "sparsity.csv", model.step or 0, measured.plain.rows)
+        write_examples(run_dir / "examples.csv", measured, {split.name: split.places for split in splits})
+        section = measurement(model, sections[0], splits)
+        facts = RunFacts.now(name="measure_sparsity", seed=config.measure.seed, command=command_line(), device=device)
+        weights = WeightsFacts(sha256=model.weights_sha256, step=model.step)
+        stages.begin(Report(run=facts, weights=weights, sections={"measurement": section}))
+        if len(names) > 1:
+            with stages.part("seeds"):
+                for other in names[1:]:
+                    of_seed, same = prepare(other, paths, config, device)
+                    seen = look(of_seed, same, config, partial(bar.advance, task))
+                    sections.append(survey_section(seen, of_seed.module))
+                seeds = compare_seeds(names, sections, config.measure.confidence)
+                stages.add(measurement=replace(section, seeds=seeds))
+    stages.seconds["measure_sparsity"] = time.perf_counter() - started
+    print(f"report: {stages.write()['html']}")
+
+
+def measurement(model: LanguageModel, section: RepresentationSection, splits: Texts) -> MeasurementSection:
+    """The report's section: what was measured, of which model, on which texts."""
     described = MeasuredModel(
         name=model.name,
         architecture=model.architecture,
@@ -120,18 +132,10 @@ def main(config: MeasureSparsityRun, run_dir: Path) -> None:
     )
     counted = tuple(replace(entry, **split.counts()) for entry, split in zip(section.splits, splits, strict=True))
     shared = {field.name: getattr(section, field.name) for field in fields(section)}
-    shared |= {"splits": counted, "seeds": seeds, "files": FilesEntry(table="sparsity.csv", examples="examples.csv")}
+    shared |= {"splits": counted, "files": FilesEntry(table="sparsity.csv", examples="examples.csv")}
     skipped = {skip.name: skip.reason for skip in islice(splits.skipped, MAX_NAMED)}
     shared |= {"n_skipped": len(splits.skipped), "skipped": skipped}
-    command = command_line()
-    report = Report(
-        run=RunFacts.now(name="measure_sparsity", seed=config.measure.seed, command=command, device=device),
-        weights=WeightsFacts(sha256=model.weights_sha256, step=model.step),
-        stages=(StageTime(name="measure_sparsity", seconds=number(time.perf_counter() - started, "s", "measured")),),
-        sections={"measurement": MeasurementSection(model=described, **shared)},
-    )
-    save_report(report, run_dir / "report.json")
-    print(f"report: {render(report, KINDS, run_dir)['html']}")
+    return MeasurementSection(model=described, **shared)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,8 @@ def recompute(run: Path, stored: TaskEntry) -> TaskEntry:
         FileNotFoundError: a file that the entry rests on is not there.
         ValueError: files of other weights than the export's.
     """
+    if stored.status == "unsuitable":
+        return stored  # nothing of it was measured
     export, folder = latest_export(run), run / "circuits" / stored.task
     model, tokenizer = load_model(export), Tokenizer.load(export / "tokenizer.json")
     means = Means.load(run / "circuits" / "means.safetensors")

@@ -5,9 +5,8 @@ watchers, exports the model and returns a `TrainedRun`, from which later stages 
 """
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -22,7 +21,9 @@ from sparsetrain.data.stream import val_batches
 from sparsetrain.job import redacted
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
-from sparsetrain.report import Report, RunFacts, StageTime, WeightsFacts
+from sparsetrain.report import Report, RunFacts, WeightsFacts
+from sparsetrain.report.sections import KINDS
+from sparsetrain.report.stages import Stages
 from sparsetrain.representation.evaluate import watched_points
 from sparsetrain.representation.positions import WatchedSplit
 from sparsetrain.representation.section import FilesEntry, RepresentationSection, table_section
@@ -30,7 +31,6 @@ from sparsetrain.representation.survey import SurveyConfig, survey, write_exampl
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
 from sparsetrain.representation.trends import survey_section
 from sparsetrain.sparsity import SparsityConfig, SparsitySection
-from sparsetrain.stats.number import number
 from sparsetrain.store import home, sha256
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, Validation, every
 from sparsetrain.training.fit import Exporter, Recipe, TrainerConfig, train_model
@@ -94,25 +94,6 @@ Watch = Callable[[Corpus, Exporter], list[AtSteps]]
 """(corpus, how the model of a step is exported) -> callbacks."""
 
 
-class Stages:
-    """Names and durations of a run's stages, in order."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        log.info("%s ...", name)
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-        log.info("%s took %.1f s", name, self.seconds[name])
-
-    def times(self) -> tuple[StageTime, ...]:
-        """The report's list of stages."""
-        return tuple(StageTime(name=n, seconds=number(s, "s", "measured")) for n, s in self.seconds.items())
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainedRun:
     """What a finished training leaves for the stages after it."""
@@ -120,10 +101,7 @@ class TrainedRun:
     model: Transformer
     corpus: Corpus
     export: Path | None
-    """None where the run was stopped before its schedule ended: nothing was exported."""
-    report: Report | None
-    """The sections so far; None like `export`."""
-    stages: Stages
+    """None where the run was stopped before its schedule ended: nothing was exported, and there is no report."""
 
 
 def cache_dir(config: RunConfig) -> Path:
@@ -195,8 +173,9 @@ def train(
     command: str,
     watch: Watch = lambda corpus, export: [],
     loggers: Sequence[Logger] = (),
+    stages: Stages | None = None,
 ) -> TrainedRun:
-    """Runs the stages data, training, export.
+    """Runs the stages data, training, export and representation; the report begins when the model is exported.
 
     Args:
         config: the whole run.
@@ -204,6 +183,7 @@ def train(
         command: the command line, for the report.
         watch: gives more callbacks; they must not touch the training.
         loggers: where scalars go beside metrics.csv.
+        stages: of the whole run, to which these belong; None: there are no others.
 
     Raises:
         ValueError: an empty corpus, an infeasible budget, a checkpoint of other data.
@@ -212,7 +192,7 @@ def train(
     """
     recipe, n_ctx, batch = config.recipe, config.model.n_ctx, config.trainer.micro_batch
     resume = check(config, run_dir)
-    stages = Stages()
+    stages = stages or Stages(run_dir, KINDS, later_stages(config))
     with stages("data"):
         corpus = corpus_of(config)
         stream = TokenStream(corpus, "train", n_ctx, batch, config.seed)
@@ -251,28 +231,30 @@ def train(
             resume=resume,
             stop_at_step=config.stop_at_step,
         )
-    folder, report = None, None
+    folder = None
     if trained.complete:
         with stages("export"):
             folder = trained.export()
         model_bigram = config.bigram_init if config.model.bigram else "the model has no bigram table"
-        report = Report(
-            run=run_facts(config, command),
-            weights=WeightsFacts(step=trained.step, sha256=sha256(folder / "model.safetensors")),
-            sections={
-                "training": training_section(trained, validation, bigram, model_bigram),
-                "data": describe(corpus),
-                "sparsity": SparsitySection(
-                    method="none" if trained.sparsity is None else config.sparsity.method,
-                    tensors=() if trained.sparsity is None else trained.sparsity.audit(),
-                ),
-            },
-        )
+        weights = WeightsFacts(step=trained.step, sha256=sha256(folder / "model.safetensors"))
+        sections = {
+            "training": training_section(trained, validation, bigram, model_bigram),
+            "data": describe(corpus),
+            "sparsity": SparsitySection(
+                method="none" if trained.sparsity is None else config.sparsity.method,
+                tensors=() if trained.sparsity is None else trained.sparsity.audit(),
+            ),
+        }
+        stages.begin(Report(run=run_facts(config, command), weights=weights, sections=sections))
         if config.ood.enabled:
             with stages("representation"):
-                section = describe_representation(config, trained.model, start, splits, run_dir)
-                report = report.plus(representation=section)
-    return TrainedRun(model=trained.model, corpus=corpus, export=folder, report=report, stages=stages)
+                stages.add(representation=describe_representation(config, trained.model, start, splits, run_dir))
+    return TrainedRun(model=trained.model, corpus=corpus, export=folder)
+
+
+def later_stages(config: RunConfig) -> tuple[str, ...]:
+    """The stages of `train` after the export."""
+    return ("representation",) if config.ood.enabled else ()
 
 
 def run_facts(config: RunConfig, command: str) -> RunFacts:

@@ -26,7 +26,7 @@ from circuits.search.rankings import edge_effects
 from circuits.search.search import Pruned
 from circuits.search.task import FindConfig, Pairs, TaskSearch, aim, best_pruned, circuit_of
 from circuits.section import CardEntry, TaskEntry
-from circuits.tasks import PairSet, build_pairs
+from circuits.tasks import PairSet, UnsuitableTask, build_pairs
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.export import load_model
 from sparsetrain.model import Transformer
@@ -73,10 +73,13 @@ class RunFiles:
             pairs=pairs,
         )
 
-    def shifted(self, task: str) -> PairSet:
-        """Held-out in names and longer: prompts of up to twice the search's length."""
+    def shifted(self, task: str) -> PairSet | None:
+        """Held-out in names and longer: prompts of up to twice the search's length; None where the tokenizer makes no such pairs."""
         n, seed, most = self.find.n_heldout, self.find.pair_seed, 2 * self.find.max_tokens
-        return build_pairs(task, self.tokenizer, "shifted", n, seed, max_tokens=most)
+        try:
+            return build_pairs(task, self.tokenizer, "shifted", n, seed, max_tokens=most)
+        except UnsuitableTask:
+            return None
 
 
 def solved(tasks: Sequence[TaskEntry]) -> list[str]:

@@ -27,7 +27,7 @@ from circuits.search.edge_pruning import prune_edges
 from circuits.search.learn import Aim, MaskRun, Progress, PruneConfig, silent
 from circuits.search.search import Pruned, search
 from circuits.search.tune import tuned
-from circuits.tasks import PairSet, build_pairs, get_task
+from circuits.tasks import PairSet, UnsuitableTask, build_pairs, get_task
 from circuits.tasks.loss import TASK_LOSS_CONVENTION, Calibration, pair_accuracy, pair_task_loss, task_loss
 from circuits.tasks.pairs import Twin
 from sparsetrain.data.pools import Split
@@ -127,6 +127,7 @@ class TaskSearch:
         means: of this model.
         token: id -> readable text.
         twin: the same prompts with unrelated answers, or None.
+        note: what a reader has to know of pairs and twin.
         progress: called with (stage, done, total).
 
     Raises:
@@ -141,6 +142,7 @@ class TaskSearch:
     config: FindConfig
     token: Callable[[int], str] = str
     twin: Pairs | None = None
+    note: str | None = None
     progress: Progress = silent
 
     def __post_init__(self) -> None:
@@ -158,18 +160,32 @@ class TaskSearch:
         config: FindConfig,
         progress: Progress = silent,
     ) -> "TaskSearch":
-        """The subject of a known task, its pairs built anew.
+        """The subject of a known task, its pairs built anew. Without words for a nonsense twin it has none, and says so.
 
         Raises:
             ValueError: an unknown task, or means of another model.
+            UnsuitableTask: no pairs with this tokenizer, or prompts that are too long for the model.
         """
         known = get_task(task)
+        pairs, twin, note = Pairs.build(known.name, tokenizer, config), None, None
+        longest = max(int(made.last.max()) + 1 for made in (pairs.train, pairs.fit, pairs.val, pairs.heldout))
+        if model.positions is not None and longest > model.config.n_ctx:
+            raise UnsuitableTask(
+                f"prompts of up to {longest} tokens, but the model reads n_ctx={model.config.n_ctx}; set "
+                f"circuits.find.max_tokens={model.config.n_ctx}"
+            )
+        if config.nonsense_twin:
+            try:
+                twin = Pairs.build(known.name, tokenizer, config, "nonsense")
+            except UnsuitableTask as error:
+                note = str(error)
         return cls(
             model=model,
             task=known.name,
             description=known.description,
-            pairs=Pairs.build(known.name, tokenizer, config),
-            twin=Pairs.build(known.name, tokenizer, config, "nonsense") if config.nonsense_twin else None,
+            pairs=pairs,
+            twin=twin,
+            note=note,
             means=means,
             config=config,
             token=tokenizer.token,

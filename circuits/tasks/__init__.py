@@ -5,7 +5,7 @@ scores a model's answers. To add a task: write a function with `@task()` in a fa
 """
 
 from circuits.tasks.catalogue import ENGLISH_TASKS, PYTHON_TASKS, TASKS, get_task
-from circuits.tasks.pairs import PairSet, PairTokenizer, Twin, build_pairs
+from circuits.tasks.pairs import PairSet, PairTokenizer, Twin, UnsuitableTask, build_pairs
 from circuits.tasks.task import PairText, Side, Task
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Side",
     "Task",
     "Twin",
+    "UnsuitableTask",
     "build_pairs",
     "get_task",
 ]

@@ -36,6 +36,10 @@ _TWIN_WORDS = (  # separated by blanks
 )
 
 
+class UnsuitableTask(ValueError):
+    """A task cannot be put into pairs with this tokenizer: that says something about the two, and nothing about a model."""
+
+
 class PairTokenizer(Protocol):
     """What is asked of a tokenizer."""
 
@@ -129,8 +133,9 @@ def build_pairs(
         twin_seed: decides the words of the nonsense twin.
 
     Raises:
-        ValueError: on an unknown name, n or max_tokens that is too small, or a tokenizer in which more than 90% of the
-            pairs are rejected; the message gives the reasons and their counts.
+        ValueError: on an unknown name, n or max_tokens that is too small.
+        UnsuitableTask: a tokenizer in which more than 90% of the pairs are rejected, or with too few words for the nonsense twin; the
+            message gives the reasons and their counts.
     """
     task = get_task(task) if isinstance(task, str) else task
     if split not in SPLITS:
@@ -159,7 +164,7 @@ def build_pairs(
         n_rejected = rejected.total()
         if n_rejected >= _MIN_TRIES and n_rejected > _MAX_REJECTED * (n_rejected + len(pairs)):
             reasons = ", ".join(f"{reason}: {count}" for reason, count in rejected.most_common())
-            raise ValueError(
+            raise UnsuitableTask(
                 f"task {task.name!r} (split {split!r}, max_tokens={max_tokens}): {n_rejected} of "
                 f"{n_rejected + len(pairs)} pairs rejected ({reasons}); raise max_tokens for too_long, ask for fewer "
                 "pairs for duplicate, otherwise leave this task out for this tokenizer"
@@ -301,9 +306,9 @@ def _twin_answers(task: Task, tokenizer: PairTokenizer, twin_seed: int) -> tuple
     words = {f" {word}": inside_line(f" {word}") for word in _TWIN_WORDS.split()}
     free = sorted((word, ids[0]) for word, ids in words.items() if len(ids) == 1 and ids[0] not in taken)
     if len(free) < 2:
-        raise ValueError(
-            f"no nonsense twin of task {task.name!r}: of the words {_TWIN_WORDS} fewer than two are single "
-            "tokens of this tokenizer; train it on more text or leave the twin out"
+        raise UnsuitableTask(
+            f"no nonsense twin of task {task.name!r}: fewer than two of its {len(words)} words are single tokens of this tokenizer; "
+            "train it on more text or leave the twin out"
         )
     (word_a, a), (word_b, b) = Random(f"{task.name}/nonsense/{twin_seed}").sample(free, 2)
     return (word_a, word_b), (a, b)

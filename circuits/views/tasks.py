@@ -36,12 +36,13 @@ STATUS: dict[TaskStatus, tuple[str, Tone]] = {
     "bigram": ("bigram", "none"),
     "failed_by_model": ("model fails", "warn"),
     "no_circuit": ("no circuit", "fail"),
+    "unsuitable": ("does not suit", "none"),
 }
 """Words and tone of each status."""
 STATUS_HELP = (
     "circuit found: the model passes the gate and a circuit reaches the target loss; bigram: the empty circuit, which "
     "sees only the current token, already does; model fails: the full model misses the target, so nothing is pruned; "
-    "no circuit: the model passes, the search did not reach the target"
+    "no circuit: the model passes, the search did not reach the target; does not suit: this tokenizer makes no pairs of the task's texts"
 )
 COLUMNS = (
     Column(label="Task"),
@@ -110,12 +111,14 @@ def _size(entry: CircuitEntry | TwinEntry) -> int | float:
 def _verdicts(tasks: tuple[TaskEntry, ...], target: float) -> list[Block]:
     # a task that is solved without any node stays out of the verdicts
     solved = [(task, circuit) for task in tasks if task.status == "circuit" and (circuit := best(task, target))]
+    n_suited = sum(task.status != "unsuitable" for task in tasks)
+    others = f"; {len(tasks) - n_suited} more do not suit the tokenizer" if n_suited < len(tasks) else ""
     blocks: list[Block] = [
         Tile(
             label="Tasks with a circuit",
-            value=f"{len(solved)} of {len(tasks)}",
-            tone="pass" if solved else "fail",
-            note=f"task loss {target} or below on held-out pairs",
+            value=f"{len(solved)} of {n_suited}",
+            tone="pass" if solved else "fail" if n_suited else "none",
+            note=f"task loss {target} or below on held-out pairs{others}",
         )
     ]
     if solved:
@@ -189,6 +192,10 @@ def _task(task: TaskEntry, target: float, is_open: bool) -> Details:
         for side, prompt, answer in sides
     )
     blocks.append(Grid(blocks=tuple(prompts)))
+    if task.status == "unsuitable":
+        blocks += _remarks(task)
+        words, tone = STATUS[task.status]
+        return Details(summary=task.task, blocks=tuple(blocks), open=is_open, status=words, tone=tone)
     gate = {
         "model accuracy": task.gate.accuracy,
         "model loss": task.gate.loss,
@@ -289,9 +296,14 @@ def _controls(task: TaskEntry, circuit: CircuitEntry, target: float) -> list[Blo
     return blocks
 
 
+def _sentence(note: str) -> str:
+    """A note as a sentence."""
+    return f"{note[:1].upper()}{note[1:]}."
+
+
 def _remarks(task: TaskEntry) -> list[Block]:
     """Twin, seeds, rejected pairs and search time, in sentences."""
-    sentences = [f"{task.note.capitalize()}."] if task.note else []
+    sentences = [_sentence(task.note)] if task.note else []
     twin, seeds = task.nonsense_twin, task.seeds
     if twin is not None:
         outcome = f"did not reach the target (task loss {format_number(twin.task_loss.value)})"
@@ -304,7 +316,7 @@ def _remarks(task: TaskEntry) -> list[Block]:
         overlap = format_number(seeds.jaccard_nodes.value, "fraction")
         n_core = len(seeds.core_nodes)
         sentences.append(f"Circuits from different seeds overlap by {overlap} (Jaccard); {n_core} nodes are in all.")
-        sentences += [f"{seeds.note.capitalize()}."] if seeds.note else []
+        sentences += [_sentence(seeds.note)] if seeds.note else []
     if task.rejected:
         words = ", ".join(f"{reason} {count:,}" for reason, count in task.rejected.items())
         sentences.append(f"Rejected pairs: {words}.")

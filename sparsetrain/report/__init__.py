@@ -6,6 +6,7 @@
 3. A `SectionKind` says how a section is read and shown: its dataclass, and a view that turns one into blocks (`blocks.py`). The entry
    point hands in the kinds that it knows.
 4. `render.render` turns the blocks into markdown and one HTML file, `wandb_log.log_report` into W&B objects.
+5. `stages.Stages` is a report while its run lasts: on disk after every stage, with what is still missing.
 """
 
 import json
@@ -88,6 +89,14 @@ class StageTime:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Missing:
+    """A stage whose results the report does not have: it failed, was interrupted, or had not been reached when the report was written."""
+
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """All that a run has to say.
 
@@ -95,12 +104,14 @@ class Report:
         run: facts of the run.
         weights: of the model that the report is about; a comparison of several has none.
         stages: in the order in which they ran.
+        missing: what a finished run has and this one has not; none of a finished one.
         sections: name -> section, a dataclass.
     """
 
     run: RunFacts
     weights: WeightsFacts | None = None
     stages: tuple[StageTime, ...] = ()
+    missing: tuple[Missing, ...] = ()
     sections: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def section(self, name: str, schema: type[T]) -> T:
@@ -119,7 +130,7 @@ class Report:
 
     def plain(self) -> dict[str, Any]:
         """The report as it stands in `report.json`; what is empty is absent."""
-        head = {"run": self.run, "weights": self.weights, "stages": self.stages}
+        head = {"run": self.run, "weights": self.weights, "stages": self.stages, "missing": self.missing}
         return plain({"schema_version": SCHEMA_VERSION, **{k: v for k, v in head.items() if v}, **self.sections})
 
 
@@ -168,6 +179,7 @@ HEAD: Mapping[str, Any] = {
     "run": ("run", RunFacts),
     "weights": ("weights", WeightsFacts | None, field(default=None)),
     "stages": ("stages", tuple[StageTime, ...], field(default=())),
+    "missing": ("missing", tuple[Missing, ...], field(default=())),
 }
 """What every report may have beside its sections, as fields of a dataclass."""
 
@@ -194,7 +206,7 @@ def parse_report(data: object, kinds: Kinds) -> Report:
     check_kinds(found.keys() - {"schema_version", *HEAD}, kinds)
     parsed = from_dict(file_type(kinds), found)
     sections = {name: section for name in kinds if (section := getattr(parsed, name)) is not None}
-    return Report(run=parsed.run, weights=parsed.weights, stages=parsed.stages, sections=sections)
+    return Report(**{name: getattr(parsed, name) for name in HEAD}, sections=sections)
 
 
 def file_type(kinds: Kinds) -> Any:

@@ -1,8 +1,9 @@
 """A report as a document: header, tiles, sections of blocks. What markdown, HTML and W&B all start from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sparsetrain.report import Kinds, Report, check_kinds
+from sparsetrain.report import Kinds, Missing, Report, check_kinds
 from sparsetrain.report.blocks import (
     Block,
     Code,
@@ -72,10 +73,19 @@ def assemble(report: Report, kinds: Kinds) -> Document:
     return Document(
         title=report.run.name,
         facts=_facts(report),
-        banners=(GATES_OFF,) if gates_off else (),
+        banners=(*_missing(report.missing), *((GATES_OFF,) if gates_off else ())),
         tiles=tuple(tiles),
         sections=tuple(sections),
     )
+
+
+def _missing(missing: Sequence[Missing]) -> tuple[str, ...]:
+    """One warning that names what is not there and why; none where everything is."""
+    if not missing:
+        return ()
+    reasons = {entry.reason: [other.stage for other in missing if other.reason == entry.reason] for entry in missing}
+    parts = (f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+    return (f"This report is not complete. Missing: {'; '.join(parts)}.",)
 
 
 def _facts(report: Report) -> tuple[str, ...]:

@@ -15,8 +15,9 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -138,17 +139,26 @@ def preregister(plan: Plan, run_dir: Path) -> StudySection:
     return StudySection(status="planned", plan=plan, plan_sha256=sha256)
 
 
-def run_stages(stages: Sequence[Stage], run_dir: Path) -> dict[str, StageResult]:
-    """Runs each stage that has not finished under the same inputs; returns name -> result."""
-    return {
-        stage.name: once(
-            run_dir / stage.name / "result.json",
-            stage.inputs,
-            lambda i=i, stage=stage: _run(stage, run_dir / stage.name, f"stage {i} of {len(stages)}"),
-            stage.schema,
-        )
-        for i, stage in enumerate(stages, start=1)
-    }
+def run_stages(
+    stages: Sequence[Stage],
+    run_dir: Path,
+    around: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
+) -> dict[str, StageResult]:
+    """Runs each stage that has not finished under the same inputs; returns name -> result.
+
+    Args:
+        stages: in their order.
+        run_dir: of the study.
+        around: a stage's name -> what it runs in.
+    """
+    results: dict[str, StageResult] = {}
+    for i, stage in enumerate(stages, start=1):
+        folder, place = run_dir / stage.name, f"stage {i} of {len(stages)}"
+        with around(stage.name):
+            results[stage.name] = once(
+                folder / "result.json", stage.inputs, partial(_run, stage, folder, place), stage.schema
+            )
+    return results
 
 
 def _run(stage: Stage, folder: Path, place: str) -> StageResult:

@@ -1,19 +1,20 @@
 """Runs a study: plan -> stages -> verdicts -> report."""
 
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsetrain.report import Kinds, Report, StageTime, save_report
-from sparsetrain.report.render import render
+from sparsetrain.report import Kinds, Report
+from sparsetrain.report.stages import Stages, earlier
 from sparsetrain.report.svg import to_svg
 from sparsetrain.run import run_facts, trackers_of
-from sparsetrain.stats.number import number
 from sparsetrain.store import write_atomic
 from sparsetrain.studies.engine import preregister, run_stages
-from sparsetrain.studies.section import Plan, StudySection
+from sparsetrain.studies.section import StudySection
 from sparsetrain.studies.study import Study
 from sparsetrain.training.tracking import send_report
+
+CONCLUSIONS = "conclusions"
 
 
 def run_study(study: Study, run_dir: Path, kinds: Kinds, command: str) -> Report:
@@ -41,29 +42,24 @@ def run_study(study: Study, run_dir: Path, kinds: Kinds, command: str) -> Report
     plan = study.plan()
     planned = preregister(plan, run_dir)
     with trackers_of(config, run_dir, "study") as trackers:
-        report, paths = _stages(study, plan, planned, run_dir, kinds, command)
+        stages = Stages(run_dir, kinds, (*(stage.name for stage in study.stages()), CONCLUSIONS))
+        stages.begin(Report(run=run_facts(config, command), sections=known_sections(planned, run_dir, kinds)))
+        results = run_stages(study.stages(), run_dir, stages.part)
+        stages.seconds |= {name: result.seconds for name, result in results.items()}
+        with stages(CONCLUSIONS):
+            section = study.conclude(plan, run_dir, results)
+            stages.add(**{**study.sections(run_dir, results, section), "study": section})
+            for figure in section.figures:
+                write_atomic(run_dir / "figures" / f"{figure.key}.svg", to_svg(figure.lines()))
+        paths, report = stages.write(), stages.report
         send_report(trackers, report, kinds, run_dir)
     print(f"report: {paths['html']}")
     return report
 
 
-def _stages(
-    study: Study, plan: Plan, planned: StudySection, run_dir: Path, kinds: Kinds, command: str
-) -> tuple[Report, dict[str, Path]]:
-    config = study.config
-    facts = run_facts(config, command)
-    report = Report(run=facts, sections={"study": planned})
-    save_report(report, run_dir / "report.json")
-    results = run_stages(study.stages(), run_dir)
-    trained = time.perf_counter()
-    section = study.conclude(plan, run_dir, results)
-    sections: dict[str, Any] = {**study.sections(run_dir, results, section), "study": section}
-    seconds = {name: result.seconds for name, result in results.items()}
-    seconds["conclusions"] = time.perf_counter() - trained
-    times = [StageTime(name=name, seconds=number(s, "s", "measured")) for name, s in seconds.items()]
-    report = report.plus(*times, **sections)
-    for figure in section.figures:
-        write_atomic(run_dir / "figures" / f"{figure.key}.svg", to_svg(figure.lines()))
-    save_report(report, run_dir / "report.json")
-    paths = render(report, kinds, run_dir)
-    return report, paths
+def known_sections(planned: StudySection, run_dir: Path, kinds: Kinds) -> Mapping[str, Any]:
+    """The sections before the run: the rules alone, or what was concluded under the same rules before."""
+    before = earlier(run_dir, kinds)
+    study = None if before is None else before.sections.get("study")
+    same = isinstance(study, StudySection) and study.plan_sha256 == planned.plan_sha256
+    return before.sections if before is not None and same else {"study": planned}

@@ -1,5 +1,6 @@
 """The search from end to end on a small untrained model: statuses, saved files, resuming."""
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -7,12 +8,14 @@ import pytest
 import torch
 
 from circuits.circuit import Circuit
-from circuits.find import find_once
+from circuits.evidence.gather import solved
+from circuits.find import GATE_OFF_NOTE, definitions, examined, find_once, find_task
 from circuits.means import Means, measure_means
-from circuits.run import CircuitsConfig
+from circuits.run import CircuitsConfig, describe_task, merge_tasks
+from circuits.search.comparison import size_ratios
 from circuits.search.learn import PruneConfig
-from circuits.search.task import FindConfig, heldout_pairs
-from circuits.section import TaskEntry
+from circuits.search.task import FindConfig, TaskSearch, heldout_pairs
+from circuits.section import CircuitsSection, TaskEntry
 from circuits.tasks import TASKS
 from sparsetrain.data.pools import pool
 from sparsetrain.data.tokenizer import Tokenizer, train_tokenizer
@@ -133,3 +136,45 @@ def test_damaged_circuits_are_refused(model, means, tokenizer, tmp_path: Path):
         Circuit.load(path)
     with pytest.raises(FileNotFoundError, match="no circuit at"):
         Circuit.load(tmp_path / "nowhere")
+
+
+def test_a_task_that_makes_no_pairs_with_the_tokenizer_is_a_status(model, means, tokenizer, tmp_path: Path):
+    entry = find_once(model, "for_while", tokenizer, means, replace(CONFIG, max_tokens=2), tmp_path)
+    assert entry.status == "unsuitable" and "pairs rejected (too_long: " in (entry.note or "")
+    assert not entry.circuits and entry.gate.loss.value is None and entry.example.answer_positive
+    assert describe_task(entry).startswith("for_while: does not suit this tokenizer; ")
+    again = find_once(model, "for_while", tokenizer, means, replace(CONFIG, max_tokens=2), tmp_path)
+    assert again == entry and solved([entry]) == []
+    assert size_ratios([entry], seed=0, n_boot=10)[0].tasks == ()
+
+
+def test_prompts_longer_than_the_model_reads_do_not_suit(make_model, tokenizer, tmp_path: Path):
+    short = (
+        make_model(d_vocab=tokenizer.d_vocab, d_model=16, d_head=4, n_ctx=12, positions="learned")
+        .eval()
+        .requires_grad_(False)
+    )
+    means = measure_means(short, torch.zeros(2, 8, dtype=torch.int64), source="noise", weights_sha256="f" * 64)
+    entry = find_once(short, "for_while", tokenizer, means, CONFIG, tmp_path)
+    assert entry.status == "unsuitable" and "set circuits.find.max_tokens=12" in (entry.note or "")
+
+
+def test_without_words_for_a_nonsense_twin_the_task_is_searched_and_says_so(model, means, tokenizer, monkeypatch):
+    monkeypatch.setattr("circuits.tasks.pairs._TWIN_WORDS", " Слово другое")
+    subject = TaskSearch.of(model, "for_while", tokenizer, means, CONFIG)
+    assert subject.twin is None
+    note = examined(subject).note or ""
+    assert note.startswith("no nonsense twin of task 'for_while': fewer than two of its 2 words")
+    found = find_task(subject)
+    assert found.nonsense_twin is None and found.note == f"{note}; {GATE_OFF_NOTE}" and found.circuits
+
+
+def test_a_task_that_begins_to_suit_or_ceases_to_takes_its_entrys_place(model, means, tokenizer, tmp_path: Path):
+    good = find_once(model, "for_while", tokenizer, means, CONFIG, tmp_path / "good")
+    bad = find_once(model, "for_while", tokenizer, means, replace(CONFIG, max_tokens=2), tmp_path / "bad")
+
+    def section(task: TaskEntry) -> CircuitsSection:
+        return CircuitsSection(definitions=definitions(means), target_loss=0.15, gates="off", tasks=(task,))
+
+    for old, new in ((good, bad), (bad, good)):
+        assert merge_tasks(section(old), section(new)).tasks == (new,)

@@ -8,7 +8,7 @@ from circuits.explain.words import STAGE
 from circuits.section import CircuitsSection
 from circuits.views.graph import derived_links, tables, widget
 from circuits.views.tasks import best, circuits
-from sparsetrain.report.blocks import Details, Table, Widget, walk
+from sparsetrain.report.blocks import Details, KeyNumbers, Table, Text, Tile, Widget, walk
 from sparsetrain.typed import plain
 
 STRINGS = string_closing_graph()
@@ -110,3 +110,25 @@ def test_importance_without_activity():
     assert data["viewer"] is None and {node["seen"] for node in data["nodes"]} == {None}
     assert data["importance"]["edges"] == [abs(edge.weight) for edge in STRINGS.edges]
     assert data["importance"]["nodes"] == [abs(node.ablation_delta or 0) for node in STRINGS.nodes]
+
+
+def test_a_task_that_does_not_suit_shows_its_reason_and_no_numbers():
+    given = replace(task("with_as", "unsuitable", []), note="200 of 200 pairs rejected (too_long: 200)")
+    section = replace(example_report().section("circuits", CircuitsSection), tasks=(given,))
+    blocks = list(walk(circuits(section)))
+    (details,) = [block for block in blocks if isinstance(block, Details)]
+    assert details.status == "does not suit" and details.tone == "none"
+    words = " ".join(block.text for block in walk(details.blocks) if isinstance(block, Text))
+    assert "200 of 200 pairs rejected (too_long: 200)." in words
+    assert not [block for block in walk(details.blocks) if isinstance(block, KeyNumbers)]
+    (tile,) = [block for block in blocks if isinstance(block, Tile)]
+    assert (tile.value, tile.tone) == ("0 of 0", "none") and "1 more do not suit" in tile.note
+
+
+def test_tasks_that_do_not_suit_are_not_held_against_a_model():
+    section = example_report().section("circuits", CircuitsSection)
+    n_found = sum(entry.status == "circuit" for entry in section.tasks)
+    more = replace(section, tasks=(*section.tasks, task("with_as", "unsuitable", [])))
+    for shown in (section, more):
+        tile = next(block for block in walk(circuits(shown)) if isinstance(block, Tile))
+        assert tile.value == f"{n_found} of {len(section.tasks)}"
