@@ -9,11 +9,12 @@ from pathlib import Path
 from circuits.run import KINDS, TrainRun, studies, train_and_read, val_loss
 from sparsetrain.entry import entry
 from sparsetrain.job import command_line
+from sparsetrain.run import check_resume
 from sparsetrain.studies.catalogue import build_study
 from sparsetrain.studies.run import run_study
 
 
-@entry(TrainRun, "train", new_run=True, named=("data.sources", "study.arms"))
+@entry(TrainRun, "train", new_run=True, named=("data.sources", "study.arms"), check=check_resume)
 def main(config: TrainRun, run_dir: Path) -> float | None:
     """Runs every stage; returns the validation loss (nats/token) of a single model, for sweeps."""
     command = command_line()

@@ -33,7 +33,7 @@ from sparsetrain.studies.arm import of_arm
 from sparsetrain.studies.engine import StageResult
 from sparsetrain.studies.section import StudySection
 from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Study, Subject, gate
-from sparsetrain.training.resume import last_checkpoint
+from sparsetrain.training.checkpoints import newest
 from sparsetrain.training.tracking import LoggerConfig
 from sparsetrain.typed import Above0, Count
 
@@ -183,7 +183,7 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
         return {**config.recipe.key(), "data": config.data, "bigram_init": config.bigram_init}
 
     def work(self, config: C, folder: Path) -> Member:
-        begun = last_checkpoint(folder).is_file()
+        begun = newest(folder) is not None
         val_loss, circuits = self.search(replace(config, ckpt_path="last") if begun else config, folder)
         export = latest_export(folder)
         model = load_model(export)

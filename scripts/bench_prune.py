@@ -57,8 +57,8 @@ def small_run(folder: Path) -> tuple[Transformer, Tokenizer, Means]:
         data=DataConfig(sources={"idioms": IdiomsSource(n_chars=3_000_000)}, d_vocab=1024),
         ood=OodConfig(enabled=False),
         trainer=TrainerConfig(n_steps=500, batch_size=16, progress=False),
-        callbacks=CallbacksConfig(val_every=500, checkpoint_every=500),
         logger=LoggerConfig(kind="none"),
+        callbacks=CallbacksConfig(val_every=500),
         cache_dir=str(folder / "cache"),
     )
     done = train(config, folder, command="bench_prune")

@@ -17,6 +17,7 @@ from sparsetrain.optim import OptimConfig
 from sparsetrain.sparsity import SparsityConfig, build_sparsity
 from sparsetrain.sparsity.method import STEP_KEY
 from sparsetrain.training.fit import LitTransformer, take_step
+from sparsetrain.training.guard import Guard, GuardConfig
 from sparsetrain.training.objectives import next_token_loss
 
 N_LAYER, D_HEAD, N_CTX, D_VOCAB, BATCH = 4, 16, 256, 2048, 8
@@ -39,7 +40,7 @@ class Trainee:
         if sparsity is not None:
             sparsity.prepare(model)
         self.floors = [] if sparsity is None else [row.floor for row in sparsity.audit()]
-        self.module = LitTransformer(model, next_token_loss, OptimConfig(), sparsity, N_STEPS)
+        self.module = LitTransformer(model, next_token_loss, OptimConfig(), sparsity, N_STEPS, Guard(GuardConfig()))
         self.optimizer = self.module.configure_optimizers()["optimizer"]
         if sparsity is not None:
             self.optimizer.param_groups[0][STEP_KEY] = N_STEPS

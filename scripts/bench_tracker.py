@@ -28,6 +28,7 @@ from sparsetrain.representation.table import append_rows
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
 from sparsetrain.sparsity import SparsityConfig, build_sparsity
 from sparsetrain.training.fit import LitTransformer, take_step
+from sparsetrain.training.guard import Guard, GuardConfig
 from sparsetrain.training.objectives import next_token_loss
 
 N_STEPS, BATCH = 1600, 16  # the quickstart's
@@ -57,7 +58,7 @@ def build(device: str) -> LitTransformer:
     sparsity = build_sparsity(SparsityConfig(density=0.125), N_STEPS)
     assert sparsity is not None
     sparsity.prepare(model)
-    return LitTransformer(model, next_token_loss, OptimConfig(), sparsity, N_STEPS)
+    return LitTransformer(model, next_token_loss, OptimConfig(), sparsity, N_STEPS, Guard(GuardConfig()))
 
 
 def weights_after(n_steps: int, device: str, callbacks: list[L.Callback]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from sparsetrain.data import BigramTable, Corpus, DataConfig, TokenStream, describe, fit_bigram, prepare_corpus
 from sparsetrain.data.shifts import ShiftsConfig, build_shifts
 from sparsetrain.data.stream import val_batches
+from sparsetrain.export import load_model
 from sparsetrain.job import redacted
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
@@ -31,10 +32,12 @@ from sparsetrain.representation.survey import SurveyConfig, survey, write_exampl
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
 from sparsetrain.representation.trends import survey_section
 from sparsetrain.sparsity import SparsityConfig, SparsitySection
-from sparsetrain.store import home, sha256
+from sparsetrain.store import home, is_whole, sha256
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, Validation, every
+from sparsetrain.training.checkpoints import CheckpointsConfig, newest, resume_path
 from sparsetrain.training.fit import Exporter, Recipe, TrainerConfig, train_model
-from sparsetrain.training.resume import resume_path
+from sparsetrain.training.guard import GuardConfig
+from sparsetrain.training.resume import ResumeConfig, check_settings, differences, settings_of
 from sparsetrain.training.section import training_section
 from sparsetrain.training.tracking import LoggerConfig, RunKind, Tracker, tracking
 from sparsetrain.typed import to_dict
@@ -66,13 +69,15 @@ class RunConfig:
     debug: bool = False
     """A smoke run: accuracy and loss gates are off, and the report says so."""
     ckpt_path: str | None = None
-    """Resume: `last` (this run folder's last checkpoint, or from the beginning where there is none) or a path."""
+    """Resume: `last` (this run folder's newest whole checkpoint, or from the beginning where there is none) or a path."""
     overwrite: bool = False
     """Remove the run that the folder holds, which is refused otherwise, and start anew."""
     stop_at_step: int | None = None
     """Stop after this step as an interruption would, with a checkpoint; schedules keep their length."""
     bigram_init: Literal["counts", "zeros"] = "counts"
     """Where the model's bigram table starts: smoothed log counts of the training tokens (ours), or zeros."""
+    init_from: str | None = None
+    """Start from the weights of an export folder, of a model with the same `model` settings: a new run, not the resumption of one."""
     cache_dir: str = "~/.cache/sparsetrain"
     """Tokenised corpora, named by content hash."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -82,6 +87,9 @@ class RunConfig:
     ood: OodConfig = field(default_factory=OodConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    resume: ResumeConfig = field(default_factory=ResumeConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
     @property
@@ -120,6 +128,24 @@ def init_bigram_(model: Transformer, table: BigramTable) -> None:
             model.bigram.weight[start:stop, :n] = torch.from_numpy(table.rows(start, stop))
 
 
+def load_weights_(model: Transformer, export: Path, tokenizer: str) -> None:
+    """Gives the model the weights of an export folder.
+
+    Raises:
+        ValueError: an export of a model with other settings, which are named, or of another tokenizer.
+        OSError: no export there.
+    """
+    given = load_model(export)
+    if (export / "tokenizer.json").read_text(encoding="utf-8") != tokenizer:
+        raise ValueError(
+            f"init_from={export} reads another tokenizer's tokens than this run; give it the data settings of that run"
+        )
+    if differing := differences(to_dict(given.config), to_dict(model.config)):
+        named = ", ".join(f"model.{key}={a} there, {b} here" for key, (a, b) in differing.items())
+        raise ValueError(f"init_from={export} is of another model: {named}")
+    model.load_state_dict(given.state_dict())
+
+
 def corpus_of(config: RunConfig) -> Corpus:
     """The prepared corpus; says which documents were left out and why (report.json has them all).
 
@@ -156,6 +182,14 @@ def check(config: RunConfig, run_dir: Path) -> Path | None:
         if config.ood.survey is not None:
             watched_points(model, config.ood.survey.watch())
     return resume_path(config.ckpt_path, run_dir)
+
+
+def check_resume(config: RunConfig, run_dir: Path) -> None:
+    """Refuses to go on with a checkpoint of other settings, before anything in the run's folder is touched; the ValueError names them."""
+    if config.ckpt_path is not None:
+        path = newest(run_dir) if config.ckpt_path == "last" else Path(config.ckpt_path)
+        if path is not None and path.is_file() and is_whole(path):
+            check_settings(settings_of(path), to_dict(config.recipe), config.resume.allow)
 
 
 def trackers_of(config: RunConfig, run_dir: Path, kind: RunKind) -> AbstractContextManager[list[Tracker]]:
@@ -216,7 +250,9 @@ def train(
     watchers += watch(corpus, export)
 
     def start(model: Transformer) -> None:
-        if config.model.bigram and config.bigram_init == "counts":
+        if config.init_from is not None:
+            load_weights_(model, Path(config.init_from), corpus.tokenizer.to_json())
+        elif config.model.bigram and config.bigram_init == "counts":
             init_bigram_(model, bigram)
 
     with stages("training"):
@@ -227,8 +263,11 @@ def train(
             start=start,
             watchers=watchers,
             callbacks=config.callbacks,
+            checkpoints=config.checkpoints,
+            guard=config.guard,
             loggers=loggers,
             resume=resume,
+            allow=config.resume.allow,
             stop_at_step=config.stop_at_step,
         )
     folder = None

@@ -13,9 +13,10 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -23,12 +24,46 @@ T = TypeVar("T")
 SEAL = b"sparsetrain sha256 "
 SEAL_SIZE = len(SEAL) + hashlib.sha256().digest_size
 """Bytes behind the content of a sealed file: `SEAL` and the content's SHA-256."""
+TEMPORARY = ".writing"
+"""Ending of a file that is being written."""
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[BinaryIO]:
+    """A file to write to that takes the place of `path` once the block ends; where the block fails, `path` is what it was.
+
+    It lies in the same folder, is flushed to the disk and then renamed; permissions follow the umask.
+
+    Args:
+        path: its folder is made if it is not there.
+
+    Raises:
+        OSError: the disk refused; the message names the path and how many bytes had been written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY}")
+    n_bytes = 0
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+            try:
+                yield file
+                file.flush()
+            finally:
+                n_bytes = os.fstat(file.fileno()).st_size
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.filename not in (None, str(temporary)):
+            raise  # of another file, while the block was at work
+        reason = os.strerror(error.errno or 0)
+        raise OSError(error.errno, f"cannot write ({reason} after {n_bytes} bytes)", str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, data: bytes | str) -> Path:
     """Writes a file so that a reader sees the old content or the new, never a torn one.
-
-    The temporary file lies in the same folder, is flushed to the disk and then renamed; permissions follow the umask.
 
     Args:
         path: its folder is made if it is not there.
@@ -41,20 +76,29 @@ def write_atomic(path: Path, data: bytes | str) -> Path:
         OSError: the disk refused; the message names the path and the number of bytes, and the old file is intact.
     """
     content = data.encode() if isinstance(data, str) else data
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise OSError(error.errno, f"cannot write {len(content)} bytes ({reason})", str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(content)
     return path
+
+
+def remove_temporary(folder: Path) -> None:
+    """Removes what writers that were killed have left below a folder; nobody else may be writing there."""
+    for path in folder.rglob(f".*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    # The rename itself must survive a power cut. Not every platform can open a folder.
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def sha256(path: Path) -> str:

@@ -9,7 +9,7 @@
 With gradient accumulation a batch here is a micro-batch.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -25,11 +25,13 @@ class TokenDataModule(LightningDataModule):
 
     Args:
         stream: what the batches hold.
+        left_out: numbers of batches that are never trained on; they ride in the checkpoint.
     """
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, left_out: Collection[int] = ()) -> None:
         super().__init__()
         self.stream = stream
+        self.left_out = frozenset(left_out)
         self._first = 0  # where the stream starts when it is iterated
         self._in_training: int | None = None  # number of the batch that training was last given
         self._processed_before = 0  # Lightning's count of processed batches when it was given that batch
@@ -53,7 +55,7 @@ class TokenDataModule(LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        return {"next_batch": self.next_batch, "stream": self.stream.identity()}
+        return {"next_batch": self.next_batch, "left_out": sorted(self.left_out), "stream": self.stream.identity()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues the stream of a checkpoint.
@@ -69,6 +71,7 @@ class TokenDataModule(LightningDataModule):
                 + ", ".join(f"{name}={then.get(name)!r} there, {now.get(name)!r} here" for name in changed)
                 + "; resume with the data config, seed and sizes of the checkpoint"
             )
+        self.left_out |= frozenset(state_dict["left_out"])
         self._first = state_dict["next_batch"]
         self._in_training = None
 
@@ -90,5 +93,6 @@ class _FromNext:
         if end is not None and k >= end and (trainer is None or trainer.global_step < trainer.max_steps):
             raise ValueError(f"the rows are {end} batches and all are trained on; the training has more steps")
         while end is None or k < end:
-            yield {"tokens": torch.from_numpy(stream.rows(k, rank, n_ranks)), "k": k}
+            if k not in self.module.left_out:
+                yield {"tokens": torch.from_numpy(stream.rows(k, rank, n_ranks)), "k": k}
             k += 1

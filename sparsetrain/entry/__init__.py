@@ -14,6 +14,7 @@ stderr with exit code 1 (the whole traceback with HYDRA_FULL_ERROR=1).
 import logging
 import os
 import secrets
+import signal
 import sys
 import time
 import typing
@@ -35,8 +36,9 @@ from sparsetrain.entry.saved import load_run, load_settings, read_config
 from sparsetrain.entry.sweeps import Jobs, in_sweep, job_of, unfinished
 from sparsetrain.entry.targets import guarded
 from sparsetrain.folder import begin, own
+from sparsetrain.interrupt import Interrupted, raising, requeue
 from sparsetrain.job import command_line, is_main_process, redact
-from sparsetrain.store import write_atomic
+from sparsetrain.store import remove_temporary, write_atomic
 from sparsetrain.typed import from_dict, key_paths, to_dict
 
 __all__ = [
@@ -97,6 +99,7 @@ def entry(
     run: Literal["untouched", "read", "changed"] = "untouched",
     named: Sequence[str] = (),
     literal: Sequence[str] = (),
+    check: Callable[[T, Path], object] = lambda config, run_dir: None,
 ) -> Callable[[Callable[[T, Path], Any]], Callable[[], None]]:
     """Decorator: `main(config: schema, run_dir) -> float | None` becomes a Hydra command without arguments.
 
@@ -112,6 +115,7 @@ def entry(
         named: mappings in which whoever names entries replaces the default ones, in a file as on the command line;
             `+<mapping>.<name>=...` adds one, `<mapping>.<name>.<key>=...` changes a default one.
         literal: keys whose values on the command line are text as they stand: prompts, paths, names.
+        check: called once the folder is owned and before anything in it is touched; raises where the run cannot work.
     """
     base = to_dict(schema())
     lists = [name for name, hint in typing.get_type_hints(schema).items() if hint is not str]
@@ -130,6 +134,8 @@ def entry(
             go_on=goes_on(checkpoint, run_dir) if "ckpt_path" in base else None,
             overwrite=config.overwrite,
         )
+        check(config, run_dir)
+        remove_temporary(run_dir)
         (run_dir / RECORD).unlink(missing_ok=True)
         return True
 
@@ -194,15 +200,14 @@ def entry(
             # Hydra prints errors in its own several lines unless told to let them through.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
-                with guarded(node):
+                with raising(), guarded(node):
                     hydra_main(task)()
+            except Interrupted as stopped:
+                sys.exit(leave(stopped))
             except Exception as error:
                 if whole_traceback:
                     raise
                 fail(error)
-            except KeyboardInterrupt:
-                print(f"interrupted; {GO_ON}", file=sys.stderr)
-                sys.exit(130)
             finally:
                 sys.argv = list(arguments)
                 os.environ["HYDRA_FULL_ERROR"] = "1" if whole_traceback else "0"
@@ -215,6 +220,14 @@ def entry(
         return command
 
     return decorate
+
+
+def leave(stopped: Interrupted) -> int:
+    """Says why a command stops, and queues its job again where SLURM has asked for that; returns the exit code."""
+    print(f"{stopped}; {GO_ON}", file=sys.stderr)
+    if stopped.signum == getattr(signal, "SIGUSR1", None):
+        print(f"job {requeue()} is queued again", file=sys.stderr)
+    return stopped.exit_code
 
 
 def goes_on(ckpt_path: str | None, run_dir: Path) -> bool:

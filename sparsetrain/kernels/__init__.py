@@ -8,7 +8,7 @@ a native CPU kernel compiled on first use, a Triton kernel for CUDA. Which one r
 from sparsetrain.kernels.attention import attention_pattern, sink_attention, sink_attention_reference
 from sparsetrain.kernels.budget import ProjectionSpec, check_budget
 from sparsetrain.kernels.projection import project_each_topk_, project_topk_, warm_start_state
-from sparsetrain.kernels.sharded import count_nonzero
+from sparsetrain.kernels.sharded import count_nonzero, count_short_lines
 from sparsetrain.kernels.topk import abs_topk, abs_topk_reference
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "attention_pattern",
     "check_budget",
     "count_nonzero",
+    "count_short_lines",
     "project_each_topk_",
     "project_topk_",
     "sink_attention",

@@ -12,7 +12,7 @@ What travels is counts and candidates, for all tensors of a step at once; never 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -87,6 +87,16 @@ def count_nonzero(weight: Tensor) -> int:
         return int(weight.count_nonzero())
     local = weight.detach().to_local()  # pyright: ignore[reportAttributeAccessIssue]
     return int(ranks_of([weight]).sum_(local.count_nonzero()))
+
+
+def count_short_lines(weight: Tensor, axis: Literal["rows", "columns"], floor: int) -> int:
+    """Lines of a matrix with fewer than `floor` nonzeros; of the whole one where its rows are spread over ranks, then every rank must call."""
+    if not is_sharded(weight):
+        return int((weight.count_nonzero(1 if axis == "rows" else 0) < floor).sum())
+    local, ranks = weight.detach().to_local(), ranks_of([weight])  # pyright: ignore[reportAttributeAccessIssue]
+    if axis == "rows":
+        return int(ranks.sum_((local.count_nonzero(1) < floor).sum()))
+    return int((ranks.sum_(local.count_nonzero(0)) < floor).sum())
 
 
 def kept_masks(

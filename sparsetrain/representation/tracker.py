@@ -69,7 +69,7 @@ class SparsityTracker(L.Callback):
         watched_points(_model(pl_module), self.config)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        step = trainer.global_step
+        step, self._last_step = trainer.global_step, None
         if trainer.is_global_zero:
             drop_from(self.path, step)
         if self.config.is_due(step):
@@ -80,7 +80,8 @@ class SparsityTracker(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # With accumulated gradients several batches share a step.
-        if trainer.global_step != self._last_step and self.config.is_due(trainer.global_step):
+        step = trainer.global_step
+        if step != self._last_step and (self.config.is_due(step) or step == trainer.max_steps):
             self._evaluate(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

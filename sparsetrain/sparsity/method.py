@@ -31,6 +31,8 @@ class TensorAudit:
     """Nonzeros that each line keeps at least."""
     exact: bool
     """Nonzeros equal the budget."""
+    floor_kept: bool
+    """Every line has its floor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,6 @@ class SparsityMethod(Protocol):
         """Density of the weight matrices after `step` optimizer steps."""
         ...
 
-    def audit(self) -> tuple[TensorAudit, ...]:
-        """Every sparse tensor, counted now."""
+    def audit(self, step: int | None = None) -> tuple[TensorAudit, ...]:
+        """Every sparse tensor, counted now, beside its budget after so many steps (None: the target's)."""
         ...

@@ -18,7 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsetrain.kernels import ProjectionSpec, check_budget, count_nonzero, project_each_topk_, warm_start_state
+from sparsetrain.kernels import (
+    ProjectionSpec,
+    check_budget,
+    count_nonzero,
+    count_short_lines,
+    project_each_topk_,
+    warm_start_state,
+)
 from sparsetrain.sparsity.method import STEP_KEY, SparsityMethod, TensorAudit
 from sparsetrain.sparsity.schedule import DensitySchedule, ScheduleConfig
 from sparsetrain.typed import Index, Share
@@ -78,18 +85,20 @@ class SparseTensor:
         """What the projection keeps at a density."""
         return ProjectionSpec(k=self.k(density), floor=self.floor, floor_axis=self.floor_axis)
 
-    def audit(self) -> TensorAudit:
-        """Its nonzeros beside its budget, counted; where its rows are spread over ranks, every rank must call."""
-        nonzeros, budget = count_nonzero(self.param), self.k(self.target)
+    def audit(self, density: float) -> TensorAudit:
+        """Its nonzeros beside its budget at a density, counted; where its rows are spread over ranks, every rank must call."""
+        nonzeros, budget = count_nonzero(self.param), self.k(density)
+        short = 0 if self.floor_axis is None else count_short_lines(self.param, self.floor_axis, self.floor)
         return TensorAudit(
             name=self.name,
             shape=tuple(self.param.shape),
-            density_target=self.target,
+            density_target=density,
             budget=budget,
             nonzeros=nonzeros,
             entries=self.param.numel(),
             floor=self.floor,
             exact=nonzeros == budget,
+            floor_kept=short == 0,
         )
 
 
@@ -170,8 +179,11 @@ class TopKProjection:
     def density(self, step: int) -> float:
         return self.schedule.density(step)
 
-    def audit(self) -> tuple[TensorAudit, ...]:
-        return tuple(tensor.audit() for tensor in self.tensors)
+    def audit(self, step: int | None = None) -> tuple[TensorAudit, ...]:
+        return tuple(
+            tensor.audit(tensor.target if step is None else self.schedule.density(step, tensor.target))
+            for tensor in self.tensors
+        )
 
 
 def build_sparsity(config: SparsityConfig, n_steps: int) -> SparsityMethod | None:

@@ -21,9 +21,9 @@ from sparsetrain.run import RunConfig
 from sparsetrain.studies.engine import Arm
 from sparsetrain.studies.study import R, Study
 from sparsetrain.training.callbacks import AtSteps
+from sparsetrain.training.checkpoints import newest
 from sparsetrain.training.fit import Exporter, train_model
 from sparsetrain.training.objectives import Objective, answer_loss
-from sparsetrain.training.resume import last_checkpoint
 
 C = TypeVar("C", bound=RunConfig)
 Arrays = Mapping[str, NDArray[Any]]
@@ -110,7 +110,6 @@ def train_arm(
     Returns:
         The model, and the hash of its weights.
     """
-    last = last_checkpoint(folder)
     trained = train_model(
         config.recipe,
         RowsStream(rows, config.trainer.micro_batch),
@@ -119,7 +118,9 @@ def train_arm(
         start=start,
         watchers=[*watchers, *(AtSteps(name, steps, reader) for name, reader in readers.items())],
         callbacks=config.callbacks,
-        resume=last if last.is_file() else None,
+        checkpoints=config.checkpoints,
+        guard=config.guard,
+        resume=newest(folder),
     )
     trained.model.cpu()
     return trained.model, read_meta(trained.export())["weights_sha256"]

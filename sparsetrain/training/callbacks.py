@@ -31,7 +31,6 @@ class CallbacksConfig:
     val_every: Count = 100
     n_val_batches: Count = 8
     """Fixed validation batches per source."""
-    checkpoint_every: Count = 250
     export_every: Count | None = None
     """None: only the final step."""
 
@@ -144,10 +143,11 @@ class Validation:
         return {"val_loss" if name == "mixed" else f"val_loss/{name}": value for name, value in losses.items()}
 
 
-class Throughput(L.Callback):
-    """Logs density, learning rate and tokens/s; tells the progress bar.
+class StepScalars(L.Callback):
+    """Logs loss, RMS of the gradient, density, learning rate and tokens/s; tells the progress bar.
 
-    tokens/s counts training steps alone: validation, tracking and saving between them are left out.
+    A row stands at the step that was just completed. tokens/s counts training steps alone: validation, tracking and saving between
+    them are left out.
 
     Args:
         density: density of the weights after a step.
@@ -187,7 +187,8 @@ class Throughput(L.Callback):
         trainer.progress_bar_metrics.update({"density": density, "tokens/s": float(round(speed))})
         if step in self.steps:
             lr = trainer.optimizers[0].param_groups[0]["lr"]
-            log_scalars(trainer, {"density": density, "lr": lr, "tokens_per_s": speed}, step)
+            step_scalars: Mapping[str, float] = pl_module.scalars  # pyright: ignore[reportAssignmentType]
+            log_scalars(trainer, {**step_scalars, "density": density, "lr": lr, "tokens_per_s": speed}, step)
 
 
 class ProgressBar(TQDMProgressBar):

@@ -3,12 +3,14 @@
 `train_model` serves runs and the arms of studies alike; whatever is watched meanwhile is handed in as callbacks
 (`sparsetrain.training.callbacks.AtSteps`).
 1. The model is drawn from the seed, `start` may set weights, the sparsity method is prepared on it and attached to the optimizer.
-2. It is trained from the first step or from a checkpoint, bit-exactly.
+2. It is trained from the first step or from a checkpoint, bit-exactly; a step that goes wrong is dealt with by `guard`.
 3. What is left, `Trained`, writes the export folder when it is asked to.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,14 +25,19 @@ import sparsetrain
 from sparsetrain.data.datamodule import TokenDataModule
 from sparsetrain.data.stream import Stream
 from sparsetrain.export import export_model
+from sparsetrain.interrupt import Pending, held_back
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig, build_optimizer, lr_factor, scale_gradients_
 from sparsetrain.sparsity import SparsityConfig, SparsityMethod, build_sparsity, require_attached
-from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, ProgressBar, Throughput, every
+from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, ProgressBar, StepScalars, every
+from sparsetrain.training.checkpoints import Checkpoints, CheckpointsConfig, RandomState, VerifiedIO, newest
+from sparsetrain.training.guard import ADVICE, Guard, GuardConfig, WrongStep
 from sparsetrain.training.metrics import MetricsCSV, ResumeLogs
 from sparsetrain.training.objectives import Objective, next_token_loss
-from sparsetrain.training.resume import ChecksummedIO, RandomState, checkpoint_saver, last_checkpoint
-from sparsetrain.typed import Count
+from sparsetrain.training.resume import SameRun
+from sparsetrain.typed import Count, to_dict
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +52,7 @@ class TrainerConfig:
     """Micro-batches of one optimizer step."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: Count = 1
-    strategy: Literal["auto", "ddp", "ddp_fork", "ddp_spawn"] = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"
     precision: Literal["32", "bf16"] = "32"
     """bf16: mixed precision. fp16 is not offered: its gradient scaler skips steps that the sparsity method would count."""
     n_threads: Count | None = None
@@ -150,6 +157,7 @@ class LitTransformer(L.LightningModule):
         optim: optimiser settings.
         sparsity: the method, already prepared on this model; attached to the optimizer here.
         n_steps: optimizer steps of the whole run (the schedules' length).
+        guard: judges every step before it is taken; its memory rides in the checkpoint.
     """
 
     def __init__(
@@ -159,6 +167,7 @@ class LitTransformer(L.LightningModule):
         optim: OptimConfig,
         sparsity: SparsityMethod | None,
         n_steps: int,
+        guard: Guard,
     ) -> None:
         super().__init__()
         self.model = model
@@ -166,6 +175,10 @@ class LitTransformer(L.LightningModule):
         self.optim = optim
         self.sparsity = sparsity
         self.n_steps = n_steps
+        self.guard = guard
+        self.scalars: dict[str, float] = {}
+        """Loss and gradient RMS of the last step."""
+        self._micro: list[tuple[int, Tensor]] = []  # (number, loss) of the micro-batches since the last step
 
     def density(self, step: int) -> float:
         """Density of the weight matrices after `step` optimizer steps."""
@@ -183,28 +196,29 @@ class LitTransformer(L.LightningModule):
 
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # Resumed from what was saved while a batch failed, Lightning's own count for the loggers is one too high.
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
-
-    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         loss = self.objective(self.model, batch)
-        self.log("train_loss", loss.detach())
+        self._micro.append((batch["k"], loss.detach()))
         penalty = None if self.sparsity is None else self.sparsity.penalty()
         return loss if penalty is None else loss + penalty
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         rms = scale_gradients_(self.model.parameters(), self.optim)
-        if not torch.isfinite(rms):
-            raise FloatingPointError(
-                f"gradient is not finite at step {self.global_step}; the weights are those before this step. "
-                f"Lower optim.lr_peak, or resume from the last checkpoint with ckpt_path=last"
-            )
-        self.log("grad_rms", rms)
+        mean = torch.stack([loss for _, loss in self._micro]).mean()
+        if self.trainer.world_size > 1:
+            mean = self.trainer.strategy.reduce(mean, reduce_op="mean")
+        loss, grad_rms = torch.stack([mean.float(), rms]).tolist()
+        batches = [k for k, _ in self._micro]
+        self._micro.clear()
+        self.scalars = {"train_loss": loss, "grad_rms": grad_rms}
+        if not self.guard.judge(self.global_step, batches, loss, grad_rms):
+            optimizer.zero_grad(set_to_none=True)
 
-    def on_train_end(self) -> None:
-        if self.sparsity is not None and self.global_step >= self.n_steps:
-            self.sparsity.finalize()
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["guard"] = self.guard.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.guard.load_state_dict(checkpoint["guard"])
 
 
 def take_step(module: LitTransformer, optimizer: Optimizer, batch: Mapping[str, Tensor]) -> Tensor:
@@ -227,7 +241,7 @@ class Trained:
     complete: bool
     """False: stopped before its schedule ended."""
     sparsity: SparsityMethod | None
-    throughput: Throughput
+    scalars: StepScalars
     exporter: Exporter
 
     def export(self) -> Path:
@@ -244,11 +258,14 @@ def train_model(
     start: Callable[[Transformer], object] | None = None,
     watchers: Sequence[L.Callback] = (),
     callbacks: CallbacksConfig,
+    checkpoints: CheckpointsConfig,
+    guard: GuardConfig,
     loggers: Sequence[Logger] = (),
     resume: Path | None = None,
+    allow: Collection[str] = (),
     stop_at_step: int | None = None,
 ) -> Trained:
-    """Trains until the schedule ends (or `stop_at_step`, as an interruption would) and leaves `last.ckpt`.
+    """Trains until the schedule ends (or until `stop_at_step`) and leaves a checkpoint of the last step.
 
     Args:
         recipe: model, sparsity, optimizer, length and device.
@@ -258,19 +275,61 @@ def train_model(
         start: sets weights before the first step, after they are drawn; not called again where a checkpoint is resumed from.
         watchers: callbacks that must leave the training as it is.
         callbacks: how often things happen.
+        checkpoints: when checkpoints are written and which are kept.
+        guard: what is done about a step that goes wrong.
         loggers: where scalars go beside metrics.csv.
         resume: checkpoint to continue from, bit-exactly.
+        allow: settings that may differ from the checkpoint's, as `optim.lr_peak` or `optim`; they are applied.
         stop_at_step: stops early; schedules keep their length.
 
     Raises:
-        ValueError: an infeasible budget, a damaged checkpoint or one of other data.
-        FloatingPointError: the gradient is not finite.
+        ValueError: an infeasible budget, a damaged checkpoint, or one of other data or other settings.
+        FloatingPointError: loss, gradient or weights are not finite or exploded, and `guard` says to end the run.
+        Interrupted: a signal asked to stop; the step it came in has been finished and saved.
     """
+    left_out: list[int] = []
+    with held_back() as pending:
+        while True:
+            try:
+                return _train(
+                    recipe, stream, export, pending,
+                    objective=objective, start=start, watchers=watchers, callbacks=callbacks, checkpoints=checkpoints,
+                    guard=Guard(guard, n_before=len(left_out)), loggers=loggers, resume=resume, allow=allow,
+                    stop_at_step=stop_at_step, left_out=left_out,
+                )  # fmt: skip
+            except WrongStep as wrong:
+                resume = newest(export.folder)
+                assert resume is not None, "the model of step 0 is saved where the policy is to roll back"
+                left_out += wrong.batches
+                log.warning("%s: back to %s, without those batches from now on", wrong, resume.name)
+
+
+def _train(
+    recipe: Recipe,
+    stream: Stream,
+    export: Exporter,
+    pending: Pending,
+    *,
+    objective: Objective,
+    start: Callable[[Transformer], object] | None,
+    watchers: Sequence[L.Callback],
+    callbacks: CallbacksConfig,
+    checkpoints: CheckpointsConfig,
+    guard: Guard,
+    loggers: Sequence[Logger],
+    resume: Path | None,
+    allow: Collection[str],
+    stop_at_step: int | None,
+    left_out: Collection[int],
+) -> Trained:
     trainer, n_steps, folder = recipe.trainer, recipe.n_steps, export.folder
     model = recipe.draw(start)
     sparsity = recipe.build_sparsity(model)
-    module = LitTransformer(model, objective, recipe.optim, sparsity, n_steps)
-    throughput = Throughput(module.density, every(callbacks.log_every, n_steps))
+    module = LitTransformer(model, objective, recipe.optim, sparsity, n_steps, guard)
+    scalars = StepScalars(module.density, every(callbacks.log_every, n_steps))
+    saver = Checkpoints(
+        folder, checkpoints, pending, on_unhealthy=refuse_unhealthy, at_start=guard.config.policy == "rollback"
+    )
     exports = every(callbacks.export_every or n_steps, n_steps) - {n_steps}
     # Denormals slow CPU arithmetic by up to half late in training; every rank needs this, and it changes the last bits.
     torch.set_flush_denormal(True)
@@ -288,15 +347,19 @@ def train_model(
         callbacks=[
             ResumeLogs(),
             RandomState(),
-            throughput,
+            SameRun(to_dict(recipe), recipe.optim, allow, export.facts),
+            scalars,
             *watchers,
             AtSteps("export", exports, export),
+            AtSteps(
+                "audit", every(guard.config.audit_every or n_steps, n_steps), partial(audit, sparsity), all_ranks=True
+            ),
             *([ProgressBar()] if trainer.progress else []),
-            checkpoint_saver(folder, callbacks.checkpoint_every),
+            saver,  # after everything that looks at a step, so that its checkpoint holds what they have seen
         ],
-        plugins=[ChecksummedIO()],
+        plugins=[VerifiedIO()],
+        enable_checkpointing=False,
         logger=[MetricsCSV(folder / "metrics.csv"), *loggers],
-        log_every_n_steps=min(callbacks.log_every, n_steps),
         num_sanity_val_steps=0,
         limit_val_batches=0,
         enable_model_summary=False,
@@ -305,14 +368,39 @@ def train_model(
         default_root_dir=folder,
     )
     checkpoint = None if resume is None else str(resume)
-    engine.fit(module, TokenDataModule(stream), ckpt_path=checkpoint, weights_only=True)
-    engine.save_checkpoint(last_checkpoint(folder), weights_only=False)
+    engine.fit(module, TokenDataModule(stream, left_out), ckpt_path=checkpoint, weights_only=True)
     step = module.global_step
+    if sparsity is not None and step >= n_steps:
+        sparsity.finalize()
     return Trained(
         model=model,
         step=step,
         complete=step >= n_steps,
         sparsity=sparsity,
-        throughput=throughput,
+        scalars=scalars,
         exporter=export,
+    )
+
+
+def audit(sparsity: SparsityMethod | None, model: Transformer, step: int) -> None:
+    """Counts the nonzeros of every sparse tensor of a model after so many steps.
+
+    Raises:
+        AssertionError: more than its budget, or a line without its floor.
+    """
+    for tensor in () if sparsity is None else sparsity.audit(step):
+        assert tensor.nonzeros <= tensor.budget, (
+            f"{tensor.name} has {tensor.nonzeros} nonzeros after step {step}, {tensor.budget} allowed"
+        )
+        assert tensor.floor_kept, f"a line of {tensor.name} has fewer than {tensor.floor} nonzeros after step {step}"
+
+
+def refuse_unhealthy(step: int, what: str) -> None:
+    """Ends a run whose weights can no longer be used; the checkpoints before stay.
+
+    Raises:
+        FloatingPointError: always.
+    """
+    raise FloatingPointError(
+        f"after step {step} {what}: not finite or exploded, so this state is not saved; earlier checkpoints stay. {ADVICE}"
     )

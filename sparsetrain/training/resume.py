@@ -1,116 +1,133 @@
-"""Checkpoints: how they are written, checked and found again, and the random states that ride in them."""
+"""Whether a checkpoint is of the run that goes on: its settings are compared with those of now, and both values are named.
 
-import hashlib
-import io
+What only says where and how fast a run is computed may differ. `allow` names settings that may differ and are then applied:
+Lightning alone would restore the optimizer with the old ones, in silence.
+"""
+
 import logging
-import random
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
-from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.optim.lr_scheduler import LambdaLR
 
-from sparsetrain.store import sha256, write_atomic
+from sparsetrain.optim import OptimConfig, build_optimizer
 
 log = logging.getLogger(__name__)
 
+ELSEWHERE = tuple(f"trainer.{key}" for key in ("device", "devices", "strategy", "n_threads", "compile", "progress"))
+"""Settings that may differ: where and how fast a run is computed."""
+APPLICABLE = ("optim", "sparsity", "trainer.n_steps", "trainer.precision")
+"""Settings that `resume.allow` may name, whole or a key of them; the others decide shapes, or the order of the data."""
 
-def last_checkpoint(folder: Path) -> Path:
-    """Where the training in `folder` leaves its last checkpoint."""
-    return folder / "checkpoints" / "last.ckpt"
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeConfig:
+    """What may differ between a checkpoint and the run that goes on from it. ours"""
+
+    allow: tuple[str, ...] = ()
+    """Settings such as `optim.lr_peak`, `optim`, `sparsity.density` or `trainer.n_steps`; they are applied from the checkpoint on."""
+
+    def __post_init__(self) -> None:
+        for key in self.allow:
+            if not any(covers(one, key) for one in APPLICABLE):
+                raise ValueError(
+                    f"resume.allow={key!r} cannot change within a run; allowed: {', '.join(APPLICABLE)} and their keys. To start "
+                    f"another run from the weights, use init_from=<export folder>"
+                )
 
 
-def resume_path(ckpt_path: str | None, folder: Path) -> Path | None:
-    """The checkpoint to resume from; None: from the beginning.
+def covers(one: str, key: str) -> bool:
+    """Whether a setting's name is another one's, or that of a group it stands in."""
+    return key == one or key.startswith(f"{one}.")
 
-    Args:
-        ckpt_path: None, `last` (of this folder, or from the beginning where there is none), or a path.
-        folder: of the training.
+
+def flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings as (dotted key, value)."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings whose values differ: dotted key -> (then, now); a key that one of them lacks counts as None there."""
+    a, b = dict(flat(then)), dict(flat(now))
+    return {key: (a.get(key), b.get(key)) for key in {**a, **b} if a.get(key) != b.get(key)}
+
+
+def check_settings(
+    then: Mapping[str, Any], now: Mapping[str, Any], allow: Collection[str]
+) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ and may: dotted key -> (of the checkpoint, of now).
 
     Raises:
-        FileNotFoundError: a path that does not exist.
+        ValueError: others differ; both values are named.
     """
-    if ckpt_path is None:
-        return None
-    last = last_checkpoint(folder)
-    path = last if ckpt_path == "last" else Path(ckpt_path)
-    if path.is_file():
-        log.info("resuming from %s", path)
-        return path
-    if ckpt_path == "last":
-        log.warning("ckpt_path=last, but %s does not exist: starting from the beginning", last)
-        return None
-    raise FileNotFoundError(2, "ckpt_path does not exist", str(path))
+    found = {key: values for key, values in differences(then, now).items() if key not in ELSEWHERE}
+    refused = {key: values for key, values in found.items() if not any(covers(one, key) for one in allow)}
+    if refused:
+        named = ", ".join(f"{key}={a} there, {b} here" for key, (a, b) in refused.items())
+        able = [key for key in refused if any(covers(one, key) for one in APPLICABLE)]
+        way = f", or change them from here on with resume.allow=[{','.join([*allow, *able])}]" if able else ""
+        raise ValueError(
+            f"the checkpoint was trained with other settings: {named}; resume with those of the checkpoint{way}"
+        )
+    return found
 
 
-def checkpoint_saver(folder: Path, every: int) -> ModelCheckpoint:
-    """The callback that keeps `last.ckpt`, every so many optimizer steps and when something is raised."""
-    last = last_checkpoint(folder)
-    return ModelCheckpoint(
-        dirpath=last.parent,
-        filename=last.stem,
-        save_top_k=1,
-        every_n_train_steps=every,
-        save_on_exception=True,
-        enable_version_counter=False,
-    )
+def settings_of(path: Path) -> Mapping[str, Any]:
+    """The recipe that a checkpoint was trained with; its tensors are not read.
+
+    Raises:
+        ValueError: no checkpoint of this project.
+    """
+    content = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    if not isinstance(content, dict) or "sparsetrain" not in content:
+        raise ValueError(f"{path} is no checkpoint of sparsetrain")
+    return content["sparsetrain"]["recipe"]
 
 
-class ChecksummedIO(TorchCheckpointIO):
-    """Checkpoints written in place by rename, each beside its SHA-256; a damaged one is refused.
+class SameRun(L.Callback):
+    """Puts the recipe into checkpoints; refuses one of another recipe; applies the differences that are allowed.
 
-    Lightning saves through the system's temporary folder, so that a kill can leave a torn file on another file system.
+    Args:
+        recipe: settings of the run that goes on, as plain data.
+        optim: those of the optimizer.
+        allow: settings that may differ.
+        facts: more to keep in checkpoints, for instance the corpus's hash.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        data = buffer.getvalue()
-        path = Path(path)
-        # The checksum goes first: a kill between the two leaves an old checkpoint whose checksum does not fit, which is
-        # refused in words; so the previous checksum is kept beside it.
-        sums = _sums(path)
-        known = sums.read_text().split() if sums.is_file() else []
-        write_atomic(sums, "\n".join([hashlib.sha256(data).hexdigest(), *known[:1]]) + "\n")
-        write_atomic(path, data)
+    def __init__(
+        self, recipe: Mapping[str, Any], optim: OptimConfig, allow: Collection[str], facts: Mapping[str, Any]
+    ) -> None:
+        self.recipe = recipe
+        self.optim = optim
+        self.allow = allow
+        self.facts = facts
+        self._changed = False
 
-    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        path = Path(path)
-        sums = _sums(path)
-        if not sums.is_file() or sha256(path) not in sums.read_text().split():
-            raise ValueError(
-                f"checkpoint {path} does not match its checksum {sums.name}; it is damaged, use another one"
-            )
-        return super().load_checkpoint(path, *args, **kwargs)
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["sparsetrain"] = {"recipe": dict(self.recipe), "facts": dict(self.facts)}
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        found = check_settings(checkpoint["sparsetrain"]["recipe"], self.recipe, self.allow)
+        for key, (then, now) in found.items():
+            log.warning("from the checkpoint on %s=%s; it was %s", key, now, then)
+        self._changed = bool(found)
 
-def _sums(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
-
-
-class RandomState(L.Callback):
-    """Python's, numpy's and torch's random states ride in the checkpoint."""
-
-    def state_dict(self) -> dict[str, Any]:
-        version, internal, gauss = random.getstate()
-        name, keys, *rest = np.random.get_state(legacy=True)
-        state = {
-            "python": [version, list(internal), gauss],
-            "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
-            "torch": torch.get_rng_state(),
-        }
-        if torch.cuda.is_available():
-            state["cuda"] = torch.cuda.get_rng_state_all()
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        version, internal, gauss = state_dict["python"]
-        random.setstate((version, tuple(internal), gauss))
-        name, keys, *rest = state_dict["numpy"]
-        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-        torch.set_rng_state(state_dict["torch"])
-        if "cuda" in state_dict:
-            torch.cuda.set_rng_state_all(state_dict["cuda"])
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self._changed:
+            return
+        (optimizer,), scheduler = trainer.optimizers, trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(scheduler, LambdaLR)
+        fresh = build_optimizer(pl_module.model, self.optim)  # pyright: ignore[reportArgumentType]
+        for group, wanted in zip(optimizer.param_groups, fresh.param_groups, strict=True):
+            group |= {key: wanted[key] for key in ("betas", "eps", "weight_decay")} | {"initial_lr": wanted["lr"]}
+        scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
+            group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)

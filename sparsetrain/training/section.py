@@ -29,7 +29,7 @@ def training_section(
         bigram: the baseline, fitted on the same tokens.
         model_bigram_init: where the model's own bigram table started, in words.
     """
-    recipe, throughput, val = trained.exporter.recipe, trained.throughput, validation.batches
+    recipe, scalars, val = trained.exporter.recipe, trained.scalars, validation.batches
     counts = {source: sum(t.shape[0] * (t.shape[1] - 1) for t in batches) for source, batches in val.items()}
     counts["mixed"] = sum(counts.values())
 
@@ -42,10 +42,10 @@ def training_section(
         n_steps=number(recipe.n_steps, "steps", "measured"),
         n_tokens=number(n_tokens, "tokens", "measured"),
         tokens_per_s=number(
-            throughput.n_tokens / throughput.seconds if throughput.seconds else None,
+            scalars.n_tokens / scalars.seconds if scalars.seconds else None,
             "tokens/s",
             "measured",
-            n=throughput.n_steps_run,
+            n=scalars.n_steps_run,
             note="training steps of the last process alone; validation, tracking and saving left out",
         ),
         n_params=n_params(trained.model),

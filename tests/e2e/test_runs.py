@@ -22,6 +22,7 @@ from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import conf_dir
 from sparsetrain.export import load_model
 from sparsetrain.run import train as train_stage
+from sparsetrain.training.checkpoints import checkpoint_path
 from sparsetrain.typed import from_dict
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
@@ -104,21 +105,35 @@ def test_last_without_a_checkpoint_starts_from_the_beginning_and_says_so(straigh
     assert (run_dir / "export" / "step_12" / "model.safetensors").read_bytes() == weights
 
 
-def test_damaged_checkpoint_is_refused(straight, corpus_cache):
-    base, _ = straight
-    run_dir = short(base, "damaged", corpus_cache, stop_at_step=4)
-    path = run_dir / "checkpoints" / "last.ckpt"
+def test_a_damaged_checkpoint_is_left_out_and_the_one_before_is_used(straight, corpus_cache, caplog):
+    base, weights = straight
+    run_dir = short(base, "damaged", corpus_cache, stop_at_step=5)
+    path = checkpoint_path(run_dir, 5)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ValueError, match="does not match its checksum"):
-        short(base, "damaged", corpus_cache, ckpt_path="last")
+    short(base, "damaged", corpus_cache, ckpt_path="last")
+    assert f"checkpoint {path} does not match its checksum" in caplog.text
+    assert (run_dir / "export" / "step_12" / "model.safetensors").read_bytes() == weights
+
+
+def test_another_run_may_start_from_the_weights_of_one(straight, corpus_cache):
+    base, _ = straight
+    export = base / "straight" / "export" / "step_12"
+    settings = {"init_from": export, "optim.lr_peak": 1e-12, "optim.weight_decay": 0, "sparsity.schedule.end": 0.01}
+    again = short(base, "from", corpus_cache, **settings) / "export" / "step_12"
+    before, after = load_model(export), load_model(again)
+    assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(before.parameters(), after.parameters(), strict=True))
+    with pytest.raises(ValueError, match=r"init_from=.* is of another model: model.d_head=16 there, 8 here"):
+        short(base, "other", corpus_cache, **{**settings, "model.d_head": 8})
+    with pytest.raises(ValueError, match="reads another tokenizer's tokens"):
+        short(base, "tokens", corpus_cache, **{**settings, "data.sources.idioms.n_chars": 60_000})
 
 
 def test_run_folder_is_complete(smoke):
     for name in (
         "config.yaml", "metrics.csv", "ood_sparsity.csv", "report.json", "report.md", "report.html",
-        "checkpoints/last.ckpt", "checkpoints/last.ckpt.sha256", "export/step_12/config.json",
+        "checkpoints/step_12.ckpt", "checkpoints/step_10.ckpt", "export/step_12/config.json",
         "export/step_12/model.safetensors", "export/step_12/tokenizer.json", "export/step_12/meta.json",
         "circuits/for_while/circuit.json", "circuits/for_while/circuit.safetensors",
     ):  # fmt: skip

@@ -17,6 +17,7 @@ from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.sparsity import SparsityConfig, build_sparsity
 from sparsetrain.training.fit import LitTransformer, take_step
+from sparsetrain.training.guard import Guard, GuardConfig
 from sparsetrain.training.objectives import next_token_loss
 
 N_STEPS = 50
@@ -36,7 +37,7 @@ def losses_of_a_run(
     sparsity = build_sparsity(SparsityConfig(density=1 / 8), N_STEPS)
     assert sparsity is not None
     sparsity.prepare(model)
-    module = LitTransformer(model, next_token_loss, OptimConfig(), sparsity, N_STEPS)
+    module = LitTransformer(model, next_token_loss, OptimConfig(), sparsity, N_STEPS, Guard(GuardConfig()))
     configured = module.configure_optimizers()
     twin = None if also is None else Transformer(replace(model.config, attention=also)).to(dtype)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(1)

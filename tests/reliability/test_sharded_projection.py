@@ -6,7 +6,13 @@ from ranks import in_ranks
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from sparsetrain.kernels import ProjectionSpec, count_nonzero, project_each_topk_, warm_start_state
+from sparsetrain.kernels import (
+    ProjectionSpec,
+    count_nonzero,
+    count_short_lines,
+    project_each_topk_,
+    warm_start_state,
+)
 
 SPECS = {
     (7, 12): ProjectionSpec(k=40, floor=3, floor_axis="rows"),
@@ -30,6 +36,9 @@ def project(rank: int, n_ranks: int) -> None:
             for want, got in zip(whole, parts, strict=True):
                 assert torch.equal(got.full_tensor(), want), (rank, dtype, step, want.shape)
                 assert count_nonzero(got) == int(want.count_nonzero())
+                for axis in ("rows", "columns") if want.ndim == 2 else ():
+                    for floor in (1, 3, 5):
+                        assert count_short_lines(got, axis, floor) == count_short_lines(want, axis, floor)
 
 
 @pytest.mark.parametrize("n_ranks", [2, pytest.param(3, marks=pytest.mark.slow)])

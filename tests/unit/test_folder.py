@@ -107,7 +107,7 @@ def test_what_is_no_run_is_nobodys_business(tmp_path):
 def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
     kept = files(fill(tmp_path, "notes.txt", "sparse/notes.txt", "other/config.yaml", "other/a/inputs.sha256"))
     fill(
-        tmp_path, "config.yaml", "report.html", "checkpoints/last.ckpt", "circuits/task/circuit.json", "dense/seed_0/inputs.sha256",
+        tmp_path, "config.yaml", "report.html", "checkpoints/step_2.ckpt", "circuits/task/circuit.json", "dense/seed_0/inputs.sha256",
         "dense/seed_0/export/step_1/config.json", "sparse/seed_1/inputs.sha256", "seed_2/inputs.sha256",
     )  # fmt: skip
     start(tmp_path, overwrite=True)
@@ -123,7 +123,7 @@ def test_a_link_to_a_folder_is_removed_without_what_it_leads_to(tmp_path):
 
 
 def test_going_on_leaves_everything(tmp_path):
-    before = files(fill(tmp_path, "config.yaml", "checkpoints/last.ckpt"))
+    before = files(fill(tmp_path, "config.yaml", "checkpoints/step_2.ckpt"))
     start(tmp_path, go_on=True)
     assert files(tmp_path) == before
     with pytest.raises(ValueError, match="one of the two"):

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted(p for package in ("sparsetrain", "circuits") for p in (ROOT / package).rglob("*.py"))
 ENTRY_POINTS = [ROOT / "train.py", *sorted((ROOT / "scripts").glob("*.py"))]
 
-FLOOR = {"version", "store", "typed", "folder", "job", "progress", "stats", "kernels", "hooks"}
+FLOOR = {"version", "interrupt", "store", "typed", "folder", "job", "progress", "stats", "kernels", "hooks"}
 """Rooms that import nothing of ours, or each other as their rows say: any room above may use them."""
 MODEL = FLOOR | {"model"}
 MIDDLE = MODEL | {"sparsity", "optim", "export", "generate", "data", "representation", "adapters"}
@@ -29,6 +29,7 @@ TRAINING = REPORT | {"training"}
 
 SPARSETRAIN = {
     "version": set(),
+    "interrupt": set(),
     "store": set(),
     "typed": set(),
     "folder": set(),
@@ -49,7 +50,7 @@ SPARSETRAIN = {
     "training": REPORT - {"adapters"},
     "studies": TRAINING | {"run"},
     "run": TRAINING,
-    "entry": {"store", "typed", "folder", "job"},
+    "entry": {"interrupt", "store", "typed", "folder", "job"},
     "__main__": {"entry"},
 }
 """Room of `sparsetrain` -> the rooms that it may import; itself is always allowed."""

@@ -12,10 +12,11 @@ from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.sparsity import SparsityConfig
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, every
+from sparsetrain.training.checkpoints import CheckpointsConfig, newest
 from sparsetrain.training.fit import Exporter, Recipe, TrainerConfig, train_model
+from sparsetrain.training.guard import GuardConfig
 from sparsetrain.training.metrics import read_metrics
 from sparsetrain.training.objectives import answer_loss
-from sparsetrain.training.resume import last_checkpoint, resume_path
 from sparsetrain.typed import from_dict
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning")
@@ -58,7 +59,9 @@ def train(folder: Path, look: Any = None, accumulate: int = 1, **settings: Any) 
         Exporter(recipe=made, folder=folder),
         objective=answer_loss,
         watchers=[] if look is None else [AtSteps("seen", {0, 1, 3, 6}, look)],
-        callbacks=CallbacksConfig(log_every=1, checkpoint_every=2),
+        callbacks=CallbacksConfig(log_every=1),
+        checkpoints=CheckpointsConfig(every=2),
+        guard=GuardConfig(),
         **settings,
     )
     return (trained.export() / "model.safetensors").read_bytes()
@@ -95,9 +98,9 @@ def test_an_interrupted_training_goes_on_with_what_its_looks_had_seen(tmp_path: 
     with pytest.raises(Stopped):
         train_model(
             made, RowsStream(rows, 4), Exporter(recipe=made, folder=folder), objective=interrupted,
-            watchers=[AtSteps("seen", {0, 1, 3, 6}, first)], callbacks=CallbacksConfig(log_every=1, checkpoint_every=2),
+            watchers=[AtSteps("seen", {0, 1, 3, 6}, first)], callbacks=CallbacksConfig(log_every=1), checkpoints=CheckpointsConfig(every=2), guard=GuardConfig(),
         )  # fmt: skip
-    assert train(folder, then, resume=last_checkpoint(folder)) == straight
+    assert train(folder, then, resume=newest(folder)) == straight
     assert then.means == look.means
     metrics = [
         [row for row in read_metrics(f / "metrics.csv") if row[1] != "tokens_per_s"]
@@ -111,7 +114,7 @@ def test_a_training_longer_than_its_rows_is_refused(tmp_path: Path) -> None:
     rows = torch.zeros(24, 4, dtype=torch.int64).numpy()
     with pytest.raises(ValueError, match="the rows are 6 batches"):
         train_model(
-            made, RowsStream(rows, 4), Exporter(recipe=made, folder=tmp_path), callbacks=CallbacksConfig()
+            made, RowsStream(rows, 4), Exporter(recipe=made, folder=tmp_path), callbacks=CallbacksConfig(), checkpoints=CheckpointsConfig(), guard=GuardConfig(),
         )  # fmt: skip
 
 
@@ -138,15 +141,6 @@ def test_the_look_sees_whole_steps_and_logs_what_it_returns() -> None:
 def test_every_n_steps_and_the_last() -> None:
     assert every(3, 8) == {3, 6, 8}
     assert every(10, 4) == {4}
-
-
-def test_resume_path(tmp_path: Path) -> None:
-    assert resume_path(None, tmp_path) is None and resume_path("last", tmp_path) is None
-    last_checkpoint(tmp_path).parent.mkdir()
-    last_checkpoint(tmp_path).touch()
-    assert resume_path("last", tmp_path) == last_checkpoint(tmp_path)
-    with pytest.raises(FileNotFoundError, match="ckpt_path does not exist"):
-        resume_path(str(tmp_path / "no.ckpt"), tmp_path)
 
 
 def test_config_out_of_range_is_one_line() -> None:
