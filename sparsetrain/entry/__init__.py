@@ -4,8 +4,8 @@
 dataclass defaults, the result is checked strictly and saved as `config.yaml`, and whatever goes wrong ends as one line on
 stderr with exit code 1 (the whole traceback with HYDRA_FULL_ERROR=1).
 
-1. `arguments.py`: what a person types and what Hydra's grammar reads.
-2. `failures.py`: the line, and its record in the run folder.
+1. `arguments.py`: what a person types and what Hydra's grammar reads; `agent.py`: what a W&B sweep agent passes.
+2. `failures.py`: the line, and its record in the run folder; `sweeps.py`: how the jobs of a sweep end.
 3. `saved.py`: the config of a run that is there, read back.
 4. `targets.py`: nothing is called because a config says so.
 5. A new run owns its folder before anything in it is touched (`sparsetrain/folder.py`).
@@ -30,6 +30,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from sparsetrain.entry.agent import translated
 from sparsetrain.entry.arguments import drop_defaults_, read_literally, replacing
 from sparsetrain.entry.failures import RECORD, JobError, ending, lasting_streams
 from sparsetrain.entry.saved import load_run, load_settings, read_config
@@ -192,14 +193,15 @@ def entry(
         def command() -> None:
             failures.clear()
             program, *typed = arguments[:] = sys.argv
-            read_arguments[:] = replacing(list(read_literally(typed, literal, lists, base)), named)
-            sys.argv = [program, *read_arguments]
             lasting_streams()
             quieten()
             hydra_main = hydra.main(config_path=str(conf_dir() / folder), config_name=config_name, version_base="1.3")
             # Hydra prints errors in its own several lines unless told to let them through.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
+                typed = translated(typed, named, by_agent="WANDB_SWEEP_ID" in os.environ)
+                read_arguments[:] = replacing(list(read_literally(typed, literal, lists, base)), named)
+                sys.argv = [program, *read_arguments]
                 with raising(), guarded(node):
                     hydra_main(task)()
             except Interrupted as stopped:

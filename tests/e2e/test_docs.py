@@ -40,6 +40,7 @@ PLACEHOLDERS = {
     "<file.jsonl>": "near.jsonl",
     "<owner/set>": "owner/set",
     "<commit>": "0123abc",
+    "<entity/project/sweep>": "mine/sparsetrain/abc",
 }
 STEPS = {
     "step_1600": "step_12",
