@@ -158,6 +158,8 @@ def corpus_of(config: RunConfig) -> Corpus:
             log.warning("skipped %s of source %s: %s", skip.name, name, skip.reason)
         if source.n_skipped > 5:
             log.warning("... and %d more of source %s", source.n_skipped - 5, name)
+        for note in source.notes:
+            log.warning("source %s: %s", name, note)
     if corpus.tokenizer.d_vocab > config.model.d_vocab:
         raise ValueError(
             f"model.d_vocab={config.model.d_vocab} is smaller than the tokenizer's {corpus.tokenizer.d_vocab} "

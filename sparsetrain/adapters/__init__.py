@@ -95,12 +95,13 @@ def load_language_model(name: str, *, device: str, precision: Precision = "float
 
     Raises:
         ValueError: no `transformers` for an `hf:` model, not a causal language model, an architecture without any hook
-            point, a hidden size that changes between layers.
+            point, a hidden size that changes between layers, weights that are not finite.
         FileNotFoundError: no such run.
     """
     if name.startswith(HUB_PREFIX):
         source = name.removeprefix(HUB_PREFIX)
         hub, tokenizer = hub_files.load(source, getattr(torch, precision))
+        check_finite(name, hub)
         module = hugging_face.HookedHubModel(hub.to(device))
         return LanguageModel(
             name=name,
@@ -117,6 +118,7 @@ def load_language_model(name: str, *, device: str, precision: Precision = "float
         raise ValueError(f"precision={precision} is for models behind {HUB_PREFIX!r}; exports of ours run in float32")
     folder = latest_export(name)
     model, tokenizer = exported.load(folder, device)
+    check_finite(name, model)
     meta = read_meta(folder)
     return LanguageModel(
         name=name,
@@ -129,6 +131,21 @@ def load_language_model(name: str, *, device: str, precision: Precision = "float
         weights_sha256=meta["weights_sha256"],
         left_out={},
     )
+
+
+def check_finite(name: str, model: nn.Module) -> None:
+    """Refuses a model that computes nothing.
+
+    Raises:
+        ValueError: a weight is NaN or infinite; the message names the first tensor and counts.
+    """
+    broken = {key: int((~p.isfinite()).sum()) for key, p in model.named_parameters() if not p.isfinite().all()}
+    if broken:
+        first, n = next(iter(broken.items()))
+        raise ValueError(
+            f"model={name}: {len(broken)} of its {len(list(model.parameters()))} weight tensors are not finite (NaN or infinity), the first "
+            f"{first} in {n:,} entries; give a model whose training did not diverge"
+        )
 
 
 def at_initialisation(model: LanguageModel, seed: int) -> nn.Module:

@@ -2,7 +2,7 @@
 
 1. Every source yields documents and skips; skips are counted and named.
 2. Near-duplicates are grouped over all sources together, and a group is put into one split by the hash of its content
-   and the seed: heldout and val get their fractions, train the rest.
+   and the seed: heldout and val get their fractions, train the rest (`mix.py`).
 3. The tokenizer is trained on the train split of the mix.
 4. Per source and split one array of token ids: each document behind its separator, in the order of content hashes.
 5. The arrays and the tokenizer lie in a folder named by their content hash; a manifest, kept by `store.once` under the config,
@@ -14,10 +14,8 @@ import os
 import re
 import secrets
 import shutil
-from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ import tokenizers
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from sparsetrain.data.duplicates import group_near_duplicates, normalise
+from sparsetrain.data.mix import SPLITS, Mix, NearDuplicates
 from sparsetrain.data.sources import Document, IdiomsSource, Skip, Source, SourceConfig, StdlibSource
 from sparsetrain.data.sources.document import digest
 from sparsetrain.data.tokenizer import MIN_D_VOCAB, Tokenizer, train_tokenizer
@@ -35,10 +33,7 @@ from sparsetrain.stats.number import Number, number
 from sparsetrain.store import fingerprint, once
 from sparsetrain.typed import OpenShare
 
-SPLITS = ("train", "val", "heldout", "means")
-"""train: gradients and the tokenizer; val: validation loss and choices; heldout: shift splits, never chosen on;
-means: the mean activations of deleted nodes, and nothing else."""
-
+MAX_NAMED = 1000  # skips of a source that the manifest names; all are counted
 ENCODE_BATCH = 256  # documents handed to the parallel encoder at a time
 
 
@@ -59,6 +54,7 @@ class DataConfig:
     val_fraction: OpenShare = 0.05  # of the documents of each source
     heldout_fraction: OpenShare = 0.05  # of the documents of each source
     means_fraction: OpenShare = 0.02  # of the documents of each source
+    near_duplicates: NearDuplicates = "group"  # go to one split together; keep: only exact copies do
     seed: int = 0  # of the assignment of documents to splits; the order of batches has its own
 
     def __post_init__(self) -> None:
@@ -86,6 +82,9 @@ class SourceText:
     """Documents that share a group with an earlier one."""
     n_skipped: int
     skipped: tuple[Skip, ...]
+    """The first thousand."""
+    notes: tuple[str, ...] = ()
+    """What should be known before its numbers are believed: cut documents, many near-duplicates, carriage returns, splits of few tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,26 +231,22 @@ def describe(corpus: Corpus) -> DataSection:
 
 def _prepare(config: DataConfig, cache_dir: Path, bar: Progress) -> Manifest:
     read = {name: _read(name, source, bar) for name, source in config.sources.items()}
-    origin = [name for name, (found, _) in read.items() for _ in found]
-    documents = [document for found, _ in read.values() for document in found]
-    normal = [normalise(document.text) for document in documents]
-    hashes = [digest(text) for text in normal]
-
     task = bar.add_task("finding near-duplicates", total=None)
-    groups = group_near_duplicates(normal)
-    bar.update(task, total=len(normal), completed=len(normal))
-    splits = _split(config, origin, hashes, groups)
+    mix = Mix.of({name: documents for name, (documents, _) in read.items()}, config.near_duplicates)
+    bar.update(task, total=len(mix.documents), completed=len(mix.documents))
+    fractions = {"heldout": config.heldout_fraction, "val": config.val_fraction, "means": config.means_fraction}
+    splits = mix.splits(fractions, config.seed)
 
     texts: dict[tuple[str, str], list[str]] = {(name, split): [] for name in read for split in SPLITS}
-    for i in sorted(range(len(documents)), key=lambda i: (hashes[i], documents[i].name)):
-        texts[origin[i], splits[i]].append(documents[i].text)
+    for i in sorted(range(len(splits)), key=lambda i: (mix.hashes[i], mix.documents[i].name)):
+        texts[mix.origin[i], splits[i]].append(mix.documents[i].text)
 
     task = bar.add_task("training the tokenizer", total=None)
     train = [text for name in read for text in texts[name, "train"]]
     tokenizer = train_tokenizer(train, config.d_vocab)
     bar.update(task, total=len(train), completed=len(train))
 
-    task = bar.add_task("encoding", total=len(documents))
+    task = bar.add_task("encoding", total=len(mix.documents))
     n_tokens: dict[tuple[str, str], int] = {}
     tokens_dir = cache_dir / "tokens"
     tokens_dir.mkdir(parents=True, exist_ok=True)
@@ -265,30 +260,38 @@ def _prepare(config: DataConfig, cache_dir: Path, bar: Progress) -> Manifest:
             n_tokens[name, split] = len(tokens)
         content_hash = _content_hash(draft, config.sources)
         folder = _folder(cache_dir, content_hash)
-        if not folder.exists():
+        try:
             os.replace(draft, folder)
+        except OSError:  # it holds the same already, perhaps from a job that was faster
+            if not folder.is_dir():
+                raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
     n_chars = {key: sum(map(len, parts)) for key, parts in texts.items()}
-    first_of_group = dict(reversed([(group, i) for i, group in enumerate(groups.tolist())]))
-    repeated = [name for i, name in enumerate(origin) if first_of_group[int(groups[i])] != i]
+    repeated = mix.repeated()
+
+    def described(name: str, skips: list[Skip]) -> SourceText:
+        n_docs, of_chars, of_tokens = (
+            {split: counts[name, split] for split in SPLITS}
+            for counts in ({key: len(parts) for key, parts in texts.items()}, n_chars, n_tokens)
+        )
+        return SourceText(
+            kind=config.sources[name].kind,
+            synthetic=config.sources[name].synthetic,
+            n_docs=n_docs,
+            n_chars=of_chars,
+            n_tokens=of_tokens,
+            n_near_duplicates=repeated[name],
+            n_skipped=len(skips),
+            skipped=tuple(skips[:MAX_NAMED]),
+            notes=mix.remarks(name, n_docs, of_tokens),
+        )
+
     return Manifest(
         content_hash=content_hash,
         chars_per_token=sum(n_chars[name, "train"] for name in read) / sum(n_tokens[name, "train"] for name in read),
-        sources={
-            name: SourceText(
-                kind=config.sources[name].kind,
-                synthetic=config.sources[name].synthetic,
-                n_docs={split: len(texts[name, split]) for split in SPLITS},
-                n_chars={split: n_chars[name, split] for split in SPLITS},
-                n_tokens={split: n_tokens[name, split] for split in SPLITS},
-                n_near_duplicates=repeated.count(name),
-                n_skipped=len(skips),
-                skipped=tuple(skips),
-            )
-            for name, (_, skips) in read.items()
-        },
+        sources={name: described(name, skips) for name, (_, skips) in read.items()},
     )
 
 
@@ -310,34 +313,6 @@ def _read(name: str, source: Source, bar: Progress) -> tuple[list[Document], lis
         first = f", the first: {skips[0].name} ({skips[0].reason})" if skips else ""
         raise ValueError(f"source {name!r} is empty: no document, {len(skips)} skipped{first}")
     return documents, skips
-
-
-def _split(config: DataConfig, origin: list[str], hashes: list[str], groups: NDArray[np.int64]) -> list[str]:
-    # A group's place on [0, 1) is a hash of its smallest content hash: first heldout, val and means, then train.
-    smallest: dict[int, str] = {}
-    groups_of: dict[str, set[int]] = {name: set() for name in config.sources}
-    for name, content, group in zip(origin, hashes, groups.tolist(), strict=True):
-        smallest[group] = min(content, smallest.get(group, content))
-        groups_of[name].add(group)
-    place = {group: int(digest(f"{config.seed}:{content}")[:13], 16) / 16**13 for group, content in smallest.items()}
-    fractions = {"heldout": config.heldout_fraction, "val": config.val_fraction, "means": config.means_fraction}
-    ends = list(accumulate(fractions.values()))
-    order = [*fractions, "train"]
-    split_of = {group: order[bisect(ends, u)] for group, u in place.items()}
-    # A source of few documents may leave a split empty: it takes a group from the fullest split, the next on the line.
-    for name, own in groups_of.items():
-        ordered = sorted(own, key=place.__getitem__)
-        if len(ordered) < len(SPLITS):
-            raise ValueError(
-                f"source {name!r} has {len(ordered)} distinct document(s) once near-duplicates are grouped; "
-                f"it needs at least {len(SPLITS)}, one for each of {', '.join(SPLITS)}"
-            )
-        for split in SPLITS:
-            members = {split: [group for group in ordered if split_of[group] == split] for split in SPLITS}
-            if not members[split]:
-                fullest = max(members.values(), key=len)
-                split_of[fullest[-1] if split == "train" else fullest[0]] = split
-    return [split_of[group] for group in groups.tolist()]
 
 
 def _encode(texts: list[str], tokenizer: Tokenizer, bar: Progress, task: Any) -> NDArray[np.integer[Any]]:
@@ -373,11 +348,12 @@ def _key(config: DataConfig) -> dict[str, Any]:
     # The code that makes the corpus is part of the key, so that a change of it is never answered from the cache.
     here = Path(__file__).parent
     parts = sorted(path for part in ("reading", "sources") for path in (here / part).iterdir() if path.is_file())
-    code = [here / "corpus.py", here / "duplicates.py", here / "tokenizer.py", *parts]
+    code = [*(here / f"{name}.py" for name in ("corpus", "duplicates", "mix", "tokenizer")), *parts]
     return {
         "code": [digest(path.read_text(encoding="utf-8")) for path in code],
         "tokenizers": tokenizers.__version__,
         "sources": {name: [source.synthetic, source.fingerprint()] for name, source in config.sources.items()},
         "d_vocab": config.d_vocab,
+        "near_duplicates": config.near_duplicates,
         "splits": [config.val_fraction, config.heldout_fraction, config.means_fraction, config.seed],
     }

@@ -1,6 +1,8 @@
 """Groups of documents that are the same or nearly so, found with one-permutation MinHash.
 
-1. A document is the set of its shingles: 64-bit hashes of 8 consecutive words or punctuation signs.
+1. A document is the set of its shingles: 64-bit hashes of 8 consecutive words or punctuation signs. A shorter one is the set of its
+   words; but where short ones are the rule, one shingle of all its words: sums like `3 + 5 = 8` have most words in common, few
+   hashes estimate that badly, and links from one to the next would make one group of them all.
 2. One random permutation of the hashes is cut into 64 bins; the sketch keeps the smallest hash of each bin. Empty bins
    of short documents borrow from the next full one (densification).
 3. Documents that agree on all 4 bins of one of 16 bands are candidates; they are linked if at least `THRESHOLD` of the
@@ -13,6 +15,7 @@ line ends and blank lines, are always together.
 Source: Broder 1997 (MinHash); Shrivastava & Li 2014, arXiv 1406.4784 (one permutation, densification).
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, groupby
 
@@ -25,12 +28,17 @@ SHINGLE = 8  # words in a shingle  # ours
 N_BINS = 64  # ours
 N_BANDS = 16  # ours
 THRESHOLD = 0.6  # estimated Jaccard similarity from which two documents count as near-duplicates  # ours
+MANY_SHORT, SHORT_SHARE = (
+    100,
+    0.1,
+)  # documents too short for a shingle are the rule if they are more, or a larger share  # ours
 MAX_LAG = 8  # candidates of one bucket are compared with so many of their neighbours in it  # ours
 CHUNK = 2**22  # characters hashed at a time, to bound memory
 
 _EMPTY = np.uint64(2**64 - 1)
 _BASE = 0x9E3779B97F4A7C15
 
+_PIECE = re.compile(r"\w+|[^\w\s]")
 _BLANK, _WORD, _SIGN = 0, 1, 2
 _CLASS = np.full(256, _SIGN, np.uint8)  # of each byte
 _CLASS[[*range(33), 127]] = _BLANK
@@ -53,13 +61,20 @@ def group_near_duplicates(texts: Sequence[str]) -> NDArray[np.int64]:
     """
     first_of: dict[str, int] = {}
     copy_of = np.array([first_of.setdefault(text, i) for i, text in enumerate(texts)], dtype=np.int64)
-    sketches = np.concatenate([np.empty((0, N_BINS), np.uint64), *(_sketches(chunk) for chunk in _chunks(texts))])
+    rows = are_rows(texts)
+    sketches = np.concatenate([np.empty((0, N_BINS), np.uint64), *(_sketches(chunk, rows) for chunk in _chunks(texts))])
     left, right = _candidates(sketches)
     agree = (sketches[left] == sketches[right]).mean(axis=1) >= THRESHOLD
     rows = np.concatenate([np.arange(len(texts)), left[agree]])
     columns = np.concatenate([copy_of, right[agree]])
     links = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(len(texts), len(texts)))
     return connected_components(links, directed=False)[1].astype(np.int64)
+
+
+def are_rows(texts: Sequence[str]) -> bool:
+    """Whether documents that are too short for one shingle are the rule."""
+    n_short = sum(len(text) <= 64 * SHINGLE and len(_PIECE.findall(text)) < SHINGLE for text in texts)
+    return n_short > min(MANY_SHORT, SHORT_SHARE * len(texts))
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[list[bytes]]:
@@ -69,7 +84,7 @@ def _chunks(texts: Sequence[str]) -> Iterator[list[bytes]]:
         yield [text.encode("utf-8", errors="surrogatepass") for text, _ in chunk]
 
 
-def _sketches(documents: list[bytes]) -> NDArray[np.uint64]:
+def _sketches(documents: list[bytes], rows: bool) -> NDArray[np.uint64]:
     # [n, N_BINS]: the smallest permuted shingle hash of each bin of each document.
     words, document = _words(documents)
     n_words = np.bincount(document, minlength=len(documents))
@@ -77,10 +92,18 @@ def _sketches(documents: list[bytes]) -> NDArray[np.uint64]:
     for offset in range(SHINGLE):
         hashes = hashes * np.uint64(_BASE) + words[offset : offset + len(hashes)]
     inside = document[: len(hashes)] == document[SHINGLE - 1 :][: len(hashes)]
-    # A document too short for one shingle is the set of its words.
-    short = n_words[document] < SHINGLE
-    hashes = _mix(np.concatenate([hashes[inside], words[short]]))
-    document = np.concatenate([document[: len(inside)][inside], document[short]])
+    short = n_words < SHINGLE
+    if rows:  # one hash of all words in their order
+        short = np.flatnonzero(short & (n_words > 0))
+        first = (np.cumsum(n_words) - n_words)[short]
+        rest = np.zeros(len(short), np.uint64)
+        for offset in range(SHINGLE - 1):
+            more = offset < n_words[short]
+            rest[more] = rest[more] * np.uint64(_BASE) + words[first[more] + offset]
+    else:
+        short, rest = document[short[document]], words[short[document]]
+    hashes = _mix(np.concatenate([hashes[inside], rest]))
+    document = np.concatenate([document[: len(inside)][inside], short])
     sketches = np.full(len(documents) * N_BINS, _EMPTY)
     np.minimum.at(sketches, document * N_BINS + (hashes >> np.uint64(58)).astype(np.int64), hashes)
     return _densify(sketches.reshape(len(documents), N_BINS))

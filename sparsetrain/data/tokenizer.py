@@ -124,7 +124,9 @@ def train_tokenizer(texts: Iterable[str], d_vocab: int) -> Tokenizer:
     backend.train_from_iterator(texts, trainer)
     n_found = backend.get_vocab_size()
     if n_found != d_vocab:
-        raise ValueError(f"d_vocab={d_vocab} asked, but the text gives only {n_found} tokens; lower it or add text")
+        raise ValueError(
+            f"d_vocab={d_vocab} asked, but the text gives only {n_found} tokens; give data.d_vocab={n_found} or less, or more text"
+        )
     return Tokenizer(backend)
 
 

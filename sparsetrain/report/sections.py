@@ -122,7 +122,7 @@ def data(section: DataSection) -> list[Block]:
         Column(label="Weight", form="number", unit="fraction", help="share of the training tokens from this source"),
         Column(label="Documents", form="number"),
         *(Column(label=f"Tokens, {split}", form="number") for split in order),
-        Column(label="Skipped", form="number", help="files left out, with the reason, listed below"),
+        Column(label="Skipped", form="number", help="files and rows left out, with the reason, listed below"),
     )
     rows = tuple(
         (
@@ -139,10 +139,13 @@ def data(section: DataSection) -> list[Block]:
         KeyNumbers(items=items),
         Table(title="Sources", columns=columns, rows=rows),
     ]
+    for name, source in section.sources.items():
+        blocks += [Text(text=f"{name}: {note}.", tone="warning") for note in source.notes]
     skipped = tuple((name, s.name, s.reason) for name, source in section.sources.items() for s in source.skipped)
     if skipped:
-        columns = (Column(label="Source"), Column(label="File", form="code"), Column(label="Reason"))
-        n = "1 skipped file" if len(skipped) == 1 else f"{len(skipped):,} skipped files"
+        columns = (Column(label="Source"), Column(label="Place", form="code"), Column(label="Reason"))
+        n_skipped = sum(source.n_skipped for source in section.sources.values())
+        n = "1 file or row left out" if n_skipped == 1 else f"{n_skipped:,} files or rows left out"
         blocks.append(Details(summary=n, blocks=(Table(columns=columns, rows=skipped, limit=50),)))
     return [*blocks, Text(text=f"Content hash of the token files: {section.content_hash}", tone="note")]
 

@@ -105,11 +105,12 @@ def survey(
 
     Raises:
         KeyError: a hook point that does not exist (near names listed).
-        ValueError: nothing to measure; `initialisation` is asked for and nobody can give it.
+        ValueError: nothing to measure; `initialisation` is asked for and nobody can give it; outputs or activations that are not finite.
     """
     if "initialisation" in config.controls and initial is None:
         raise ValueError("controls have 'initialisation', but there is no model at initialisation; leave it out")
     plain = measure_splits(model, splits, config.watch(), on_batch=on_batch)
+    _check_finite(plain, splits)
     again = replace(config.watch(), measures=(HEADLINE,), lifetime_measures=())
     looks: list[Look] = [look for look in LOOKS if look in config.controls]
     controls: dict[Control, Evaluation] = {}
@@ -120,6 +121,23 @@ def survey(
     if "initialisation" in config.controls and initial is not None:
         controls["initialisation"] = measure_splits(initial(), splits, again, on_batch=on_batch)
     return Survey(config=config, splits=tuple(splits), plain=plain, controls=controls)
+
+
+def _check_finite(plain: Evaluation, splits: Sequence[WatchedSplit]) -> None:
+    """Refuses an evaluation of a model that computes NaN or infinity, before anything is made of its numbers."""
+    for split in splits:
+        for measure in LOGIT_MEASURES:
+            broken = np.flatnonzero(~np.isfinite(plain.per_window(split.name, LOGITS, measure)))
+            if len(broken):
+                raise ValueError(
+                    f"outputs of the model are not finite: {measure} is NaN or infinite in {len(broken)} of "
+                    f"{len(plain.windows[split.name])} examples of split {split.name!r}, the first of them number {broken[0] + 1}"
+                )
+    for point, energy in plain.energy.items():
+        if n := int((~np.isfinite(energy)).sum()):
+            raise ValueError(
+                f"activations of the model are not finite: {n} of {len(energy)} channels of {point} are NaN or infinite"
+            )
 
 
 def _under(together: Evaluation, points: Mapping[str, str]) -> Evaluation:

@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from sparsetrain.data.tokenizer import train_tokenizer
 from sparsetrain.export import export_model
 from sparsetrain.report import parse_report
 from sparsetrain.report.sections import KINDS
+from sparsetrain.representation.evaluate import measure_splits
 from sparsetrain.representation.table import read_rows
 
 pytest.importorskip("transformers", reason="other people's models need transformers (extra: hub)")
@@ -195,3 +197,50 @@ def test_what_is_left_out_is_said_and_stands_in_the_report(hub, texts, measure, 
     same = json.loads((whole / "report.json").read_text())["measurement"]["points"]
     assert section["points"] == same
     assert len(said) == 6 and said[1] == f"left out: {path}:46: no text in field 'text' (it is null)"
+
+
+def saved(folder: Path, change) -> Path:
+    """A tiny hub model after a change of its weights."""
+    model = hub_model("gpt2")
+    with torch.no_grad():
+        change(model.transformer)
+    model.save_pretrained(folder)
+    save_tokenizer(folder, WORDS)
+    return folder
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(texts, measure, make_model, tmp_path, capsys, value):
+    hub = saved(tmp_path / "hub", lambda model: model.h[1].mlp.c_fc.weight[3].fill_(value))
+    capsys.readouterr()
+    error = measure(f"model=hf:{hub}", f"data={texts}")
+    assert (
+        "1 of its 28 weight tensors are not finite (NaN or infinity), the first transformer.h.1.mlp.c_fc.weight in 128"
+        in error
+    )
+    ours = make_model(d_vocab=300)
+    with torch.no_grad():
+        next(ours.parameters())[7] = value
+    export_model(ours, tmp_path / "ours" / "export" / "step_5", train_tokenizer(["words"], 257).to_json(), {"step": 5})
+    assert "weight tensors are not finite" in measure(f"model={tmp_path}/ours", f"data={texts}", "overwrite=true")
+
+
+def test_outputs_that_are_not_finite_are_refused(texts, measure, tmp_path, capsys):
+    hub = saved(tmp_path / "hub", lambda model: model.ln_f.weight.fill_(3e38))
+    capsys.readouterr()
+    error = measure(f"model=hf:{hub}", f"data={texts}", "measure.controls=[]", "progress=false")
+    assert re.match(
+        r"error: outputs of the model are not finite: loss is NaN .* in 24 of 24 examples of split 'split 0', the first",
+        error,
+    )
+
+
+def test_activations_that_are_not_finite_are_refused(texts, measure, monkeypatch, hub):
+    def broken(*args, **kwargs):
+        found = measure_splits(*args, **kwargs)
+        found.energy["blocks.1.mlp.hook_neuron"][:3] = float("inf")
+        return found
+
+    monkeypatch.setattr("sparsetrain.representation.survey.measure_splits", broken)
+    error = measure(f"model=hf:{hub}", f"data={texts}", "measure.controls=[]", "progress=false")
+    assert "activations of the model are not finite: 3 of 128 channels of blocks.1.mlp.hook_neuron" in error
