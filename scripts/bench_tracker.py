@@ -64,7 +64,7 @@ def build(device: str) -> LitTransformer:
 def weights_after(n_steps: int, device: str, callbacks: list[L.Callback]) -> dict[str, Tensor]:
     """Weights of a short Lightning training."""
     module = build(device)
-    batches = [{"tokens": row} for row in random_tokens(4 * n_steps, MODEL.n_ctx + 1, 1)]
+    batches = [{"tokens": row, "k": 0} for row in random_tokens(4 * n_steps, MODEL.n_ctx + 1, 1)]
     trainer = L.Trainer(
         accelerator="gpu" if device.startswith("cuda") else "cpu",
         devices=1,

@@ -187,8 +187,9 @@ class StepScalars(L.Callback):
         trainer.progress_bar_metrics.update({"density": density, "tokens/s": float(round(speed))})
         if step in self.steps:
             lr = trainer.optimizers[0].param_groups[0]["lr"]
-            step_scalars: Mapping[str, float] = pl_module.scalars  # pyright: ignore[reportAssignmentType]
-            log_scalars(trainer, {**step_scalars, "density": density, "lr": lr, "tokens_per_s": speed}, step)
+            of_step: Mapping[str, Tensor] = pl_module.scalars  # pyright: ignore[reportAssignmentType]
+            scalars = {name: float(value) for name, value in of_step.items()}
+            log_scalars(trainer, {**scalars, "density": density, "lr": lr, "tokens_per_s": speed}, step)
 
 
 class ProgressBar(TQDMProgressBar):

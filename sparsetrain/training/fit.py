@@ -176,7 +176,7 @@ class LitTransformer(L.LightningModule):
         self.sparsity = sparsity
         self.n_steps = n_steps
         self.guard = guard
-        self.scalars: dict[str, float] = {}
+        self.scalars: dict[str, Tensor] = {}
         """Loss and gradient RMS of the last step."""
         self._micro: list[tuple[int, Tensor]] = []  # (number, loss) of the micro-batches since the last step
 
@@ -207,10 +207,12 @@ class LitTransformer(L.LightningModule):
         mean = torch.stack([loss for _, loss in self._micro]).mean()
         if self.trainer.world_size > 1:
             mean = self.trainer.strategy.reduce(mean, reduce_op="mean")
-        loss, grad_rms = torch.stack([mean.float(), rms]).tolist()
         batches = [k for k, _ in self._micro]
         self._micro.clear()
-        self.scalars = {"train_loss": loss, "grad_rms": grad_rms}
+        self.scalars = {"train_loss": mean.float(), "grad_rms": rms}
+        if self.guard.config.policy == "off":
+            return
+        loss, grad_rms = torch.stack([*self.scalars.values()]).tolist()
         if not self.guard.judge(self.global_step, batches, loss, grad_rms):
             optimizer.zero_grad(set_to_none=True)
 

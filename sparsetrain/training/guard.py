@@ -19,7 +19,7 @@ from sparsetrain.typed import Above0, Count
 
 log = logging.getLogger(__name__)
 
-Policy = Literal["raise", "skip", "rollback"]
+Policy = Literal["raise", "skip", "rollback", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class GuardConfig:
     """What is done about a step that went wrong. ours"""
 
     policy: Policy = "raise"
-    """raise: end the run; skip: take the step without a gradient; rollback: return to the newest checkpoint and leave those batches out."""
+    """raise: end the run; skip: take the step without a gradient; rollback: return to the newest checkpoint and leave those batches out;
+    off: do not look, so that the host never waits for a GPU (what is not healthy is not saved all the same)."""
     spike: Above0 | None = 4.0
     """A loss so many nats above the largest of the last `window` steps counts as wrong. None: only values that are not finite."""
     window: Count = 100

@@ -65,6 +65,7 @@ BENCHES = {
     "bench_projection": "SIZES = {'1M': 1 << 20}",
     "bench_step": "WIDTHS = {'cpu': (32,)}; m.N_CTX = 32; m.DENSITIES = {'1/8': 1 / 8}",
     "bench_topk": "WIDTHS = (128,)",
+    "bench_safety": "MODEL = m.ModelConfig(d_vocab=64, n_layer=1, d_model=32, n_ctx=32); m.EVERY = 4",
     "bench_tracker": "MODEL = m.ModelConfig(d_vocab=64, n_layer=1, d_model=32, n_ctx=32)",
 }
 """What makes a benchmark small, where `m` is its module."""

@@ -4,12 +4,13 @@ import csv
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_training import ACCUMULATE, N_STEPS, Noise, left, train_small
+from small_training import ACCUMULATE, N_STEPS, RECIPE, Noise, left, train_small
 from torch import Tensor
 
 from sparsetrain.model import Transformer
@@ -140,9 +141,18 @@ def test_exploded_weights_are_never_saved(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_healthy_training_is_the_same_under_every_policy(tmp_path: Path) -> None:
-    for policy in ("raise", "skip", "rollback"):
+    for policy in ("raise", "skip", "rollback", "off"):
         train_small(tmp_path / policy, guard=config(policy))
     assert left(tmp_path / "raise") == left(tmp_path / "skip") == left(tmp_path / "rollback")
+    assert left(tmp_path / "off")["metrics"] == left(tmp_path / "raise")["metrics"]
+
+
+def test_off_trains_on_but_saves_nothing_unhealthy(tmp_path: Path) -> None:
+    dense = replace(RECIPE, model=replace(RECIPE.model, abs_topk={}))  # AbsTopK refuses NaN by itself
+    with pytest.raises(FloatingPointError, match="not finite or exploded, so this state is not saved"):
+        train_small(tmp_path, recipe=dense, objective=Faulty(13, "nan"), guard=config("off"))
+    check_finite(tmp_path)
+    assert newest(tmp_path) == checkpoint_path(tmp_path, 6)
 
 
 def test_the_judge() -> None:
