@@ -67,7 +67,7 @@ def write_atomic(path: Path, data: bytes | str) -> Path:
 
     Args:
         path: its folder is made if it is not there.
-        data: bytes, or text that is stored as UTF-8.
+        data: bytes, or text that is stored as UTF-8; what a console could not decode, as the bytes that it sent.
 
     Returns:
         `path`.
@@ -75,7 +75,7 @@ def write_atomic(path: Path, data: bytes | str) -> Path:
     Raises:
         OSError: the disk refused; the message names the path and the number of bytes, and the old file is intact.
     """
-    content = data.encode() if isinstance(data, str) else data
+    content = data.encode(errors="surrogateescape") if isinstance(data, str) else data
     with replacing(path) as file:
         file.write(content)
     return path

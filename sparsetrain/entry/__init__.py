@@ -171,7 +171,10 @@ def entry(
                     is_own = claim(held, config, run_dir)
                     if is_own:
                         composed = redact(OmegaConf.to_container(cfg, resolve=False))
-                        write_atomic(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(composed)).encode())
+                        write_atomic(
+                            run_dir / "config.yaml",
+                            OmegaConf.to_yaml(OmegaConf.create(composed)).encode(errors="surrogateescape"),
+                        )
                         job_of(command_line(), read_arguments).save(run_dir)
                     return main(config, run_dir)
                 except Exception as error:

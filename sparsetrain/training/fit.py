@@ -35,6 +35,7 @@ from sparsetrain.training.guard import ADVICE, Guard, GuardConfig, WrongStep
 from sparsetrain.training.metrics import MetricsCSV, ResumeLogs
 from sparsetrain.training.objectives import Objective, next_token_loss
 from sparsetrain.training.resume import SameRun
+from sparsetrain.training.slurm import own_processes
 from sparsetrain.typed import Count, to_dict
 
 log = logging.getLogger(__name__)
@@ -359,7 +360,7 @@ def _train(
             *([ProgressBar()] if trainer.progress else []),
             saver,  # after everything that looks at a step, so that its checkpoint holds what they have seen
         ],
-        plugins=[VerifiedIO()],
+        plugins=[VerifiedIO(), *own_processes()],
         enable_checkpointing=False,
         logger=[MetricsCSV(folder / "metrics.csv"), *loggers],
         num_sanity_val_steps=0,
