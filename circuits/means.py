@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from einops import reduce
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -59,13 +59,18 @@ class Means:
         Raises:
             ValueError: another kind of safetensors file.
         """
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "means" not in metadata or set(file.keys()) != {"values", "active"}:
-                raise ValueError(f"{path} holds no mean activations; measure them with circuits.means.measure_means")
-            meta = json.loads(metadata["means"])
-            space = NodeSpace(tuple(meta.pop("names")), tuple(meta.pop("widths")))
-            return cls(space=space, values=file.get_tensor("values"), active=file.get_tensor("active"), **meta)
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if "means" not in metadata or set(file.keys()) != {"values", "active"}:
+                    raise ValueError(
+                        f"{path} holds no mean activations; measure them with circuits.means.measure_means"
+                    )
+                meta = json.loads(metadata["means"])
+                space = NodeSpace(tuple(meta.pop("names")), tuple(meta.pop("widths")))
+                return cls(space=space, values=file.get_tensor("values"), active=file.get_tensor("active"), **meta)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
 
 
 @torch.no_grad()

@@ -169,13 +169,19 @@ def once(path: Path, key: Mapping[str, object], make: Callable[[], T], schema: t
     """
     plain_key = json.loads(json.dumps(TypeAdapter(object).dump_python(dict(key), mode="json")))
     adapter: TypeAdapter[T] = TypeAdapter(schema)
-    if path.is_file():
-        try:
-            saved = json.loads(path.read_bytes())
-            if saved["key"] == plain_key:
-                return adapter.validate_python(saved["result"])
-        except (ValueError, KeyError, TypeError):
-            pass
+    if (found := recall(path, schema)) is not None and found[0] == plain_key:
+        return found[1]
     result = adapter.dump_python(make(), mode="json")
     write_atomic(path, json.dumps({"key": plain_key, "result": result}, indent=1) + "\n")
     return adapter.validate_python(json.loads(json.dumps(result)))
+
+
+def recall(path: Path, schema: type[T]) -> tuple[object, T] | None:
+    """Key and result that `once` has written to a file; None where there is none that can be read as `schema`."""
+    if not path.is_file():
+        return None
+    try:
+        saved = json.loads(path.read_bytes())
+        return saved["key"], TypeAdapter(schema).validate_python(saved["result"])
+    except (ValueError, KeyError, TypeError):
+        return None

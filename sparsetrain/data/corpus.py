@@ -30,8 +30,8 @@ from sparsetrain.data.sources.document import digest
 from sparsetrain.data.tokenizer import MIN_D_VOCAB, Tokenizer, train_tokenizer
 from sparsetrain.progress import progress_bar
 from sparsetrain.stats.number import Number, number
-from sparsetrain.store import fingerprint, once
-from sparsetrain.typed import OpenShare
+from sparsetrain.store import fingerprint, once, recall
+from sparsetrain.typed import OpenShare, one_line
 
 MAX_NAMED = 1000  # skips of a source that the manifest names; all are counted
 ENCODE_BATCH = 256  # documents handed to the parallel encoder at a time
@@ -229,6 +229,45 @@ def describe(corpus: Corpus) -> DataSection:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredCorpus:
+    """A corpus in a cache, as it is found there.
+
+    Attributes:
+        folder: of its tokens.
+        pointer: the file that names it; None: none does, it will be removed or prepared again by nobody.
+        n_bytes: on disk.
+        problem: what is wrong with it, in one line; empty: its content has its hash.
+    """
+
+    folder: Path
+    pointer: Path | None
+    n_bytes: int
+    problem: str
+
+
+def stored_corpora(cache_dir: Path) -> list[StoredCorpus]:
+    """Every corpus of a cache, read whole: its content is held against its hash."""
+    pointers = {path: recall(path, Manifest) for path in sorted((cache_dir / "prepared").glob("*.json"))}
+    named = {_folder(cache_dir, found[1].content_hash): path for path, found in pointers.items() if found}
+    there = [path for path in sorted((cache_dir / "tokens").glob("*")) if path.is_dir()]
+    corpora: list[StoredCorpus] = []
+    for folder in sorted({*named, *there}):
+        pointer, problem = named.get(folder), ""
+        n_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        found = pointers[pointer] if pointer else None
+        if folder.name.startswith("."):
+            problem = "the draft of a job that was stopped"
+        elif found is not None:
+            try:
+                content = _content_hash(folder, found[1].sources)
+                problem = "" if content == folder.name else f"its content is {content}, not what its name says"
+            except (OSError, ValueError) as error:
+                problem = one_line(error)
+        corpora.append(StoredCorpus(folder=folder, pointer=pointer, n_bytes=n_bytes, problem=problem))
+    return corpora
+
+
 def _prepare(config: DataConfig, cache_dir: Path, bar: Progress) -> Manifest:
     read = {name: _read(name, source, bar) for name, source in config.sources.items()}
     task = bar.add_task("finding near-duplicates", total=None)
@@ -331,7 +370,7 @@ def _folder(cache_dir: Path, content_hash: str) -> Path:
     return cache_dir / "tokens" / content_hash
 
 
-def _content_hash(folder: Path, sources: Mapping[str, SourceConfig]) -> str:
+def _content_hash(folder: Path, sources: Mapping[str, object]) -> str:
     content = hashlib.blake2b(digest_size=16)
     names = ["tokenizer.json", *(f"{name}.{split}.npy" for name in sources for split in SPLITS)]
     for name in names:

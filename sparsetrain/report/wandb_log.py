@@ -85,7 +85,7 @@ class WandbRun:
         logging.getLogger("wandb").setLevel(logging.CRITICAL)
         before = set(self.folder.glob("wandb/run-*"))
         try:
-            found = self._auto() if mode == "auto" else mode
+            found = self.auto() if mode == "auto" else mode
             return None if found == "disabled" else self._init(found)
         # Everything from wandb's own errors over those of its connection to its service down to pydantic's and the disk's.
         except Exception as error:
@@ -104,8 +104,8 @@ class WandbRun:
         log.warning("W&B: %s; this run is logged offline, `wandb sync %s` sends it", problem, Path(run.dir).parent)
         return run
 
-    def _auto(self) -> WandbMode:
-        """As WANDB_MODE or `wandb offline` says, else online where there is a key."""
+    def auto(self) -> WandbMode:
+        """What `auto` comes to: as WANDB_MODE or `wandb offline` says, else online where there is a key. Asks no server."""
         with some_home(self.folder):
             said = WORDS[wandb.setup(self._settings()).settings.mode]
         if said != "online":

@@ -5,6 +5,7 @@ Lightning alone would restore the optimizer with the old ones, in silence.
 """
 
 import logging
+import pickle
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,10 +87,27 @@ def settings_of(path: Path) -> Mapping[str, Any]:
     Raises:
         ValueError: no checkpoint of this project.
     """
-    content = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    return record_of(path)["recipe"]
+
+
+def record_of(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    """What a checkpoint says of itself: the `recipe`, and `facts` such as the hash of the corpus.
+
+    Raises:
+        ValueError: no checkpoint of this project.
+    """
+    try:
+        content = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+    ) as error:  # another file; or one that would run something
+        raise ValueError(f"{path} is no checkpoint: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict) or "sparsetrain" not in content:
         raise ValueError(f"{path} is no checkpoint of sparsetrain")
-    return content["sparsetrain"]["recipe"]
+    return content["sparsetrain"]
 
 
 class SameRun(L.Callback):

@@ -77,6 +77,7 @@ CIRCUITS = {
     "find": THING | {"section", "search", "evidence", "explain"},
     "formation": {"circuit", "tasks", "section", "evidence"},
     "comparison": THING | {"section"},
+    "doctor": {"circuit", "means"},
     "run": THING | {"section", "search", "evidence", "explain", "views", "find", "formation", "comparison"},
 }  # fmt: skip
 """The same of `circuits`."""
@@ -86,6 +87,7 @@ BELOW = {
     "tasks": {"data"},
     "section": {"stats", "typed", "report"},
     "views": {"report", "stats", "typed"},
+    "doctor": TRAINING,
     "formation": TRAINING | {"run"},
     "comparison": TRAINING | {"run", "studies"},
     "side_by_side": TRAINING | {"studies"},
