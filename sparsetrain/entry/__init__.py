@@ -160,11 +160,12 @@ def entry(
 
         def task(cfg: Any) -> Any:
             sys.argv = list(arguments)
-            if os.getpid() != launcher:
-                lasting_streams()
-                quieten()
             run_dir, is_own = Path(HydraConfig.get().runtime.output_dir), False
             with ExitStack() as held:
+                if os.getpid() != launcher:
+                    lasting_streams()
+                    quieten()
+                    held.enter_context(raising())
                 try:
                     drop_defaults_(cfg, OmegaConf.create(base), named, HydraConfig.get().overrides.task)
                     config = from_dict(schema, OmegaConf.to_container(cfg, resolve=True))
@@ -188,7 +189,9 @@ def entry(
                     # A sweep stops where it was launched; a job that is stopped elsewhere is one of several.
                     if os.getpid() == launcher:
                         raise
-                    raise JobError(f"stopped ({type(stop).__name__}); {GO_ON}") from None
+                    line = f"{stop or type(stop).__name__}; {GO_ON}"
+                    print(line, file=sys.stderr)
+                    raise JobError(line) from None
 
         task.__module__ = main.__module__
 

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import TextIO
 
@@ -26,7 +27,15 @@ class JobError(Exception):
     """A job failed, and its line has been recorded: what one process tells another."""
 
 
-USER_ERRORS = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException, JobError)
+USER_ERRORS = (
+    ValueError,
+    OSError,
+    FloatingPointError,
+    HydraException,
+    OmegaConfBaseException,
+    JobError,
+    BrokenExecutor,
+)
 """What a user's input or machine can cause, beside KeyErrors that say something. Anything else is a bug, and the line says so."""
 
 
@@ -37,6 +46,11 @@ def explain(error: BaseException, known: Sequence[str]) -> str:
         said = text.splitlines()[0].rstrip(".")
         return (
             f"cannot read {error.override!r} ({said}); if its value is text, write it as {quoted_form(error.override)}"
+        )
+    if isinstance(error, BrokenExecutor):
+        return (
+            "a process of the sweep was killed, usually for want of memory, and the jobs that ran or waited went with it; the same "
+            "command with hydra.sweep.dir=<its folder> ckpt_path=last goes on with all of them, hydra.launcher.n_jobs=<fewer> needs less"
         )
     for part in re.findall(r"Could not override '([^']+)'", text):
         if "No match in the defaults list" not in text:

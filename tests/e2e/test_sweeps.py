@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,6 +87,36 @@ def test_twenty_jobs_under_joblib_with_a_crash_and_a_stop(corpus_cache: Path, tm
     assert line.startswith(f"job 7 (case=c7) in {tmp_path}/sweep/7: ")
     complete = [(tmp_path / "sweep" / str(n) / "report.json").is_file() for n in range(20)]
     assert [n for n in range(20) if not complete[n]] == [7, 13], "13 was told to stop, which is no failure"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_job_ends_no_other_and_a_killed_one_is_named(
+    corpus_cache: Path, tmp_path: Path, signum: signal.Signals
+) -> None:
+    sweep = tmp_path / "sweep"
+    command = [
+        sys.executable, "train.py", "-m", *SMALL, "seed=1,2,3", "trainer.n_steps=300", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+        f"hydra.sweep.dir={sweep}", f"cache_dir={corpus_cache}",
+    ]  # fmt: skip
+    environment = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    launched = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    deadline, metrics = time.monotonic() + 120, sweep / "0" / "metrics.csv"
+    while not (metrics.is_file() and metrics.read_text().count("\n") > 2) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(int((sweep / "0" / ".lock").read_text().split()[1]), signum)
+    stderr = launched.communicate(timeout=300)[1]
+    assert launched.returncode == 1
+    (line,) = re.findall(r"^job 0 .*", stderr, re.MULTILINE)
+    if signum == signal.SIGTERM:
+        assert "1 of 3 jobs failed" in stderr
+        assert line.startswith(f"job 0 (seed=1) in {sweep}/0: stopped by SIGTERM; step ") and "ckpt_path=last" in line
+        assert [written(sweep / n)[0].exit_code for n in "012"] == [1, 0, 0]
+    else:
+        assert "it was killed, for want of memory or by somebody" in line
+        assert "error: a process of the sweep was killed" in stderr and "Traceback" not in stderr
 
 
 def run(folder: Path, cache: Path, *overrides: str) -> bytes:
