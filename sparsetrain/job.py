@@ -33,9 +33,9 @@ _SECRET_NAME = re.compile(rf"(?i)(?:^|[^a-z0-9]){_SECRET}$")
 _PAIR = re.compile(rf"""(?i)((?:^|[^a-z0-9]){_SECRET}['"]?\s*[=:]\s*)(?!\$\{{)("[^"]*"|'[^']*'|[^\s,}}\]&]+)""")
 _FORMS = re.compile(
     r"hf_[A-Za-z0-9]{16,}|wandb_v\d_\w{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|AKIA[0-9A-Z]{16}"
-    r"|AIza[\w-]{30,}|xox[a-z]-[\w-]{10,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*|(?<=://)[^\s/@]+:[^\s/@]+(?=@)"
+    r"|AIza[\w-]{30,}|xox[a-z]-[\w-]{10,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*|(?<=:/)[^\s/@]+:[^\s/@]+(?=@)|(?<=://)[^\s/@]+:[^\s/@]+(?=@)"
 )
-"""What tokens of well-known services look like, and `user:password` in an address."""
+"""What tokens of well-known services look like, and `user:password` in an address, also where a path was made of it (`https:/...`)."""
 
 
 def is_main_process() -> bool:

@@ -1,6 +1,7 @@
 """Model and tokenizer of `transformers`, from a folder or from the hub: the one file that knows that library."""
 
 import hashlib
+import pickle
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -60,7 +61,7 @@ def initial(model: nn.Module) -> nn.Module:
 
 
 def load(source: str, dtype: torch.dtype) -> tuple[nn.Module, HubTokenizer]:
-    """Model and tokenizer by folder or hub name.
+    """Model and tokenizer by folder or hub name. Code that comes with a model is never run.
 
     Raises:
         ValueError: `transformers` is not installed; no such model; weights that are missing; a tokenizer with more
@@ -91,12 +92,19 @@ def load(source: str, dtype: torch.dtype) -> tuple[nn.Module, HubTokenizer]:
     try:
         model, loaded = cast(
             tuple[nn.Module, dict[str, Any]],
-            transformers.AutoModelForCausalLM.from_pretrained(place, dtype=dtype, output_loading_info=True),
+            transformers.AutoModelForCausalLM.from_pretrained(
+                place, dtype=dtype, output_loading_info=True, trust_remote_code=False
+            ),
         )
         missing = sorted(map(str, {*loaded["missing_keys"], *loaded["mismatched_keys"]}))
         if missing:
             raise ValueError(f"{len(missing)} weights of the model are not in its files, the first {missing[0]}")
-        tokenizer = HubTokenizer(transformers.AutoTokenizer.from_pretrained(place))
+        tokenizer = HubTokenizer(transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False))
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"model=hf:{source} could not be loaded: its weights are a pickle that holds more than tensors, and that is never "
+            f"read; take a revision with safetensors"
+        ) from error
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"model=hf:{source} could not be loaded: {line}") from error

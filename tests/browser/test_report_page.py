@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drawing import show_all
 from report_example import KINDS, changed, circuit, example_report, hostile, random_graph, task, viewer
 
 from sparsetrain.report.render import render
@@ -22,36 +23,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     large = changed(example_report(), "sections.circuits.tasks", tasks)
     reports = {"plain": example_report(), "hostile": hostile(example_report(gates="off")), "large": large}
     return {name: render(report, KINDS, tmp_path_factory.mktemp(name))["html"] for name, report in reports.items()}
-
-
-def show_all(page: Any) -> None:
-    """Opens every card, picks every option of every menu and scrolls over the whole page, so that all is drawn."""
-    page.evaluate("""async () => {
-        const frame = () => new Promise((then) => requestAnimationFrame(() => setTimeout(then)));
-        document.documentElement.style.scrollBehavior = "auto";
-        document.querySelectorAll("details").forEach((details) => { details.open = true; });
-        for (const menu of document.querySelectorAll("select")) {
-            for (let i = 0; i < menu.options.length; i++) {
-                menu.selectedIndex = i;
-                menu.dispatchEvent(new Event("change"));
-            }
-        }
-        for (let y = 0; y < document.body.scrollHeight; y += 1200) {
-            window.scrollTo(0, y);
-            await frame();
-        }
-        for (const path of document.querySelectorAll(".cg-path")) { path.click(); path.click(); }
-        for (const node of document.querySelectorAll(".node")) {
-            node.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
-            for (const place of document.querySelectorAll(".cg-switch button, [data-say]")) {
-                place.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
-                if (place.click) place.click();
-            }
-        }
-    }""")
-    page.wait_for_function(
-        "[...document.querySelectorAll('[data-lines]')].every((f) => f.offsetParent === null || f.querySelector('svg'))"
-    )
 
 
 def first_drawing(page: Any) -> Any:

@@ -21,15 +21,20 @@ import pytest
 import torch
 import yaml
 from commands import ROOT
+from hub_example import save_hub_model
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from sparsetrain.adapters import hub_files
 from sparsetrain.entry import load_run
 from sparsetrain.entry.targets import guarded
 from sparsetrain.export import export_model, load_model
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.run import RunConfig
+from sparsetrain.store import sealed
+from sparsetrain.training.checkpoints import VerifiedIO, resume_path
+from sparsetrain.training.resume import settings_of
 from sparsetrain.typed import from_dict, to_dict
 
 OWN = {"hydra": {"callbacks": {"jobs": {"_target_": "sparsetrain.entry.sweeps.Jobs"}}}}
@@ -263,6 +268,23 @@ def test_the_pickles_would_run() -> None:
 
 
 @pytest.mark.parametrize("name", PICKLES)
+@pytest.mark.filterwarnings("ignore:.*TorchScript archive")  # torch says so and then refuses
+def test_a_checkpoint_of_pickles_runs_nothing(name: str) -> None:
+    form, call = PICKLES[name]
+    path = Path("step_3.ckpt")
+    path.write_bytes(sealed(FORMS[form](CALLS[call]())))
+    assert resume_path(str(path), Path()) == path  # its checksum fits
+    with pytest.raises(ValueError, match=r"step_3.ckpt is no checkpoint|has no|is damaged") as caught:
+        settings_of(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(
+        Exception, match=r"(?i)weights_only|unsupported|not supported|magic|invalid|cannot use|TorchScript"
+    ):
+        VerifiedIO().load_checkpoint(path, weights_only=True)  # as a training does
+    assert not list(Path().glob(f"{MARK}*"))
+
+
+@pytest.mark.parametrize("name", PICKLES)
 def test_an_export_of_pickles_runs_nothing(name: str) -> None:
     form, call = PICKLES[name]
     content = FORMS[form](CALLS[call]())
@@ -280,6 +302,24 @@ def test_an_export_of_pickles_runs_nothing(name: str) -> None:
         with pytest.raises(Exception):  # noqa: B017  # that it is refused is enough; in words: test_export.py
             load_model(copy)
     assert not list(Path().glob(f"{MARK}*"))
+
+
+@pytest.mark.parametrize("kind", ["evil", "gpt2"])
+@pytest.mark.parametrize("call", ["mkdir", "eval"])
+def test_a_hub_model_runs_neither_its_code_nor_its_pickles(kind: str, call: str) -> None:
+    folder = save_hub_model(Path("hub"))
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "model_type": kind,
+        "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model", "AutoTokenizer": "evil.T"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(Path(MARK).absolute())!r}, 'w')\n")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(zipped({"transformer.wte.weight": CALLS[call]()}))
+    with pytest.raises(ValueError, match="could not be loaded") as caught:
+        hub_files.load(str(folder), torch.float32)
+    assert "\n" not in str(caught.value) and not list(Path().glob(f"{MARK}*"))
 
 
 def test_an_export_s_config_names_no_class() -> None:
