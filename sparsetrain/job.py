@@ -40,10 +40,18 @@ _FORMS = re.compile(
 
 def is_main_process() -> bool:
     """Whether this process is the one that writes: the only one, or the first of those that train together."""
-    # SLURM sets a rank in every shell that it opens; it means something where one step has several tasks.
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    names = RANKS if tasks in ("", "1") else (*RANKS, "SLURM_PROCID")
+    names = (*RANKS, "SLURM_PROCID") if _n_tasks() > 1 else RANKS
     return all(os.environ.get(name, "0") in ("", "0") for name in names)
+
+
+def n_launched() -> int:
+    """How many processes torchrun, or srun, has started together, this one included."""
+    return int(os.environ.get("WORLD_SIZE") or 1) if "TORCHELASTIC_RUN_ID" in os.environ else _n_tasks()
+
+
+def _n_tasks() -> int:
+    # SLURM sets a rank in every shell that it opens; it means something where one step has several tasks.
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
 
 
 def is_secret(name: str) -> bool:

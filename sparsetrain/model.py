@@ -28,7 +28,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sparsetrain.hooks import NODE_KINDS, HookPoint, name_hook_points_
-from sparsetrain.kernels import abs_topk, sink_attention, sink_attention_reference
+from sparsetrain.kernels import abs_topk, is_sharded, sink_attention, sink_attention_reference, whole_tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class ModelConfig:
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * gain over the last axis, statistics in float32.
+    """x / sqrt(mean(x^2) + eps) * gain over the last axis, statistics in float32 or better.
 
     Hook points: `hook_resid` (before), `hook_scale` (`[batch, pos, 1]`, 1/rms), `hook_norm` (after, without the gain).
     """
@@ -118,7 +118,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.hook_resid(x)
-        scale = self.hook_scale(torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps))
+        scale = self.hook_scale(torch.rsqrt(at_least_float32(x).square().mean(-1, keepdim=True) + self.eps))
         return self.hook_norm(x * scale.to(x.dtype)) * self.gain
 
 
@@ -176,6 +176,11 @@ class MLP(nn.Module):
         return self.hook_out(abs_topk(self.W_out(neurons), self.k["mlp_out"]))
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision becomes float32, the rest stays."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def read(x: Tensor, positions: Tensor | None) -> Tensor:
     """Appends concatenated position channels to what a layer reads: `[batch, pos, d_model (+ d_pos)]`."""
     if positions is None:
@@ -197,7 +202,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Tokens `[batch, pos]` (int64) -> logits `[batch, pos, d_vocab]` (float32).
+    """Tokens `[batch, pos]` (int64) -> logits `[batch, pos, d_vocab]` (float32; float64 in a float64 model).
 
     With `at` (`[batch]`, int64) only the logits at that position of each row are computed: `[batch, d_vocab]`.
     Source: Gao et al. 2025, A.1.
@@ -251,4 +256,14 @@ class Transformer(nn.Module):
         logits = self.unembed(self.final_norm(resid))
         if self.bigram is not None:
             logits = logits + self.bigram(tokens)
-        return logits.float() if at is None else logits[:, 0].float()
+        return at_least_float32(logits if at is None else logits[:, 0])
+
+    def whole(self) -> "Transformer":
+        """This model, or, where its tensors are spread over ranks (FSDP2), a copy of it with whole ones; then every rank must call."""
+        if not any(map(is_sharded, self.parameters())):
+            return self
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            copy = Transformer(self.config)
+        state = {name: whole_tensor(tensor) for name, tensor in self.state_dict().items()}
+        copy.load_state_dict(state, strict=True, assign=True)
+        return copy.train(self.training)

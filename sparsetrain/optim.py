@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from sparsetrain.kernels import is_sharded, local_part, ranks_of
 from sparsetrain.typed import Above0
 
 log = logging.getLogger(__name__)
@@ -76,10 +77,16 @@ def lr_factor(step: int, n_steps: int, config: OptimConfig, density: float = 1.0
 
 
 def grad_rms(params: Iterable[nn.Parameter]) -> Tensor:
-    """Root mean square over all entries of all gradients, float32 scalar (a tensor: no host sync)."""
+    """Root mean square over all entries of all gradients, over all ranks that share them; a scalar of at least float32.
+
+    A tensor: no host sync.
+    """
     grads = [p.grad for p in params if p.grad is not None]
-    norms = torch.stack(torch._foreach_norm(grads))  # pyright: ignore[reportPrivateImportUsage]
-    return norms.float().norm() / sqrt(sum(g.numel() for g in grads))
+    norms = torch.stack(torch._foreach_norm([local_part(g) for g in grads]))  # pyright: ignore[reportPrivateImportUsage]
+    norm = norms.to(torch.promote_types(norms.dtype, torch.float32)).norm()
+    if any(map(is_sharded, grads)):
+        norm = ranks_of(grads).sum_(norm.square()).sqrt()
+    return norm / sqrt(sum(g.numel() for g in grads))
 
 
 def scale_gradients_(params: Iterable[nn.Parameter], config: OptimConfig) -> Tensor:
@@ -89,5 +96,5 @@ def scale_gradients_(params: Iterable[nn.Parameter], config: OptimConfig) -> Ten
     if config.grad_rms != "off":
         # A gradient of zeros stays one.
         divisor = torch.where(rms > 0, rms, 1.0) if config.grad_rms == "normalise" else rms.clamp(min=1.0)
-        torch._foreach_div_([p.grad for p in params], divisor)  # pyright: ignore
+        torch._foreach_div_([local_part(p.grad) for p in params if p.grad is not None], divisor)  # pyright: ignore
     return rms

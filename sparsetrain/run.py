@@ -19,7 +19,7 @@ from sparsetrain.data import BigramTable, Corpus, DataConfig, TokenStream, descr
 from sparsetrain.data.shifts import ShiftsConfig, build_shifts
 from sparsetrain.data.stream import val_batches
 from sparsetrain.export import load_model
-from sparsetrain.job import redacted
+from sparsetrain.job import Job, is_main_process, redacted
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.report import Report, RunFacts, WeightsFacts
@@ -35,6 +35,7 @@ from sparsetrain.sparsity import SparsityConfig, SparsitySection
 from sparsetrain.store import home, is_whole, sha256
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, Validation, every
 from sparsetrain.training.checkpoints import CheckpointsConfig, newest, resume_path
+from sparsetrain.training.devices import check_launch, first_rank_first
 from sparsetrain.training.fit import Exporter, Recipe, TrainerConfig, train_model
 from sparsetrain.training.guard import GuardConfig
 from sparsetrain.training.resume import ResumeConfig, check_settings, differences, settings_of
@@ -172,11 +173,12 @@ def check(config: RunConfig, run_dir: Path) -> Path | None:
     """Refuses what cannot be trained before any text is read; returns the checkpoint to go on from, if any.
 
     Raises:
-        ValueError: an infeasible weight budget; names the tensor.
+        ValueError: an infeasible weight budget, which names the tensor; ranks that nobody would start.
         KeyError: a hook point to watch that does not exist; lists near names.
         FileNotFoundError: no such checkpoint.
     """
     config.recipe.check()
+    check_launch(config.trainer.devices, config.trainer.nodes, in_sweep=Job.load(run_dir).sweep is not None)
     if config.ood.enabled:
         with torch.device("meta"):
             model = Transformer(config.model)
@@ -230,11 +232,14 @@ def train(
     resume = check(config, run_dir)
     stages = stages or Stages(run_dir, KINDS, later_stages(config))
     with stages("data"):
-        corpus = corpus_of(config)
+        with first_rank_first():
+            corpus = corpus_of(config)
         stream = TokenStream(corpus, "train", n_ctx, batch, config.seed)
         val = val_batches(corpus, n_ctx, batch, config.callbacks.n_val_batches)
         n_batches = config.trainer.n_steps * config.trainer.accumulate
-        bigram = fit_bigram((stream.batch(k) for k in range(n_batches)), corpus.tokenizer.d_vocab, val)
+        # The other ranks of a training get the first one's weights, so that any table does for them.
+        batches = (stream.batch(k) for k in range(n_batches if is_main_process() else 1))
+        bigram = fit_bigram(batches, corpus.tokenizer.d_vocab, val)
         splits = build_shifts(config.ood.shifts, corpus, n_ctx, config.seed) if config.ood.enabled else []
 
     export = Exporter(

@@ -38,7 +38,7 @@ from sparsetrain.entry.sweeps import Jobs, in_sweep, job_of, unfinished
 from sparsetrain.entry.targets import guarded
 from sparsetrain.folder import begin, own
 from sparsetrain.interrupt import Interrupted, raising, requeue
-from sparsetrain.job import command_line, is_main_process, redact
+from sparsetrain.job import command_line, is_main_process, n_launched, redact
 from sparsetrain.store import remove_temporary, write_atomic
 from sparsetrain.typed import from_dict, key_paths, to_dict
 
@@ -72,15 +72,21 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else beside
 
 
+STAMP = "SPARSETRAIN_STAMP"
+"""Tells the processes that this one starts the name of their common folder."""
+
+
 def stamp() -> str:
     """Name of a new run's folder: when it was started, and four signs that tell runs of one second apart.
 
     Raises:
         ValueError: one of several processes that a launcher has started: each would choose another name.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("processes started by torchrun share one folder: give hydra.run.dir=<folder>")
-    return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(2)}"
+    if is_main_process() and n_launched() == 1:
+        os.environ[STAMP] = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(2)}"
+    elif n_launched() > 1 or STAMP not in os.environ:
+        raise ValueError("processes started by torchrun or srun share one folder: give hydra.run.dir=<folder>")
+    return os.environ[STAMP]
 
 
 OmegaConf.register_new_resolver("stamp", stamp, use_cache=True, replace=True)
@@ -160,6 +166,8 @@ def entry(
 
         def task(cfg: Any) -> Any:
             sys.argv = list(arguments)
+            if not is_main_process():
+                logging.disable(logging.WARNING)  # what the first process says as well, and into the same train.log
             run_dir, is_own = Path(HydraConfig.get().runtime.output_dir), False
             with ExitStack() as held:
                 if os.getpid() != launcher:

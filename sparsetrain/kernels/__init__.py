@@ -8,7 +8,7 @@ a native CPU kernel compiled on first use, a Triton kernel for CUDA. Which one r
 from sparsetrain.kernels.attention import attention_pattern, sink_attention, sink_attention_reference
 from sparsetrain.kernels.budget import ProjectionSpec, check_budget
 from sparsetrain.kernels.projection import project_each_topk_, project_topk_, warm_start_state
-from sparsetrain.kernels.sharded import count_nonzero, count_short_lines
+from sparsetrain.kernels.sharded import count_nonzero, count_short_lines, is_sharded, local_part, ranks_of, whole_tensor
 from sparsetrain.kernels.topk import abs_topk, abs_topk_reference
 
 __all__ = [
@@ -19,9 +19,13 @@ __all__ = [
     "check_budget",
     "count_nonzero",
     "count_short_lines",
+    "is_sharded",
+    "local_part",
     "project_each_topk_",
     "project_topk_",
+    "ranks_of",
     "sink_attention",
     "sink_attention_reference",
     "warm_start_state",
+    "whole_tensor",
 ]

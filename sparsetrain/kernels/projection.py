@@ -107,7 +107,7 @@ def kept_mask(weight: Tensor, spec: ProjectionSpec) -> Tensor:
 
 def _project_shards_(weights: Sequence[Tensor], specs: Sequence[ProjectionSpec], thresholds: Tensor) -> None:
     ranks, shapes = sharded.ranks_of(weights), [w.shape for w in weights]
-    parts = [w.detach().to_local() for w in weights]  # pyright: ignore[reportAttributeAccessIssue]
+    parts = [sharded.local_part(w) for w in weights]
     if _triton_can_run(parts, [spec.floor for spec in specs]):
         triton_kernels.project_shards_(parts, shapes, specs, thresholds, ranks)
         return

@@ -81,12 +81,20 @@ def ranks_of(weights: Sequence[Tensor]) -> Ranks:
     return Ranks(found.pop())
 
 
+def local_part(weight: Tensor) -> Tensor:
+    """This rank's rows of a tensor: the same memory; the tensor itself where it is whole."""
+    return weight.detach().to_local() if is_sharded(weight) else weight  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def whole_tensor(weight: Tensor) -> Tensor:
+    """A tensor with the rows of all ranks, then every rank must call; the tensor itself where it is whole."""
+    return weight.detach().full_tensor() if is_sharded(weight) else weight  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def count_nonzero(weight: Tensor) -> int:
     """Nonzeros of a tensor; of the whole one where its rows are spread over ranks, then every rank must call."""
-    if not is_sharded(weight):
-        return int(weight.count_nonzero())
-    local = weight.detach().to_local()  # pyright: ignore[reportAttributeAccessIssue]
-    return int(ranks_of([weight]).sum_(local.count_nonzero()))
+    count = local_part(weight).count_nonzero()
+    return int(ranks_of([weight]).sum_(count) if is_sharded(weight) else count)
 
 
 def count_short_lines(weight: Tensor, axis: Literal["rows", "columns"], floor: int) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 from torch import nn
@@ -91,13 +91,14 @@ class SparsityTracker(L.Callback):
     def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule, log: bool = True) -> None:
         started = time.perf_counter()
         step = trainer.global_step
+        model = _whole_model(pl_module)
         evaluation = measure_splits(
-            _model(pl_module), self.splits, self.config, rank=trainer.global_rank, world_size=trainer.world_size
+            model, self.splits, self.config, rank=trainer.global_rank, world_size=trainer.world_size
         )
         if trainer.is_global_zero:
             append_rows(self.path, step, evaluation.rows)
         if log:
-            scalars = headline_scalars(evaluation, _model(pl_module), self.config)
+            scalars = headline_scalars(evaluation, model, self.config)
             scalars["ood/seconds"] = time.perf_counter() - started
             for logger in trainer.loggers:
                 logger.log_metrics(scalars, step=step)
@@ -122,7 +123,19 @@ def headline_scalars(evaluation: Evaluation, model: nn.Module, config: TrackerCo
     return {name: fmean(values) for name, values in series.items()}
 
 
+@runtime_checkable
+class Shareable(Protocol):
+    """A model whose tensors may be spread over ranks."""
+
+    def whole(self) -> nn.Module: ...
+
+
 def _model(pl_module: L.LightningModule) -> nn.Module:
     model = pl_module.model
     assert isinstance(model, nn.Module), "the tracked LightningModule must hold its model as `.model`"
     return model
+
+
+def _whole_model(pl_module: L.LightningModule) -> nn.Module:
+    model = _model(pl_module)
+    return model.whole() if isinstance(model, Shareable) else model

@@ -100,12 +100,15 @@ class AtSteps(L.Callback):
 
     def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         step, model = trainer.global_step, pl_module.model
-        if step not in self.steps or step == self._last or not (self.all_ranks or trainer.is_global_zero):
+        if step not in self.steps or step == self._last:
             return
         assert isinstance(model, Transformer)
-        state = torch.get_rng_state()
-        seen = self.look(model, step)
-        torch.set_rng_state(state)
+        model = model.whole()
+        seen = None
+        if self.all_ranks or trainer.is_global_zero:
+            state = torch.get_rng_state()
+            seen = self.look(model, step)
+            torch.set_rng_state(state)
         self._last = step
         if isinstance(seen, Mapping):
             log_scalars(trainer, seen, step)

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sparsetrain.interrupt import Interrupted, Pending
+from sparsetrain.kernels import is_sharded, local_part
 from sparsetrain.store import SEAL, is_whole, remove_temporary, replacing
 from sparsetrain.training.callbacks import is_step_end
 from sparsetrain.typed import Count
@@ -176,9 +177,13 @@ def unhealthy(named: Mapping[str, Tensor], optimizer: Optimizer | None = None) -
         for parameter, state in optimizer.state.items():
             own = names.get(id(parameter), "a parameter")
             tensors |= {f"{key} of {own}": v for key, v in state.items() if isinstance(v, Tensor) and v.ndim}
-    filled = {name: tensor for name, tensor in tensors.items() if tensor.numel()}
-    largest = torch.stack([tensor.abs().max().float() for tensor in filled.values()]).tolist()
-    for name, value in zip(filled, largest, strict=True):
+    parts = {name: local_part(tensor) for name, tensor in tensors.items()}
+    largest = torch.stack(
+        [part.abs().max().float() if part.numel() else part.new_zeros(()).float() for part in parts.values()]
+    )
+    if any(map(is_sharded, tensors.values())):  # all ranks have to say the same; NaN cannot be compared
+        torch.distributed.all_reduce(largest := largest.nan_to_num(nan=torch.inf), torch.distributed.ReduceOp.MAX)
+    for name, value in zip(parts, largest.tolist(), strict=True):
         if not value <= EXPLODED:  # NaN too
             return f"{name} has values up to {value:.3g}"
     return None

@@ -31,11 +31,11 @@ from sparsetrain.optim import OptimConfig, build_optimizer, lr_factor, scale_gra
 from sparsetrain.sparsity import SparsityConfig, SparsityMethod, build_sparsity, require_attached
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, ProgressBar, StepScalars, every
 from sparsetrain.training.checkpoints import Checkpoints, CheckpointsConfig, RandomState, VerifiedIO, newest
+from sparsetrain.training.devices import Kind, companions, environment, group_of_ranks, strategy
 from sparsetrain.training.guard import ADVICE, Guard, GuardConfig, WrongStep
 from sparsetrain.training.metrics import MetricsCSV, ResumeLogs
 from sparsetrain.training.objectives import Objective, next_token_loss
 from sparsetrain.training.resume import SameRun
-from sparsetrain.training.slurm import own_processes
 from sparsetrain.typed import Count, to_dict
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,12 @@ class TrainerConfig:
     """Micro-batches of one optimizer step."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: Count = 1
-    strategy: Literal["auto", "ddp"] = "auto"
+    """Processes of one machine, each with a device of its own (on the CPU: its share of the threads)."""
+    nodes: Count = 1
+    """Machines; several need torchrun or SLURM to start the processes."""
+    strategy: Kind = "auto"
+    """ddp: every device holds the whole model; fsdp: a share of every tensor and of the optimizer's state; auto: ddp where there are
+    several devices."""
     precision: Literal["32", "bf16"] = "32"
     """bf16: mixed precision. fp16 is not offered: its gradient scaler skips steps that the sparsity method would count."""
     n_threads: Count | None = None
@@ -63,13 +68,22 @@ class TrainerConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.batch_size % (self.accumulate * self.devices):
+        if self.batch_size % (self.accumulate * self.n_ranks):
             raise ValueError(
-                f"batch_size={self.batch_size} must be a multiple of accumulate * devices = "
-                f"{self.accumulate * self.devices}"
+                f"batch_size={self.batch_size} must be a multiple of accumulate * devices * nodes = "
+                f"{self.accumulate * self.n_ranks}"
+            )
+        if self.strategy != "auto" and self.n_ranks == 1:
+            raise ValueError(
+                f"strategy={self.strategy} is for several devices; give devices=2 or more, or strategy=auto"
             )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device=cuda, but torch sees no CUDA device; use trainer.device=cpu or auto")
+
+    @property
+    def n_ranks(self) -> int:
+        """Processes of the training."""
+        return self.devices * self.nodes
 
     @property
     def micro_batch(self) -> int:
@@ -188,6 +202,7 @@ class LitTransformer(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         optimizer = build_optimizer(self.model, self.optim)
         if self.sparsity is not None:
+            self.sparsity.prepare(self.model)  # FSDP2 has put shards into the places of the tensors
             self.sparsity.attach(optimizer)
             require_attached(optimizer)
         target = self.density(self.n_steps)
@@ -289,22 +304,29 @@ def train_model(
         ValueError: an infeasible budget, a damaged checkpoint, or one of other data or other settings.
         FloatingPointError: loss, gradient or weights are not finite or exploded, and `guard` says to end the run.
         Interrupted: a signal asked to stop; the step it came in has been finished and saved.
+        SystemExit: with code 0 on every rank but the first, once the training has ended.
+        RuntimeError: another rank has failed.
     """
     left_out: list[int] = []
-    with held_back() as pending:
+    trainer = recipe.trainer
+    with companions(trainer.devices, trainer.nodes), held_back() as pending, group_of_ranks():
         while True:
             try:
-                return _train(
+                trained = _train(
                     recipe, stream, export, pending,
                     objective=objective, start=start, watchers=watchers, callbacks=callbacks, checkpoints=checkpoints,
                     guard=Guard(guard, n_before=len(left_out)), loggers=loggers, resume=resume, allow=allow,
                     stop_at_step=stop_at_step, left_out=left_out,
                 )  # fmt: skip
+                break
             except WrongStep as wrong:
                 resume = newest(export.folder)
                 assert resume is not None, "the model of step 0 is saved where the policy is to roll back"
                 left_out += wrong.batches
                 log.warning("%s: back to %s, without those batches from now on", wrong, resume.name)
+    if trained is None:
+        raise SystemExit(0)
+    return trained
 
 
 def _train(
@@ -324,7 +346,7 @@ def _train(
     allow: Collection[str],
     stop_at_step: int | None,
     left_out: Collection[int],
-) -> Trained:
+) -> Trained | None:
     trainer, n_steps, folder = recipe.trainer, recipe.n_steps, export.folder
     model = recipe.draw(start)
     sparsity = recipe.build_sparsity(model)
@@ -343,7 +365,8 @@ def _train(
     engine = L.Trainer(
         accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[trainer.device],
         devices=trainer.devices,
-        strategy=trainer.strategy,
+        num_nodes=trainer.nodes,
+        strategy=strategy(trainer.strategy, trainer.n_ranks),
         precision={"32": "32-true", "bf16": "bf16-mixed"}[trainer.precision],  # pyright: ignore[reportArgumentType]
         max_steps=n_steps if stop_at_step is None else min(stop_at_step, n_steps),
         accumulate_grad_batches=trainer.accumulate,
@@ -360,7 +383,7 @@ def _train(
             *([ProgressBar()] if trainer.progress else []),
             saver,  # after everything that looks at a step, so that its checkpoint holds what they have seen
         ],
-        plugins=[VerifiedIO(), *own_processes()],
+        plugins=[VerifiedIO(), *environment()],
         enable_checkpointing=False,
         logger=[MetricsCSV(folder / "metrics.csv"), *loggers],
         num_sanity_val_steps=0,
@@ -372,9 +395,13 @@ def _train(
     )
     checkpoint = None if resume is None else str(resume)
     engine.fit(module, TokenDataModule(stream, left_out), ckpt_path=checkpoint, weights_only=True)
-    step = module.global_step
-    if sparsity is not None and step >= n_steps:
-        sparsity.finalize()
+    if not engine.is_global_zero:
+        return None
+    step, model = module.global_step, module.model
+    if sparsity is not None:
+        sparsity.prepare(model)  # whole tensors again
+        if step >= n_steps:
+            sparsity.finalize()
     return Trained(
         model=model,
         step=step,

@@ -19,7 +19,9 @@ from sparsetrain.optim import OptimConfig, build_optimizer
 
 log = logging.getLogger(__name__)
 
-ELSEWHERE = tuple(f"trainer.{key}" for key in ("device", "devices", "strategy", "n_threads", "compile", "progress"))
+ELSEWHERE = tuple(
+    f"trainer.{key}" for key in ("device", "devices", "nodes", "strategy", "n_threads", "compile", "progress")
+)
 """Settings that may differ: where and how fast a run is computed."""
 APPLICABLE = ("optim", "sparsity", "trainer.n_steps", "trainer.precision")
 """Settings that `resume.allow` may name, whole or a key of them; the others decide shapes, or the order of the data."""
