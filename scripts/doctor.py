@@ -45,7 +45,8 @@ def main(config: DoctorRun, run_dir: Path) -> None:
             settings = load_run(RunConfig, path)
         except (OSError, ValueError) as error:
             unreadable = one_line(error)
-    chapters = examine_machine(cache_dir(settings), Path("runs"), conf_dir().parent / "constraints.txt")
+    written = path if config.run and path.is_dir() else Path("runs")
+    chapters = examine_machine(cache_dir(settings), written, conf_dir().parent / "constraints.txt")
     if config.run:
         chapters.append(examine_files(path, KINDS, cache_dir(settings), unreadable))
     print("\n".join(to_lines(chapters)))

@@ -130,6 +130,11 @@ def is_whole(path: Path) -> bool:
         return file.read() == SEAL + content.digest()
 
 
+def user() -> int:
+    """The number of the user that this process is; 0 on systems without such numbers."""
+    return os.geteuid() if hasattr(os, "geteuid") else 0
+
+
 def home() -> Path:
     """The user's home folder; without one (no HOME, no entry for the user's number) a private folder among the temporary files.
 
@@ -139,10 +144,10 @@ def home() -> Path:
     try:
         return Path.home()
     except RuntimeError:
-        folder = Path(tempfile.gettempdir()) / f"sparsetrain-{os.geteuid()}"
+        folder = Path(tempfile.gettempdir()) / f"sparsetrain-{user()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
-        if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode):
+        if found.st_uid != user() or not stat.S_ISDIR(found.st_mode):
             raise PermissionError(
                 1, "there is no home folder, and this one is someone else's; set HOME", str(folder)
             ) from None

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain.kernels.magnitude import INFINITY_KEYS, refuse_nan
-from sparsetrain.store import home, is_whole, sealed, sha256, write_atomic
+from sparsetrain.store import home, is_whole, sealed, sha256, user, write_atomic
 
 SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
@@ -106,7 +106,7 @@ def checked(path: Path) -> Path:
     found = path.lstat()
     if not stat.S_ISREG(found.st_mode):
         raise OSError(f"{path} is no plain file")
-    if found.st_uid not in (0, os.geteuid()) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if found.st_uid not in (0, user()) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise OSError(f"{path} belongs to another user, or others can write to it")
     if not is_whole(path):
         raise OSError(f"{path} does not match its checksum")
@@ -135,7 +135,7 @@ def build_hash(compiler: list[str]) -> str:
         # What the compiler takes this processor for, and its language and OpenMP.
         run([*compiler, *compile_flags(), "-dM", "-E", "-x", "c++", os.devnull]),
         *(f"{path.name} {sha256(path)}" for path in openmp()),
-        *(torch.__version__, platform.machine(), *platform.libc_ver(), str(os.geteuid())),
+        *(torch.__version__, platform.machine(), *platform.libc_ver(), str(user())),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 

@@ -13,7 +13,7 @@ from commands import SMOKE
 from circuits.doctor import Finding, to_lines
 from circuits.doctor.files import examine_files, resume_command
 from circuits.run import KINDS
-from sparsetrain.folder import own
+from sparsetrain.folder import MARK, own
 from sparsetrain.job import Job
 from sparsetrain.store import sealed
 
@@ -115,6 +115,20 @@ def test_a_run_that_cannot_be_gone_on_with(run: Path, corpus_cache: Path) -> Non
     found = examined(run, corpus_cache, config="config.yaml has unknown keys")
     assert bad(found) == [("problem", "config.yaml"), ("warning", "report.json"), ("warning", "resume")]
     assert "would begin anew" in found[-1].text
+
+
+def test_every_stage_of_a_study_is_looked_at(run: Path, corpus_cache: Path) -> None:
+    stage = run / "sparse" / "seed_0"
+    stage.mkdir(parents=True)
+    (stage / MARK).touch()
+    for name in ("checkpoints", "export", "metrics.csv"):
+        (run / name).rename(stage / name)
+    assert not bad(examined(run, corpus_cache))
+    (run / "report.json").unlink()
+    flip(stage / "checkpoints" / "step_10.ckpt")
+    found = examined(run, corpus_cache)
+    assert bad(found) == [("problem", "sparse/seed_0/checkpoints/step_10.ckpt"), ("warning", "report.json")]
+    assert "can go on; 1 stage(s) have begun" in found[-1].text
 
 
 def test_a_run_in_use_is_said_to_be(run: Path, corpus_cache: Path) -> None:
