@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup quickstart test test-all lint docs format clean
+.PHONY: help setup quickstart test test-all test-slow lint docs format clean
 
 help:
 	@echo "make quickstart  install, train a small weight-sparse transformer, extract its circuits, write report.html"
 	@echo "make test        install, run the default tests"
 	@echo "make test-all    the same with the slow and the browser tests"
+	@echo "make test-slow   kills, full disks, damage, faults, several processes: docs/reliability.md, all of it"
 	@echo "make lint        ruff check, ruff format --check, pyright"
 	@echo "make docs        build the pages of docs/ and the API reference into site/"
 	@echo "make format      let ruff rewrite what it can"
@@ -33,6 +34,9 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu"
+
+test-slow: setup
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/reliability -m "not gpu"
 
 lint: setup
 	$(BIN)/ruff check .
