@@ -1,13 +1,10 @@
 """scripts/compare.py on runs made by train.py: exactly the key that differs is named, and mistakes are one line."""
 
 import json
-import os
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT, SMOKE
+from commands import SMOKE, in_process
 
 from circuits.run import KINDS
 from circuits.side_by_side.section import SideBySideSection
@@ -16,25 +13,13 @@ from sparsetrain.report import load_report
 PLAIN = (*SMOKE, "circuits=none", "ood=none", "logger=none", "trainer.n_threads=1", "trainer.n_steps=4")
 
 
-def call(script: str, *arguments: str) -> None:
-    """The command in this process."""
-    argv, variables = sys.argv, dict(os.environ)
-    sys.argv = [str(ROOT / script), *arguments]
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    finally:
-        sys.argv = argv
-        os.environ.clear()
-        os.environ.update(variables)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, corpus_cache) -> Path:
     """A folder of finished runs: `plain`, the same `again`, and two with other settings."""
     folder = tmp_path_factory.mktemp("runs")
     changes = {"plain": [], "again": [], "one": ["sparsity.density=0.25"], "two": ["seed=1", "optim.betas=[0.8,0.95]"]}
     for name, overrides in changes.items():
-        call("train.py", *PLAIN, *overrides, f"hydra.run.dir={folder / name}", f"cache_dir={corpus_cache}")
+        in_process("train.py", *PLAIN, *overrides, f"hydra.run.dir={folder / name}", f"cache_dir={corpus_cache}")
     return folder
 
 
@@ -43,7 +28,7 @@ def runs(tmp_path_factory, corpus_cache) -> Path:
     [("again", []), ("one", ["sparsity.density"]), ("two", ["optim.betas", "seed"])],
 )
 def test_exactly_the_differing_keys_are_named(name, keys, runs, tmp_path, capsys):
-    call("scripts/compare.py", f"a={runs / 'plain'}", f"b={runs / name}", f"hydra.run.dir={tmp_path}")
+    in_process("scripts/compare.py", f"a={runs / 'plain'}", f"b={runs / name}", f"hydra.run.dir={tmp_path}")
     said = capsys.readouterr().out
     named = [line.split(":")[0].strip() for line in said.splitlines() if line.startswith("  ")]
     assert sorted(named) == keys
@@ -60,7 +45,7 @@ def test_a_run_beside_its_report_alone_and_beside_an_unfinished_one(runs, tmp_pa
         (tmp_path / name).mkdir()
         for file in files:
             (tmp_path / name / file).write_bytes((runs / "plain" / file).read_bytes())
-        call(
+        in_process(
             "scripts/compare.py",
             f"a={runs / 'plain'}",
             f"b={tmp_path / name}",
@@ -83,14 +68,16 @@ def test_a_run_beside_its_report_alone_and_beside_an_unfinished_one(runs, tmp_pa
 )
 def test_mistakes_end_in_one_line(arguments, message, runs, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        call("scripts/compare.py", *(argument.format(runs=runs) for argument in arguments), f"hydra.run.dir={tmp_path}")
+        in_process(
+            "scripts/compare.py", *(argument.format(runs=runs) for argument in arguments), f"hydra.run.dir={tmp_path}"
+        )
     error = capsys.readouterr().err
     assert stop.value.code == 1 and error.count("\n") == 1 and message.format(runs=runs) in error
 
 
 @pytest.mark.slow
 def test_a_run_with_circuits_and_survey_beside_itself(smoke, tmp_path, capsys):
-    call("scripts/compare.py", f"a={smoke}", f"b={smoke}", f"hydra.run.dir={tmp_path}")
+    in_process("scripts/compare.py", f"a={smoke}", f"b={smoke}", f"hydra.run.dir={tmp_path}")
     section = load_report(tmp_path / "report.json", KINDS).section("side_by_side", SideBySideSection)
     assert not section.settings.differing and section.sparsity.points
     assert all(pair.shared is None or pair.shared.jaccard.value == 1 for pair in section.tasks.tasks)
