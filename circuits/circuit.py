@@ -14,9 +14,9 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -32,7 +32,7 @@ from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookFn, NodeId, hooked
 from sparsetrain.model import Transformer
 from sparsetrain.store import write_atomic
-from sparsetrain.typed import Json
+from sparsetrain.typed import Json, from_json
 
 FORMAT_VERSION = 1
 Kind = Literal["node", "edge"]
@@ -57,6 +57,30 @@ class Provenance:
     loss_convention: str
     means_source: str
     means_n_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedCalibration:
+    """Of the answers' logits."""
+
+    scale: float
+    shift: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedCircuit:
+    """What `circuit.json` holds."""
+
+    format_version: int
+    task: str
+    n_nodes: int
+    n_edges: int
+    nodes: Mapping[str, tuple[int, ...]]
+    edges: tuple[tuple[str, str, float], ...]
+    space: Mapping[str, int]
+    calibration: SavedCalibration
+    provenance: Provenance
+    means_sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,35 +222,38 @@ class Circuit:
         for file in (path, means_path):
             if not file.is_file():
                 raise FileNotFoundError(f"no circuit at {path.parent}: {file.name} is missing")
-        content = json.loads(path.read_text())
+        content = from_json(dict[str, Any], path)
         expected = {"format_version", "task", "n_nodes", "n_edges", "nodes", "edges", "space", "calibration"}
         _check_keys(path, content, expected | {"provenance", "means_sha256"})
         if content["format_version"] != FORMAT_VERSION:
             raise ValueError(
                 f"{path} has format_version {content['format_version']}; this version reads {FORMAT_VERSION}"
             )
-        _check_keys(path, content["calibration"], {"scale", "shift"})
-        _check_keys(path, content["provenance"], {field.name for field in fields(Provenance)})
+        saved = from_json(SavedCircuit, path)
         data = means_path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != content["means_sha256"]:
+        if hashlib.sha256(data).hexdigest() != saved.means_sha256:
             raise ValueError(f"{means_path} is not the file that {path} was written with (sha256 differs)")
-        space = NodeSpace(tuple(content["space"]), tuple(content["space"].values()))
-        scale, shift = (torch.tensor(content["calibration"][x], dtype=torch.float64) for x in ("scale", "shift"))
+        space = NodeSpace(tuple(saved.space), tuple(saved.space.values()))
+        scale, shift = (
+            torch.tensor(x, dtype=torch.float64) for x in (saved.calibration.scale, saved.calibration.shift)
+        )
+        if any(not channels or max(channels) >= saved.space.get(name, 0) for name, channels in saved.nodes.items()):
+            raise ValueError(f"{path} has nodes that its model does not have")
         circuit = cls(
-            task=content["task"],
-            nodes={name: tuple(channels) for name, channels in content["nodes"].items()},
-            edges=tuple(Edge(*edge) for edge in content["edges"]),
+            task=saved.task,
+            nodes=dict(saved.nodes),
+            edges=tuple(Edge(*edge) for edge in saved.edges),
             space=space,
             means=load_tensors(data)["means"],
             calibration=Calibration(scale=scale, shift=shift),
-            provenance=Provenance(**content["provenance"]),
+            provenance=saved.provenance,
         )
         kept = set(circuit.node_ids)
         loose = sorted({end for edge in circuit.edges for end in (edge.source, edge.target)} - kept)
         if loose:
             raise ValueError(f"{path} has edges at nodes that it does not hold: {', '.join(loose[:5])}")
         counts = (int(circuit.keep.sum()), circuit.n_edges, len(circuit.means))
-        if counts != (content["n_nodes"], content["n_edges"], space.n_nodes):
+        if counts != (saved.n_nodes, saved.n_edges, space.n_nodes):
             raise ValueError(f"{path} does not hold the nodes, edges or means that it counts")
         return circuit
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from circuits.masks import NodeSpace
 from sparsetrain.hooks import HookPoint, hooked
 from sparsetrain.store import write_atomic
+from sparsetrain.typed import one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +64,12 @@ class Means:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if "means" not in metadata or set(file.keys()) != {"values", "active"}:
-                    raise ValueError(
-                        f"{path} holds no mean activations; measure them with circuits.means.measure_means"
-                    )
+                    raise ValueError("it holds no mean activations; scripts/find_circuits.py measures them")
                 meta = json.loads(metadata["means"])
                 space = NodeSpace(tuple(meta.pop("names")), tuple(meta.pop("widths")))
                 return cls(space=space, values=file.get_tensor("values"), active=file.get_tensor("active"), **meta)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
+        except (SafetensorError, ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {one_line(error)}") from None
 
 
 @torch.no_grad()

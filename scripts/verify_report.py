@@ -10,7 +10,6 @@ folder; pairs are built anew. Number of threads and batch sizes are the recorded
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from json import loads
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import entry, require
 from sparsetrain.export import latest_export, load_model, read_meta
 from sparsetrain.report import load_report
-from sparsetrain.typed import from_dict, plain
+from sparsetrain.typed import from_dict, from_json, plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +122,18 @@ def val_loss(subject: TaskSearch, circuit: Circuit, pairs: Pairs) -> float:
     return float(Search(aim(subject), [run]).loss(circuit.keep[None], [0])[0][0])
 
 
+def key_of(path: Path, *names: str) -> dict[str, Any]:
+    """What a saved result rests on.
+
+    Raises:
+        ValueError: the file does not say all of `names`.
+    """
+    key = from_json(dict[str, Any], path).get("key")
+    if not isinstance(key, dict) or not set(names) <= set(key):
+        raise ValueError(f"{path} is damaged: it does not say what it rests on ({', '.join(names)})")
+    return key
+
+
 def recompute(run: Path, stored: TaskEntry) -> TaskEntry:
     """A task's entry of report.json, from the files of the run's folder.
 
@@ -141,7 +152,7 @@ def recompute(run: Path, stored: TaskEntry) -> TaskEntry:
     means = Means.load(run / "circuits" / "means.safetensors")
     if means.weights_sha256 != read_meta(export)["weights_sha256"]:
         raise ValueError(f"{run}/circuits/means.safetensors was measured on other weights than {export}")
-    config = from_dict(FindConfig, loads((folder / "result.json").read_text())["key"]["config"])
+    config = from_dict(FindConfig, key_of(folder / "result.json", "config")["config"])
     subject = TaskSearch.of(model, stored.task, tokenizer, means, config)
     result = examined(subject)
     if stored.seeds is not None:
@@ -154,7 +165,7 @@ def recompute(run: Path, stored: TaskEntry) -> TaskEntry:
             entries.append(ranked_entry(subject, ranked.method, circuit, loss))
         result = replace(result, baselines=tuple(entries))
     if any(circuit.card is not None for circuit in stored.circuits):
-        key = loads((folder / "card.json").read_text())["key"]
+        key = key_of(folder / "card.json", "find", "solved", "card")
         files = RunFiles.load(export, run, from_dict(FindConfig, key["find"]))
         card = card_of(files, stored, key["solved"], from_dict(CardConfig, key["card"]))
         best, *others = result.circuits

@@ -16,6 +16,7 @@ from torch import nn
 
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.store import sha256, write_atomic
+from sparsetrain.typed import from_dict, from_json
 
 FORMAT_VERSION = 1
 
@@ -51,7 +52,7 @@ def load_model(folder: str | Path, device: str = "cpu") -> Transformer:
     for name in ("config.json", "model.safetensors", "meta.json"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} is not an export folder: it has no {name}")
-    config = json.loads((folder / "config.json").read_text())
+    config = from_json(dict[str, Any], folder / "config.json")
     version = config.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise ValueError(f"{folder}/config.json has format_version {version}; this version reads {FORMAT_VERSION}")
@@ -64,7 +65,10 @@ def load_model(folder: str | Path, device: str = "cpu") -> Transformer:
         raise ValueError(
             f"{folder}/model.safetensors is damaged: sha256 {found[:16]}..., meta.json says {expected[:16]}..."
         )
-    model = Transformer(ModelConfig(**config))
+    try:
+        model = Transformer(from_dict(ModelConfig, config))
+    except ValueError as error:
+        raise ValueError(f"{folder}/config.json: {error}") from None
     state = load_file(folder / "model.safetensors", device=device)
     difference = sorted(set(state) ^ set(model.state_dict()))
     if difference:
@@ -74,8 +78,16 @@ def load_model(folder: str | Path, device: str = "cpu") -> Transformer:
 
 
 def read_meta(folder: str | Path) -> dict[str, Any]:
-    """meta.json of an export folder."""
-    return json.loads((Path(folder) / "meta.json").read_text())
+    """meta.json of an export folder.
+
+    Raises:
+        ValueError: a file without the hash of the weights.
+    """
+    path = Path(folder) / "meta.json"
+    meta = from_json(dict[str, Any], path)
+    if not isinstance(meta.get("weights_sha256"), str):
+        raise ValueError(f"{path} is damaged: it does not say which weights it belongs to (weights_sha256)")
+    return meta
 
 
 def latest_export(run: str | Path) -> Path:

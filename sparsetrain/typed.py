@@ -8,11 +8,13 @@ Configs and the sections of a report are frozen dataclasses; this module alone t
 """
 
 import dataclasses
+import json
 import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -20,6 +22,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypeAliasType
 
 T = TypeVar("T")
+MAX_PROBLEMS = 5
+"""That one message names; it counts the others."""
 Json = TypeAliasType("Json", bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None)
 """Plain data whose shape nothing depends on."""
 
@@ -158,14 +162,14 @@ def _one_line(error: Any, known: list[str]) -> str:
         return message if not path or path.split(".")[0] in message else f"{path}.{message}"
     if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{path} is missing"
-    return f"{path}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    return f"{path}{'=' if path else ''}{error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def from_dict(schema: type[T], tree: Any) -> T:
     """Builds a dataclass (or a container of dataclasses) from nested plain data.
 
     Raises:
-        ValueError: unknown keys (with near names), wrong types, values out of range; one line, all problems in it.
+        ValueError: unknown keys (with near names), wrong types, values out of range; one line, the first few problems in it.
     """
     try:
         return adapter(schema).validate_python(tree)
@@ -176,7 +180,22 @@ def from_dict(schema: type[T], tree: Any) -> T:
             value = None if field.default_factory is dataclasses.MISSING else field.default_factory()
             if dataclasses.is_dataclass(value) and not isinstance(value, type):
                 known += key_paths(to_dict(value), f"{field.name}.")
-        raise ValueError("; ".join(_one_line(e, known) for e in error.errors())) from None
+        problems = [_one_line(e, known) for e in error.errors()]
+        more = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
+        raise ValueError("; ".join([*problems[:MAX_PROBLEMS], *more])) from None
+
+
+def from_json(schema: type[T], path: Path) -> T:
+    """A JSON file as a dataclass (or a container of dataclasses or plain data).
+
+    Raises:
+        ValueError: no JSON, or of another shape; one line that names the file.
+        OSError: it cannot be read.
+    """
+    try:
+        return from_dict(schema, json.loads(path.read_bytes()))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged or of another version: {one_line(error)}") from None
 
 
 def with_defaults(schema: type, tree: Mapping[str, Any]) -> dict[str, Any]:

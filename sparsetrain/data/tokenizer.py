@@ -15,6 +15,8 @@ from pathlib import Path
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
+from sparsetrain.typed import one_line
+
 EOT = "<|endoftext|>"
 
 PIECES = "|".join(
@@ -88,11 +90,14 @@ class Tokenizer:
         """Reads what `save` wrote.
 
         Raises:
-            ValueError: no such file.
+            ValueError: no such file, or one that is no tokenizer.
         """
         if not Path(path).is_file():
             raise ValueError(f"no tokenizer at {path}; expected a tokenizer.json")
-        return cls(tokenizers.Tokenizer.from_file(str(path)))
+        try:
+            return cls(tokenizers.Tokenizer.from_file(str(path)))
+        except Exception as error:  # the library raises nothing more precise
+            raise ValueError(f"{path} is no tokenizer: {one_line(error)}") from None
 
 
 def train_tokenizer(texts: Iterable[str], d_vocab: int) -> Tokenizer:

@@ -21,8 +21,9 @@ from sparsetrain.report import load_report
 N_CASES, N_QUICK = 200, 26
 LIMIT = 90  # seconds: no case takes more than a few, and one that hangs has to end
 REWRITTEN = {"report.json", "report.md", "report.html"}
-"""Written as a whole by commands that work in a finished run."""
-OWN = {".lock", "error.log"}
+"""Written anew by commands that work in a finished run; what a report said it still says (of circuits more, or other ones)."""
+OWN = {".lock", "error.log", "train.log"}
+"""What says who works in the folder and how that went."""
 
 
 class Hangs(BaseException):
@@ -66,11 +67,24 @@ def complete(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def lost(before: dict[str, str], run: Path, succeeded: bool) -> list[str]:
-    """Files of the run that are gone or were changed without need."""
-    after = contents(run)
-    changed = [name for name, content in before.items() if after.get(name) != content]
-    return [name for name in changed if not (succeeded and name in REWRITTEN)]
+def sections(run: Path) -> dict[str, object]:
+    """The sections of the run's report; none where it cannot be read."""
+    try:
+        return dict(load_report(run / "report.json", KINDS).sections)
+    except (OSError, ValueError):
+        return {}
+
+
+def lost(before: dict[str, str], reported: dict[str, object], run: Path) -> list[str]:
+    """What of the run is gone or was changed without need: files, and what its report said."""
+    after, now = contents(run), sections(run)
+    rewritten = REWRITTEN if reported else set[str]()  # nobody can go on with a report that cannot be read
+    files = [name for name, content in before.items() if after.get(name) != content and name not in rewritten]
+    gone = [name for name in rewritten & before.keys() if name not in after]
+    said = [
+        name for name, section in reported.items() if name not in now or (now[name] != section and name != "circuits")
+    ]
+    return files + gone + said
 
 
 @pytest.mark.parametrize(
@@ -80,7 +94,7 @@ def test_odd_input(number, finished, corpus_cache, tmp_path, monkeypatch, capsys
     case = odd_case(number)
     shutil.copytree(finished, tmp_path / "run")
     case.prepare(tmp_path)
-    before = contents(tmp_path / "run")
+    before, reported = contents(tmp_path / "run"), sections(tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     argv = case.argv(tmp_path, corpus_cache)
     capsys.readouterr()
@@ -102,7 +116,7 @@ def test_odd_input(number, finished, corpus_cache, tmp_path, monkeypatch, capsys
         assert out.strip() or not case.prints, story
         assert not [path for path in case.promised(tmp_path) if not complete(path)], story
     if case.kept:
-        rewritten = lost(before, tmp_path / case.kept, succeeded=code == 0)
+        rewritten = lost(before, reported, tmp_path / case.kept)
         assert not rewritten, f"{rewritten} of the run are not what they were\n{story}"
 
 
@@ -112,7 +126,7 @@ def test_cases_are_the_same_for_ever_and_try_every_command():
 
     cases = [told(odd_case(number)) for number in range(N_CASES)]
     assert cases == [told(odd_case(number)) for number in range(N_CASES)]
-    assert len(set(cases)) > 0.8 * N_CASES
+    assert len(set(cases)) > 0.6 * N_CASES
     scripts = {path.name for path in (Path(__file__).parents[2] / "scripts").glob("[a-z]*.py")}
     tried = {Path(script).name for script, _ in cases[: len(COMMANDS)]}
     assert tried == {name for name in scripts if not name.startswith("bench_")} | {"train.py"}

@@ -65,6 +65,18 @@ def test_a_config_that_does_not_fit_is_refused(make_model, tmp_path, change, mes
         load_model(folder)
 
 
+@pytest.mark.parametrize("name", ["config.json", "meta.json"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", "null", '{"format_version": 1, "weights_sha256": 3, "d_model": "x"}', "[" * 9999]
+)
+def test_a_file_of_an_export_that_is_something_else_is_named_in_one_line(name, content, make_model, tmp_path):
+    folder = export_model(make_model(), tmp_path / "e", None, {})
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=name) as error:
+        load_model(folder)
+    assert "\n" not in str(error.value)
+
+
 def test_failed_write_keeps_the_old_file_and_names_path_and_bytes(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_atomic(path, b"old")

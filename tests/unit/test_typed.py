@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from sparsetrain.typed import Json, from_dict, plain, to_dict
+from sparsetrain.typed import Json, from_dict, from_json, plain, to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,3 +70,18 @@ def test_plain_data_of_any_shape_is_a_field() -> None:
 
     detail = {"a": [1, 2.5, {"b": None}], "c": "x", "d": True}
     assert plain(from_dict(Entry, {"detail": detail})) == {"detail": detail}
+
+
+def test_many_mistakes_are_counted():
+    tree = {name: 1 for name in "abcdefgh"}
+    with pytest.raises(ValueError, match=r"'e'.*; and 3 more$") as error:
+        from_dict(Outer, tree)
+    assert "'f'" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"n": "x"}', b"\xff\xfe", b"[" * 100_000])
+def test_a_json_file_of_another_shape_is_named_in_one_line(content, tmp_path):
+    (tmp_path / "file.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"file\.json is damaged or of another version") as error:
+        from_json(Outer, tmp_path / "file.json")
+    assert "\n" not in str(error.value)

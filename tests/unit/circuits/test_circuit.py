@@ -109,6 +109,14 @@ def test_means_are_plain_averages_and_travel(model, tmp_path: Path):
     assert torch.equal(loaded.values, means.values) and loaded.space == means.space and loaded.source == "noise"
 
 
+@pytest.mark.parametrize("content", [b"", b"x" * 100, b"\x02\0\0\0\0\0\0\0{}", b"\xff" * 20])
+def test_a_file_that_holds_no_means_is_named(content, tmp_path: Path):
+    (tmp_path / "means.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"means\.safetensors is damaged") as error:
+        Means.load(tmp_path / "means.safetensors")
+    assert "\n" not in str(error.value)
+
+
 def test_means_refuse_no_text(model):
     with pytest.raises(ValueError, match="at least one token window"):
         measure_means(model, torch.zeros(0, 8, dtype=torch.int64), source="", weights_sha256="")

@@ -124,6 +124,9 @@ def test_damaged_circuits_are_refused(model, means, tokenizer, tmp_path: Path):
         (text.replace('"task"', '"tusk"', 1), "unknown keys"),
         (text.replace('"format_version": 1', '"format_version": 9'), "format_version 9"),
         (text.replace('"n_nodes": ', '"n_nodes": 9'), "does not hold"),
+        (text.replace('"n_nodes": ', '"n_nodes": "x"+'), "damaged"),
+        (text.replace('"scale"', '"scaled"'), "scale is missing"),
+        (text.replace("blocks.0", "blocks.7"), "nodes that its model does not have|edges at nodes"),
     ):
         path.write_text(damaged)
         with pytest.raises(ValueError, match=message):

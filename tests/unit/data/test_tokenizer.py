@@ -75,6 +75,13 @@ def test_saved_and_loaded_is_the_same(tokenizer: Tokenizer, tmp_path) -> None:
     assert (loaded.d_vocab, loaded.eot_id) == (400, 0)
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"version": "1.0"', '{"hello": 1}'])
+def test_a_file_that_is_no_tokenizer_is_named(content: str, tmp_path) -> None:
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer"):
+        Tokenizer.load(tmp_path / "tokenizer.json")
+
+
 def test_training_is_deterministic(tokenizer: Tokenizer) -> None:
     assert train_tokenizer(TEXTS, d_vocab=400).to_json() == tokenizer.to_json()
 
