@@ -74,11 +74,11 @@ class ModelConfig:
         unknown = sorted(set(self.abs_topk) - set(NODE_KINDS))
         if unknown:
             raise ValueError(f"model.abs_topk has unknown kinds {unknown}; allowed: {', '.join(NODE_KINDS)}")
-        for kind in self.abs_topk:
-            if not 0 < self.abs_topk[kind] <= 1 or self.k(kind) < 1:
+        for kind, share in self.abs_topk.items():
+            if not 0 < share <= 1 or self.k(kind) < 1:
                 raise ValueError(
-                    f"model.abs_topk.{kind}={self.abs_topk[kind]} keeps {self.k(kind)} of {self.width(kind)} channels; "
-                    f"it must lie in [1/{self.width(kind)}, 1]"
+                    f"model.abs_topk.{kind}={share} must lie in [1/{self.width(kind)}, 1]: a share of "
+                    f"{self.width(kind)} channels"
                 )
 
     @property

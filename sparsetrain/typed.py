@@ -165,12 +165,23 @@ def _one_line(error: Any, known: list[str]) -> str:
     return f"{path}{'=' if path else ''}{error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
+def _not_finite(tree: Any, path: str) -> Iterator[tuple[str, float]]:
+    """Place and value of every number below `tree` that is not finite: none of ours is ever meant so."""
+    if isinstance(tree, float) and not math.isfinite(tree):
+        yield path, tree
+    entries = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list | tuple) else ()
+    for key, value in entries:
+        yield from _not_finite(value, f"{path}.{key}" if path else str(key))
+
+
 def from_dict(schema: type[T], tree: Any) -> T:
     """Builds a dataclass (or a container of dataclasses) from nested plain data.
 
     Raises:
         ValueError: unknown keys (with near names), wrong types, values out of range; one line, the first few problems in it.
     """
+    if endless := list(_not_finite(tree, "")):
+        raise ValueError("; ".join(f"{path}={value} is no finite number" for path, value in endless[:MAX_PROBLEMS]))
     try:
         return adapter(schema).validate_python(tree)
     except ValidationError as error:
