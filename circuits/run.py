@@ -76,7 +76,8 @@ class CircuitsConfig:
         Raises:
             ValueError: an unknown task; lists them all.
         """
-        return tuple(TASKS) if "all" in self.tasks else tuple(get_task(name).name for name in self.tasks)
+        named = tuple(get_task(name).name for name in self.tasks if name != "all")
+        return tuple(TASKS) if "all" in self.tasks else named
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,6 +106,8 @@ def test_unknown_task_is_refused_before_any_search(model, means, tokenizer, tmp_
     with pytest.raises(ValueError, match="nope"):
         CircuitsConfig(tasks=("var_if", "nope"))
     with pytest.raises(ValueError, match="nope"):
+        CircuitsConfig(tasks=("all", "nope"))
+    with pytest.raises(ValueError, match="nope"):
         find_once(model, "nope", tokenizer, means, CONFIG, tmp_path)
     assert not list(tmp_path.iterdir())
 
