@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -49,6 +49,7 @@ GRACE_S = 30.0
 """Seconds that ranks are given to end by themselves."""
 
 Kind = Literal["auto", "ddp", "fsdp"]
+T = TypeVar("T")
 
 
 def strategy(kind: Kind, n_ranks: int) -> Strategy | Literal["auto"]:
@@ -244,6 +245,15 @@ def group_of_ranks() -> Iterator[None]:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()  # whoever leaves first would break the others' connections
         torch.distributed.destroy_process_group()
+
+
+def of_first(value: T) -> T:
+    """The first rank's value, on every rank."""
+    if not torch.distributed.is_initialized():
+        return value
+    values = [value]
+    torch.distributed.broadcast_object_list(values)
+    return values[0]
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from sparsetrain.optim import OptimConfig, build_optimizer, lr_factor, scale_gra
 from sparsetrain.sparsity import SparsityConfig, SparsityMethod, build_sparsity, require_attached
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, ProgressBar, StepScalars, every
 from sparsetrain.training.checkpoints import Checkpoints, CheckpointsConfig, RandomState, VerifiedIO, newest
-from sparsetrain.training.devices import Kind, companions, environment, group_of_ranks, strategy
+from sparsetrain.training.devices import Kind, companions, environment, group_of_ranks, of_first, strategy
 from sparsetrain.training.guard import ADVICE, Guard, GuardConfig, WrongStep
 from sparsetrain.training.metrics import MetricsCSV, ResumeLogs
 from sparsetrain.training.objectives import Objective, next_token_loss
@@ -320,7 +320,7 @@ def train_model(
                 )  # fmt: skip
                 break
             except WrongStep as wrong:
-                resume = newest(export.folder)
+                resume = of_first(newest(export.folder))
                 assert resume is not None, "the model of step 0 is saved where the policy is to roll back"
                 left_out += wrong.batches
                 log.warning("%s: back to %s, without those batches from now on", wrong, resume.name)

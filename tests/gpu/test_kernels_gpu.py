@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from thread_ranks import Thread, in_threads
 
 from sparsetrain.kernels import (
     ProjectionSpec,
@@ -83,3 +84,28 @@ def test_sink_attention_equals_the_attention_matrix(dtype: torch.dtype, n_pos: i
     got = torch.autograd.grad(fast, (*leaves, sink), grad.to(dtype))
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, float(b.abs().max())))
+
+
+def test_ranks_keep_what_one_device_keeps() -> None:
+    """Three ranks on one GPU, with uneven shares and one without rows; thresholds are warm from the second step on."""
+    shapes = [(256, 512), (512, 256), (1000, 70), (300,), (2, 4096)]
+    specs = [
+        ProjectionSpec(k=8000, floor=4, floor_axis="rows"),
+        ProjectionSpec(k=9000, floor=4, floor_axis="columns"),
+        ProjectionSpec(k=0),
+        ProjectionSpec(k=100),
+        ProjectionSpec(k=5000, floor=1, floor_axis="columns"),
+    ]
+    states = [warm_start_state(len(shapes), "cuda") for _ in range(3)]
+    for kind in ("random", "tied", "sparse", "random"):
+        weights = [rows(kind, *shape).cuda() for shape in shapes]
+        cuts = [(shape[0] // 3, 0, shape[0] - shape[0] // 3) for shape in shapes]
+        parts = list(zip(*(w.clone().split(cut) for w, cut in zip(weights, cuts, strict=True)), strict=True))
+
+        def project(rank: int, ranks: Thread) -> None:
+            own = [part.contiguous() for part in parts[rank]]  # noqa: B023
+            triton_kernels.project_shards_(own, shapes, specs, states[rank], ranks)
+
+        in_threads(3, project)
+        for part, weight, spec in zip(zip(*parts, strict=True), weights, specs, strict=True):
+            assert torch.equal(torch.cat(part), weight * kept_mask(weight, spec))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_training import N_STEPS
+from small_training import N_STEPS, RECIPE
 
 from sparsetrain.training.checkpoints import newest
 from sparsetrain.training.devices import GRACE_S
@@ -60,6 +60,7 @@ def test_a_training_of_two_ranks_is_one_command(tmp_path, strategy):
     ("rank", "what", "code", "line"),
     [
         ("1", "refuse", 1, "rank 1 ended with exit code 1: error: this rank has had enough"),
+        ("1", "stay away", 1, "error: rank 1 ended with exit code 1: error: this rank does not come"),
         ("0", "refuse", 1, "error: this rank has had enough"),
         ("1", "crash", 1, "rank 1 ended with exit code -9: "),
         ("1", "overflow", 1, "is not finite"),
@@ -76,4 +77,16 @@ def test_what_ends_one_rank_ends_all(tmp_path, rank, what, code, line):
     assert not running(tmp_path)
     assert time.monotonic() - started < 60 + GRACE_S
     path = newest(tmp_path)
-    assert path is not None and "state_dict" in torch.load(path, weights_only=True)
+    if what != "stay away":
+        assert path is not None and "state_dict" in torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_ranks_roll_back_together(tmp_path, strategy):
+    """One rank's loss is infinite: both return to the same checkpoint and leave that step's batches out."""
+    code, said = command(tmp_path, strategy, "1", "overflow", "rollback")
+    assert code == 0, said
+    content = torch.load(tmp_path / "checkpoints" / f"step_{N_STEPS}.ckpt", weights_only=True)
+    first = 3 * RECIPE.trainer.accumulate
+    assert content["TokenDataModule"]["left_out"] == list(range(first, first + RECIPE.trainer.accumulate))
+    assert all(tensor.isfinite().all() for tensor in content["state_dict"].values())

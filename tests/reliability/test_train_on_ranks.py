@@ -2,8 +2,11 @@
 
 import csv
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,13 @@ from commands import ROOT, SMOKE
 from sparsetrain.export import latest_export, load_model
 
 CPU = ("circuits=none", "trainer.device=cpu", "trainer.n_threads=1")
+
+
+SRUN = {
+    "SLURM_JOB_ID": "123", "SLURM_JOB_NAME": "large", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": "127.0.0.1",
+}  # fmt: skip
+"""What srun tells each of two tasks of one machine."""
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -87,6 +97,67 @@ def test_torchrun_starts_the_ranks_and_one_prepares_the_corpus(tmp_path: Path) -
     ):
         refused = command(*torchrun, "train.py", *settings, *wrong)
         assert refused.returncode != 0 and line in refused.stderr
+
+
+def together(*commands: tuple[Mapping[str, str], Sequence[str]]) -> list[subprocess.CompletedProcess[str]]:
+    """Runs commands with settings of the environment at once."""
+
+    def one(settings: Mapping[str, str], arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **settings}
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400
+        )
+
+    with ThreadPoolExecutor(len(commands)) as pool:
+        done = list(pool.map(one, *zip(*commands, strict=True)))
+    assert [process.returncode for process in done] == [0] * len(done), [process.stderr for process in done]
+    return done
+
+
+@pytest.mark.slow
+def test_srun_starts_the_ranks_and_one_device_goes_on(tmp_path: Path, corpus_cache: Path) -> None:
+    settings = (
+        *SMOKE,
+        *CPU,
+        "logger=none",
+        "ood=none",
+        f"cache_dir={corpus_cache}",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    )
+    started = ["train.py", *settings, "trainer=fsdp", "stop_at_step=6"]
+    first, second = together(*(({**SRUN, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}, started) for rank in "01"))
+    assert "stopped at step 6" in first.stdout and not second.stdout
+    done = command("train.py", *settings, "ckpt_path=last")
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"report: {tmp_path / 'run'}/report.html", (
+        done.stderr
+    )
+
+
+@pytest.mark.slow
+def test_two_machines(tmp_path: Path, corpus_cache: Path) -> None:
+    """Two torchruns, each with one process, as two machines have."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = (
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=2",
+        "--nproc-per-node=1",
+        "--master-addr=127.0.0.1",
+        f"--master-port={port}",
+    )
+    settings = (
+        *SMOKE,
+        *CPU,
+        "logger=none",
+        "ood=none",
+        f"cache_dir={corpus_cache}",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    )
+    train = ("train.py", *settings, "trainer=ddp", "trainer.devices=1", "trainer.nodes=2")
+    first, second = together(*(({}, [*torchrun, f"--node-rank={rank}", *train]) for rank in range(2)))
+    assert first.stdout.splitlines()[-1] == f"report: {tmp_path / 'run'}/report.html" and not second.stdout
 
 
 @pytest.mark.slow

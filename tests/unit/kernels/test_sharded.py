@@ -3,74 +3,30 @@
 Ranks are threads here, so that hypothesis can try many; `tests/reliability/test_ranks.py` does it with processes.
 """
 
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thread_ranks import Meeting, Thread, in_threads
 from torch import Tensor
 
 from sparsetrain.kernels import ProjectionSpec, project_each_topk_
 from sparsetrain.kernels.projection import kept_mask
-from sparsetrain.kernels.sharded import Ranks, kept_masks
+from sparsetrain.kernels.sharded import kept_masks
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-
-
-class Meeting:
-    """Where threads give each other tensors."""
-
-    def __init__(self, n_ranks: int) -> None:
-        self.barrier = threading.Barrier(n_ranks, timeout=20)
-        self.given: list[Tensor | None] = [None] * n_ranks
-
-    def exchange(self, rank: int, mine: Tensor) -> Tensor:
-        self.given[rank] = mine.clone()
-        self.barrier.wait()
-        everyone = torch.stack([x for x in self.given if x is not None])
-        self.barrier.wait()
-        return everyone
-
-
-class Thread(Ranks):
-    """A thread as a rank."""
-
-    def __init__(self, rank: int, meeting: Meeting) -> None:
-        object.__setattr__(self, "_rank", rank)
-        object.__setattr__(self, "_meeting", meeting)
-
-    @property
-    def rank(self) -> int:
-        return self._rank
-
-    def gather(self, x: Tensor) -> Tensor:
-        return self._meeting.exchange(self._rank, x)
-
-    def sum_(self, counts: Tensor) -> Tensor:
-        return counts.copy_(self.gather(counts).sum(0))
 
 
 def kept_by_ranks(
     weights: Sequence[Tensor], specs: Sequence[ProjectionSpec], n_rows: Sequence[Sequence[int]]
 ) -> list[Tensor]:
     """What ranks keep that hold so many rows of each tensor, put together."""
-    n_ranks = len(n_rows[0])
-    meeting = Meeting(n_ranks)
     parts = list(zip(*(w.split(list(rows)) for w, rows in zip(weights, n_rows, strict=True)), strict=True))
     shapes = [w.shape for w in weights]
-
-    def of_rank(rank: int) -> list[Tensor]:
-        try:
-            return kept_masks(parts[rank], shapes, specs, Thread(rank, meeting))
-        except BaseException:
-            meeting.barrier.abort()
-            raise
-
-    with ThreadPoolExecutor(n_ranks) as pool:
-        return [torch.cat(of_one) for of_one in zip(*pool.map(of_rank, range(n_ranks)), strict=True)]
+    kept = in_threads(len(parts), lambda rank, ranks: kept_masks(parts[rank], shapes, specs, ranks))
+    return [torch.cat(of_one) for of_one in zip(*kept, strict=True)]
 
 
 @st.composite
