@@ -4,7 +4,8 @@
 2. `held_back` (of a training): they only set a flag; the loop calls `Pending.check` between steps. A second signal of the same kind
    does not wait any longer.
 3. The exit code is 128 + the signal's number, as a shell expects: 130 for Ctrl-C, 143 for SIGTERM.
-4. Under SLURM, SIGUSR1 asks for the same and for the job to be queued again (`sbatch --signal=USR1@120`).
+4. One more signal asks for the same and for the job to be queued again: under SLURM SIGUSR1 (`sbatch --signal=B:USR1@120`), in a job
+   of submitit the one that it handles itself.
 
 Imports nothing of this project.
 """
@@ -38,9 +39,22 @@ class Interrupted(BaseException):
         return 128 + self.signum
 
 
+def in_submitit() -> bool:
+    """Whether submitit has started this process, as a job of a sweep."""
+    return "SUBMITIT_EXECUTOR" in os.environ
+
+
+def asking_to_requeue() -> signal.Signals | None:
+    """The signal that asks to end and to be queued again; None outside clusters."""
+    if in_submitit():
+        return signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
+    return signal.SIGUSR1 if "SLURM_JOB_ID" in os.environ else None
+
+
 def asking_to_end() -> tuple[signal.Signals, ...]:
-    """The signals that are understood: SIGINT, SIGTERM, and SIGUSR1 in a job of SLURM."""
-    return (signal.SIGINT, signal.SIGTERM, *((signal.SIGUSR1,) if "SLURM_JOB_ID" in os.environ else ()))
+    """The signals that are understood: SIGINT, SIGTERM, and the one that asks to be queued again."""
+    requeue = asking_to_requeue()
+    return (signal.SIGINT, signal.SIGTERM, *(() if requeue is None else (requeue,)))
 
 
 class Pending:

@@ -15,6 +15,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import time
 import typing
@@ -34,10 +35,10 @@ from sparsetrain.entry.agent import translated
 from sparsetrain.entry.arguments import drop_defaults_, read_literally, replacing
 from sparsetrain.entry.failures import RECORD, JobError, ending, lasting_streams
 from sparsetrain.entry.saved import load_run, load_settings, read_config
-from sparsetrain.entry.sweeps import Jobs, in_sweep, job_of, unfinished
+from sparsetrain.entry.sweeps import Jobs, go_on_, in_sweep, job_of, unfinished
 from sparsetrain.entry.targets import guarded
 from sparsetrain.folder import begin, own
-from sparsetrain.interrupt import Interrupted, raising, requeue
+from sparsetrain.interrupt import Interrupted, asking_to_requeue, in_submitit, raising, requeue
 from sparsetrain.job import command_line, is_main_process, n_launched, redact
 from sparsetrain.store import remove_temporary, write_atomic
 from sparsetrain.typed import from_dict, key_paths, to_dict
@@ -158,7 +159,8 @@ def entry(
         failures: list[str] = []
         arguments: list[str] = []
         read_arguments: list[str] = []
-        launcher = os.getpid()  # this closure travels to jobs in other processes, which thus know that they are not it
+        # This closure travels to jobs in other processes and on other machines, which thus know that they are not it.
+        launcher = this_process()
 
         def fail(error: Exception, folder: Path | None = None) -> None:
             failures.append(ending(error, key_paths(base), folder))
@@ -170,12 +172,14 @@ def entry(
                 logging.disable(logging.WARNING)  # what the first process says as well, and into the same train.log
             run_dir, is_own = Path(HydraConfig.get().runtime.output_dir), False
             with ExitStack() as held:
-                if os.getpid() != launcher:
+                if this_process() != launcher:
                     lasting_streams()
                     quieten()
                     held.enter_context(raising())
                 try:
                     drop_defaults_(cfg, OmegaConf.create(base), named, HydraConfig.get().overrides.task)
+                    if new_run:
+                        go_on_(cfg)
                     config = from_dict(schema, OmegaConf.to_container(cfg, resolve=True))
                     is_own = claim(held, config, run_dir)
                     if is_own:
@@ -195,11 +199,13 @@ def entry(
                     return None
                 except BaseException as stop:
                     # A sweep stops where it was launched; a job that is stopped elsewhere is one of several.
-                    if os.getpid() == launcher:
+                    if this_process() == launcher:
                         raise
-                    line = f"{stop or type(stop).__name__}; {GO_ON}"
-                    print(line, file=sys.stderr)
-                    raise JobError(line) from None
+                    stopped = stop
+            # Here the folder is free, and signals are handled as before.
+            if isinstance(stopped, SystemExit) and not stopped.code:
+                return None
+            raise JobError(leave_job(stopped))
 
         task.__module__ = main.__module__
 
@@ -238,12 +244,35 @@ def entry(
     return decorate
 
 
+def this_process() -> tuple[str, int]:
+    """Tells this process from those on other machines too."""
+    return socket.gethostname(), os.getpid()
+
+
 def leave(stopped: Interrupted) -> int:
     """Says why a command stops, and queues its job again where SLURM has asked for that; returns the exit code."""
     print(f"{stopped}; {GO_ON}", file=sys.stderr)
-    if stopped.signum == getattr(signal, "SIGUSR1", None):
+    if stopped.signum == asking_to_requeue() and is_main_process() and not in_submitit():
         print(f"job {requeue()} is queued again", file=sys.stderr)
     return stopped.exit_code
+
+
+def leave_job(stopped: BaseException) -> str:
+    """Says why a job of a sweep stops in a process of its own; returns the line, unless submitit queues the job again: it ends this process.
+
+    Raises:
+        SystemExit: by submitit, which has queued it again.
+    """
+    line = f"{stopped or type(stopped).__name__}; {GO_ON}"
+    print(line, file=sys.stderr)
+    if in_submitit() and isinstance(stopped, Interrupted) and stopped.signum == asking_to_requeue():
+        own = signal.getsignal(stopped.signum)
+        assert callable(own), "submitit has installed its handler"
+        try:
+            own(stopped.signum, None)
+        except Exception as error:  # why it does not queue it again, for instance that time was up too often
+            return f"{line} ({error})"
+    return line
 
 
 def goes_on(ckpt_path: str | None, run_dir: Path) -> bool:

@@ -6,6 +6,7 @@ ended, and none of them ends the sweep. Afterwards the command reads the files, 
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,13 +21,22 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from sparsetrain.job import Job, redact, redacted, short_path, shortened
+from sparsetrain.job import Job, is_main_process, redact, redacted, short_path, shortened
 from sparsetrain.store import write_atomic
 
 
 def in_sweep() -> bool:
     """Whether the job that is under way is one of a sweep."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def go_on_(config: Any) -> None:
+    """A job that a cluster has started again goes on with what it has left in its folder, or starts anew where its command cannot."""
+    if in_sweep() and Jobs.is_again:
+        can = "ckpt_path" in config
+        config.overwrite = not can
+        if can:
+            config.ckpt_path = "last"
 
 
 def varying(arguments: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
@@ -92,6 +102,8 @@ class Jobs(Callback):
 
     launched: ClassVar[list[Path]] = []
     """Where the jobs of the sweeps that this process has launched note how they end."""
+    is_again: ClassVar[bool] = False
+    """Whether the job that is under way has been started before: a cluster has queued it again."""
 
     def __init__(self) -> None:
         self.folder = Path()
@@ -105,6 +117,9 @@ class Jobs(Callback):
 
     def on_job_start(self, config: Any, **kwargs: Any) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
+            # Of several processes the first one alone makes notes, at no known time; these are jobs of SLURM, which counts.
+            path = self._path(config)
+            Jobs.is_again = path.is_file() if is_main_process() else "SLURM_RESTART_COUNT" in os.environ
             self._note(config, "running", "ended without a word; it was killed, for want of memory or by somebody")
 
     def on_job_end(self, config: Any, job_return: JobReturn, **kwargs: Any) -> None:
@@ -117,7 +132,12 @@ class Jobs(Callback):
         else:
             self._note(config, "done", "")
 
+    def _path(self, config: Any) -> Path:
+        return self.folder / f"{config.hydra.job.num}.json"
+
     def _note(self, config: Any, status: Literal["running", "done", "failed"], message: str) -> None:
+        if not is_main_process():
+            return
         number, differs = config.hydra.job.num, varying(self.arguments, list(config.hydra.overrides.task))
         outcome = Outcome(
             number=number,
@@ -126,7 +146,7 @@ class Jobs(Callback):
             status=status,
             message=redacted(message),
         )
-        write_atomic(self.folder / f"{number}.json", json.dumps(asdict(outcome), indent=1) + "\n")
+        write_atomic(self._path(config), json.dumps(asdict(outcome), indent=1) + "\n")
 
 
 def unfinished() -> Iterator[str]:

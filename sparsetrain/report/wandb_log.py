@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 
 import plotly.graph_objects as go
 import wandb
+from wandb.sdk import wandb_setup
 
 from sparsetrain.report import Kinds, Report
 from sparsetrain.report.blocks import Block, Cell, Heatmap, Lines, Table, inside, value_of
@@ -163,8 +164,15 @@ def finish_run(run: wandb.Run, failed: bool) -> None:
 
 def forget() -> None:
     """Ends W&B's service process, dead or alive, so that the next run starts another."""
-    with suppress(Exception):
+    setup: Any = vars(wandb_setup)["_singleton"]  # wandb has no other way to ask for what there is
+    service = None if setup is None or setup._connection is None else setup._connection._proc
+    with suppress(Exception, SystemExit):  # it ends this process as well where its service was killed
         wandb.teardown(exit_code=1)
+        return
+    # It does not wait for a service that it cannot reach.
+    if service is not None:
+        service._process.kill()
+        service.join()
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from sparsetrain.entry import conf_dir, replacing
 from sparsetrain.typed import from_dict
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-REASONS = {"installs packages", "needs a network", "needs a GPU", "takes hours"}
+REASONS = {"installs packages", "needs a network", "needs a GPU", "needs SLURM", "takes hours"}
 PLACEHOLDERS = {
     "runs/quickstart/<stamp>": "runs/quickstart/smoke",
     "run=...": "run=runs/quickstart/smoke",

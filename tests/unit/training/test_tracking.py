@@ -1,5 +1,6 @@
 """A tracker's run: started before the training, closed whatever happens, and never a reason for a run to be lost."""
 
+import gc
 import logging
 import os
 import signal
@@ -158,12 +159,18 @@ def test_a_dead_service_is_one_warning_and_the_next_run_is_whole(tmp_path, caplo
         )
         (service,) = [line.split()[0] for line in children.stdout.splitlines() if "wandb-core" in line]
         os.kill(int(service), signal.SIGKILL)
-        os.waitpid(int(service), 0)
+        os.waitid(os.P_PID, int(service), os.WEXITED | os.WNOWAIT)  # W&B finds it as the system left it
         for step in range(3):
             trackers[0].log_metrics({"loss": 1.0}, step=step)
         send_report(trackers, example_report(), KINDS, tmp_path / "a")
     (line,) = warnings_in(caplog)
     assert line.startswith("W&B failed (") and "are complete" in line
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        forget()
+        del trackers
+        gc.collect()
+    assert not [one for one in said if "still running" in str(one.message)], "its end has been waited for"
     block(tmp_path / "b")
     assert written(tmp_path / "b")[0].exit_code == 0
 
