@@ -180,7 +180,8 @@ def check_launch(n_devices: int, n_nodes: int, *, in_sweep: bool = False) -> Non
     if in_sweep:
         raise ValueError(
             f"trainer.devices={n_devices} in a sweep, whose jobs cannot start processes of their own; start the jobs one by one without "
-            f"-m, or let SLURM start all processes: hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node={n_devices}"
+            f"-m, or let SLURM start all processes: hydra/launcher=slurm hydra.launcher.tasks_per_node={n_devices} "
+            f"hydra.launcher.gpus_per_node={n_devices}"
         )
 
 
