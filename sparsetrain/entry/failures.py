@@ -39,6 +39,10 @@ USER_ERRORS = (
 """What a user's input or machine can cause, beside KeyErrors that say something. Anything else is a bug, and the line says so."""
 
 
+NO_MEMORY = ("can't allocate memory", "Storage size calculation overflowed")
+"""What torch says where a tensor is larger than the memory, or than any."""
+
+
 def explain(error: BaseException, known: Sequence[str]) -> str:
     """One line for a user's mistake; `known` are the config's keys."""
     text = str(error)
@@ -55,12 +59,29 @@ def explain(error: BaseException, known: Sequence[str]) -> str:
     for part in re.findall(r"Could not override '([^']+)'", text):
         if "No match in the defaults list" not in text:
             return unknown_key(part.lstrip("+~"), list(known))
+    if is_hydras(error) and not isinstance(error, USER_ERRORS):
+        return (
+            f"cannot read the command line ({one_line(error)}): keys are set by key=value, files chosen by group=name"
+        )
     return one_line(error)
 
 
 def is_expected(error: BaseException) -> bool:
     """Whether a user's input or machine is the cause; a KeyError of one word is a look-up that failed."""
-    return isinstance(error, USER_ERRORS) or (isinstance(error, KeyError) and " " in str(error))
+    return isinstance(error, USER_ERRORS) or (isinstance(error, KeyError) and " " in str(error)) or is_hydras(error)
+
+
+def is_hydras(error: BaseException) -> bool:
+    """Whether Hydra itself stumbled, over what was typed: no error of its own, but raised in its own code."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals.get("__name__", "").split(".")[0] == "hydra"
+
+
+def is_want_of_memory(error: BaseException) -> bool:
+    """Whether a tensor or an object was too large; torch raises plain RuntimeErrors on a CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
 def ending(error: Exception, known: Sequence[str], folder: Path | None) -> str:
@@ -73,7 +94,7 @@ def ending(error: Exception, known: Sequence[str], folder: Path | None) -> str:
             temporary files.
     """
     line = redacted(explain(error, known))
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_want_of_memory(error):
         line = f"out of memory ({line}); lower the batch size, or the size of the model"
     elif not is_expected(error):
         line = f"unexpected {type(error).__name__}: {line}"

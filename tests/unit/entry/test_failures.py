@@ -72,7 +72,11 @@ def test_too_little_memory_is_said_in_words(tmp_path):
     class OutOfMemoryError(RuntimeError):
         """As torch's is called."""
 
-    for error in (MemoryError(), OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")):
+    torchs = RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:116] . DefaultCPUAllocator: can't allocate memory: you tried ..."
+    )
+    too_large = RuntimeError("Storage size calculation overflowed with sizes=[4000000000, 1000000000]")
+    for error in (MemoryError(), OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), torchs, too_large):
         line = ending(error, [], tmp_path)
         assert line.startswith("out of memory (") and "lower the batch size" in line
 
@@ -113,3 +117,14 @@ def test_a_reader_that_leaves_and_streams_that_are_closed_end_no_command(redirec
     done = subprocess.run(["bash", "-c", shell], capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0 and done.stderr == b"", done
     assert (tmp_path / "done").read_text() == "done"
+
+
+def test_what_hydra_stumbles_over_is_the_command_line():
+    done = subprocess.run(
+        [sys.executable, "train.py", "+experiment=quickstart", "sparsity=[[]]"],
+        capture_output=True,
+        cwd=ROOT,
+        text=True,
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: cannot read the command line (")
