@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_training import N_STEPS, RECIPE, left, train_small
+from small_training import N_STEPS, RECIPE, Endless, left, train_small
 
-from sparsetrain.training.checkpoints import newest
+from sparsetrain.sparsity.projection import TopKProjection
+from sparsetrain.training.checkpoints import CheckpointsConfig, newest
+from sparsetrain.training.guard import GuardConfig
 from sparsetrain.training.resume import ResumeConfig, differences
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning")
@@ -109,9 +111,6 @@ def test_a_torn_last_line_of_the_metrics_is_cut_back(tmp_path: Path, torn: str) 
 
 
 def test_every_count_is_audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparsetrain.sparsity.projection import TopKProjection
-    from sparsetrain.training.guard import GuardConfig
-
     train_small(tmp_path / "a", guard=GuardConfig(audit_every=1))
     before = TopKProjection.after_step
 
@@ -123,3 +122,25 @@ def test_every_count_is_audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(TopKProjection, "after_step", forgetful)
     with pytest.raises(AssertionError, match=r"nonzeros after step 3, \d+ allowed"):
         train_small(tmp_path / "b", guard=GuardConfig(audit_every=3))
+
+
+@pytest.mark.slow
+def test_no_budget_and_no_floor_is_ever_broken(tmp_path: Path) -> None:
+    """1000 steps with a falling density and floors, stopped and resumed three times, every tensor counted after every step."""
+    recipe = replace(
+        RECIPE,
+        sparsity=replace(RECIPE.sparsity, floor=2),
+        trainer=replace(RECIPE.trainer, n_steps=1000, accumulate=1),
+    )
+    for stop in (300, 301, 700, None):
+        train_small(
+            tmp_path, recipe=recipe, checkpoints=CheckpointsConfig(), guard=GuardConfig(audit_every=1), stop_at_step=stop
+        )  # fmt: skip
+    assert newest(tmp_path).name == "step_1000.ckpt"
+
+
+def test_a_stream_of_other_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_small(tmp_path, stop_at_step=4)
+    monkeypatch.setattr(Endless, "identity", lambda self: {"made": "of something else"})
+    with pytest.raises(ValueError, match="trained on other batches: made='endless' there, 'of something else' here"):
+        train_small(tmp_path)
