@@ -5,7 +5,7 @@ dataclass defaults, the result is checked strictly and saved as `config.yaml`, a
 stderr with exit code 1 (the whole traceback with HYDRA_FULL_ERROR=1).
 
 1. `arguments.py`: what a person types and what Hydra's grammar reads; `agent.py`: what a W&B sweep agent passes.
-2. `failures.py`: the line, and its record in the run folder; `sweeps.py`: how the jobs of a sweep end.
+2. `failures.py`: the line, and its record in the run folder; `sweeps.py`: how the jobs of a sweep end; `tune.py`: their values chosen by Optuna.
 3. `saved.py`: the config of a run that is there, read back.
 4. `targets.py`: nothing is called because a config says so.
 5. A new run owns its folder before anything in it is touched (`sparsetrain/folder.py`).
@@ -37,6 +37,7 @@ from sparsetrain.entry.failures import RECORD, JobError, ending, lasting_streams
 from sparsetrain.entry.saved import load_run, load_settings, read_config
 from sparsetrain.entry.sweeps import Jobs, go_on_, in_sweep, job_of, unfinished
 from sparsetrain.entry.targets import guarded
+from sparsetrain.entry.tune import register
 from sparsetrain.folder import begin, own
 from sparsetrain.interrupt import Interrupted, asking_to_requeue, in_submitit, raising, requeue
 from sparsetrain.job import command_line, is_main_process, n_launched, redact
@@ -222,6 +223,7 @@ def entry(
                 typed = translated(typed, named, by_agent="WANDB_SWEEP_ID" in os.environ)
                 read_arguments[:] = replacing(list(read_literally(typed, literal, lists, base)), named)
                 sys.argv = [program, *read_arguments]
+                register()
                 with raising(), guarded(node):
                     hydra_main(task)()
             except Interrupted as stopped:

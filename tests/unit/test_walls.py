@@ -107,7 +107,7 @@ LIBRARIES = {
     "markupsafe": {"sparsetrain/report/"},
     "networkx": {"circuits/exports/"},
     "omegaconf": {"sparsetrain/entry/"},
-    "optuna": {"circuits/search/"},
+    "optuna": {"circuits/search/", "sparsetrain/entry/tune.py"},
     "plotly": {"sparsetrain/report/"},
     "pyarrow": {"sparsetrain/data/reading/formats.py"},
     "pydantic": {"circuits/exports/", "sparsetrain/typed.py", "sparsetrain/store.py", "sparsetrain/data/sources/__init__.py", "sparsetrain/report/"},
