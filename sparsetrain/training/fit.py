@@ -36,6 +36,7 @@ from sparsetrain.training.guard import ADVICE, Guard, GuardConfig, WrongStep
 from sparsetrain.training.metrics import MetricsCSV, ResumeLogs
 from sparsetrain.training.objectives import Objective, next_token_loss
 from sparsetrain.training.resume import SameRun
+from sparsetrain.training.tracking import kept_ids
 from sparsetrain.typed import Count, to_dict
 
 log = logging.getLogger(__name__)
@@ -373,7 +374,9 @@ def _train(
         callbacks=[
             ResumeLogs(),
             RandomState(),
-            SameRun(to_dict(recipe), recipe.optim, allow, export.facts),
+            SameRun(
+                to_dict(recipe), recipe.optim, allow, {**export.facts, "trackers": kept_ids(folder) if loggers else {}}
+            ),
             scalars,
             *watchers,
             AtSteps("export", exports, export),

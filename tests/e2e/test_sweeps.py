@@ -21,6 +21,8 @@ import train
 from circuits.run import TrainRun, train_and_read
 from sparsetrain.entry import conf_dir
 from sparsetrain.report.wandb_log import forget
+from sparsetrain.training.checkpoints import newest
+from sparsetrain.training.resume import record_of
 from sparsetrain.typed import from_dict
 
 SMALL = (*SMOKE, "circuits.tasks=[]", "ood=none", "trainer.n_threads=1")
@@ -156,6 +158,8 @@ def test_a_resumed_run_goes_on_at_wandb(fresh, corpus_cache, tmp_path):
     forget()
     first, second = written(tmp_path / "run")
     assert first.id == second.id and first.name == second.name == "quickstart"
+    last = newest(tmp_path / "run")
+    assert last is not None and record_of(last)["facts"]["trackers"] == {"wandb/train": first.id}
     steps = [
         [row["trainer/global_step"] for row in part.history if "trainer/global_step" in row] for part in (first, second)
     ]
