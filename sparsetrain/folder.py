@@ -34,21 +34,21 @@ _BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 _LOCKED_BYTE = 1 << 30  # of Windows' lock, which keeps others from reading what it covers
 
 
-def _lock(file: int, shared: bool) -> None:
-    """Takes the lock of an open file or raises OSError at once."""
+def _lock(file: int, shared: bool, wait: bool = False) -> None:
+    """Takes the lock of an open file; unless it is waited for, raises OSError at once."""
     if sys.platform == "win32":
         import msvcrt
 
         os.lseek(file, _LOCKED_BYTE, os.SEEK_SET)
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(file, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
     else:
         import fcntl
 
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
 
 
 @contextmanager
-def own(folder: Path, *, shared: bool = False) -> Iterator[None]:
+def own(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
     """Holds a folder; it is made if it is not there.
 
     Where the file system knows no locks this is said, and where nothing can be written there is nothing to keep from others.
@@ -56,6 +56,7 @@ def own(folder: Path, *, shared: bool = False) -> Iterator[None]:
     Args:
         folder: of a run.
         shared: to read what a run has left: beside other readers, not beside one who writes.
+        wait: until whoever else works in it is done.
 
     Raises:
         ValueError: another process, or this one, works in it; names it and the fix.
@@ -74,13 +75,21 @@ def own(folder: Path, *, shared: bool = False) -> Iterator[None]:
             _lock(file, shared)
         except OSError as error:
             if error.errno in _BUSY:
-                raise ValueError(
-                    f"{folder} is in use by {path.read_text(errors='replace').strip() or 'another process'}; wait for it, end it, or "
-                    f"choose another folder"
-                ) from None
-            if error.errno not in _NO_LOCKS:
+                owner = path.read_text(errors="replace").strip() or "another process"
+                if not wait:
+                    raise ValueError(
+                        f"{folder} is in use by {owner}; wait for it, end it, or choose another folder"
+                    ) from None
+                log.warning("%s: waiting for %s", folder, owner)
+                _lock(file, shared, wait=True)
+                if not (path.exists() and os.path.samestat(os.fstat(file), path.stat())):
+                    with own(folder, shared=shared, wait=True):  # the folder went with its owner
+                        yield
+                    return
+            elif error.errno not in _NO_LOCKS:
                 raise
-            log.warning("%s: the file system has no locks; see to it that no second job works there", folder)
+            else:
+                log.warning("%s: the file system has no locks; see to it that no second job works there", folder)
         if not shared:
             os.ftruncate(file, 0)
             since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())

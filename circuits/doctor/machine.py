@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from circuits.doctor import Chapter, Finding, ok, problem, warning
-from sparsetrain.data.corpus import stored_corpora
+from sparsetrain.data.corpus import stopped_drafts, stored_corpora
 from sparsetrain.kernels import native
 from sparsetrain.report.wandb_log import WandbRun, forget, reason
 
@@ -199,5 +199,11 @@ def corpora(cache_dir: Path) -> Iterator[Finding]:
             )
         else:
             yield ok(corpus.folder.name[:12], text)
+    for folder, n_bytes in stopped_drafts(cache_dir).items():
+        yield warning(
+            folder.name[:12],
+            f"a corpus whose preparation was stopped or is under way; {n_bytes / 1e6:.1f} MB in {folder}",
+            f"the same command goes on with it; otherwise rm -r {folder}",
+        )
     if not found:
         yield ok("corpora", f"none in {cache_dir}")

@@ -1,20 +1,23 @@
 """From sources to token files: read, group, split, train the tokenizer, encode, and never do it twice.
 
-1. Every source yields documents and skips; skips are counted and named.
+1. Every source yields documents and skips; skips are counted and named. Documents are spooled to the disk (`spool.py`).
 2. Near-duplicates are grouped over all sources together, and a group is put into one split by the hash of its content
    and the seed: heldout and val get their fractions, train the rest (`mix.py`).
-3. The tokenizer is trained on the train split of the mix.
-4. Per source and split one array of token ids: each document behind its separator, in the order of content hashes.
+3. The tokenizer is trained on the train split of the mix, where that is long on its first documents in the order of content hashes.
+4. Per source and split one array of token ids: each document behind its separator, in the order of content hashes (`encode.py`).
 5. The arrays and the tokenizer lie in a folder named by their content hash; a manifest, kept by `store.once` under the config,
    the sources' fingerprints and this code, points to it. It is written last, and the content is checked on use.
+
+No text is held: memory grows with the number of documents alone, by about 400 bytes for each. What is done lies in
+`<cache_dir>/drafts/<key>` until all is; a preparation that was stopped goes on there, and a second one of the same corpus waits for it.
 """
 
 import hashlib
 import os
 import re
-import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,17 +27,19 @@ import tokenizers
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from sparsetrain.data.encode import TokenFiles
 from sparsetrain.data.mix import SPLITS, Mix, NearDuplicates
-from sparsetrain.data.sources import Document, IdiomsSource, Skip, Source, SourceConfig, StdlibSource
+from sparsetrain.data.sources import IdiomsSource, Skip, SourceConfig, StdlibSource
 from sparsetrain.data.sources.document import digest
-from sparsetrain.data.tokenizer import MIN_D_VOCAB, Tokenizer, train_tokenizer
+from sparsetrain.data.spool import Spool, Table
+from sparsetrain.data.tokenizer import MIN_D_VOCAB, Tokenizer, text_parts, train_tokenizer
+from sparsetrain.folder import own
 from sparsetrain.progress import progress_bar
 from sparsetrain.stats.number import Number, number
-from sparsetrain.store import fingerprint, once, recall
+from sparsetrain.store import fingerprint, once, recall, replacing, write_atomic
 from sparsetrain.typed import OpenShare, one_line
 
-MAX_NAMED = 1000  # skips of a source that the manifest names; all are counted
-ENCODE_BATCH = 256  # documents handed to the parallel encoder at a time
+SAMPLE = 32_000_000  # characters of the train split that the tokenizer is trained on at most  # ours
 
 
 def default_sources() -> dict[str, SourceConfig]:
@@ -192,14 +197,22 @@ def prepare_corpus(config: DataConfig, cache_dir: Path | str, progress: bool = T
     key = _key(config)
     pointer = cache_dir / "prepared" / f"{fingerprint(key)[:32]}.json"
 
-    def prepare() -> Manifest:
+    def prepare(draft: Path) -> Manifest:
         with progress_bar(progress) as bar:
-            made = _prepare(config, cache_dir, bar)
+            made = _prepare(config, draft, bar)
         if _key(config) != key:
             raise ValueError("files of the corpus changed while they were read; start again")
+        folder = _folder(cache_dir, made.content_hash)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():  # otherwise another config has given the same tokens
+            os.replace(draft / "tokens", folder)
         return made
 
-    manifest = once(pointer, key, prepare, Manifest)
+    def prepare_alone() -> Manifest:
+        with _draft(cache_dir / "drafts" / pointer.stem) as draft:
+            return once(pointer, key, lambda: prepare(draft), Manifest)  # perhaps by another process in the meantime
+
+    manifest = once(pointer, key, prepare_alone, Manifest)
     folder = _folder(cache_dir, manifest.content_hash)
     found = _content_hash(folder, config.sources)
     if found != manifest.content_hash:
@@ -254,116 +267,123 @@ def stored_corpora(cache_dir: Path) -> list[StoredCorpus]:
     corpora: list[StoredCorpus] = []
     for folder in sorted({*named, *there}):
         pointer, problem = named.get(folder), ""
-        n_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         found = pointers[pointer] if pointer else None
-        if folder.name.startswith("."):
-            problem = "the draft of a job that was stopped"
-        elif found is not None:
+        if found is not None:
             try:
                 content = _content_hash(folder, found[1].sources)
                 problem = "" if content == folder.name else f"its content is {content}, not what its name says"
             except (OSError, ValueError) as error:
                 problem = one_line(error)
-        corpora.append(StoredCorpus(folder=folder, pointer=pointer, n_bytes=n_bytes, problem=problem))
+        corpora.append(StoredCorpus(folder=folder, pointer=pointer, n_bytes=_n_bytes(folder), problem=problem))
     return corpora
 
 
-def _prepare(config: DataConfig, cache_dir: Path, bar: Progress) -> Manifest:
-    read = {name: _read(name, source, bar) for name, source in config.sources.items()}
-    task = bar.add_task("finding near-duplicates", total=None)
-    mix = Mix.of({name: documents for name, (documents, _) in read.items()}, config.near_duplicates)
-    bar.update(task, total=len(mix.documents), completed=len(mix.documents))
-    fractions = {"heldout": config.heldout_fraction, "val": config.val_fraction, "means": config.means_fraction}
-    splits = mix.splits(fractions, config.seed)
+def stopped_drafts(cache_dir: Path) -> dict[Path, int]:
+    """What preparations that were stopped, or are at work, have left in a cache, and its bytes on disk."""
+    return {folder: _n_bytes(folder) for folder in sorted((cache_dir / "drafts").glob("*"))}
 
-    texts: dict[tuple[str, str], list[str]] = {(name, split): [] for name in read for split in SPLITS}
-    for i in sorted(range(len(splits)), key=lambda i: (mix.hashes[i], mix.documents[i].name)):
-        texts[mix.origin[i], splits[i]].append(mix.documents[i].text)
 
-    task = bar.add_task("training the tokenizer", total=None)
-    train = [text for name in read for text in texts[name, "train"]]
-    tokenizer = train_tokenizer(train, config.d_vocab)
-    bar.update(task, total=len(train), completed=len(train))
+def _n_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
-    task = bar.add_task("encoding", total=len(mix.documents))
-    n_tokens: dict[tuple[str, str], int] = {}
-    tokens_dir = cache_dir / "tokens"
-    tokens_dir.mkdir(parents=True, exist_ok=True)
-    draft = tokens_dir / f".draft-{secrets.token_hex(6)}"
-    draft.mkdir()  # under the umask: a group can share the cache
-    try:
-        tokenizer.save(draft / "tokenizer.json")
-        for (name, split), parts in texts.items():
-            tokens = _encode(parts, tokenizer, bar, task)
-            np.save(draft / f"{name}.{split}.npy", tokens)
-            n_tokens[name, split] = len(tokens)
-        content_hash = _content_hash(draft, config.sources)
-        folder = _folder(cache_dir, content_hash)
+
+@contextmanager
+def _draft(folder: Path) -> Iterator[Path]:
+    """A folder for what is half done, which stays where the block was interrupted or the system refused something, to be gone on with."""
+    with own(folder, wait=True):
         try:
-            os.replace(draft, folder)
-        except OSError:  # it holds the same already, perhaps from a job that was faster
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+            yield folder
+        except ValueError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
 
-    n_chars = {key: sum(map(len, parts)) for key, parts in texts.items()}
+
+def _prepare(config: DataConfig, draft: Path, bar: Progress) -> Manifest:
+    spool = Spool(draft, config.sources)
+    skipped = {name: spool.read(source, name, bar) for name, source in config.sources.items()}
+    with spool:
+        mix = _mixed(spool, config, bar)
+        documents, order = mix.documents, mix.order(spool)
+        fractions = {"heldout": config.heldout_fraction, "val": config.val_fraction, "means": config.means_fraction}
+        splits = mix.splits(fractions, config.seed)
+        tokenizer = _tokenizer(spool, documents[order[splits[order] == SPLITS.index("train")]], config.d_vocab, bar)
+
+        task = bar.add_task("encoding", total=len(documents))
+        files = TokenFiles(draft / "tokens", draft / "encoded.json", tokenizer)
+        tokenizer.save(files.folder / "tokenizer.json")
+        of: dict[tuple[str, str], dict[str, int]] = {}  # source and what is counted -> by split
+        for i, name in enumerate(config.sources):
+            for split, named in enumerate(SPLITS):
+                file = f"{name}.{named}.npy"
+                rows = documents[order[(splits[order] == split) & (documents["source"][order] == i)]]
+                missing = rows[files.n_docs(file) :]
+                n_before = 0
+                for n_docs in files.write(file, (spool.blocks(row) for row in missing)):
+                    bar.advance(task, n_docs - n_before)
+                    n_before = n_docs
+                counts = {"n_docs": len(rows), "n_chars": int(rows["n_chars"].sum()), "n_tokens": files.n_tokens(file)}
+                for count, n in counts.items():
+                    of.setdefault((name, count), {})[named] = n
     repeated = mix.repeated()
 
-    def described(name: str, skips: list[Skip]) -> SourceText:
-        n_docs, of_chars, of_tokens = (
-            {split: counts[name, split] for split in SPLITS}
-            for counts in ({key: len(parts) for key, parts in texts.items()}, n_chars, n_tokens)
-        )
+    def described(name: str) -> SourceText:
+        n_docs, n_chars, n_tokens = (of[name, count] for count in ("n_docs", "n_chars", "n_tokens"))
         return SourceText(
             kind=config.sources[name].kind,
             synthetic=config.sources[name].synthetic,
             n_docs=n_docs,
-            n_chars=of_chars,
-            n_tokens=of_tokens,
+            n_chars=n_chars,
+            n_tokens=n_tokens,
             n_near_duplicates=repeated[name],
-            n_skipped=len(skips),
-            skipped=tuple(skips[:MAX_NAMED]),
-            notes=mix.remarks(name, n_docs, of_tokens),
+            n_skipped=skipped[name].n,
+            skipped=skipped[name].named,
+            notes=mix.remarks(name, n_docs, n_tokens),
         )
 
+    sources = {name: described(name) for name in config.sources}
+    n_chars, n_tokens = (sum(of[name, count]["train"] for name in sources) for count in ("n_chars", "n_tokens"))
     return Manifest(
-        content_hash=content_hash,
-        chars_per_token=sum(n_chars[name, "train"] for name in read) / sum(n_tokens[name, "train"] for name in read),
-        sources={name: described(name, skips) for name, (_, skips) in read.items()},
+        content_hash=_content_hash(files.folder, config.sources), chars_per_token=n_chars / n_tokens, sources=sources
     )
 
 
-def _read(name: str, source: Source, bar: Progress) -> tuple[list[Document], list[Skip]]:
-    # Documents, and what was skipped.
-    task = bar.add_task(f"reading {name}", total=None)
-    documents: list[Document] = []
-    skips: list[Skip] = []
-    for item in source.read():
-        if isinstance(item, Skip):
-            skips.append(item)
-        elif not item.text.strip():
-            skips.append(Skip(item.name, "empty"))
-        else:
-            documents.append(item)
-        bar.advance(task)
-    bar.update(task, total=len(documents) + len(skips))
-    if not documents:
-        first = f", the first: {skips[0].name} ({skips[0].reason})" if skips else ""
-        raise ValueError(f"source {name!r} is empty: no document, {len(skips)} skipped{first}")
-    return documents, skips
+def _mixed(spool: Spool, config: DataConfig, bar: Progress) -> Mix:
+    """The mix of what was read, unless it was made already."""
+    documents, groups = (spool.folder / name for name in ("documents.npy", "groups.npy"))
+    task = bar.add_task("finding near-duplicates", total=None)
+
+    def made() -> dict[str, tuple[str, ...]]:
+        mix = Mix.of(spool, config.near_duplicates)
+        for path, array in ((documents, mix.documents), (groups, mix.groups)):
+            with replacing(path) as file:
+                np.save(file, array)
+        return dict(mix.notes)
+
+    notes = once(spool.folder / "mix.notes.json", {}, made, dict[str, tuple[str, ...]])
+    mix = Mix(sources=spool.names, documents=np.load(documents), groups=np.load(groups), notes=notes)
+    bar.update(task, total=len(mix.groups), completed=len(mix.groups))
+    return mix
 
 
-def _encode(texts: list[str], tokenizer: Tokenizer, bar: Progress, task: Any) -> NDArray[np.integer[Any]]:
-    dtype = np.uint16 if tokenizer.d_vocab <= 2**16 else np.uint32
-    separator = np.array([tokenizer.eot_id], dtype)
-    parts: list[NDArray[np.integer[Any]]] = [np.empty(0, dtype)]
-    for start in range(0, len(texts), ENCODE_BATCH):
-        batch = texts[start : start + ENCODE_BATCH]
-        for ids in tokenizer.encode_batch(batch):
-            parts += [separator, np.array(ids, dtype)]
-        bar.advance(task, len(batch))
-    return np.concatenate(parts)
+def _tokenizer(spool: Spool, train: Table, d_vocab: int, bar: Progress) -> Tokenizer:
+    """The tokenizer of the train split, or of its first `SAMPLE` characters; unless it was trained already."""
+    path = spool.folder / "tokenizer.json"
+    task = bar.add_task("training the tokenizer", total=None)
+
+    def texts() -> Iterator[str]:
+        left = SAMPLE
+        for row in train:
+            for part in text_parts(spool.blocks(row)):
+                yield part[:left]
+                left -= len(part)
+                if left <= 0:
+                    return
+
+    if not path.is_file():
+        write_atomic(path, train_tokenizer(texts(), d_vocab).to_json())
+    bar.update(task, total=len(train), completed=len(train))
+    return Tokenizer.load(path)
 
 
 def _folder(cache_dir: Path, content_hash: str) -> Path:
@@ -387,7 +407,10 @@ def _key(config: DataConfig) -> dict[str, Any]:
     # The code that makes the corpus is part of the key, so that a change of it is never answered from the cache.
     here = Path(__file__).parent
     parts = sorted(path for part in ("reading", "sources") for path in (here / part).iterdir() if path.is_file())
-    code = [*(here / f"{name}.py" for name in ("corpus", "duplicates", "mix", "tokenizer")), *parts]
+    code = [
+        *(here / f"{name}.py" for name in ("corpus", "duplicates", "encode", "mix", "pieces", "spool", "tokenizer")),
+        *parts,
+    ]
     return {
         "code": [digest(path.read_text(encoding="utf-8")) for path in code],
         "tokenizers": tokenizers.__version__,

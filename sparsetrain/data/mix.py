@@ -7,19 +7,19 @@
 """
 
 import re
-from bisect import bisect
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsetrain.data.duplicates import group_near_duplicates, normalise
-from sparsetrain.data.reading import Document
+from sparsetrain.data.duplicates import group_near_duplicates, within_budget
+from sparsetrain.data.pieces import cut
 from sparsetrain.data.sources.document import digest
+from sparsetrain.data.spool import RECORD, Facts, Spool, Table
 
 SPLITS = ("train", "val", "heldout", "means")
 """train: gradients and the tokenizer; val: validation loss and choices; heldout: shift splits, never chosen on;
@@ -30,7 +30,7 @@ MANY_REPEATED = 0.2  # share of a source's documents from which repetition is sa
 FEW_TOKENS = 1000  # of a split, below which that is said aloud  # ours
 NearDuplicates = Literal["group", "keep"]
 _LINE_END = r"(?:\r\n|\r(?!\n)|\n)"
-_ENDS = tuple(map(re.compile, (rf"{_LINE_END}\s*{_LINE_END}", _LINE_END, r"\s+")))
+ENDS = tuple(map(re.compile, (rf"{_LINE_END}\s*{_LINE_END}", _LINE_END, r"\s+")))
 """Where a piece may end, the best first: at a blank line, a line end, a blank."""
 
 
@@ -38,66 +38,81 @@ _ENDS = tuple(map(re.compile, (rf"{_LINE_END}\s*{_LINE_END}", _LINE_END, r"\s+")
 class Mix:
     """Documents one after another, with what decides about their splits."""
 
-    origin: Sequence[str]
-    """The source of each."""
-    documents: Sequence[Document]
-    hashes: Sequence[str]
-    """Of the content, as near-duplicates see it."""
+    sources: Sequence[str]
+    """Their names; `documents["source"]` counts in this order."""
+    documents: Table
     groups: NDArray[np.int64]
-    """Equal numbers go to one split."""
-    notes: Mapping[str, str]
-    """Source -> how its documents were cut, where they were."""
+    """Of each document; equal numbers go to one split."""
+    notes: Mapping[str, tuple[str, ...]]
+    """Source -> how its documents were cut, where they were, and what was not looked for."""
 
     @classmethod
-    def of(cls, read: Mapping[str, Sequence[Document]], near_duplicates: NearDuplicates) -> "Mix":
+    def of(cls, spool: Spool, near_duplicates: NearDuplicates) -> "Mix":
         """Groups all documents, and cuts those of sources that have too few.
 
         Args:
-            read: source -> its documents.
+            spool: open; its folder also takes what is compared.
             near_duplicates: what is grouped: near-duplicates, or exact copies only.
         """
-        mix = cls._grouped(read, near_duplicates, {})
-        sources, notes = dict(read), {}
-        for name, documents in read.items():
-            if len(mix.groups_of(name)) >= len(SPLITS):
+        tables = {name: spool.table(name) for name in spool.names}
+        mix = cls._grouped(spool, tables, near_duplicates, {})
+        notes: dict[str, tuple[str, ...]] = {}
+        for i, (name, table) in enumerate(tables.items()):
+            if mix.n_groups(i) >= len(SPLITS):
                 continue
-            size = min(max(sum(len(document.text) for document in documents) // PIECES, MIN_PIECE), MAX_PIECE)
-            pieces = [piece for document in documents for piece in _pieces(document, size)]
-            if len(pieces) > len(documents):
-                sources[name] = pieces
+            size = min(max(int(table["n_chars"].sum()) // PIECES, MIN_PIECE), MAX_PIECE)
+            pieces = np.frombuffer(b"".join(_pieces(spool, document, size) for document in table), RECORD)
+            if len(pieces) > len(table):
+                tables[name] = pieces
                 notes[name] = (
-                    f"{_count(len(documents))} {'is' if len(documents) == 1 else 'are'} too few for {len(SPLITS)} splits, so cut into "
+                    f"{_count(len(table))} {'is' if len(table) == 1 else 'are'} too few for {len(SPLITS)} splits, so cut into "
                     f"{len(pieces):,} of {size:,} to {2 * size:,} characters, at blank lines or line ends where there are any; neighbours lie "
-                    f"in different splits"
+                    f"in different splits",
                 )
-        return cls._grouped(sources, near_duplicates, notes) if notes else mix
+        return cls._grouped(spool, tables, near_duplicates, notes) if notes else mix
 
     @classmethod
     def _grouped(
-        cls, sources: Mapping[str, Sequence[Document]], near_duplicates: NearDuplicates, notes: Mapping[str, str]
+        cls,
+        spool: Spool,
+        tables: Mapping[str, Table],
+        near_duplicates: NearDuplicates,
+        notes: Mapping[str, tuple[str, ...]],
     ) -> "Mix":
-        documents = [document for of_source in sources.values() for document in of_source]
-        normal = [normalise(document.text) for document in documents]
-        hashes = [digest(text) for text in normal]
-        groups = (
-            group_near_duplicates(normal) if near_duplicates == "group" else np.unique(hashes, return_inverse=True)[1]
-        )
-        origin = [name for name, of_source in sources.items() for _ in of_source]
-        return cls(origin=origin, documents=documents, hashes=hashes, groups=groups, notes=notes)
+        documents = np.concatenate(list(tables.values()))
+        groups = np.unique(documents["hash"], axis=0, return_inverse=True)[1].reshape(-1)
+        if near_duplicates == "group" and within_budget(len(documents)):
+            texts = (spool.blocks(document) for document in documents)
+            groups = group_near_duplicates(texts, groups, int(documents["short"].sum()), spool.folder)
+        elif near_duplicates == "group":
+            many = f"{len(documents):,} documents are too many to look for near-duplicates: exact copies alone go to one split together"
+            notes = {name: (*notes.get(name, ()), many) for name in tables}
+        return cls(sources=tuple(tables), documents=documents, groups=groups, notes=notes)
 
-    def groups_of(self, source: str) -> set[int]:
-        """The groups that have a document of a source."""
-        return {group for name, group in zip(self.origin, self.groups.tolist(), strict=True) if name == source}
+    def n_groups(self, source: int) -> int:
+        """Number of groups that have a document of a source."""
+        return len(np.unique(self.groups[self.documents["source"] == source]))
 
     def repeated(self) -> Counter[str]:
         """Source -> documents that share a group with an earlier one."""
-        _, first = np.unique(self.groups, return_index=True)
         again = np.ones(len(self.groups), bool)
-        again[first] = False
-        return Counter(self.origin[i] for i in np.flatnonzero(again).tolist())
+        again[np.unique(self.groups, return_index=True)[1]] = False
+        times = np.bincount(self.documents["source"][again], minlength=len(self.sources))
+        return Counter(dict(zip(self.sources, times.tolist(), strict=True)))
 
-    def splits(self, fractions: Mapping[str, float], seed: int) -> list[str]:
-        """The split of each document.
+    def order(self, spool: Spool) -> NDArray[np.int64]:
+        """Numbers of the documents in the order of their content, of equal ones in that of their names."""
+        rows: Any = self.documents
+        hashes = rows["hash"]
+        order = np.lexsort((hashes[:, 1], hashes[:, 0]))
+        edges = np.flatnonzero((np.diff(hashes[order], axis=0) != 0).any(axis=1)) + 1
+        starts, stops = np.append(0, edges), np.append(edges, len(order))
+        for start, stop in zip(*(edge[stops - starts > 1].tolist() for edge in (starts, stops)), strict=True):
+            order[start:stop] = sorted(order[start:stop], key=lambda i: spool.name(rows[i]))
+        return order
+
+    def splits(self, fractions: Mapping[str, float], seed: int) -> NDArray[np.uint8]:
+        """The split of each document, as its number in `SPLITS`.
 
         Args:
             fractions: split -> share of the groups; the rest is `train`.
@@ -106,27 +121,29 @@ class Mix:
         Raises:
             ValueError: a source has fewer groups than there are splits.
         """
-        smallest: dict[int, str] = {}
-        for content, group in zip(self.hashes, self.groups.tolist(), strict=True):
-            smallest[group] = min(content, smallest.get(group, content))
-        place = {group: int(digest(f"{seed}:{content}")[:13], 16) / 16**13 for group, content in smallest.items()}
-        ends = list(accumulate(fractions.values()))
-        order = [*fractions, "train"]
-        split_of = {group: order[bisect(ends, u)] for group, u in place.items()}
+        hashes = self.documents["hash"]
+        ordered = np.lexsort((hashes[:, 1], hashes[:, 0], self.groups))
+        groups, first = np.unique(self.groups[ordered], return_index=True)
+        smallest = hashes[ordered[first]]
+        place = np.fromiter((_place(seed, *pair) for pair in smallest.tolist()), np.float64, len(groups))
+        numbers = np.array([SPLITS.index(split) for split in (*fractions, "train")], np.uint8)
+        split_of = numbers[np.searchsorted(list(accumulate(fractions.values())), place, side="right")]
+        group_of = np.searchsorted(groups, self.groups)
         # A source of few documents may leave a split empty: it takes a group from the fullest split, the next on the line.
-        for name in dict.fromkeys(self.origin):
-            ordered = sorted(self.groups_of(name), key=place.__getitem__)
-            if len(ordered) < len(SPLITS):
+        for i, name in enumerate(self.sources):
+            own = np.unique(group_of[self.documents["source"] == i])
+            own = own[np.argsort(place[own], kind="stable")]
+            if len(own) < len(SPLITS):
                 raise ValueError(
-                    f"source {name!r} has {len(ordered)} distinct document(s) once near-duplicates are grouped, and too little text to be "
+                    f"source {name!r} has {len(own)} distinct document(s) once near-duplicates are grouped, and too little text to be "
                     f"cut into more; it needs at least {len(SPLITS)}, one for each of {', '.join(SPLITS)}"
                 )
-            for split in SPLITS:
-                members = {split: [group for group in ordered if split_of[group] == split] for split in SPLITS}
-                if not members[split]:
-                    fullest = max(members.values(), key=len)
-                    split_of[fullest[-1] if split == "train" else fullest[0]] = split
-        return [split_of[group] for group in self.groups.tolist()]
+            for split, named in enumerate(SPLITS):
+                n_groups = np.bincount(split_of[own], minlength=len(SPLITS))
+                if not n_groups[split]:
+                    fullest = own[split_of[own] == n_groups.argmax()]
+                    split_of[fullest[-1 if named == "train" else 0]] = split
+        return split_of[group_of]
 
     def remarks(self, source: str, n_docs: Mapping[str, int], n_tokens: Mapping[str, int]) -> tuple[str, ...]:
         """What should be known of a source before its numbers are believed.
@@ -135,9 +152,9 @@ class Mix:
             source: its name.
             n_docs, n_tokens: by split.
         """
-        own = [document for name, document in zip(self.origin, self.documents, strict=True) if name == source]
-        n_repeated, n_returns = self.repeated()[source], sum("\r" in document.text for document in own)
-        found = [self.notes[source]] if source in self.notes else []
+        own = self.documents[self.documents["source"] == self.sources.index(source)]
+        n_repeated, n_returns = self.repeated()[source], int(own["returns"].sum())
+        found = [*self.notes.get(source, ())]
         if n_repeated > MANY_REPEATED * len(own):
             found.append(
                 f"{n_repeated:,} of {len(own):,} documents ({n_repeated / len(own):.0%}) share a group of near-duplicates with an earlier one and "
@@ -164,23 +181,23 @@ def _count(n_docs: int) -> str:
     return "1 document" if n_docs == 1 else f"{n_docs:,} documents"
 
 
-def _pieces(document: Document, size: int) -> list[Document]:
-    pieces = [piece for piece in cut(document.text, size) if piece.strip()]
-    return [Document(f"{document.name} (piece {i})", piece) for i, piece in enumerate(pieces, start=1)]
+def _place(seed: int, *halves: int) -> float:
+    """A place in [0, 1) by a hash of seed and content."""
+    content = "".join(f"{half:016x}" for half in halves)
+    return int(digest(f"{seed}:{content}")[:13], 16) / 16**13
 
 
-def cut(text: str, size: int) -> list[str]:
-    """Pieces of `size` to `2 size` characters that together are the text; only the last one may be shorter.
-
-    Each ends behind the first blank line in its second half, else behind the first line end there, else behind the first blank, else
-    where it has `2 size` characters.
-    """
-    pieces = []
-    start = 0
-    while len(text) - start > 2 * size:
-        half, whole = start + size, start + 2 * size
-        found = (end.search(text, half, whole) for end in _ENDS)
-        stop = next((match.end() for match in found if match), whole)
-        pieces.append(text[start:stop])
-        start = stop
-    return [*pieces, text[start:]]
+def _pieces(spool: Spool, document: np.void, size: int) -> bytes:
+    """Rows of the pieces of a document, which stand where it stands."""
+    rows = bytearray()
+    start, number = int(document["text"]), 1
+    for piece in cut(spool.blocks(document), size, ENDS):
+        facts = Facts()
+        for _ in facts.see([piece]):
+            pass
+        if not facts.is_blank:
+            place = {name: int(document[name]) for name in ("source", "name", "n_name")}
+            rows += facts.row(**place, text=start, piece=number)
+            number += 1
+        start += facts.n_bytes
+    return bytes(rows)

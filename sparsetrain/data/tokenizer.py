@@ -5,16 +5,20 @@ r"""Byte-level BPE that cuts Python where its grammar cuts it.
 3. `[letters and _]+`, a single digit, and a run of punctuation are pieces, each with at most one leading space.
 4. Merges are learned inside the pieces, over bytes: any text can be encoded and decoded back exactly.
 
+A long text is encoded in pieces that end where two pieces of 1. meet whatever stands around, so that its ids are those of the whole text.
+
 The separator `<|endoftext|>` is id 0 and can never be produced by encoding text: a document that spells it out is
 encoded as ordinary bytes.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
+from sparsetrain.data.pieces import cut
 from sparsetrain.typed import one_line
 
 EOT = "<|endoftext|>"
@@ -32,6 +36,22 @@ PIECES = "|".join(
     )
 )
 """The pre-tokenisation, as an Oniguruma pattern; every character belongs to exactly one alternative."""
+
+SEAMS = tuple(
+    map(
+        re.compile,
+        (
+            r"\n",
+            r"\S(?=[ \t])|[0-9](?=[0-9])|[0-9A-Za-z_\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5](?=[!-/:-@\[-^`{-~\u3001\u3002\uff0c])",
+        ),
+    )
+)
+"""Behind these a text may be cut: a piece of `PIECES` ends there. Behind a newline the rest is cut as at the beginning of a text; behind
+the others it begins with a blank, a digit or punctuation, and is cut as behind any letter."""
+SEAM_SIZE = 2**15  # characters of a part of a long text, or up to twice as many  # ours
+BATCH = 2**19  # characters that are encoded at a time; an encoder holds some 40 bytes for each  # ours
+
+LEAD = "a"  # of one byte, hence one token
 
 MIN_D_VOCAB = 257
 """256 bytes and the separator."""
@@ -59,9 +79,21 @@ class Tokenizer:
         """Ids of `text`; nothing is added in front or behind."""
         return self._backend.encode(text, add_special_tokens=False).ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, computed in parallel."""
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    def encode_documents(self, documents: Iterable[Iterable[str]]) -> Iterator[tuple[int, list[int]]]:
+        """Ids of many texts, computed in parallel and in the memory of a few of them.
+
+        Args:
+            documents: each as its blocks.
+
+        Yields:
+            The number of a text and the ids of its next part, at least one for each text.
+        """
+        parts = ((number, led, part) for number, blocks in enumerate(documents) for led, part in _led(blocks))
+        for batch in _batches(parts):
+            texts = [LEAD + part if led else part for _, led, part in batch]
+            encoded = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+            for (number, led, _), encoding in zip(batch, encoded, strict=True):
+                yield number, encoding.ids[1:] if led else encoding.ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that are not UTF-8 by themselves become U+FFFD, the separator its name."""
@@ -133,6 +165,32 @@ def train_tokenizer(texts: Iterable[str], d_vocab: int) -> Tokenizer:
             f"d_vocab={d_vocab} asked, but the text gives only {n_found} tokens; give data.d_vocab={n_found} or less, or more text"
         )
     return Tokenizer(backend)
+
+
+def text_parts(blocks: Iterable[str]) -> Iterator[str]:
+    """A text in parts of which each can be encoded for itself; a text without any seam is one part."""
+    return cut(blocks, SEAM_SIZE, SEAMS, anywhere=False)
+
+
+def _led(blocks: Iterable[str]) -> Iterator[tuple[bool, str]]:
+    """Whether a part has to be encoded behind `LEAD`, and the part: what begins with a blank would be an indentation."""
+    led = False
+    for part in text_parts(blocks):
+        yield led, part
+        led = not part.endswith("\n")
+
+
+def _batches(parts: Iterable[tuple[int, bool, str]]) -> Iterator[list[tuple[int, bool, str]]]:
+    batch: list[tuple[int, bool, str]] = []
+    n_chars = 0
+    for part in parts:
+        batch.append(part)
+        n_chars += len(part[-1])
+        if n_chars >= BATCH:
+            yield batch
+            batch, n_chars = [], 0
+    if batch:
+        yield batch
 
 
 def _byte_alphabet() -> dict[int, str]:

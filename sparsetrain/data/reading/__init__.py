@@ -9,7 +9,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from sparsetrain.data.reading.document import Document, Skip
+from sparsetrain.data.reading.document import Document, LongDocument, Skip
 from sparsetrain.data.reading.formats import FORMATS, NO_TEXT, READ, ending, prose
 from sparsetrain.data.reading.opening import Unreadable, read_text
 from sparsetrain.data.reading.paths import Found, content_of, distinct_names, expand_home, find_files, listed
@@ -20,6 +20,7 @@ __all__ = [
     "Document",
     "Fields",
     "Found",
+    "LongDocument",
     "Skip",
     "Unreadable",
     "content_of",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 
-def read_rows(path: Path, fields: Fields) -> Iterator[Document | Skip]:
+def read_rows(path: Path, fields: Fields) -> Iterator[Document | LongDocument | Skip]:
     """The documents of a file, row by row; a file of another kind than those of `FORMATS` is one document.
 
     Args:

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sparsetrain.data.reading.document import Document, Skip
-from sparsetrain.data.reading.opening import Unreadable, lines, opened, read_text
+from sparsetrain.data.reading.document import Document, LongDocument, Skip
+from sparsetrain.data.reading.opening import Unreadable, lines, opened, read_text, text_blocks
 from sparsetrain.data.reading.rows import Fields
 
-Rows = Iterator[Document | Skip]
+Rows = Iterator[Document | LongDocument | Skip]
 BATCH = 1024  # rows of a parquet file that are held at a time
 
 
@@ -122,8 +122,11 @@ def parquet(path: Path, fields: Fields) -> Rows:
 
 
 def prose(path: Path, fields: Fields) -> Rows:
-    """The whole file as one text."""
-    yield Document(str(path), read_text(path))
+    """The whole file as one text; of more than a block it is only looked at whether it can be read."""
+    blocks = text_blocks(path)
+    first = next(blocks, "")
+    rest = sum(map(len, blocks))
+    yield LongDocument(str(path), len(first) + rest, partial(text_blocks, path)) if rest else Document(str(path), first)
 
 
 FORMATS: dict[str, Callable[[Path, Fields], Rows]] = {

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, cast
 
 HEAD = 4096  # bytes looked at to tell the encoding; a multiple of 4
+BLOCK = 2**20  # bytes of a long text that are held at a time
 MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -102,11 +103,28 @@ def read_text(path: Path) -> str:
         OSError: no such file, or no permission.
         Unreadable: it is not UTF-8, or binary.
     """
+    return "".join(text_blocks(path))
+
+
+def text_blocks(path: Path) -> Iterator[str]:
+    """The text of a file in parts of about a million characters, none empty; raises as `read_text` does."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    n_bytes = n_chars = 0
     with opened_text(path) as file:
-        text = _decode(file.read(), str(path))
-    if "\0" in text:
-        raise Unreadable(f"{path} has binary content (a NUL at character {text.index(chr(0))}), so it is no text")
-    return text
+        more = True
+        while more:
+            data = file.read(BLOCK)
+            more, n_held = bool(data), len(decoder.getstate()[0])
+            try:
+                block = decoder.decode(data, final=not more)
+            except UnicodeDecodeError as error:
+                raise _other_text(str(path), n_bytes - n_held + error.start) from None
+            if "\0" in block:
+                at = n_chars + block.index("\0")
+                raise Unreadable(f"{path} has binary content (a NUL at character {at}), so it is no text")
+            n_bytes, n_chars = n_bytes + len(data), n_chars + len(block)
+            if block:
+                yield block
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -128,4 +146,8 @@ def _decode(data: bytes, place: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Unreadable(f"{place} is not UTF-8 text (byte {error.start}); convert it first") from None
+        raise _other_text(place, error.start) from None
+
+
+def _other_text(place: str, byte: int) -> Unreadable:
+    return Unreadable(f"{place} is not UTF-8 text (byte {byte}); convert it first")

@@ -1,7 +1,7 @@
 """What a source is: it yields documents, and the names of what it had to skip.
 
 A source is a frozen config dataclass with a `kind`, a `weight`, `synthetic`, and two methods:
-`read()` yields `Document | Skip` in a fixed order; `fingerprint()` returns a JSON value that changes when
+`read()` yields `Document | LongDocument | Skip` in a fixed order; `fingerprint()` returns a JSON value that changes when
 `read()` would yield something else, so that a prepared corpus can be reused without reading the source again.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from sparsetrain.data.reading import Document, Skip
+from sparsetrain.data.reading import Document, LongDocument, Skip
 
 
 class Source(Protocol):
@@ -22,7 +22,7 @@ class Source(Protocol):
     def weight(self) -> float: ...
     @property
     def synthetic(self) -> bool: ...
-    def read(self) -> Iterator[Document | Skip]: ...
+    def read(self) -> Iterator[Document | LongDocument | Skip]: ...
     def fingerprint(self) -> Any: ...
 
 
@@ -39,12 +39,14 @@ def digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", errors="surrogatepass"), digest_size=16).hexdigest()
 
 
-def up_to(documents: Iterable[Document | Skip], max_chars: int | None) -> Iterator[Document | Skip]:
+def up_to(
+    documents: Iterable[Document | LongDocument | Skip], max_chars: int | None
+) -> Iterator[Document | LongDocument | Skip]:
     """All documents before the one that would go beyond so many characters; None: all."""
     n_chars = 0
     for document in documents:
-        if isinstance(document, Document):
-            before, n_chars = n_chars, n_chars + len(document.text)
+        if not isinstance(document, Skip):
+            before, n_chars = n_chars, n_chars + document.n_chars
             if max_chars is not None and n_chars > max_chars:
                 if not before:
                     yield Skip(document.name, f"{n_chars} characters, more than max_chars={max_chars}")

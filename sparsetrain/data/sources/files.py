@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sparsetrain.data.reading import Document, Fields, Found, Skip, Unreadable, find_files, read_rows
+from sparsetrain.data.reading import Document, Fields, Found, LongDocument, Skip, Unreadable, find_files, read_rows
 from sparsetrain.data.sources.document import up_to
 from sparsetrain.typed import Count, Weight
 
@@ -31,7 +31,7 @@ class FilesSource:
         if not self.paths:
             raise ValueError("paths=() must be one or more files, folders or patterns")
 
-    def read(self) -> Iterator[Document | Skip]:
+    def read(self) -> Iterator[Document | LongDocument | Skip]:
         """Yields the documents of all files.
 
         Raises:
@@ -49,7 +49,7 @@ class FilesSource:
         found = find_files(self.paths, "paths")
         return Found(files=tuple(sorted(found.files)), named=found.named, notes=found.notes)
 
-    def _documents(self, found: Found) -> Iterator[Document | Skip]:
+    def _documents(self, found: Found) -> Iterator[Document | LongDocument | Skip]:
         for path in found.files:
             try:
                 yield from read_rows(path, Fields(text=self.text_field))

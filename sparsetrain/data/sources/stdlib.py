@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sparsetrain.data.reading import Document, Skip
+from sparsetrain.data.reading import Document, LongDocument, Skip
 from sparsetrain.data.sources.document import digest, read_document, up_to
 from sparsetrain.store import sha256
 from sparsetrain.typed import Count, Weight
@@ -30,7 +30,7 @@ class StdlibSource:
     max_chars: Count | None = None  # stop before the document that would go beyond; null: everything (about 31 MB)
     synthetic: Literal[False] = False
 
-    def read(self) -> Iterator[Document | Skip]:
+    def read(self) -> Iterator[Document | LongDocument | Skip]:
         """Yields modules in the order of a hash of their path, until `max_chars` characters; line ends as Python reads them."""
         root = Path(sysconfig.get_paths()["stdlib"])
         return up_to((_module(path, path.relative_to(root).as_posix()) for path in _modules(root)), self.max_chars)

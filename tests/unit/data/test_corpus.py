@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_example import small_config, small_corpus
+from data_example import groups_of, small_config, small_corpus
 
 from sparsetrain.data import SPLITS, Corpus, DataConfig, FilesSource, IdiomsSource, describe, prepare_corpus
-from sparsetrain.data.duplicates import group_near_duplicates, normalise
+from sparsetrain.data.duplicates import normalise
 from sparsetrain.data.sources import Document
 from sparsetrain.typed import plain
 
@@ -198,17 +198,17 @@ def test_near_duplicates_never_straddle(tmp_path: Path) -> None:
     assert corpus.manifest.sources["code"].n_near_duplicates == 2 * len(originals)
 
 
-def test_groups_are_near_duplicates_and_nothing_else() -> None:
+def test_groups_are_near_duplicates_and_nothing_else(tmp_path: Path) -> None:
     words = [f"word{i}" for i in range(400)]
     other = [f"other{i}" for i in range(400)]
     changed = words.copy()
     changed[100:110] = other[:10]
     half = words[:200] + other[:200]
     texts = [" ".join(w) for w in (words, other, changed, half)] + ["a", "a", "b", "", ""]
-    groups = group_near_duplicates(texts)
+    groups = groups_of(texts, tmp_path)
     assert groups[0] == groups[2] and len({groups[0], groups[1], groups[3]}) == 3
     assert groups[4] == groups[5] != groups[6] and groups[7] == groups[8]
-    assert len(group_near_duplicates([])) == 0
+    assert groups_of([], tmp_path) == []
 
 
 def test_small_sources_fill_every_split(tmp_path: Path) -> None:

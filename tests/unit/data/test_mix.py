@@ -2,16 +2,19 @@
 
 import json
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from data_example import groups_of
 
 from sparsetrain.data import SPLITS, Corpus, DataConfig, FilesSource, IdiomsSource, describe, prepare_corpus
-from sparsetrain.data.duplicates import group_near_duplicates, normalise
-from sparsetrain.data.mix import FEW_TOKENS, MAX_PIECE, MIN_PIECE, Mix, cut
+from sparsetrain.data.duplicates import BYTES, normalise
+from sparsetrain.data.mix import FEW_TOKENS, MAX_PIECE, MIN_PIECE, Mix, NearDuplicates
 from sparsetrain.data.reading import Document
+from sparsetrain.data.spool import Spool
+from sparsetrain.progress import progress_bar
 from sparsetrain.report import sections
 from sparsetrain.report.blocks import Text
 from sparsetrain.typed import plain
@@ -22,6 +25,31 @@ def prepared(tmp_path: Path, path: Path, **settings) -> Corpus:
     return prepare_corpus(config, tmp_path / "cache", progress=False)
 
 
+@dataclass(frozen=True)
+class Given:
+    """A source of documents that a test has."""
+
+    documents: Sequence[Document]
+    kind: str = "given"
+    weight: float = 1.0
+    synthetic: bool = False
+
+    def read(self):
+        return iter(self.documents)
+
+    def fingerprint(self):
+        return self.kind
+
+
+def mixed(folder: Path, near_duplicates: NearDuplicates, **sources: Sequence[Document]) -> Mix:
+    folder.mkdir(exist_ok=True)
+    spool = Spool(folder, sources)
+    for name, documents in sources.items():
+        spool.read(Given(documents), name, progress_bar(False))
+    with spool:
+        return Mix.of(spool, near_duplicates)
+
+
 def code(n_chars: int, seed: int = 0) -> str:
     documents = IdiomsSource(n_chars=n_chars, seed=seed).read()
     return "\n\n".join(item.text for item in documents if isinstance(item, Document))
@@ -30,22 +58,6 @@ def code(n_chars: int, seed: int = 0) -> str:
 def write_rows(path: Path, texts) -> Path:
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return path
-
-
-@given(st.text(st.sampled_from("ab \t\r\n"), max_size=400), st.integers(1, 40))
-def test_pieces_are_the_text(text, size):
-    pieces = cut(text, size)
-    assert "".join(pieces) == text
-    assert all(size <= len(piece) <= 2 * size for piece in pieces[:-1]) and len(pieces[-1]) <= 2 * size
-
-
-def test_pieces_end_where_the_text_allows_it():
-    paragraph = "word word word\n" * 4
-    assert all(piece.endswith("\n\n") for piece in cut((paragraph + "\n") * 50, 70)[:-1])
-    assert all(piece.endswith("\r\n\r\n") for piece in cut((paragraph + "\n").replace("\n", "\r\n") * 50, 80)[:-1])
-    assert all(piece.endswith("word\n") for piece in cut(paragraph * 50, 70)[:-1])
-    assert all(piece.endswith("word ") for piece in cut("word " * 500, 70)[:-1])
-    assert [len(piece) for piece in cut("x" * 500, 70)] == [140, 140, 140, 80]
 
 
 @pytest.mark.parametrize("n_files", [1, 3])
@@ -66,8 +78,10 @@ def test_a_corpus_of_few_long_files_is_cut_inside_of_them(tmp_path, n_files):
 
 def test_pieces_grow_with_the_text_and_too_little_text_is_refused(tmp_path):
     for n_chars, least, most in ((1_000, MIN_PIECE, 2 * MIN_PIECE), (10**7, MAX_PIECE, 2 * MAX_PIECE)):
-        mix = Mix.of({"mine": [Document("a", "".join(random.Random(0).choices("abcdefgh \n", k=n_chars)))]}, "group")
-        assert all(least <= len(document.text) <= most for document in mix.documents[:-1]) and len(mix.documents) >= 3
+        text = "".join(random.Random(0).choices("abcdefgh \n", k=n_chars))
+        mix = mixed(tmp_path / str(n_chars), "group", mine=[Document("a", text)])
+        sizes = mix.documents["n_chars"]
+        assert len(sizes) >= 3 and sizes[:-1].min() >= least and sizes.max() <= most
     (tmp_path / "a.txt").write_text("few words\n" * 20)
     with pytest.raises(ValueError, match=r"source 'mine' has 1 distinct document\(s\) .* too little text to be cut"):
         prepared(tmp_path, tmp_path / "a.txt")
@@ -76,19 +90,21 @@ def test_pieces_grow_with_the_text_and_too_little_text_is_refused(tmp_path):
 def test_enough_documents_are_left_whole(tmp_path):
     documents = [Document(str(i), code(20_000, seed=i)) for i in range(4)]
     long = Document("long", "".join(random.Random(1).choices("abc \n", k=50_000)))
-    mix = Mix.of({"four": documents, "one": [long]}, "group")
-    assert list(mix.documents[:4]) == documents and len(mix.documents) > 100 and set(mix.notes) == {"one"}
+    mix = mixed(tmp_path, "group", four=documents, one=[long])
+    sizes = mix.documents["n_chars"].tolist()
+    assert sizes[:4] == [len(document.text) for document in documents] and not mix.documents["piece"][:4].any()
+    assert len(sizes) > 100 and sum(sizes[4:]) == len(long.text) and set(mix.notes) == {"one"}
 
 
-def test_sums_are_no_near_duplicates():
+def test_sums_are_no_near_duplicates(tmp_path):
     sums = [f"{a} + {b} = {a + b}" for a in range(60) for b in range(60)]
-    assert len(set(group_near_duplicates(sums).tolist())) == len(sums)
+    assert len(set(groups_of(sums, tmp_path))) == len(sums)
     rows = ["3 + 5 = 8", "3  +  5=8", "5 + 3 = 8", "3 + 5", "", "yes", "no", "yes"]
-    assert group_near_duplicates(rows).tolist() == [0, 0, 1, 2, 3, 4, 5, 4]
+    assert groups_of(rows, tmp_path) == [0, 0, 1, 2, 3, 4, 5, 4]
     # Where short documents are rare they are compared by their words, as before.
     long = [" ".join(f"{i}_{j}" for j in range(30)) for i in range(40)]
-    groups = group_near_duplicates([*long, "attr = 'parent child one'", "attr = 'parent child two'"])
-    assert groups[-1] == groups[-2] and len(set(groups.tolist())) == 41
+    groups = groups_of([*long, "attr = 'parent child one'", "attr = 'parent child two'"], tmp_path)
+    assert groups[-1] == groups[-2] and len(set(groups)) == 41
 
 
 def test_short_rows_can_be_trained_on_and_few_tokens_are_said(tmp_path):
@@ -118,11 +134,11 @@ def test_many_near_duplicates_are_said_and_can_be_kept(tmp_path):
     assert any("300 of 321 documents (93%)" in block.text for block in blocks if isinstance(block, Text))
 
 
-def test_exact_copies_stay_together_whatever_is_kept():
+def test_exact_copies_stay_together_whatever_is_kept(tmp_path):
     texts = [f"text number {i % 50} with words" for i in range(200)]
-    mix = Mix.of({"a": [Document(str(i), text) for i, text in enumerate(texts)]}, "keep")
+    mix = mixed(tmp_path, "keep", a=[Document(str(i), text) for i, text in enumerate(texts)])
     splits = mix.splits({"heldout": 0.2, "val": 0.2, "means": 0.1}, seed=0)
-    assert all(splits[i] == splits[i % 50] for i in range(200)) and set(splits) == set(SPLITS)
+    assert all(splits[i] == splits[i % 50] for i in range(200)) and set(splits.tolist()) == set(range(len(SPLITS)))
     assert mix.repeated() == {"a": 150}
 
 
@@ -142,3 +158,16 @@ def test_a_vocabulary_too_large_for_the_text_says_what_fits(tmp_path):
         prepared(tmp_path, path, d_vocab=4000)
     fits = int(str(error.value).partition("data.d_vocab=")[2].split()[0])
     assert prepared(tmp_path, path, d_vocab=fits).tokenizer.d_vocab == fits
+
+
+def test_beyond_the_budget_only_exact_copies_are_grouped_and_it_is_said(tmp_path, monkeypatch):
+    own = [" ".join(f"{i}_{j}" for j in range(40)) for i in range(20)]
+    alike = [" ".join([*(f"word{j}" for j in range(40)), str(i)]) for i in range(30)]
+    documents = [Document(str(i), text) for i, text in enumerate([*own, *alike, *alike[:10]])]
+    monkeypatch.setattr("sparsetrain.data.duplicates.BUDGET", 60 * BYTES)
+    within = mixed(tmp_path / "within", "group", a=documents)
+    assert within.repeated() == {"a": 39} and not within.notes
+    monkeypatch.setattr("sparsetrain.data.duplicates.BUDGET", 60 * BYTES - 1)
+    beyond = mixed(tmp_path / "beyond", "group", a=documents)
+    assert beyond.repeated() == {"a": 10}
+    assert beyond.notes["a"][0].startswith("60 documents are too many to look for near-duplicates")

@@ -23,7 +23,7 @@ def tokenizer() -> Tokenizer:
 def test_any_text_comes_back_exactly(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
-    assert tokenizer.encode_batch([text]) == [ids]
+    assert list(tokenizer.encode_documents([[text], [text]])) == [(0, ids), (1, ids)]
     assert tokenizer.eot_id not in ids
 
 

@@ -85,9 +85,9 @@ def test_corpora_that_are_damaged_lost_or_half_made(corpus_cache: Path, smoke: P
     cache = Path(shutil.copytree(corpus_cache, tmp_path / "cache"))
     assert [f.level for f in machine.corpora(cache)] and set(levels(list(machine.corpora(cache))).values()) == {"ok"}
     folder = next((cache / "tokens").iterdir())
-    (cache / "tokens" / ".draft-abc").mkdir()
+    (cache / "drafts" / "stopped").mkdir(parents=True)
     (folder / "tokenizer.json").unlink()
     shutil.copytree(folder, cache / "tokens" / "unnamed")
     found = levels(list(machine.corpora(cache)))
-    assert found[folder.name[:12]] == found[".draft-abc"] == "problem" and found["unnamed"] == "warning"
+    assert found[folder.name[:12]] == "problem" and found["stopped"] == found["unnamed"] == "warning"
     assert [f.text for f in machine.corpora(tmp_path / "none")] == [f"none in {tmp_path / 'none'}"]
