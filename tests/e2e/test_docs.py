@@ -189,7 +189,8 @@ def test_command_is_one(command, monkeypatch):
             return
         schema, name, folder = schema_of(command.script)
         overrides = [word for word in words[2:] if word not in ("-m", "--help") and not word.startswith("hydra.")]
-        if "-m" in words:
+        if "-m" in words:  # of a distribution its lower end, of several values the first
+            overrides = [re.sub(r"=.*interval\(([^,]+),.*", r"=\1", word) for word in overrides]
             overrides = [word if word[-1] in "]}" else word.split(",")[0] for word in overrides]
         overrides = replacing(overrides, ("data.sources",))
         with initialize_config_dir(str(folder), version_base="1.3"):
