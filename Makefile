@@ -9,8 +9,8 @@ STAMP := $(VENV)/.installed
 help:
 	@echo "make quickstart  install, train a small weight-sparse transformer, extract its circuits, write report.html"
 	@echo "make test        install, run the default tests"
-	@echo "make test-all    the same with the slow and the browser tests"
-	@echo "make test-slow   kills, full disks, damage, faults, several processes: docs/reliability.md, all of it"
+	@echo "make test-all    the same with the slow and the browser tests: what CI runs"
+	@echo "make test-slow   what make test leaves out, the long forms of docs/reliability.md (kills, signals, sweeps) too"
 	@echo "make lint        ruff check, ruff format --check, pyright"
 	@echo "make docs        build the pages of docs/ and the API reference into site/"
 	@echo "make format      let ruff rewrite what it can"
@@ -33,10 +33,10 @@ test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not browser and not gpu"
 
 test-all: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not long"
 
 test-slow: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests/reliability -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "(slow or long) and not gpu"
 
 lint: setup
 	$(BIN)/ruff check .

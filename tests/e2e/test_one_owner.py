@@ -85,6 +85,7 @@ def test_jobs_of_one_second(jobs, warm, python, corpus_cache, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("jobs", [two_folders, one_folder])
 def test_twenty_pairs_of_one_second(jobs, warm, python, corpus_cache, tmp_path):
     for i in range(20):

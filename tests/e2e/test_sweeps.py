@@ -71,6 +71,7 @@ def test_a_sweep_with_a_crash_and_a_stop(python: Forks, corpus_cache: Path, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_twenty_jobs_under_joblib_with_a_crash_and_a_stop(corpus_cache: Path, tmp_path: Path) -> None:
     cases = tmp_path / "conf" / "case"
     cases.mkdir(parents=True)

@@ -50,6 +50,7 @@ def test_killed_at_a_step(straight, tmp_path: Path, step: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("step", random.Random(1).choices(range(1, N_STEPS), k=20))
 def test_killed_at_twenty_steps(straight, tmp_path: Path, step: int) -> None:
     check_killed(straight, tmp_path / "run", [step])
@@ -88,5 +89,6 @@ def test_killed_while_saving(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_killed_while_saving_two_hundred_times(tmp_path: Path) -> None:
     check_killed_while_saving(tmp_path / "run", 200)

@@ -42,6 +42,7 @@ def peaks(folder: Path, rows: tuple[int, ...], text: int) -> dict[str, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_peak_memory_does_not_grow_with_the_text(tmp_path):
     found = peaks(tmp_path, rows=(5, 20), text=20)
     assert max(found.values()) < GROWTH * min(found.values()), found

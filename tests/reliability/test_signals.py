@@ -52,6 +52,7 @@ def test_stopped_at_random_moments(straight, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_stopped_at_forty_random_moments(straight, tmp_path: Path) -> None:
     check_stopped(straight, tmp_path, 40, seed=1)
 
