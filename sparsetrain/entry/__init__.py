@@ -228,6 +228,14 @@ def entry(
                     hydra_main(task)()
             except Interrupted as stopped:
                 sys.exit(leave(stopped))
+            except SystemExit as ended:
+                if (
+                    not ended.code and not is_main_process()
+                ):  # gloo's threads can abort a rank that ends in the usual way
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(0)
+                raise
             except Exception as error:
                 if whole_traceback:
                     raise
