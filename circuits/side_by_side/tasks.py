@@ -72,9 +72,10 @@ def _pair(name: str, a: tuple[SideRun, TaskEntry | None], b: tuple[SideRun, Task
         note = f"a circuit cannot be read: {error}"
     if len(found) == 2 and found[0].space != found[1].space:
         note = f"the nodes cannot be compared: {found[0].space.n_nodes:,} channels in a, {found[1].space.n_nodes:,} in b, of models of different width or depth"
-    empty = [side for side, circuit in zip(("a", "b"), found, strict=False) if not circuit.n_nodes]
-    if len(found) == 2 and note is None and empty:
-        note = f"nothing can be shared, the circuit of {' and of '.join(empty)} has no nodes"
+    if len(found) == 2 and note is None:
+        empty = [side for side, circuit in zip("ab", found, strict=True) if not circuit.n_nodes]
+        if empty:
+            note = f"nothing can be shared, the circuit of {' and of '.join(empty)} has no nodes"
     shared = shared_nodes(*found) if len(found) == 2 and note is None else None
     return TaskPair(task=name, a=sides[0], b=sides[1], shared=shared, note=note)
 

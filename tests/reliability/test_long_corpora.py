@@ -170,7 +170,7 @@ def test_killed_preparations_give_the_same_corpus(tmp_path):
 
 
 def main(folder: Path) -> None:
-    """Measures acceptance: peaks of 50 MB, 500 MB and one text of 100 MB."""
+    """Prints the peaks of 50 MB, 500 MB and one text of 100 MB."""
     with tempfile.TemporaryDirectory(dir=folder) as inside:
         found = peaks(Path(inside), rows=(50, 500), text=100)
     for name, peak in found.items():
