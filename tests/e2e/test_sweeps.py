@@ -72,24 +72,25 @@ def test_a_sweep_with_a_crash_and_a_stop(python: Forks, corpus_cache: Path, tmp_
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_twenty_jobs_under_joblib_with_a_crash_and_a_stop(corpus_cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_jobs", [20, 50])
+def test_many_jobs_under_joblib_with_a_crash_and_a_stop(n_jobs: int, corpus_cache: Path, tmp_path: Path) -> None:
     cases = tmp_path / "conf" / "case"
     cases.mkdir(parents=True)
-    for number in range(20):
+    for number in range(n_jobs):
         special = {7: "optim: {lr_peak: 1e+35}\n", 13: "stop_at_step: 3\n"}.get(number, "")
         (cases / f"c{number}.yaml").write_text(f"# @package _global_\nseed: {number}\n{special}")
     command = [
-        "train.py", "-m", *SMALL, f"+case={','.join(f'c{n}' for n in range(20))}", f"hydra.searchpath=[file://{tmp_path}/conf]",
+        "train.py", "-m", *SMALL, f"+case={','.join(f'c{n}' for n in range(n_jobs))}", f"hydra.searchpath=[file://{tmp_path}/conf]",
         "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}/sweep", f"cache_dir={corpus_cache}",
     ]  # fmt: skip
     environment = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
-    check_sweep(tmp_path / "sweep", 20, {7}, done.stderr)
+    check_sweep(tmp_path / "sweep", n_jobs, {7}, done.stderr)
     (line,) = re.findall(r"^job 7 .*", done.stderr, re.MULTILINE)
     assert line.startswith(f"job 7 (case=c7) in {tmp_path}/sweep/7: ")
-    complete = [(tmp_path / "sweep" / str(n) / "report.json").is_file() for n in range(20)]
-    assert [n for n in range(20) if not complete[n]] == [7, 13], "13 was told to stop, which is no failure"
+    complete = [(tmp_path / "sweep" / str(n) / "report.json").is_file() for n in range(n_jobs)]
+    assert [n for n in range(n_jobs) if not complete[n]] == [7, 13], "13 was told to stop, which is no failure"
 
 
 @pytest.mark.slow
