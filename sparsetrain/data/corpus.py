@@ -290,6 +290,7 @@ def _n_bytes(folder: Path) -> int:
 @contextmanager
 def _draft(folder: Path) -> Iterator[Path]:
     """A folder for what is half done, which stays where the block was interrupted or the system refused something, to be gone on with."""
+    folder.mkdir(parents=True, exist_ok=True)  # names the folder where it cannot be made
     with own(folder, wait=True):
         try:
             yield folder

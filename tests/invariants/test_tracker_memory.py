@@ -89,5 +89,5 @@ def test_memory_does_not_grow_with_tokens(monkeypatch):
     small, large = SIZES
     assert states[0] == states[1] > 0
     # numpy's arrays: a batch of activations sorted is 0.6 MB, all of them would be 64 MB
-    assert peaks[large] == pytest.approx(peaks[small], abs=300_000) and peaks[large] < 8_000_000
+    assert peaks[large] == pytest.approx(peaks[small], abs=300_000) and peaks[large] < 16_000_000
     assert living[large] == pytest.approx(living[small], abs=300_000)
