@@ -155,11 +155,13 @@ class WandbRun:
 
 def finish_run(run: wandb.Run, failed: bool) -> None:
     """Ends a run; whatever goes wrong, the next one in this process is another."""
+    ended = False
     try:
         run.finish(exit_code=int(failed))
-    except Exception:
-        forget()
-        raise
+        ended = True
+    finally:
+        if not ended:
+            forget()
 
 
 def forget() -> None:
