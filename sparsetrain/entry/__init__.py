@@ -16,6 +16,7 @@ import os
 import secrets
 import signal
 import socket
+import subprocess
 import sys
 import time
 import typing
@@ -229,9 +230,8 @@ def entry(
             except Interrupted as stopped:
                 sys.exit(leave(stopped))
             except SystemExit as ended:
-                if (
-                    not ended.code and not is_main_process()
-                ):  # gloo's threads can abort a rank that ends in the usual way
+                if not ended.code and not is_main_process():
+                    # In the usual way gloo's threads can abort a rank that ends.
                     sys.stdout.flush()
                     sys.stderr.flush()
                     os._exit(0)
@@ -263,7 +263,10 @@ def leave(stopped: Interrupted) -> int:
     """Says why a command stops, and queues its job again where SLURM has asked for that; returns the exit code."""
     print(f"{stopped}; {GO_ON}", file=sys.stderr)
     if stopped.signum == asking_to_requeue() and is_main_process() and not in_submitit():
-        print(f"job {requeue()} is queued again", file=sys.stderr)
+        try:
+            print(f"job {requeue()} is queued again", file=sys.stderr)
+        except (OSError, subprocess.SubprocessError) as error:
+            print(f"error: the job is not queued again ({error}); submit it once more", file=sys.stderr)
     return stopped.exit_code
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from small_training import N_STEPS, at_step, left, start
 
+from sparsetrain.entry import leave
 from sparsetrain.interrupt import Interrupted, held_back, raising, requeue
 from sparsetrain.training.checkpoints import newest
 
@@ -90,3 +91,16 @@ def test_a_job_of_slurm_is_queued_again(
         monkeypatch.setenv(name, value)
     called = []
     assert requeue(called.append) == job and called == ([["scontrol", "requeue", job]] if job else [])
+
+
+@pytest.mark.parametrize("scontrol", [None, "#!/bin/sh\nexit 3\n"], ids=["missing", "failing"])
+def test_a_job_that_cannot_be_queued_again_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], scontrol: str | None
+) -> None:
+    if scontrol is not None:
+        (tmp_path / "scontrol").write_text(scontrol)
+        (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    assert leave(Interrupted(signal.SIGUSR1)) == 128 + signal.SIGUSR1
+    assert "error: the job is not queued again (" in capsys.readouterr().err
