@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 import torch
 from einops import rearrange, repeat
-from torch import Tensor, nn
+from torch import Tensor
 
 from circuits.answers import Ablated, run_answers
 from circuits.edges import edge_weights, join_weight, joins
@@ -132,14 +132,16 @@ def _carried_gradients(model: Transformer, space: NodeSpace, pairs: PairSet) -> 
     Returns:
         Linear's path -> (`[target, source]`, the same for one unit of each source's constant), layers that m depends on.
     """
-    parameters: list[Tensor] = []
-    for join in joins(model):
-        linear = model.get_submodule(join.linear)
-        assert isinstance(linear, nn.Linear) and linear.bias is not None
-        parameters += [linear.weight.requires_grad_(), linear.bias.requires_grad_()]
-    found = torch.autograd.grad(logit_diff(run_answers(model, [pairs])[0]), parameters, allow_unused=True)
+    linears = {join: model.get_submodule(join.linear) for join in joins(model)}
+    held = {(join, name): p for join, linear in linears.items() for name, p in linear.named_parameters()}
+    parameters = [p.requires_grad_() for p in held.values()]
+    slopes = torch.autograd.grad(logit_diff(run_answers(model, [pairs])[0]), parameters, allow_unused=True)
+    for p in parameters:
+        p.requires_grad_(False)
+    found = dict(zip(held, slopes, strict=True))
     gradients: dict[str, tuple[Tensor, Tensor]] = {}
-    for join, by_weight, by_bias in zip(joins(model), found[::2], found[1::2], strict=True):
+    for join in linears:
+        by_weight, by_bias = found[join, "weight"], found.get((join, "bias"))
         if by_weight is None:
             continue
         if join.source.endswith("hook_v"):  # the last column of every head carries its constant
@@ -147,7 +149,7 @@ def _carried_gradients(model: Transformer, space: NodeSpace, pairs: PairSet) -> 
             heads = rearrange(by_weight, "out (head d) -> out head d", head=n_head)
             constant = repeat(heads[..., -1], "out head -> out (head d)", d=model.config.d_head)
             gradients[join.linear] = rearrange(heads[..., :-1], "out head d -> out (head d)"), constant
-        else:
+        elif by_bias is not None:  # none: a layer without biases that got none either, since all its weights are zero
             width = space.widths[space.names.index(join.source)]
             gradients[join.linear] = by_weight[:, :width], by_bias[:, None].expand(-1, width)
     return gradients

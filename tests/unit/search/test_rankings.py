@@ -39,8 +39,10 @@ def test_integrated_effects_of_a_hook_point_sum_to_what_its_ablation_changes(mak
         assert (m[0] - m[1 + i]).abs().max() > 0.01, "the ablation must change something"
 
 
-def test_effects_of_edges_sum_to_what_all_edges_do(make_model):
-    model = make_model(d_vocab=D_VOCAB, d_model=16, abs_topk={}).eval().requires_grad_(False)
+@pytest.mark.parametrize("biases", [True, False])
+def test_effects_of_edges_sum_to_what_all_edges_do(make_model, biases):
+    model = make_model(d_vocab=D_VOCAB, d_model=16, abs_topk={}, biases=biases).eval().requires_grad_(False)
+    model.blocks[1].attn.W_q.weight.zero_()  # no edge can be deleted here, so a layer without biases gets none
     space, pairs = NodeSpace.of(model), string_pairs(6, seed=1)
     means = 0.3 * torch.randn(space.n_nodes, generator=torch.Generator().manual_seed(0))
 
@@ -52,6 +54,7 @@ def test_effects_of_edges_sum_to_what_all_edges_do(make_model):
         return {join.linear: torch.full_like(join_weight(model, space, join), value) for join in joins(model)}
 
     effects = edge_effects(Ablated(model=model, means=means, max_rows=8), pairs, 64)  # several batches
+    assert not any(parameter.requires_grad for parameter in model.parameters())
     change = m(shares(1.0)) - m(shares(0.0))
     assert abs(change) > 0.01, "the edges must do something"
     assert sum(float(effect.sum()) for effect in effects.values()) == pytest.approx(change, abs=2e-3)
