@@ -9,10 +9,10 @@ from sparsetrain.data.pools import Pool
 @task()
 def with_as(rng: Random, pool: Pool) -> PairText:
     """an opened file is bound by as in a with statement, and not in an assignment"""
-    path, handle = rng.choice(pool.paths), rng.choice(pool.handles)
-    name, spare = rng.sample(pool.variables, 2)
+    name, parameter = rng.sample(pool.variables, 2)
+    path, handle = rng.choice((rng.choice(pool.paths), parameter)), rng.choice(pool.handles)
     argument = f"{path} + {name}" if pool.shifted else path
-    context = nested(rng, pool, spare)
+    context = nested(rng, pool, parameter)
     return PairText(
         positive=Side(prompt=f"{context}with open({argument}", hinge=")", answer=" as", continuation=f" {handle}:\n"),
         negative=Side(

@@ -1,6 +1,7 @@
 """From paired texts to token ids, for any tokenizer.
 
-1. A task generates a pair with the names of one split; a random generator seeded by (task, split, seed) decides all.
+1. A task generates a pair with the names of one split; a random generator seeded by (task, split, seed) decides all. Pairs
+   that have not come yet are preferred; those that come again have the same group, with other neutral lines.
 2. Prompt and prompt + answer + continuation are tokenised. The prompt's ids must be a prefix of the longer ones on both
    sides, and the next tokens must differ; else the hinge (see `Side`) moves to the answers, or the pair is rejected.
 3. Neutral lines are put before the prompts: the same on both sides, and where the sides differ in length also a line
@@ -28,6 +29,7 @@ REST = -1  # answer id that means "every token but the other answer"
 _MAX_REJECTED = 0.9  # ours: share of tries above which a task does not suit a tokenizer
 _MIN_TRIES = 200  # ours: tries before that share is judged
 _N_MATCHES = 4  # ours: paddings to draw from, the shortest ones; more make prompts longer
+_N_DRAWS = 32  # ours: draws of which the one that came least often is taken
 _N_PROBES = 4  # ours: pairs per split whose answers a nonsense twin must avoid
 # Frequent words that answer no task. A nonsense twin takes two that are one token each.
 _TWIN_WORDS = (  # separated by blanks
@@ -66,15 +68,25 @@ class PairSet:
     answers: Tensor  # [n, 2] int64: ids of A and B; REST (-1) is every token but the other
     texts: tuple[PairText, ...]  # as tokenised, neutral lines included
     rejected: dict[str, int] = field(default_factory=dict)  # reason -> number of pairs thrown away on the way
+    groups: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    """[n] int64: pairs whose prompts are the same but for neutral lines share a number; not given, those of equal tokens do."""
 
     def __post_init__(self) -> None:
         n = len(self.texts)
+        if not len(self.groups):
+            object.__setattr__(self, "groups", self.tokens.flatten(1).unique(dim=0, return_inverse=True)[1])
+        assert self.groups.shape == (n,)
         assert self.tokens.ndim == 3 and self.tokens.shape[:2] == (n, 2)
         assert self.last.shape == (n, 2) and self.answers.shape == (n, 2)
         assert int(self.last.max()) < self.tokens.shape[2]
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def n_distinct(self) -> int:
+        """Pairs that differ in more than neutral lines."""
+        return len(self.groups.unique())
 
     def prompts(self) -> tuple[Tensor, Tensor]:
         """Tokens `[(n side), pos]` without columns that are padding in every row, and last positions `[(n side)]`.
@@ -102,6 +114,7 @@ class PairSet:
             last=self.last[rows],
             answers=self.answers[rows],
             texts=tuple(self.texts[i] for i in at.tolist()),
+            groups=self.groups[at.to(self.groups.device)],
         )
 
 
@@ -150,16 +163,21 @@ def build_pairs(
     names = pool(split)
     rng = Random(f"{task.name}/{split}/{seed}")
     pairs: list[_Pair] = []
+    came: Counter[tuple[str, str]] = Counter()  # core -> pairs that have it
+    groups: list[int] = []
     seen: set[tuple[str, str]] = set()
     rejected: Counter[str] = Counter()
     while len(pairs) < n:
-        pair = _draw(task, tokenizer, names, rng, max_tokens)
-        if isinstance(pair, _Pair) and (key := (pair.text.positive.prompt, pair.text.negative.prompt)) in seen:
+        core = _core(task, tokenizer, names, rng, max_tokens, came)
+        pair = core if isinstance(core, str) else _led(core, task, tokenizer, names, rng, max_tokens)
+        if isinstance(pair, _Pair) and pair.core in seen:
             pair = "duplicate"
-        if isinstance(pair, _Pair):
-            seen.add(key)
+        if isinstance(core, _Pair) and isinstance(pair, _Pair):
+            seen.add(pair.core)
             pairs.append(pair)
-        else:
+            came[core.core] += 1
+            groups.append(list(came).index(core.core))
+        elif isinstance(pair, str):
             rejected[pair] += 1
         n_rejected = rejected.total()
         if n_rejected >= _MIN_TRIES and n_rejected > _MAX_REJECTED * (n_rejected + len(pairs)):
@@ -191,6 +209,7 @@ def build_pairs(
         answers=torch.tensor([pair.answers for pair in pairs]),
         texts=tuple(pair.text for pair in pairs),
         rejected=dict(rejected),
+        groups=torch.tensor(groups),
     )
 
 
@@ -201,24 +220,39 @@ class _Pair:
     answers: tuple[int, int]
 
     @property
+    def core(self) -> tuple[str, str]:
+        """Both prompts: of a pair without neutral lines, what makes it another one."""
+        return self.text.positive.prompt, self.text.negative.prompt
+
+    @property
     def n_tokens(self) -> int:
         """Of the longer prompt."""
         return max(map(len, self.prompts))
 
 
-def _draw(task: Task, tokenizer: PairTokenizer, names: Pool, rng: Random, max_tokens: int) -> _Pair | str:
-    """One pair with its neutral lines, or the reason why there is none."""
-    text = task.generate(rng, names)
-    pair = _tokenise(_settled(text, in_prompt=True), tokenizer)
-    if isinstance(pair, str) and text.positive.hinge:
-        pair = _tokenise(_settled(text, in_prompt=False), tokenizer)
-    if isinstance(pair, str):
-        return pair
-    if pair.n_tokens > max_tokens:
-        return "too_long"
-    before = _neutral_lines(task, tokenizer, names, rng, pair, max_tokens)
-    sides = (replace(side, prompt=line + side.prompt) for side, line in zip(pair.text.sides, before, strict=True))
-    pair = _tokenise(_with_sides(pair.text, *sides), tokenizer)
+def _core(
+    task: Task, tokenizer: PairTokenizer, names: Pool, rng: Random, max_tokens: int, came: Counter[tuple[str, str]]
+) -> _Pair | str:
+    """One pair without neutral lines, of several the one that came least often; or the reason why there is none."""
+    drawn: list[_Pair] = []
+    while len(drawn) < _N_DRAWS and (not drawn or came[drawn[-1].core]):
+        text = task.generate(rng, names)
+        pair = _tokenise(_settled(text, in_prompt=True), tokenizer)
+        if isinstance(pair, str) and text.positive.hinge:
+            pair = _tokenise(_settled(text, in_prompt=False), tokenizer)
+        if isinstance(pair, str):
+            return pair
+        if pair.n_tokens > max_tokens:
+            return "too_long"
+        drawn.append(pair)
+    return min(drawn, key=lambda pair: came[pair.core])
+
+
+def _led(core: _Pair, task: Task, tokenizer: PairTokenizer, names: Pool, rng: Random, max_tokens: int) -> _Pair | str:
+    """The pair with neutral lines before it, or the reason why there is none."""
+    before = _neutral_lines(task, tokenizer, names, rng, core, max_tokens)
+    sides = (replace(side, prompt=line + side.prompt) for side, line in zip(core.text.sides, before, strict=True))
+    pair = _tokenise(_with_sides(core.text, *sides), tokenizer)
     return "too_long" if isinstance(pair, _Pair) and pair.n_tokens > max_tokens else pair
 
 

@@ -303,6 +303,32 @@ def test_batch_picks_pairs(tokenizer):
     assert torch.equal(pairs.batch([1]).tokens, pairs.tokens[1:2])
 
 
+def test_pairs_are_counted_without_their_neutral_lines(tokenizer):
+    pairs = build_pairs("for_while", tokenizer, "heldout", N, seed=0)
+    cores = [(text.positive.prompt.rsplit("\n")[-1], text.negative.prompt.rsplit("\n")[-1]) for text in pairs.texts]
+    expected = [cores.index(core) for core in cores]
+    assert [pairs.groups.tolist().index(group) for group in pairs.groups.tolist()] == expected
+    assert pairs.n_distinct == len(set(cores)) < len(pairs)
+    some = pairs.batch([expected.index(0), 1, 2])
+    assert torch.equal(some.groups, pairs.groups[[0, 1, 2]]) and some.n_distinct == 3
+    uses = Counter(cores).values()
+    assert max(uses) <= min(uses) + 1  # none comes again before all have come
+    for twin in ("nonsense", "labels"):
+        made = build_pairs("for_while", tokenizer, "heldout", N, 0, twin)
+        assert torch.equal(made.groups, pairs.groups)
+    by_hand = PairSet(
+        task="", split="val", seed=0, twin=None, tokens=pairs.tokens[[0, 1, 0]], last=pairs.last[[0, 1, 0]],
+        answers=pairs.answers[[0, 1, 0]], texts=tuple(pairs.texts[i] for i in (0, 1, 0)),
+    )  # fmt: skip
+    assert by_hand.n_distinct == 2 and by_hand.groups[0] == by_hand.groups[2] != by_hand.groups[1]
+
+
+@pytest.mark.parametrize("name", PYTHON_TASKS)
+def test_most_pairs_are_distinct(name, pairs_of):
+    for split in SPLITS:
+        assert pairs_of(name, split).n_distinct >= N // 2
+
+
 @pytest.mark.parametrize("name", PYTHON_TASKS)
 def test_python_prompts_are_the_beginning_of_python(name):
     """Prompt, answer and continuation parse, with a body after an open header and a condition before a lone elif."""
