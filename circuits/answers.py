@@ -17,15 +17,14 @@ from circuits.masks import NodeSpace, ablation_hooks
 from circuits.tasks.loss import answer_logits
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import hooked
-from sparsetrain.model import Transformer
 
 N_LENGTH_GROUPS = 4  # ours: groups of similar length into which evaluations split their pairs
 
 
-def run_answers(model: Transformer, sets: Sequence[PairSet]) -> Tensor:
+def run_answers(model: nn.Module, sets: Sequence[PairSet]) -> Tensor:
     """Answer logits of runs folded into the batch axis: one pass, `[run, n, side, answer]` (all sets of equal size).
 
-    Masks of as many runs must be attached. Runs that share their pairs may be given as the same set many times.
+    The model maps tokens `[batch, pos]` and positions `[batch]` to logits `[batch, d_vocab]` and has hook points. Masks of as many runs must be attached. Runs that share their pairs may be given as the same set many times.
     """
     device = next(model.parameters()).device
     prompts = [pairs.prompts() for pairs in sets]
@@ -39,7 +38,7 @@ def run_answers(model: Transformer, sets: Sequence[PairSet]) -> Tensor:
 
 
 @torch.no_grad()
-def pair_answers(model: Transformer, pairs: PairSet, batch_size: int = 64) -> Tensor:
+def pair_answers(model: nn.Module, pairs: PairSet, batch_size: int = 64) -> Tensor:
     """Uncalibrated answer logits of a pair set, as the model stands: `[n, side, answer]` float32 on the CPU."""
     return torch.cat([run_answers(model, [batch])[0].cpu() for batch in pairs.batches(batch_size)])
 
@@ -53,7 +52,7 @@ class Ablated:
         max_rows: prompts per pass (at least one run's group is always taken whole).
     """
 
-    model: Transformer
+    model: nn.Module
     means: Tensor
     max_rows: int = 256
 

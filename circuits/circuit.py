@@ -21,16 +21,15 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from circuits.answers import pair_answers
-from circuits.compact import CompactCircuit, compile_circuit
+from circuits.compact import CompactCircuit, compile_circuit, compiles
 from circuits.edges import Edge, edge_masks, edge_weights
 from circuits.masks import NodeSpace, ablation_hooks
 from circuits.tasks.loss import Calibration, task_loss
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookFn, NodeId, hooked
-from sparsetrain.model import Transformer
 from sparsetrain.store import write_atomic
 from sparsetrain.typed import Json, from_json
 
@@ -125,7 +124,7 @@ class Circuit:
         """Number of edges, the size of the circuit."""
         return len(self.edges)
 
-    def hooks(self, model: Transformer) -> dict[str, HookFn]:
+    def hooks(self, model: nn.Module) -> dict[str, HookFn]:
         """Hooks of the node circuit: every deleted node emits its mean.
 
         Raises:
@@ -135,7 +134,7 @@ class Circuit:
         device = next(model.parameters()).device
         return ablation_hooks(self.space, self.keep.to(device), self.means.to(device))
 
-    def compile(self, model: Transformer) -> CompactCircuit:
+    def compile(self, model: nn.Module) -> CompactCircuit:
         """The node circuit as a small model of the channels that move (`circuits.compact`).
 
         Raises:
@@ -144,7 +143,7 @@ class Circuit:
         self._check_model(model)
         return compile_circuit(model, self.keep, self.means)
 
-    def _check_model(self, model: Transformer) -> None:
+    def _check_model(self, model: nn.Module) -> None:
         space = NodeSpace.of(model)
         if space != self.space:
             raise ValueError(
@@ -155,7 +154,7 @@ class Circuit:
             )
 
     @contextmanager
-    def attached(self, model: Transformer, kind: Kind = "node") -> Iterator[None]:
+    def attached(self, model: nn.Module, kind: Kind = "node") -> Iterator[None]:
         """Inside the block the model's forward pass is the circuit's; afterwards the model is as it was."""
         node_hooks = self.hooks(model)
         if kind == "node":
@@ -171,7 +170,7 @@ class Circuit:
         ):
             yield
 
-    def answers(self, model: Transformer, pairs: PairSet, kind: Kind = "node", batch_size: int = 64) -> Tensor:
+    def answers(self, model: nn.Module, pairs: PairSet, kind: Kind = "node", batch_size: int = 64) -> Tensor:
         """Calibrated answer logits, `[n, side, answer]` float32.
 
         A node circuit runs in its compact form, which sees no hooks attached to the model; use `attached` to add some.
@@ -180,12 +179,14 @@ class Circuit:
             kind: "node" (the headline) or "edge".
             batch_size: pairs per pass.
         """
-        if kind == "node":  # the compact form equals the masked pass (circuits.compact), in a fraction of its time
+        if kind == "node" and compiles(
+            model
+        ):  # the compact form equals the masked pass (circuits.compact), in a fraction of its time
             return self.calibration.apply(self.compile(model).answers(pairs, batch_size))
         with self.attached(model, kind):
             return self.calibration.apply(pair_answers(model, pairs, batch_size))
 
-    def evaluate(self, model: Transformer, pairs: PairSet, kind: Kind = "node", batch_size: int = 64) -> float:
+    def evaluate(self, model: nn.Module, pairs: PairSet, kind: Kind = "node", batch_size: int = 64) -> float:
         """Calibrated task loss on `pairs`, nats, mean over both sides."""
         return float(task_loss(self.answers(model, pairs, kind, batch_size)))
 

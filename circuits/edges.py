@@ -11,6 +11,9 @@
    does: each head gets one more value channel that is 1 everywhere, and W_o a column for it. (Values are then wider
    than queries, which fused attention may refuse, so such a pass runs the reference attention: the same function.)
 4. Reachability: a kept node does something only on a path from the tokens to the logits.
+
+A dense model of other people has nodes and no edges: its nodes (neurons, heads' channels) read and write the whole residual
+stream, so that between any two of them lies no one weight. It has no joins, and all that follows from them is empty.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -51,8 +54,18 @@ class Join:
     linear: str
 
 
-def joins(model: Transformer) -> list[Join]:
-    """All weight matrices between node hook points, in forward order."""
+NO_EDGES = "nodes of a dense model read and write the whole residual stream, so no single weight joins two of them"
+
+
+def has_edges(model: nn.Module) -> bool:
+    """Whether single weights join the nodes of a model."""
+    return isinstance(model, Transformer)
+
+
+def joins(model: nn.Module) -> list[Join]:
+    """All weight matrices between node hook points, in forward order; none where the model `has_edges` not."""
+    if not isinstance(model, Transformer):
+        return []
     found = []
     for i in range(model.config.n_layer):
         attn, mlp = f"blocks.{i}.attn", f"blocks.{i}.mlp"
@@ -63,24 +76,24 @@ def joins(model: Transformer) -> list[Join]:
     return found
 
 
-def join_weight(model: Transformer, space: NodeSpace, join: Join) -> Tensor:
+def join_weight(model: nn.Module, space: NodeSpace, join: Join) -> Tensor:
     """The matrix of a join over node channels, `[target width, source width]`: columns of positions are left out."""
     return _linear(model, join).weight.detach()[:, : space.widths[space.names.index(join.source)]]
 
 
-def _linear(model: Transformer, join: Join) -> nn.Linear:
+def _linear(model: nn.Module, join: Join) -> nn.Linear:
     linear = model.get_submodule(join.linear)
     assert isinstance(linear, nn.Linear)
     return linear
 
 
-def _attention(model: Transformer, join: Join) -> Attention:
+def _attention(model: nn.Module, join: Join) -> Attention:
     attn = model.get_submodule(join.linear.rpartition(".")[0])
     assert isinstance(attn, Attention)
     return attn
 
 
-def _kept_weights(model: Transformer, space: NodeSpace, keep: Tensor) -> Iterator[tuple[Join, Tensor, Tensor, Tensor]]:
+def _kept_weights(model: nn.Module, space: NodeSpace, keep: Tensor) -> Iterator[tuple[Join, Tensor, Tensor, Tensor]]:
     """Per join the kept channels of its source and of its target, and the weights between them `[target, source]`."""
     kept = space.split(keep.to(next(model.parameters()).device))
     for join in joins(model):
@@ -88,7 +101,7 @@ def _kept_weights(model: Transformer, space: NodeSpace, keep: Tensor) -> Iterato
         yield join, sources, targets, join_weight(model, space, join)[targets][:, sources]
 
 
-def find_edges(model: Transformer, space: NodeSpace, keep: Tensor) -> list[Edge]:
+def find_edges(model: nn.Module, space: NodeSpace, keep: Tensor) -> list[Edge]:
     """The edges of a node circuit: every nonzero weight from a kept node to a kept node, sorted by join and channel.
 
     Args:
@@ -101,12 +114,17 @@ def find_edges(model: Transformer, space: NodeSpace, keep: Tensor) -> list[Edge]
     ]
 
 
-def count_edges(model: Transformer, space: NodeSpace, keep: Tensor) -> int:
+def count_edges(model: nn.Module, space: NodeSpace, keep: Tensor) -> int:
     """Number of edges of a node circuit (`keep`: bool `[n_nodes]`)."""
     return sum(int(weight.count_nonzero()) for *_, weight in _kept_weights(model, space, keep))
 
 
-def degrees(model: Transformer, space: NodeSpace) -> Callable[[Tensor], Tensor]:
+def size_of(model: nn.Module, space: NodeSpace, keep: Tensor) -> int:
+    """What a circuit's size is counted in: edges; nodes, where the model has no edges."""
+    return count_edges(model, space, keep) if has_edges(model) else int(keep.sum())
+
+
+def degrees(model: nn.Module, space: NodeSpace) -> Callable[[Tensor], Tensor]:
     """A function from masks to the number of edges that each node has, or would have, with the kept nodes.
 
     Returns:
@@ -125,14 +143,14 @@ def degrees(model: Transformer, space: NodeSpace) -> Callable[[Tensor], Tensor]:
     return count
 
 
-def count_biases(model: Transformer, space: NodeSpace, keep: Tensor) -> int:
+def count_biases(model: nn.Module, space: NodeSpace, keep: Tensor) -> int:
     """Nonzero biases of kept nodes; counted apart from edges."""
     kept = space.split(keep)
     biases = {join.target: _linear(model, join).bias for join in joins(model)}
     return sum(int(bias.detach()[kept[name]].count_nonzero()) for name, bias in biases.items() if bias is not None)
 
 
-def edge_masks(model: Transformer, space: NodeSpace, edges: list[Edge]) -> dict[str, Tensor]:
+def edge_masks(model: nn.Module, space: NodeSpace, edges: list[Edge]) -> dict[str, Tensor]:
     """Which entries of each join's matrix are edges: linear's path -> bool `[target width, source width]`.
 
     Raises:
@@ -167,7 +185,7 @@ def edge_masks(model: Transformer, space: NodeSpace, edges: list[Edge]) -> dict[
 
 @contextmanager
 def edge_weights(
-    model: Transformer, space: NodeSpace, masks: Mapping[str, Tensor], means: Tensor
+    model: nn.Module, space: NodeSpace, masks: Mapping[str, Tensor], means: Tensor
 ) -> Iterator[dict[str, HookFn]]:
     """For the length of the block, deleted edges carry weight x mean of their source; weights are always put back.
 
@@ -235,7 +253,7 @@ def _append_ones(n_head: int) -> HookFn:
 
 
 @contextmanager
-def narrowed(model: Transformer, space: NodeSpace, used: Tensor, means: Tensor) -> Iterator[dict[str, Tensor]]:
+def narrowed(model: nn.Module, space: NodeSpace, used: Tensor, means: Tensor) -> Iterator[dict[str, Tensor]]:
     """For the length of the block, weights read only the channels that some circuit keeps: same function, less work.
 
     Deleted sources of W_q, W_k, W_v, W_in and W_out are constant, so their share moves into the bias; where no attn_out
@@ -273,12 +291,12 @@ def _no_attention(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None) -> Tenso
     return v
 
 
-def on_path(model: Transformer, space: NodeSpace, keep: Tensor) -> Tensor:
+def on_path(model: nn.Module, space: NodeSpace, keep: Tensor) -> Tensor:
     """Kept nodes that lie on a path from the tokens to the logits.
 
     Paths run along nonzero weights between kept nodes, residual channels, and from q and k to the writes of their head.
     The scale of a norm and the competition in AbsTopK are influences too, but no paths: whoever drops the other nodes
-    checks the loss.
+    checks the loss. In a model without edges every node reads what the tokens write and writes what the logits read.
 
     Args:
         keep: bool `[n_nodes]`.
@@ -286,6 +304,8 @@ def on_path(model: Transformer, space: NodeSpace, keep: Tensor) -> Tensor:
     Returns:
         bool `[n_nodes]`, a subset of `keep`.
     """
+    if not isinstance(model, Transformer):
+        return keep
     kept = space.split(keep.to(next(model.parameters()).device))
     weights = {join: join_weight(model, space, join) != 0 for join in joins(model)}
     into = {join.target: join for join in weights}

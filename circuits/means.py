@@ -74,7 +74,13 @@ class Means:
 
 @torch.no_grad()
 def measure_means(
-    model: nn.Module, windows: Tensor, *, source: str, weights_sha256: str, batch_size: int = 16
+    model: nn.Module,
+    windows: Tensor,
+    *,
+    source: str,
+    weights_sha256: str,
+    last: Tensor | None = None,
+    batch_size: int = 16,
 ) -> Means:
     """Mean activation of every node over token windows.
 
@@ -85,6 +91,7 @@ def measure_means(
         windows: int64 `[n_windows, pos]`, pretraining text that is used for nothing else.
         source: what text that is, in words; kept as provenance.
         weights_sha256: hash of the model's weights; kept as provenance.
+        last: int64 `[n_windows]`, last position of each window; what lies behind is padding. None: there is none.
         batch_size: windows per pass.
 
     Raises:
@@ -97,15 +104,22 @@ def measure_means(
     totals = {name: torch.zeros(width, dtype=torch.float64, device=device) for name, width in _widths(space)}
     counts = {name: torch.zeros(width, dtype=torch.int64, device=device) for name, width in _widths(space)}
 
+    inside = torch.ones_like(windows, dtype=torch.bool)
+    if last is not None:
+        inside = torch.arange(windows.shape[1]) <= last[:, None]
+    shown = inside[:0]
+
     def add(x: Tensor, point: HookPoint) -> Tensor:
-        totals[point.name] += reduce(x.double(), "row pos width -> width", "sum")
-        counts[point.name] += reduce((x != 0).long(), "row pos width -> width", "sum")
+        x_shown = x[shown]  # [token, width]
+        totals[point.name] += reduce(x_shown.double(), "token width -> width", "sum")
+        counts[point.name] += reduce((x_shown != 0).long(), "token width -> width", "sum")
         return x
 
     with hooked(model, dict.fromkeys(space.names, add)):
-        for batch in windows.split(batch_size):
+        for batch, rows in zip(windows.split(batch_size), inside.split(batch_size), strict=True):
+            shown = rows.to(device)
             model(batch.to(device), torch.zeros(len(batch), dtype=torch.int64, device=device))
-    n_tokens = windows.numel()
+    n_tokens = int(inside.sum())
     return Means(
         space=space,
         values=(space.join(totals) / n_tokens).float(),

@@ -15,8 +15,8 @@ TaskStatus = Literal["circuit", "bigram", "failed_by_model", "no_circuit", "unsu
 CardVerdict = Literal["pass", "fail", "not enough data"]
 Sense = Literal["at least", "at most"]
 Side = Literal["positive", "negative"]
-NodeKind = Literal["attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out"]
-"""The places whose channels are nodes, in forward order."""
+NodeKind = Literal["attn_in", "attn_q", "attn_k", "attn_v", "attn_z", "attn_out", "mlp_in", "mlp_neuron", "mlp_out"]
+"""The places whose channels are nodes, in forward order; `attn_z` (what heads hand to the output projection) in models of other people."""
 SIDES: tuple[Side, Side] = ("positive", "negative")
 """Names of the two prompts of a pair."""
 Short = int | float

@@ -24,12 +24,15 @@ NODE_KINDS = ("attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "ml
 WATCH_KINDS = ("resid", "norm_scale", "norm")
 """Places that are watched (or frozen) but never nodes: residual stream before the norm, 1/rms, normed without gain."""
 
+FOREIGN_KINDS = ("attn_z",)
+"""Places that models of other people have and ours do not: what an attention hands to its output projection, head by head."""
+
 HookFn = Callable[[Tensor, "HookPoint"], Tensor]
 
 
 @dataclass(frozen=True)
 class NodeId:
-    """A node: one channel of a hook point that is one of `NODE_KINDS`. Written `blocks.0.mlp.hook_neuron:17`."""
+    """A node: one channel of a hook point whose channels are nodes. Written `blocks.0.mlp.hook_neuron:17`."""
 
     point: str
     channel: int
@@ -58,7 +61,7 @@ class NodeId:
 
     @property
     def kind(self) -> str:
-        """One of `NODE_KINDS`."""
+        """One of `NODE_KINDS` or `FOREIGN_KINDS`."""
         _, _, part, hook = self.point.split(".")
         return f"{part}_{hook.removeprefix('hook_')}"
 
@@ -67,15 +70,17 @@ class HookPoint(nn.Module):
     """Identity on `[batch, pos, width]`, unless functions are attached.
 
     Args:
-        kind: one of `NODE_KINDS` or `WATCH_KINDS`.
+        kind: one of `NODE_KINDS`, `WATCH_KINDS` or `FOREIGN_KINDS`.
         width: size of the last axis.
+        is_node: whether its channels are nodes of a circuit; None: as its kind says.
     """
 
-    def __init__(self, kind: str, width: int) -> None:
+    def __init__(self, kind: str, width: int, is_node: bool | None = None) -> None:
         super().__init__()
-        assert kind in NODE_KINDS + WATCH_KINDS, kind
+        assert kind in NODE_KINDS + WATCH_KINDS + FOREIGN_KINDS, kind
         self.kind = kind
         self.width = width
+        self.is_node = kind in NODE_KINDS if is_node is None else is_node
         self.name = ""
         self.fns: list[HookFn] = []
 
@@ -103,7 +108,7 @@ def hook_points(model: nn.Module) -> dict[str, HookPoint]:
 
 def node_points(model: nn.Module) -> dict[str, HookPoint]:
     """The hook points whose channels are circuit nodes, by name, in forward order."""
-    return {name: point for name, point in hook_points(model).items() if point.kind in NODE_KINDS}
+    return {name: point for name, point in hook_points(model).items() if point.is_node}
 
 
 def select_points(model: nn.Module, names: Iterable[str]) -> dict[str, HookPoint]:

@@ -224,6 +224,11 @@ class Transformer(nn.Module):
         name_hook_points_(self)
         self.init_weights_()
 
+    @property
+    def max_positions(self) -> int | None:
+        """Most positions it can read; None: any number."""
+        return None if self.positions is None else self.config.n_ctx
+
     def init_weights_(self) -> None:
         """Draws every parameter anew from torch's global generator; the module's docstring has the table."""
         for name, p in self.named_parameters():

@@ -24,6 +24,6 @@ own choice hangs on the order of its sums. In a dense model nearly everything is
 `contest` is AbsTopK over rows of which most is never computed, `layers` what is left of attention and MLP, `model` the circuit as a whole.
 """
 
-from circuits.compact.model import CompactCircuit, compile_circuit
+from circuits.compact.model import CompactCircuit, compile_circuit, compiles
 
-__all__ = ["CompactCircuit", "compile_circuit"]
+__all__ = ["CompactCircuit", "compile_circuit", "compiles"]

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from einops import einsum, rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from circuits.compact.layers import AttentionPart, MLPPart, normed
 from circuits.masks import NodeSpace
@@ -189,18 +189,25 @@ class CompactCircuit:
         return self._numbers[torch.searchsorted(self._frames, keys)]
 
 
+def compiles(model: nn.Module) -> bool:
+    """Whether circuits of a model have a compact form: ours in float32."""
+    return isinstance(model, Transformer) and all(p.dtype == torch.float32 for p in model.parameters())
+
+
 @torch.no_grad()
-def compile_circuit(model: Transformer, keep: Tensor, means: Tensor) -> CompactCircuit:
+def compile_circuit(model: nn.Module, keep: Tensor, means: Tensor) -> CompactCircuit:
     """Compiles a node circuit (`Circuit.compile` does it for a saved one).
 
     Args:
-        model: the whole model, in float32.
+        model: the whole model, ours and in float32.
         keep: bool `[n_nodes]` in the order of `NodeSpace.of(model)`.
         means: float32 `[n_nodes]`, what deleted nodes emit.
 
     Raises:
-        ValueError: weights in another dtype than float32, or masks or means that do not fit the model.
+        ValueError: a model of other people, weights in another dtype than float32, or masks or means that do not fit the model.
     """
+    if not isinstance(model, Transformer):
+        raise ValueError(f"compact circuits are for models that were trained here, this is a {type(model).__name__}")
     others = sorted({str(p.dtype) for p in model.parameters() if p.dtype != torch.float32})
     if others:
         raise ValueError(f"compact circuits are for weights in torch.float32, this model has {', '.join(others)}")

@@ -13,14 +13,13 @@ any small circuit: the values of f are kept beside it.
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from circuits.edges import Edge, edge_masks, edge_weights, join_weight, joins
 from circuits.evidence.examination import Examination, criterion
 from circuits.evidence.measurement import Measurement, floats
 from circuits.masks import NodeSpace
 from circuits.tasks.loss import pair_logit_diff
-from sparsetrain.model import Transformer
 from sparsetrain.typed import Json
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -32,7 +31,7 @@ def area(values: Tensor) -> Tensor:
 
 
 def circuit_first(
-    model: Transformer, space: NodeSpace, edges: Sequence[Edge], scores: Mapping[str, Tensor]
+    model: nn.Module, space: NodeSpace, edges: Sequence[Edge], scores: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], int]:
     """Ranks of all nonzero weights, a circuit's edges before all others, each part by falling score.
 

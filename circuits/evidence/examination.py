@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from circuits.answers import Ablated, run_answers
 from circuits.calibrate import calibrated_loss
@@ -63,7 +63,7 @@ class CardInputs:
 class Examination:
     """A circuit in its model, with what it is judged on; whatever several criteria need is computed when first asked."""
 
-    model: Transformer
+    model: nn.Module
     circuit: Circuit
     inputs: CardInputs
     config: CardConfig
@@ -74,6 +74,12 @@ class Examination:
         if compute not in self._kept:
             self._kept[compute] = compute(self)
         return self._kept[compute]
+
+    @property
+    def transformer(self) -> Transformer:
+        """The model, for what is asked of models trained here alone."""
+        assert isinstance(self.model, Transformer)
+        return self.model
 
     @property
     def device(self) -> torch.device:

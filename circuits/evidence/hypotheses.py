@@ -18,7 +18,7 @@ from random import Random
 
 import torch
 from scipy.stats import binom
-from torch import Tensor
+from torch import Tensor, nn
 
 from circuits.answers import pair_answers
 from circuits.circuit import Circuit
@@ -148,14 +148,14 @@ def with_edges(circuit: Circuit, edges: Sequence[Edge]) -> Circuit:
     return replace(circuit, nodes=circuit.space.nodes(keep), edges=tuple(edges))
 
 
-def edge_answers(model: Transformer, circuit: Circuit, pairs: PairSet) -> Tensor:
+def edge_answers(model: nn.Module, circuit: Circuit, pairs: PairSet) -> Tensor:
     """d = logit(A) - logit(B) of the edge circuit, raw: `[n, side]`."""
     with circuit.attached(model, "edge"):
         answers = pair_answers(model, pairs, len(pairs))
     return answers[..., 0] - answers[..., 1]
 
 
-def edge_shifts(model: Transformer, circuit: Circuit, edges: Sequence[Edge], pairs: PairSet) -> list[float]:
+def edge_shifts(model: nn.Module, circuit: Circuit, edges: Sequence[Edge], pairs: PairSet) -> list[float]:
     """Mean |d(C) - d(C without the edge)| in logits for each of `edges`, d = logit(A) - logit(B) of the edge circuit."""
     whole = edge_answers(model, circuit, pairs)
     shifts: list[float] = []
@@ -181,7 +181,7 @@ def minimality_test(exam: Examination) -> Measurement:
     rng, taken = Random(exam.config.seed), {(edge.source, edge.target) for edge in circuit.edges}
     drawn: list[float] = []
     for _ in range(n_draws):
-        path = random_path(model, circuit.space, taken, rng)
+        path = random_path(exam.transformer, circuit.space, taken, rng)
         if path is None:
             return missing("fraction", "no path through one block lies outside the circuit")
         inflated = with_edges(circuit, [*circuit.edges, *path])

@@ -81,9 +81,9 @@ def js_distance(p: Tensor, q: Tensor) -> Tensor:
 
 def heads_used(exam: Examination) -> dict[int, list[int]]:
     """Layer -> heads with a kept q, k or v channel; layers without such heads are left out."""
-    d_head, parts = exam.model.config.d_head, exam.space.split(exam.keep)
+    d_head, parts = exam.transformer.config.d_head, exam.space.split(exam.keep)
     found: dict[int, list[int]] = {}
-    for layer in range(exam.model.config.n_layer):
+    for layer in range(exam.transformer.config.n_layer):
         used = torch.stack([parts[f"blocks.{layer}.attn.hook_{x}"] for x in "qkv"]).any(0)
         heads = rearrange(used, "(head d) -> head d", d=d_head).any(-1)
         if heads.any():
@@ -103,7 +103,7 @@ def attention_shift(exam: Examination) -> Measurement:
     per_head: dict[str, float] = {}
     per_row: list[Tensor] = []
     for layer, heads in used.items():
-        patterns = [_pattern(exam.model, layer, seen)[:, heads] for seen, _ in runs]
+        patterns = [_pattern(exam.transformer, layer, seen)[:, heads] for seen, _ in runs]
         distance = js_distance(*patterns)  # [row, head, query]
         distance = (distance * valid[:, None]).sum(-1) / valid.sum(-1)[:, None]
         per_row.append(distance)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from circuits.calibrate import calibrated_loss
 from circuits.evidence.examination import Examination, criterion, first
@@ -17,7 +17,6 @@ from circuits.evidence.measurement import NO_WINDOWS, Measurement, floats, missi
 from circuits.tasks.loss import task_loss
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookFn, hooked
-from sparsetrain.model import Transformer
 
 
 def damage(exam: Examination, fit: PairSet, heldout: PairSet) -> float:
@@ -44,7 +43,7 @@ def other_tasks(exam: Examination) -> Measurement:
 
 
 @torch.no_grad()
-def window_losses(model: Transformer, windows: Tensor, hooks: Mapping[str, HookFn], batch_size: int = 16) -> Tensor:
+def window_losses(model: nn.Module, windows: Tensor, hooks: Mapping[str, HookFn], batch_size: int = 16) -> Tensor:
     """Next-token loss of each window, `[n]` nats/token.
 
     Args:

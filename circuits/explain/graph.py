@@ -5,10 +5,10 @@ channel; one that writes it (attn_out, mlp_out) moves logits through its unembed
 nodes. The other kinds read and write along edges.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from circuits.circuit import Circuit
 from circuits.explain.words import READS, WRITES, feeds
@@ -18,9 +18,9 @@ from sparsetrain.model import Transformer
 
 
 def drawing(
-    model: Transformer, circuit: Circuit, removal_loss: Tensor, token: Callable[[int], str], n_strongest: int = 6
+    model: nn.Module, circuit: Circuit, removal_loss: Tensor, token: Callable[[int], str], n_strongest: int = 6
 ) -> Drawing:
-    """A circuit as its page draws it.
+    """A circuit as its page draws it; of a model without edges the nodes alone.
 
     Args:
         removal_loss: float `[n_nodes of the space]`, rise of the validation loss when the node alone is removed.
@@ -28,9 +28,25 @@ def drawing(
         n_strongest: tokens named per node and direction; twice as many tokens and nodes together.
     """
     space = circuit.space
+    kept = [NodeId(name, channel) for name in space.names for channel in circuit.nodes.get(name, ())]
+
+    def drawn(node: NodeId, reads: Sequence[Wire] = (), writes: Sequence[Wire] = ()) -> DrawnNode:
+        number = space.number(node)
+        return DrawnNode(
+            id=str(node),
+            layer=node.layer,
+            kind=cast(NodeKind, node.kind),
+            channel=node.channel,
+            mean=float(circuit.means[number]),
+            reads=tuple(reads),
+            writes=tuple(writes),
+            ablation_delta=float(removal_loss[number]),
+        )
+
+    if not isinstance(model, Transformer):
+        return Drawing(nodes=tuple(map(drawn, kept)), edges=())
     embed = model.embed.weight.detach()
     unembed = model.unembed.weight.detach() * model.final_norm.gain.detach()
-    kept = [NodeId(name, channel) for name in space.names for channel in circuit.nodes.get(name, ())]
 
     def tokens(column: Tensor) -> list[Wire]:
         ids = column.abs().topk(min(n_strongest, len(column))).indices.tolist()
@@ -50,18 +66,6 @@ def drawing(
         if node.kind in WRITES:
             readers = [Wire(what=str(other), weight=1.0) for other in kept if feeds(node, other)]
             writes = tokens(unembed[:, channel]) + readers
-        number = space.number(node_id)
-        nodes.append(
-            DrawnNode(
-                id=node_id,
-                layer=node.layer,
-                kind=cast(NodeKind, node.kind),
-                channel=channel,
-                mean=float(circuit.means[number]),
-                reads=strongest(reads),
-                writes=strongest(writes),
-                ablation_delta=float(removal_loss[number]),
-            )
-        )
+        nodes.append(drawn(node, strongest(reads), strongest(writes)))
     edges = tuple(DrawnEdge(source=edge.source, target=edge.target, weight=edge.weight) for edge in circuit.edges)
     return Drawing(nodes=tuple(nodes), edges=edges, d_head=model.config.d_head)

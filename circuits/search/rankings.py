@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 import torch
 from einops import rearrange, repeat
-from torch import Tensor
+from torch import Tensor, nn
 
 from circuits.answers import Ablated, run_answers
 from circuits.edges import edge_weights, join_weight, joins
@@ -105,6 +105,7 @@ def edge_effects(ablated: Ablated, pairs: PairSet, n_steps: int) -> dict[str, Te
     """
     _check_steps(n_steps)
     model, space = ablated.model, ablated.space
+    assert isinstance(model, Transformer), "without edges there are no effects of edges"
     all_joins, values = joins(model), space.split(ablated.values)
     weights = {join.linear: join_weight(model, space, join) for join in all_joins}
     total = {linear: torch.zeros_like(weight) for linear, weight in weights.items()}
@@ -155,7 +156,7 @@ def _carried_gradients(model: Transformer, space: NodeSpace, pairs: PairSet) -> 
     return gradients
 
 
-def strongest_edges(model: Transformer, space: NodeSpace, effects: Mapping[str, Tensor]) -> Tensor:
+def strongest_edges(model: nn.Module, space: NodeSpace, effects: Mapping[str, Tensor]) -> Tensor:
     """Per node the largest absolute effect of an edge that begins or ends there: float `[n_nodes]`, logits."""
     scores = {name: torch.zeros(width) for name, width in zip(space.names, space.widths, strict=True)}
     for join in joins(model):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from circuits.calibrate import calibrated_loss
-from circuits.compact import CompactCircuit, compile_circuit
+from circuits.compact import CompactCircuit, compile_circuit, compiles
 from circuits.edges import on_path
 from circuits.search.cleanup import drop_harmless, without_each
 from circuits.search.learn import Aim, MaskRun, attribution, learn_masks
@@ -56,7 +56,7 @@ class Search:
         by_train = {id(run.train): run.train.batch(slice(0, (len(run.val) + 1) // 2)) for run in runs}
         self.transfer = [by_train[id(run.train)] for run in runs]  # seeds share their pairs, and with them a pass
         self.allowed = [aim.target] * len(runs)
-        self.compiles = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in aim.model.parameters())
+        self.compiles = compiles(aim.model) and aim.device.type == "cpu"
         self._compiled: dict[bytes, CompactCircuit] = {}
 
     def circuits(self, orders: Sequence[Tensor], guesses: Sequence[int]) -> list[Pruned]:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from circuits.answers import Ablated, pair_answers
 from circuits.calibrate import calibrated_loss
 from circuits.circuit import Circuit, Provenance
-from circuits.edges import count_edges, find_edges
+from circuits.edges import find_edges, size_of
 from circuits.intervals import interval
 from circuits.masks import NodeSpace
 from circuits.means import Means
@@ -134,7 +134,7 @@ class TaskSearch:
         ValueError: means of another model.
     """
 
-    model: Transformer
+    model: nn.Module
     task: str
     description: str
     pairs: Pairs
@@ -295,9 +295,9 @@ def best_pruned(subject: TaskSearch, towards: Aim) -> tuple[list[Pruned], Pruned
     config = subject.config
 
     def cost(pruned: Pruned) -> float:
-        """Edges of a circuit that meets the aim; more than any circuit has, growing with the loss, of one that does not."""
+        """Size of a circuit that meets the aim; more than any circuit has, growing with the loss, of one that does not."""
         if pruned.reached:
-            return float(count_edges(subject.model, subject.space, pruned.keep))
+            return float(size_of(subject.model, subject.space, pruned.keep))
         return float(sum(weights.numel() for weights in subject.model.parameters())) * (1 + pruned.loss)
 
     def run(pairs: Pairs, seed: int, settle: float) -> MaskRun:

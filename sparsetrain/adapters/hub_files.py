@@ -41,6 +41,25 @@ class HubTokenizer:
         # An end behind the text would be read as the last token; a text goes on.
         return ids[:-1] if ids and ids[-1] in self._ends else ids
 
+    @property
+    def eot_id(self) -> int:
+        """What a prompt begins with: the token that begins a text, or (as GPT-2 has it) that ends the one before.
+
+        Raises:
+            ValueError: the tokenizer has neither.
+        """
+        for id in (self._backend.bos_token_id, self._backend.eos_token_id):
+            if id is not None:
+                return int(id)
+        raise ValueError(
+            "the model's tokenizer has no token for the beginning or the end of a text, so prompts have nothing to begin with; "
+            "give it one: bos_token in tokenizer_config.json"
+        )
+
+    def inside(self, text: str) -> list[int]:
+        """Ids of a text without anything in front of it or behind it."""
+        return [int(i) for i in self._backend.encode(text, add_special_tokens=False, verbose=False)]
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._backend.decode(list(ids))
 

@@ -4,9 +4,9 @@
    comes out: the blocks are the largest `ModuleList`; a norm belongs to whatever reads its output.
 2. `blocks.<i>.attn.norm.hook_resid` is the residual stream before the norm, `...hook_norm` behind it without its gain,
    `blocks.<i>.attn.hook_in` behind the gain; `hook_out` what is added to the stream; the same for `mlp`, with
-   `mlp.hook_neuron` in front of the last projection; `final_norm` before the unembedding.
+   `mlp.hook_neuron` and `attn.hook_z` (the heads' channels) in front of the last projection; `final_norm` before the unembedding.
 3. What is claimed is checked in that pass: norm x gain must give the norm's output, stream + `attn.hook_out` +
-   `mlp.hook_out` the block's. What does not hold is left out, with the reason.
+   `mlp.hook_out` the block's, the last projection the attention's. What does not hold is left out, with the reason.
 4. Functions come and go through `sparsetrain.hooks.hooked`, as everywhere. Torch's hooks hang on the model during a
    forward pass only, at points that have functions only, and are always taken off.
 """
@@ -23,6 +23,8 @@ from sparsetrain.hooks import HookPoint
 
 N_PROBE = 8
 """Tokens of the pass that finds the modules."""
+CIRCUIT_KINDS = ("attn_z", "mlp_neuron")
+"""The places whose channels are nodes of a circuit in a dense model: those with a basis of their own, unlike the residual stream."""
 MAX_MLP_PROJECTIONS = 3
 """Gate, up and down; more are a mixture of experts, which has no one layer of neurons."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 3e-3}
@@ -76,6 +78,8 @@ class Sites:
 class HookedHubModel(nn.Module):
     """A Hugging Face causal model: tokens `[batch, pos]` int64 -> logits `[batch, pos, d_vocab]` float32.
 
+    With `at` (`[batch]`, int64) the logits at that position of each row: `[batch, d_vocab]`.
+
     Args:
         hub: the model; it is put into eval mode and its weights are frozen.
 
@@ -90,12 +94,13 @@ class HookedHubModel(nn.Module):
         settings = cast(Any, hub).config.get_text_config()
         self.n_ctx: int | None = getattr(settings, "max_position_embeddings", None)
         self.d_vocab = int(settings.vocab_size)
+        self.n_head: int | None = getattr(settings, "num_attention_heads", None)
         found = locate(self._run, hub, min(N_PROBE, self.n_ctx or N_PROBE), self.d_vocab)
         self.left_out = found.left_out
         self._sites = found.sites
         self.points = nn.ModuleList()
         for name, site in found.sites.items():
-            point = HookPoint(site.kind, site.width)
+            point = HookPoint(site.kind, site.width, is_node=site.kind in CIRCUIT_KINDS)
             point.name = name
             self.points.append(point)
 
@@ -104,14 +109,20 @@ class HookedHubModel(nn.Module):
         norm = self._sites[point].norm
         return None if norm is None else norm.gain
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    @property
+    def max_positions(self) -> int | None:
+        """Most positions it can read; None: any number."""
+        return self.n_ctx
+
+    def forward(self, tokens: Tensor, at: Tensor | None = None) -> Tensor:
         if self.n_ctx is not None and tokens.shape[1] > self.n_ctx:
             raise ValueError(f"{tokens.shape[1]} positions, but the model reads {self.n_ctx}; shorten the input")
         active = [point for point in self.points if isinstance(point, HookPoint) and point.fns]
         with ExitStack() as stack:
             for point in active:
                 stack.enter_context(_calling(point, self._sites[point.name], tokens.shape))
-            return self._run(tokens)
+            logits = self._run(tokens)
+        return logits if at is None else logits[torch.arange(len(tokens), device=tokens.device), at]
 
     def _run(self, tokens: Tensor) -> Tensor:
         return self.hub(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits.float()
@@ -123,9 +134,10 @@ def _calling(point: HookPoint, site: Site, shape: torch.Size) -> Iterator[None]:
 
     def through(x: Tensor) -> Tensor:
         # Some models flatten batch and position in front of their MLP.
-        value = x.reshape(*shape, x.shape[-1])
+        value = x if x.shape[:-1] == shape else x.reshape(*shape, x.shape[-1])
         changed = point(value)
-        return x if changed is value else changed.reshape(x.shape)
+        # A hook that asks for gradients has made of the value what the rest must be computed from.
+        return x if changed is value and (value is x or not value.requires_grad) else changed.reshape(x.shape)
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
         key = _hidden_key(args, kwargs)
@@ -302,7 +314,9 @@ class _Found:
             else:
                 used.add(id(norm.module))
                 self.add_norm(f"{name}.{part}.norm", norm, f"{name}.{part}.hook_in")
-            if part == "mlp":
+            if part == "attn":
+                self.add_heads(f"{name}.attn.hook_z", reads)
+            else:
                 self.add_neurons(f"{name}.mlp.hook_neuron", cast(nn.Module, writer), width)
             if adds_up:
                 self.sites[f"{name}.{part}.hook_out"] = Site(
@@ -327,6 +341,20 @@ class _Found:
         if gained is not None:
             kind = "attn_in" if gained.endswith("attn.hook_in") else "mlp_in"
             self.sites[gained] = Site(kind=kind, width=width, module=call.module, place="output")
+
+    def add_heads(self, name: str, attention: _Call) -> None:
+        """What goes into the output projection of an attention: its heads' channels, one head behind the other."""
+        inside = [module for module in attention.module.modules() if _is_projection(module)]
+        ran = [call for call in self.calls if any(call.module is module for module in inside)]
+        last = ran[-1] if ran else None
+        if (
+            last is None
+            or last.output.numel() != attention.output.numel()
+            or _distance(last.output.reshape(attention.output.shape), attention.output) > self.tolerance
+        ):
+            self.left_out[name] = "no projection of the attention gives its output"
+        else:
+            self.sites[name] = Site(kind="attn_z", width=last.input.shape[-1], module=last.module, place="input")
 
     def add_neurons(self, name: str, writer: nn.Module, width: int) -> None:
         """What goes into the last projection of an MLP."""

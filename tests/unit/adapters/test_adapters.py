@@ -12,7 +12,7 @@ from sparsetrain.adapters.hub_files import HubTokenizer
 from sparsetrain.adapters.hugging_face import HookedHubModel
 from sparsetrain.data.tokenizer import train_tokenizer
 from sparsetrain.export import export_model
-from sparsetrain.hooks import hook_points, hooked, record
+from sparsetrain.hooks import hook_points, hooked, node_points, record
 from sparsetrain.model import Transformer
 from sparsetrain.representation.controls import gain_of
 
@@ -34,7 +34,7 @@ WHOLE = [
     f"blocks.{i}.{name}"
     for i in range(2)
     for name in (
-        *(f"attn.{part}" for part in PARTS),
+        *(f"attn.{part}" for part in (*PARTS[:3], "hook_z", "hook_out")),
         *(f"mlp.{part}" for part in (*PARTS[:3], "hook_neuron", "hook_out")),
     )
 ] + ["final_norm.hook_resid", "final_norm.hook_norm"]
@@ -94,6 +94,41 @@ def test_neurons_are_what_the_last_projection_reads():
     torch.testing.assert_close(mlp.down_proj(seen["blocks.1.mlp.hook_neuron"]), seen["blocks.1.mlp.hook_out"])
 
 
+def test_heads_channels_are_what_the_output_projection_reads_head_by_head():
+    hub = hub_model("llama")
+    model = HookedHubModel(hub)
+    with torch.no_grad():
+        _, seen = record(model, TOKENS, WHOLE)
+    attn, x, z = hub.model.layers[1].self_attn, seen["blocks.1.attn.hook_in"], seen["blocks.1.attn.hook_z"]
+    torch.testing.assert_close(attn.o_proj(z), seen["blocks.1.attn.hook_out"])
+    # At the first position a head sees itself alone: its channels are its group's values there.
+    values = attn.v_proj(x[:, 0]).unflatten(-1, (2, 8)).repeat_interleave(2, dim=1)
+    torch.testing.assert_close(z[:, 0], values.flatten(-2))
+    assert (model.n_head, z.shape[-1]) == (4, 32)
+
+
+def test_nodes_of_circuits_are_neurons_and_heads_channels():
+    model = HookedHubModel(hub_model("gpt2"))
+    assert set(node_points(model)) == {f"blocks.{i}.{x}" for i in range(2) for x in ("attn.hook_z", "mlp.hook_neuron")}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mixtral", "opt"])
+def test_gradients_reach_what_a_hook_has_seen(name):
+    model = HookedHubModel(hub_model(name))
+    names = [point for point in hook_points(model) if not point.endswith("hook_norm")]
+    seen = {}
+
+    def keep(x, point):
+        seen[point.name] = x if x.requires_grad else x.requires_grad_()
+        return x
+
+    with hooked(model, dict.fromkeys(names, keep)):
+        logits = model(TOKENS, torch.tensor([3, 10, 7]))
+    grads = torch.autograd.grad(logits.square().sum(), list(seen.values()))
+    assert all(grad.abs().sum() > 0 for grad in grads)
+    torch.testing.assert_close(logits, model(TOKENS)[torch.arange(3), torch.tensor([3, 10, 7])])
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "opt", "gemma"])
 def test_a_function_changes_what_it_names(name):
     hub = hub_model(name)
@@ -114,8 +149,9 @@ def test_a_function_changes_what_it_names(name):
         _, blank = record(model, TOKENS, ["blocks.1.mlp.hook_in"])
     bias = next((m.bias for n, m in hub.named_modules() if n.endswith(BIASED.get(name, "-"))), torch.zeros(32))
     torch.testing.assert_close(blank["blocks.1.mlp.hook_in"], bias.expand(3, 11, 32))
-    with hooked(model, {"blocks.0.mlp.hook_neuron": lambda x, point: torch.zeros_like(x)}):
-        assert not torch.allclose(model(TOKENS), plain)
+    for point in ("blocks.0.mlp.hook_neuron", "blocks.0.attn.hook_z"):
+        with hooked(model, {point: lambda x, point: torch.zeros_like(x)}):
+            assert not torch.allclose(model(TOKENS), plain)
     assert torch.equal(model(TOKENS), plain)
 
 
