@@ -78,10 +78,11 @@ def joins(model: nn.Module) -> list[Join]:
 
 def join_weight(model: nn.Module, space: NodeSpace, join: Join) -> Tensor:
     """The matrix of a join over node channels, `[target width, source width]`: columns of positions are left out."""
-    return _linear(model, join).weight.detach()[:, : space.widths[space.names.index(join.source)]]
+    return linear_of(model, join).weight.detach()[:, : space.widths[space.names.index(join.source)]]
 
 
-def _linear(model: nn.Module, join: Join) -> nn.Linear:
+def linear_of(model: nn.Module, join: Join) -> nn.Linear:
+    """The layer of a join."""
     linear = model.get_submodule(join.linear)
     assert isinstance(linear, nn.Linear)
     return linear
@@ -146,7 +147,7 @@ def degrees(model: nn.Module, space: NodeSpace) -> Callable[[Tensor], Tensor]:
 def count_biases(model: nn.Module, space: NodeSpace, keep: Tensor) -> int:
     """Nonzero biases of kept nodes; counted apart from edges."""
     kept = space.split(keep)
-    biases = {join.target: _linear(model, join).bias for join in joins(model)}
+    biases = {join.target: linear_of(model, join).bias for join in joins(model)}
     return sum(int(bias.detach()[kept[name]].count_nonzero()) for name, bias in biases.items() if bias is not None)
 
 
@@ -202,7 +203,7 @@ def edge_weights(
     hooks: dict[str, HookFn] = {}
     with ExitStack() as stack:
         for join in joins(model):
-            linear, keep = _linear(model, join), masks[join.linear]
+            linear, keep = linear_of(model, join), masks[join.linear]
             weight, bias = linear.weight.detach(), linear.bias
             part = weight[:, : keep.shape[1]]
             if bool(((keep == 1) | (part == 0)).all()):
@@ -271,7 +272,7 @@ def narrowed(model: nn.Module, space: NodeSpace, used: Tensor, means: Tensor) ->
     channels: dict[str, Tensor] = {}
     with ExitStack() as stack:
         for join in joins(model):
-            linear, keep = _linear(model, join), parts[join.source]
+            linear, keep = linear_of(model, join), parts[join.source]
             if join.source.endswith("hook_v"):
                 if not bool(parts[join.target].any()):
                     _swap_attend(stack, _attention(model, join), _no_attention)
@@ -289,6 +290,27 @@ def narrowed(model: nn.Module, space: NodeSpace, used: Tensor, means: Tensor) ->
 def _no_attention(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None) -> Tensor:
     """Stands where everything that reads the attention is deleted."""
     return v
+
+
+def inputs(model: Transformer) -> tuple[Tensor, Tensor]:
+    """Where paths begin: residual channels in which tokens (or added positions) differ, and concatenated positions that are not zero.
+
+    Returns:
+        bool `[d_model]`, bool `[d_pos]` (the columns behind those of nodes in the weights of reads; none without such positions).
+    """
+    embed, positions = model.embed.weight.detach(), model.positions
+    stream = (embed != embed[:1]).any(0)
+    there = (
+        torch.zeros(0, dtype=torch.bool, device=stream.device)
+        if positions is None
+        else (positions.detach() != 0).any(0)
+    )
+    return (stream | there, there[:0]) if model.config.positions == "learned" else (stream, there)
+
+
+def outputs(model: Transformer) -> Tensor:
+    """Residual channels that the logits read, bool `[d_model]`: where paths end."""
+    return (model.unembed.weight.detach() != 0).any(0) & (model.final_norm.gain.detach() != 0)
 
 
 def on_path(model: nn.Module, space: NodeSpace, keep: Tensor) -> Tensor:
@@ -315,13 +337,7 @@ def on_path(model: nn.Module, space: NodeSpace, keep: Tensor) -> Tensor:
         heads = rearrange(channels, "(head d) -> head d", head=model.config.heads).any(-1)
         return repeat(heads, "head -> (head d)", d=model.config.d_head)
 
-    embed, positions = model.embed.weight.detach(), model.positions
-    stream = (embed != embed[:1]).any(0)
-    placed = torch.zeros(0, dtype=torch.bool, device=stream.device)  # columns of positions behind those of nodes
-    if positions is not None and model.config.positions == "learned":
-        stream = stream | (positions.detach() != 0).any(0)
-    elif positions is not None:
-        placed = (positions.detach() != 0).any(0)
+    stream, placed = inputs(model)
     reached: dict[str, Tensor] = {}
     for name in space.names:
         hit = stream
@@ -332,14 +348,14 @@ def on_path(model: nn.Module, space: NodeSpace, keep: Tensor) -> Tensor:
                 source = source | whole_heads(query) | whole_heads(key)
             hit = (weights[join] & source).any(1)
             if join.source.endswith("hook_in") and len(placed):
-                places = _linear(model, join).weight.detach()[:, len(source) :]
+                places = linear_of(model, join).weight.detach()[:, len(source) :]
                 hit = hit | ((places != 0) & placed).any(1)
         reached[name] = hit & kept[name]
         if name.endswith("hook_out"):
             stream = stream | reached[name]
 
     useful: dict[str, Tensor] = {}
-    read = (model.unembed.weight.detach() != 0).any(0) & (model.final_norm.gain.detach() != 0)
+    read = outputs(model)
     writing: dict[str, Tensor] = {}  # channels from which a useful node can be reached, whether kept or not
     for name in reversed(space.names):
         if name.endswith("hook_out"):

@@ -52,7 +52,8 @@ from sparsetrain.store import once
 from sparsetrain.typed import to_dict
 
 RANDOM_NOTE = (
-    "same number of nodes at every hook point, drawn from channels alive in pretraining text; same calibration"
+    "connected circuits of as many edges (5% more or fewer): whole random paths from the logits to the embedding, along nonzero "
+    "weights and channels alive in pretraining text; calibrated by the same rule"
 )
 GATE_OFF_NOTE = "gate off: pruned to the loss that the model has on the search's pairs"
 
@@ -268,6 +269,9 @@ def circuit_entry(subject: TaskSearch, circuit: Circuit, pruned: Pruned, path: s
             n=config.n_random,
             n_beaten=number(sum(own < loss for loss in losses), "circuits", seed=seed, n=n_pairs),
             circuit_loss=number(own, "nats", n=n_pairs),
+            removed=number(
+                float(random_circuits.removed(exam.once(random_circuits.compared).T)), "fraction", seed=seed, n=n_pairs
+            ),
             losses=tuple(losses),
             note=RANDOM_NOTE,
         ),

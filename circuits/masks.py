@@ -73,8 +73,13 @@ class NodeSpace:
 
     def id(self, number: int) -> str:
         """Number -> id, `blocks.0.mlp.hook_neuron:17`."""
+        point, channel = self.place(number)
+        return str(NodeId(self.names[point], channel))
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Number -> index of its hook point, channel."""
         point = bisect_right(self.starts, number) - 1
-        return str(NodeId(self.names[point], number - self.starts[point]))
+        return point, number - self.starts[point]
 
     def number(self, node: NodeId | str) -> int:
         """Id -> number.

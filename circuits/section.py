@@ -208,7 +208,7 @@ class Scaling:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomNecessity:
-    """Necessity of random sets of the circuit's size and place."""
+    """Necessity of random connected circuits of as many edges."""
 
     mean: Number
     hi: Number
@@ -217,11 +217,13 @@ class RandomNecessity:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomLosses:
-    """The circuit among random ones of its size and place; `n_beaten` have a higher loss on the same pairs."""
+    """The circuit among random connected ones of as many edges; `n_beaten` have a higher loss on the same pairs."""
 
     n: int
     n_beaten: Number
     circuit_loss: Number
+    removed: Number
+    """Share of the loss of the best random circuits (5% quantile; at most ln 2) that the circuit takes away."""
     losses: tuple[float, ...]
     note: str
 

@@ -42,6 +42,8 @@ CRITERIA: tuple[Criterion, ...] = (
     searches.nonsense_twin,
     searches.null_models,
     random_circuits.beaten,
+    random_circuits.caught,
+    random_circuits.above_attributed,
     partial.random_partial,
     partial.worst_partial,
     roles.node_roles,

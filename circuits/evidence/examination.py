@@ -155,6 +155,17 @@ class Examination:
         """The full model's, from the fit pairs."""
         return first(calibrated_loss(self.answers(self.everything[None], self.fit))[1])
 
+    def calibration_of(self, masks: Tensor) -> Calibration:
+        """Calibrations `[n_runs]` of other circuits of this model, by the circuit's own rule.
+
+        Args:
+            masks: bool `[n_runs, n_nodes]`.
+        """
+        if self.circuit.provenance.config.get("calibration", "circuit") == "circuit":
+            return calibrated_loss(self.answers(masks, self.fit))[1]
+        own = self.circuit.calibration
+        return Calibration(scale=own.scale.expand(len(masks)), shift=own.shift.expand(len(masks)))
+
     @cached_property
     def calibrated(self) -> Tensor:
         """Calibrated answers of the circuit."""

@@ -14,8 +14,14 @@ class CardConfig:
     max_unfaithful: Above0 = 0.2
     """|F(N) - F(C)| as a share of the effect."""
     min_necessity: Above0 = 0.8
-    min_beaten: Above0 = 0.9
-    """Share of random circuits (or sets) that the circuit must beat."""
+    min_removed: Above0 = 0.75
+    """Share of the loss of the best random circuits (their 5% quantile, at most ln 2) that the circuit must take away."""
+    max_above_attributed: Above0 = 0.05
+    """Loss above that of the best nodes by attribution at as many edges, nats."""
+    min_caught: Above0 = 0.8
+    """Share of the broken circuits that the comparison with random ones must reject."""
+    min_more_needed: Above0 = 0.3
+    """Share of the effect by which more must be lost without the circuit than without random ones on average."""
     max_incomplete: Above0 = 0.2
     """Largest |F(C without K) - F(N without K)| as a share of the effect."""
     min_node_effect: Above0 = 0.01
@@ -58,6 +64,12 @@ class CardConfig:
     """Errors of the model below which its errors are not compared."""
     n_pairs: Count = 64
     """Pairs of each set used at most; the first ones."""
+    min_broken: Count = 3
+    """Broken circuits below which the comparison's power is not judged."""
+    min_broken_rise: Above0 = 0.1
+    """Rise of the loss on the fit pairs from which on a circuit without a node counts as broken, nats."""
+    n_broken: Count = 16
+    """Broken circuits at most: those without the nodes that raise the loss most."""
     n_random: Count = 100
     n_random_pairs: Count = 16
     """Pairs on which random circuits, and random edges, are compared with the circuit's own."""
@@ -99,6 +111,7 @@ PRESETS = {
         n_pairs=32,
         n_random=40,
         n_random_necessity=10,
+        n_broken=8,
         n_subsets=8,
         n_singles=8,
         n_partial=4,

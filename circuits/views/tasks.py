@@ -128,7 +128,7 @@ def _verdicts(tasks: tuple[TaskEntry, ...], target: float) -> list[Block]:
                 label="Circuits that beat every random one",
                 value=f"{beaten} of {len(solved)}",
                 tone="pass" if beaten == len(solved) else "fail",
-                note="random circuits have the same size in the same places",
+                note="random circuits are connected and have as many edges",
             )
         )
     twins = [(task.nonsense_twin, circuit) for task, circuit in solved if task.nonsense_twin]
@@ -247,7 +247,8 @@ def _circuit(task: TaskEntry, circuit: CircuitEntry, target: float) -> list[Bloc
         missed = "" if edges.reached else " (misses the search's aim with all its edges: none dropped)"
         items.append(replace(_count(f"edges after edge pruning{missed}", edges.n_edges), note=""))
         items.append(_key("task loss with these edges", edges.task_loss))
-    items.append(KeyNumber(label="necessity, random sets", value=circuit.necessity_random.mean))
+    items.append(KeyNumber(label="necessity, random circuits", value=circuit.necessity_random.mean))
+    items.append(KeyNumber(label="loss of random circuits taken away", value=circuit.random.removed))
     blocks: list[Block] = [KeyNumbers(items=tuple(items))]
     if circuit.graph.nodes:
         blocks.append(widget(circuit.graph, f"Circuit of {task.task}, seed {circuit.seed}", circuit.viewer))
@@ -278,7 +279,7 @@ def _controls(task: TaskEntry, circuit: CircuitEntry, target: float) -> list[Blo
     if circuit.random.losses:
         blocks.append(
             Strip(
-                title="Task loss beside random circuits of the same size",
+                title="Task loss beside random connected circuits of as many edges",
                 unit="nats",
                 values=circuit.random.losses,
                 values_label="random circuits",

@@ -8,11 +8,9 @@ from functools import partial
 from math import log
 
 import pytest
-import torch
 from cases import PLANTED, PRUNE, TARGET
-from twins import label_twin, nonsense_twin, same_nodes
+from twins import label_twin, no_nodes, nonsense_twin, same_nodes
 
-from circuits.circuit import Circuit, Provenance
 from circuits.evidence.card import report_card
 from circuits.evidence.examination import CardInputs
 from circuits.evidence.searches import permuted_model
@@ -21,7 +19,6 @@ from circuits.masks import NodeSpace
 from circuits.search.learn import Aim, MaskRun
 from circuits.search.search import search
 from circuits.section import card_verdict
-from circuits.tasks.loss import Calibration
 
 MODELS = ("string_closing", "bracket_depth", "two_hop", "shared_detector", "behind_sink", "redundant_heads")
 CARD = replace(
@@ -57,17 +54,7 @@ def test_the_card_passes_the_planted_circuit_and_fails_it_in_permuted_weights(na
     planted = PLANTED[name]
     model, pairs = planted.model(), planted.pair_sets()
     means, space = planted.means(model), NodeSpace.of(model)
-    empty = Circuit(
-        task=name,
-        nodes={},
-        edges=(),
-        space=space,
-        means=means.values,
-        calibration=Calibration(scale=torch.tensor(1.0), shift=torch.tensor(0.0)),
-        provenance=Provenance(
-            weights_sha256="0" * 64, seed=0, config={}, loss_convention="", means_source="", means_n_tokens=1
-        ),
-    )
+    empty = no_nodes(model, name, means.values)
     circuit = same_nodes(model, empty, space.mask(planted.minimal[0][0]), means.values, pairs.fit)
     evidence = CardInputs(fit=pairs.fit, heldout=pairs.heldout, alive=means.alive)
     assert card_verdict(report_card(model, circuit, evidence, CARD)) == "pass"

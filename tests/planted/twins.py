@@ -8,9 +8,11 @@ from torch import Tensor
 
 from circuits.answers import Ablated
 from circuits.calibrate import calibrated_loss
-from circuits.circuit import Circuit
+from circuits.circuit import Circuit, Provenance
 from circuits.edges import find_edges
 from circuits.evidence.examination import first
+from circuits.masks import NodeSpace
+from circuits.tasks.loss import Calibration
 from circuits.tasks.pairs import PairSet
 from sparsetrain.model import Transformer
 
@@ -27,6 +29,21 @@ def label_twin(pairs: PairSet) -> PairSet:
     tokens, last = pairs.tokens.clone(), pairs.last.clone()
     tokens[swapped], last[swapped] = tokens[swapped].flip(1), last[swapped].flip(1)
     return replace(pairs, twin="labels", tokens=tokens, last=last)
+
+
+def no_nodes(model: Transformer, task: str, means: Tensor) -> Circuit:
+    """The empty circuit of a model, uncalibrated: what `same_nodes` makes others of."""
+    return Circuit(
+        task=task,
+        nodes={},
+        edges=(),
+        space=NodeSpace.of(model),
+        means=means,
+        calibration=Calibration(scale=torch.tensor(1.0), shift=torch.tensor(0.0)),
+        provenance=Provenance(
+            weights_sha256="0" * 64, seed=0, config={}, loss_convention="", means_source="", means_n_tokens=1
+        ),
+    )
 
 
 def same_nodes(model: Transformer, circuit: Circuit, keep: Tensor, means: Tensor, fit: PairSet) -> Circuit:

@@ -12,7 +12,6 @@ from circuits.ablate import ablate, parse_nodes
 from circuits.answers import Ablated
 from circuits.calibrate import fit_calibrations
 from circuits.edges import count_edges, degrees, edge_masks, find_edges, joins, on_path
-from circuits.evidence.random_circuits import random_circuits
 from circuits.intervals import interval
 from circuits.masks import NodeMasks, NodeSpace
 from circuits.means import Means, measure_means
@@ -212,18 +211,6 @@ def test_nodes_off_every_path_are_found(model):
 
 
 # --- evidence
-
-
-def test_random_circuits_match_size_and_place(model):
-    space = NodeSpace.of(model)
-    generator = torch.Generator().manual_seed(0)
-    keep, alive = (torch.rand(space.n_nodes, generator=generator) < p for p in (0.05, 0.5))
-    drawn = random_circuits(space, keep, alive, 50, seed=1)
-    for name, part in space.split(drawn).items():
-        assert bool((part.sum(1) == space.split(keep)[name].sum()).all())
-    assert not bool((drawn & ~(alive | keep)).any())
-    assert torch.equal(drawn, random_circuits(space, keep, alive, 50, seed=1))
-    assert len(drawn.unique(dim=0)) == 50
 
 
 def test_bootstrap_interval_covers_the_mean_and_shrinks():

@@ -5,9 +5,9 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from twins import same_nodes
+from twins import no_nodes, same_nodes
 
-from circuits.circuit import Circuit, Provenance
+from circuits.circuit import Circuit
 from circuits.evidence.card import CRITERIA, report_card
 from circuits.evidence.examination import CardInputs, judge
 from circuits.evidence.measurement import Measurement
@@ -17,7 +17,6 @@ from circuits.evidence.thresholds import PRESETS, CardConfig
 from circuits.masks import NodeSpace
 from circuits.means import Means, measure_means
 from circuits.section import CardEntry, CardVerdict, card_verdict
-from circuits.tasks.loss import Calibration
 from circuits.views.card import card_blocks, summary
 from sparsetrain.model import Transformer
 from sparsetrain.report import Report, RunFacts, SectionKind
@@ -46,18 +45,7 @@ def planted_means(model: Transformer) -> Means:
 def planted() -> tuple[Transformer, Means, Circuit, CardInputs]:
     model = string_closing_model()
     means, space, fit = planted_means(model), NodeSpace.of(model), string_pairs(32, seed=1)
-    nothing = Circuit(
-        task="planted_strings",
-        nodes={},
-        edges=(),
-        space=space,
-        means=means.values,
-        calibration=Calibration(scale=torch.tensor(1.0), shift=torch.tensor(0.0)),
-        provenance=Provenance(
-            weights_sha256="0" * 64, seed=0, config={}, loss_convention="", means_source="", means_n_tokens=1
-        ),
-    )
-    circuit = same_nodes(model, nothing, space.mask(NODES), means.values, fit)
+    circuit = same_nodes(model, no_nodes(model, "planted_strings", means.values), space.mask(NODES), means.values, fit)
     nonsense = (NONSENSE_A, NONSENSE_B)
     evidence = CardInputs(
         fit=fit,
@@ -95,7 +83,7 @@ def test_the_planted_circuit_passes(entries):
     assert found["nonsense twin"].verdict == "pass" and found["nonsense twin"].value.value is None
     assert found["shared errors"].verdict == "not enough data"
     assert found["minimality test"].verdict == "not enough data"
-    assert found["sufficiency test"].value.value == pytest.approx(1 / (1 + CONFIG.n_random))
+    assert found["sufficiency test"].value.value < 0.05  # so small a model may draw the circuit itself
 
 
 def test_entries_stand_in_the_order_of_the_criteria_and_survive_json(entries):
@@ -120,8 +108,7 @@ def test_the_card_is_a_function_of_its_inputs(planted, entries):
 
 def test_as_many_random_nodes_fail(planted):
     model, means, circuit, evidence = planted
-    keep = random_circuits(circuit.space, circuit.keep, means.alive & ~circuit.keep, 1, seed=7)[0]
-    assert int(keep.sum()) == circuit.n_nodes
+    keep = random_circuits(model, circuit.space, circuit.keep, means.alive, 1, seed=7)[0]
     other = same_nodes(model, circuit, keep, means.values, evidence.fit)
     found = by_name(report_card(model, other, evidence, CONFIG))
     assert found["sufficiency"].verdict == "fail"
