@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 import torch
 
@@ -43,7 +42,6 @@ from circuits.section import (
 )
 from circuits.tasks import PairText, UnsuitableTask, get_task
 from circuits.tasks.loss import TASK_LOSS_CONVENTION, logit_diff, task_loss
-from sparsetrain.data.pools import pool
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.model import Transformer
 from sparsetrain.stats.number import Number, number
@@ -117,7 +115,6 @@ def find_task(subject: TaskSearch, out_dir: Path | None = None) -> TaskEntry:
 def unsuitable(task: str, reason: str) -> TaskEntry:
     """The entry of a task that has no pairs with this tokenizer: nothing of it was measured."""
     known = get_task(task)
-    text = known.generate(Random(f"{task}/heldout"), pool("heldout"))
 
     def unknown(unit: str) -> Number:
         return number(None, unit, "measured", n=0)
@@ -135,7 +132,7 @@ def unsuitable(task: str, reason: str) -> TaskEntry:
         ),
         empty=EmptyCircuit(loss=unknown("nats")),
         rejected={},
-        example=example_of(text),
+        example=example_of(next(known.examples())),
         circuits=(),
         note=reason,
     )

@@ -32,7 +32,8 @@ from circuits.section import (
     Viewer,
 )
 from circuits.tasks.loss import answer_logits
-from circuits.tasks.pairs import REST, PairSet
+from circuits.tasks.pairs import PairSet
+from circuits.tasks.tokenise import REST
 from sparsetrain.hooks import HookFn, HookPoint, NodeId, hooked, record
 from sparsetrain.kernels import attention_pattern
 from sparsetrain.model import Attention, Transformer

@@ -27,7 +27,8 @@ from circuits.explain.flow import TOKEN, Flow, prompt_flow, prompt_tokens
 from circuits.explain.words import describe
 from circuits.exports.typed import Exported, Sha256
 from circuits.section import SIDES
-from circuits.tasks.pairs import REST, PairSet
+from circuits.tasks.pairs import PairSet
+from circuits.tasks.tokenise import REST
 from sparsetrain.hooks import NODE_KINDS, NodeId
 from sparsetrain.model import Transformer
 from sparsetrain.typed import Index

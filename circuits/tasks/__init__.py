@@ -5,14 +5,18 @@ scores a model's answers. To add a task: write a function with `@task()` in a fa
 """
 
 from circuits.tasks.catalogue import ENGLISH_TASKS, PYTHON_TASKS, TASKS, get_task
-from circuits.tasks.pairs import PairSet, PairTokenizer, Twin, UnsuitableTask, build_pairs
-from circuits.tasks.task import PairText, Side, Task
+from circuits.tasks.pairs import PairSet, Twin, UnsuitableTask, build_pairs
+from circuits.tasks.task import PAIR_SPLITS, GeneratedTask, PairSplit, PairText, Side, Task
+from circuits.tasks.tokenise import PairTokenizer
 
 __all__ = [
     "ENGLISH_TASKS",
+    "PAIR_SPLITS",
     "PYTHON_TASKS",
     "TASKS",
+    "GeneratedTask",
     "PairSet",
+    "PairSplit",
     "PairText",
     "PairTokenizer",
     "Side",

@@ -7,9 +7,9 @@ English ones come from the critique of that paper and are for models trained on 
 import difflib
 
 from circuits.tasks import assignments, brackets, english, files, functions, keywords, loops, quotes
-from circuits.tasks.task import Task
+from circuits.tasks.task import GeneratedTask, Task
 
-TASKS: dict[str, Task] = {
+TASKS: dict[str, GeneratedTask] = {
     task.name: task
     for family in (quotes, brackets, functions, assignments, keywords, loops, files, english)
     for task in family.TASKS

@@ -9,7 +9,7 @@ from sparsetrain.data.pools import Pool
 @task()
 def for_while(rng: Random, pool: Pool) -> PairText:
     """for <name> goes on with in, while <name> with :"""
-    name, spare = rng.sample((*pool.variables, *pool.nouns, *pool.counters), 2)
+    name, spare = rng.sample((*pool.variables, *pool.nouns), 2)
     context = nested(rng, pool, spare)
     return PairText(
         positive=Side(prompt=f"{context}for {name}", answer=" in", continuation=f" {rng.choice(pool.collections)}:\n"),

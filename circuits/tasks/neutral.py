@@ -1,50 +1,49 @@
-"""Harmless lines before a prompt: they vary its position and make the two sides of a pair equally long.
+"""Harmless lines before both prompts of a pair: they vary its position and use none of its names.
 
-Shared lines are the same on both sides. Padding lines differ between the sides, in Python in length alone
-(`size = 3` against `size = 358`). Neither uses a name of the pair.
+They are the same on both sides, to the letter, so that nothing that stands before the prompts tells the sides apart. Prompts of
+unequal length keep their lengths: whatever made them equal would be longer on one side than on the other, and that tells.
 """
 
 from random import Random
 
 from circuits.tasks.task import Language
+from circuits.tasks.tokenise import PairTokenizer
 from sparsetrain.data.pools import Pool
 
-_N_DIGITS, _N_TERMS = 5, 6  # ours: longest number and longest sum of a padding line
-_N_ENGLISH_PADDING = 24  # ours
+_MAX_TOKENS = 24  # ours: of all lines together; more make prompts longer
 
 
-def shared_line(rng: Random, pool: Pool, language: Language, avoid: str) -> str:
-    """One line, ending in a newline, that says nothing about the answer.
+def neutral_lines(rng: Random, tokenizer: PairTokenizer, pool: Pool, language: Language, avoid: str, room: int) -> str:
+    """Lines that say nothing about the answer, of up to `room` tokens. How many tokens at most is drawn first, so that positions vary
+    smoothly and not by whole lines.
 
     Args:
         rng: source of randomness.
+        tokenizer: that of the model.
         pool: names of the split.
         language: that of the task.
         avoid: text whose names must not be used.
+        room: largest number of tokens.
     """
+    room = rng.randint(0, min(room, _MAX_TOKENS))
+    lines = ""
+    while len(tokenizer.encode(lines + (line := neutral_line(rng, pool, language, avoid + lines)))) <= room:
+        lines += line
+    return lines
+
+
+def neutral_line(rng: Random, pool: Pool, language: Language, avoid: str) -> str:
+    """One line, ending in a newline; arguments as in `neutral_lines`."""
     if language == "english":
         noun, adjective = rng.choice(_unused(pool.nouns, avoid)), rng.choice(_unused(pool.adjectives, avoid))
-        return rng.choice(
-            (f"It was a {adjective} day.\n", f"They saw a {noun}.\n", f"They had a {adjective} {noun}.\n")
-        )
+        lines = ("Yes.", f"It was a {adjective} day.", f"They saw a {noun}.", f"They had a {adjective} {noun}.")
+        return rng.choice(lines) + "\n"
     a, b = rng.sample(_unused(pool.variables, avoid), 2)
-    digit = rng.randrange(10)
-    return rng.choice((f"{a} = {digit}\n", f"{a} = {b}\n", f"{a} = {b} + {digit}\n", f"{a} = {b} * {digit}\n"))
-
-
-def padding_lines(rng: Random, pool: Pool, language: Language, avoid: str) -> list[str]:
-    """Lines of many lengths that say nothing about the answer; arguments as in `shared_line`.
-
-    In Python they assign numbers to one name, so that they differ in length alone; in English, where words have no
-    fixed number of tokens, they are shared lines.
-    """
-    if language == "english":
-        return [shared_line(rng, pool, language, avoid) for _ in range(_N_ENGLISH_PADDING)]
-    name = rng.choice(_unused(pool.variables, avoid))
-    digits = "".join(rng.choice("123456789") for _ in range(max(_N_DIGITS, _N_TERMS)))
-    numbers = [f"{name} = {digits[: n + 1]}\n" for n in range(_N_DIGITS)]
-    sums = [f"{name} = {' + '.join(digits[: n + 1])}\n" for n in range(1, _N_TERMS)]  # also if digits are joined
-    return numbers + sums
+    call, digit = f"{rng.choice(_unused(pool.functions, avoid))}()", rng.randrange(10)
+    return (
+        rng.choice(("pass", call, f"{a} = {digit}", f"{a} = {b}", f"{a} = {b} + {digit}", f"{a} = {b} * {digit}"))
+        + "\n"
+    )
 
 
 def _unused(names: tuple[str, ...], text: str) -> list[str]:

@@ -1,36 +1,34 @@
-"""From paired texts to token ids, for any tokenizer.
+"""Sets of pairs as token ids, for any tokenizer.
 
-1. A task generates a pair with the names of one split; a random generator seeded by (task, split, seed) decides all. Pairs
-   that have not come yet are preferred; those that come again have the same group, with other neutral lines.
-2. Prompt and prompt + answer + continuation are tokenised. The prompt's ids must be a prefix of the longer ones on both
-   sides, and the next tokens must differ; else the hinge (see `Side`) moves to the answers, or the pair is rejected.
-3. Neutral lines are put before the prompts: the same on both sides, and where the sides differ in length also a line
-   that is longer on one side by as many tokens.
+1. A task gives texts with the names of one split; random generators seeded by (task, split, seed) decide all. Pairs that have not come
+   yet are preferred; those that come again have the same group, with other neutral lines.
+2. `circuits.tasks.tokenise` makes token ids of a pair, or says why it has none.
+3. Neutral lines are put before the prompts, the same on both sides.
 4. Pairs are stacked, right-padded. A twin keeps the prompts and takes the meaning away.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from random import Random
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from circuits.tasks.catalogue import get_task
-from circuits.tasks.neutral import padding_lines, shared_line
-from circuits.tasks.task import PairText, Side, Task
-from sparsetrain.data.pools import SPLITS, Pool, Split, pool
+from circuits.tasks.neutral import neutral_lines
+from circuits.tasks.task import PAIR_SPLITS, PairSplit, PairText, Task, names_of
+from circuits.tasks.tokenise import Flaw, PairTokenizer, TokenPair, settled, split_ids, tokenise, with_sides
+from sparsetrain.data.pools import SPLITS, pool
 
 Twin = Literal["nonsense", "labels"]
-REST = -1  # answer id that means "every token but the other answer"
 
+MIN_PAIRS = 6  # ours: fewer are no sample
 _MAX_REJECTED = 0.9  # ours: share of tries above which a task does not suit a tokenizer
 _MIN_TRIES = 200  # ours: tries before that share is judged
-_N_MATCHES = 4  # ours: paddings to draw from, the shortest ones; more make prompts longer
 _N_DRAWS = 32  # ours: draws of which the one that came least often is taken
-_N_PROBES = 4  # ours: pairs per split whose answers a nonsense twin must avoid
 # Frequent words that answer no task. A nonsense twin takes two that are one token each.
 _TWIN_WORDS = (  # separated by blanks
     " is when not the and of to this that return import None raise from or it on at be are by can but you all has an "
@@ -42,25 +40,12 @@ class UnsuitableTask(ValueError):
     """A task cannot be put into pairs with this tokenizer: that says something about the two, and nothing about a model."""
 
 
-class PairTokenizer(Protocol):
-    """What is asked of a tokenizer."""
-
-    @property
-    def eot_id(self) -> int:
-        """Id of the document separator."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without a separator before or after it."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class PairSet:
     """Tokenised pairs. Side 0 is positive (right answer A), side 1 negative (right answer B)."""
 
     task: str
-    split: Split
+    split: PairSplit
     seed: int
     twin: Twin | None
     tokens: Tensor  # [n, side, pos] int64: eot, prompt, then eot to the right as padding
@@ -121,14 +106,14 @@ class PairSet:
 def build_pairs(
     task: Task | str,
     tokenizer: PairTokenizer,
-    split: Split,
+    split: PairSplit,
     n: int,
     seed: int,
     twin: Twin | None = None,
     max_tokens: int = 48,
     twin_seed: int = 0,
 ) -> PairSet:
-    """Generate n pairs of a task: a function of (task, tokenizer, split, n, seed, twin, max_tokens, twin_seed).
+    """n pairs of a task, fewer where it has no more: a function of (task, tokenizer, split, n, seed, twin, max_tokens, twin_seed).
 
     Twins keep the prompts. "nonsense" asks for two frequent words that have nothing to do with the task, the same two
     in every split and for every seed (they follow from the task's name and `twin_seed`). "labels" exchanges the prompts
@@ -138,7 +123,7 @@ def build_pairs(
         task: a task or its name.
         tokenizer: that of the model.
         split: "train", "val", "heldout" or "shifted"; their names are disjoint, and "shifted" also has longer and more
-            nested prompts with distractors.
+            nested prompts with distractors; or "paraphrased", the names of "heldout" in another template.
         n: number of pairs.
         seed: decides names, numbers and neutral lines.
         twin: None for the task itself.
@@ -147,12 +132,12 @@ def build_pairs(
 
     Raises:
         ValueError: on an unknown name, n or max_tokens that is too small.
-        UnsuitableTask: a tokenizer in which more than 90% of the pairs are rejected, or with too few words for the nonsense twin; the
+        UnsuitableTask: no pairs of this split, a tokenizer in which more than 90% of the pairs are rejected, or with too few words for the nonsense twin; the
             message gives the reasons and their counts.
     """
     task = get_task(task) if isinstance(task, str) else task
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
+    if split not in PAIR_SPLITS:
+        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(PAIR_SPLITS)}")
     if twin is not None and twin not in get_args(Twin):
         raise ValueError(f"unknown twin {twin!r}: choose None or one of {', '.join(get_args(Twin))}")
     if n < 1:
@@ -160,34 +145,9 @@ def build_pairs(
     if max_tokens < 2:
         raise ValueError(f"max_tokens={max_tokens}: a prompt holds the separator and at least one token")
 
-    names = pool(split)
-    rng = Random(f"{task.name}/{split}/{seed}")
-    pairs: list[_Pair] = []
-    came: Counter[tuple[str, str]] = Counter()  # core -> pairs that have it
-    groups: list[int] = []
-    seen: set[tuple[str, str]] = set()
-    rejected: Counter[str] = Counter()
-    while len(pairs) < n:
-        core = _core(task, tokenizer, names, rng, max_tokens, came)
-        pair = core if isinstance(core, str) else _led(core, task, tokenizer, names, rng, max_tokens)
-        if isinstance(pair, _Pair) and pair.core in seen:
-            pair = "duplicate"
-        if isinstance(core, _Pair) and isinstance(pair, _Pair):
-            seen.add(pair.core)
-            pairs.append(pair)
-            came[core.core] += 1
-            groups.append(list(came).index(core.core))
-        elif isinstance(pair, str):
-            rejected[pair] += 1
-        n_rejected = rejected.total()
-        if n_rejected >= _MIN_TRIES and n_rejected > _MAX_REJECTED * (n_rejected + len(pairs)):
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in rejected.most_common())
-            raise UnsuitableTask(
-                f"task {task.name!r} (split {split!r}, max_tokens={max_tokens}): {n_rejected} of "
-                f"{n_rejected + len(pairs)} pairs rejected ({reasons}); raise max_tokens for too_long, ask for fewer "
-                "pairs for duplicate, otherwise leave this task out for this tokenizer"
-            )
-
+    drawn = _Draws(task, tokenizer, split, seed, max_tokens)
+    pairs, groups = drawn.pairs(n)
+    n = len(pairs)
     if twin == "nonsense":
         words, ids = _twin_answers(task, tokenizer, twin_seed)
         pairs = [_nonsense(pair, words, ids) for pair in pairs]
@@ -208,117 +168,75 @@ def build_pairs(
         last=torch.tensor([[len(ids) - 1 for ids in pair.prompts] for pair in pairs]),
         answers=torch.tensor([pair.answers for pair in pairs]),
         texts=tuple(pair.text for pair in pairs),
-        rejected=dict(rejected),
+        rejected=dict(drawn.rejected),
         groups=torch.tensor(groups),
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Pair:
-    text: PairText
-    prompts: tuple[list[int], list[int]]  # ids, separator first
-    answers: tuple[int, int]
+class _Draws:
+    """Pairs with neutral lines before them, one after another."""
 
-    @property
-    def core(self) -> tuple[str, str]:
-        """Both prompts: of a pair without neutral lines, what makes it another one."""
-        return self.text.positive.prompt, self.text.negative.prompt
+    def __init__(self, task: Task, tokenizer: PairTokenizer, split: PairSplit, seed: int, max_tokens: int) -> None:
+        self.task, self.tokenizer, self.split, self.max_tokens = task, tokenizer, split, max_tokens
+        self.texts = task.texts(split, Random(f"{task.name}/{split}/{seed}"))
+        self.rng = Random(f"{task.name}/{split}/{seed}/lines")
+        self.came: Counter[tuple[str, str]] = Counter()  # key of a pair without its lines -> how often
+        self.rejected: Counter[str] = Counter()
 
-    @property
-    def n_tokens(self) -> int:
-        """Of the longer prompt."""
-        return max(map(len, self.prompts))
+    def pairs(self, n: int) -> tuple[list[TokenPair], list[int]]:
+        """n different pairs, and the group of each."""
+        pairs: dict[tuple[str, str], TokenPair] = {}
+        groups: list[int] = []
+        while len(pairs) < n and (core := self.core()) is not None:
+            pair = core if isinstance(core, str) else self.led(core)
+            if isinstance(pair, TokenPair) and pair.key in pairs:
+                self.rejected["duplicate"] += 1
+            elif isinstance(core, TokenPair) and isinstance(pair, TokenPair):
+                pairs[pair.key] = pair
+                self.came[core.key] += 1
+                groups.append(list(self.came).index(core.key))
+            elif isinstance(pair, str):
+                self.rejected[pair] += 1
+            self.check(len(pairs))
+        if len(pairs) < min(n, MIN_PAIRS):
+            raise UnsuitableTask(
+                f"task {self.task.name!r} has {len(pairs)} pairs of split {self.split!r} with this tokenizer, and "
+                f"{min(n, MIN_PAIRS)} are the least"
+            )
+        return list(pairs.values()), groups
 
+    def core(self) -> TokenPair | Flaw | None:
+        """One pair without neutral lines: of several the one that came least often; None: there are no more."""
+        drawn: list[TokenPair] = []
+        for text in islice(self.texts, _N_DRAWS):
+            pair = tokenise(text, self.tokenizer, self.max_tokens)
+            if isinstance(pair, str):
+                return pair
+            drawn.append(pair)
+            if not self.came[pair.key]:
+                break
+        return min(drawn, key=lambda pair: self.came[pair.key], default=None)
 
-def _core(
-    task: Task, tokenizer: PairTokenizer, names: Pool, rng: Random, max_tokens: int, came: Counter[tuple[str, str]]
-) -> _Pair | str:
-    """One pair without neutral lines, of several the one that came least often; or the reason why there is none."""
-    drawn: list[_Pair] = []
-    while len(drawn) < _N_DRAWS and (not drawn or came[drawn[-1].core]):
-        text = task.generate(rng, names)
-        pair = _tokenise(_settled(text, in_prompt=True), tokenizer)
-        if isinstance(pair, str) and text.positive.hinge:
-            pair = _tokenise(_settled(text, in_prompt=False), tokenizer)
-        if isinstance(pair, str):
-            return pair
-        if pair.n_tokens > max_tokens:
-            return "too_long"
-        drawn.append(pair)
-    return min(drawn, key=lambda pair: came[pair.core])
+    def led(self, core: TokenPair) -> TokenPair | Flaw:
+        """The pair with neutral lines before it, where there are any for its language."""
+        if self.task.language is None:
+            return core
+        used = "".join([*(side.prompt for side in core.text.sides), *(side.answer for side in core.text.sides)])
+        room = self.max_tokens - core.n_tokens
+        lines = neutral_lines(self.rng, self.tokenizer, names_of(self.split), self.task.language, used, room)
+        sides = (replace(side, prompt=lines + side.prompt) for side in core.text.sides)
+        return tokenise(with_sides(core.text, *sides), self.tokenizer, self.max_tokens)
 
-
-def _led(core: _Pair, task: Task, tokenizer: PairTokenizer, names: Pool, rng: Random, max_tokens: int) -> _Pair | str:
-    """The pair with neutral lines before it, or the reason why there is none."""
-    before = _neutral_lines(task, tokenizer, names, rng, core, max_tokens)
-    sides = (replace(side, prompt=line + side.prompt) for side, line in zip(core.text.sides, before, strict=True))
-    pair = _tokenise(_with_sides(core.text, *sides), tokenizer)
-    return "too_long" if isinstance(pair, _Pair) and pair.n_tokens > max_tokens else pair
-
-
-def _with_sides(text: PairText, positive: Side, negative: Side) -> PairText:
-    return replace(text, positive=positive, negative=negative)
-
-
-def _settled(text: PairText, *, in_prompt: bool) -> PairText:
-    """The text with its hinge at the end of the prompts or at the start of the answers."""
-    return _with_sides(
-        text,
-        *(
-            replace(side, prompt=side.prompt + side.hinge, hinge="")
-            if in_prompt
-            else replace(side, answer=side.hinge + side.answer, hinge="")
-            for side in text.sides
-        ),
-    )
-
-
-def _split_ids(side: Side, tokenizer: PairTokenizer) -> tuple[list[int], list[int]]:
-    """Ids of a prompt as it stands alone, and of prompt, answer and continuation together."""
-    return tokenizer.encode(side.prompt), tokenizer.encode(side.prompt + side.answer + side.continuation)
-
-
-def _tokenise(text: PairText, tokenizer: PairTokenizer) -> _Pair | str:
-    prompts, answers = [], []
-    for side in text.sides:
-        prompt, full = _split_ids(side, tokenizer)
-        if full[: len(prompt)] != prompt or len(full) == len(prompt):
-            return "prompt_not_a_prefix"
-        prompts.append([tokenizer.eot_id, *prompt])
-        answers.append(full[len(prompt)])
-    if answers[0] == answers[1]:
-        return "same_answer_token"
-    return _Pair(text=text, prompts=(prompts[0], prompts[1]), answers=(answers[0], REST if text.rest else answers[1]))
-
-
-def _neutral_lines(
-    task: Task, tokenizer: PairTokenizer, names: Pool, rng: Random, pair: _Pair, max_tokens: int
-) -> tuple[str, str]:
-    """Text before the positive and the negative prompt; of equal length in all where there is room for it."""
-    sides = pair.text.sides
-    used = "".join([*(side.prompt for side in sides), *(side.answer for side in sides)])
-    n_positive, n_negative = (len(ids) for ids in pair.prompts)
-    positive = negative = ""
-    if n_positive != n_negative:
-        lines = [(line, len(tokenizer.encode(line))) for line in padding_lines(rng, names, task.language, used)]
-        matches = [
-            (p, q, n_positive + n_p)
-            for p, n_p in lines
-            for q, n_q in lines
-            if n_positive + n_p == n_negative + n_q <= max_tokens
-        ]
-        if matches:
-            shortest = sorted(matches, key=lambda match: match[2])[:_N_MATCHES]
-            positive, negative, n_positive = rng.choice(shortest)
-            used += positive + negative
-    room = max_tokens - max(n_positive, n_negative)
-    for _ in range(rng.randrange(3)):
-        line = shared_line(rng, names, task.language, used)
-        room -= len(tokenizer.encode(line))
-        if room < 0:
-            break
-        positive, negative, used = positive + line, negative + line, used + line
-    return positive, negative
+    def check(self, n: int) -> None:
+        """Stops where nearly everything is rejected."""
+        n_rejected = self.rejected.total()
+        if n_rejected >= _MIN_TRIES and n_rejected > _MAX_REJECTED * (n_rejected + n):
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in self.rejected.most_common())
+            raise UnsuitableTask(
+                f"task {self.task.name!r} (split {self.split!r}, max_tokens={self.max_tokens}): {n_rejected} of "
+                f"{n_rejected + n} pairs rejected ({reasons}); raise max_tokens for too_long, ask for fewer "
+                "pairs for duplicate, otherwise leave this task out for this tokenizer"
+            )
 
 
 def _twin_answers(task: Task, tokenizer: PairTokenizer, twin_seed: int) -> tuple[tuple[str, str], tuple[int, int]]:
@@ -329,14 +247,11 @@ def _twin_answers(task: Task, tokenizer: PairTokenizer, twin_seed: int) -> tuple
         return tokenizer.encode(f"x{text}")[len(start) :]
 
     taken = {inside_line(f" {name}")[0] for split in SPLITS for name in pool(split).names}
-    for split in SPLITS:
-        rng = Random(f"{task.name}/{split}/probe")
-        for _ in range(_N_PROBES):
-            text = task.generate(rng, pool(split))
-            for in_prompt in (True, False):
-                for side in _settled(text, in_prompt=in_prompt).sides:
-                    prompt, full = _split_ids(side, tokenizer)
-                    taken.update(full[len(prompt) : len(prompt) + 1])
+    for text in task.examples():
+        for in_prompt in (True, False):
+            for side in settled(text, in_prompt=in_prompt).sides:
+                prompt, full = split_ids(side, tokenizer)
+                taken.update(full[len(prompt) : len(prompt) + 1])
     words = {f" {word}": inside_line(f" {word}") for word in _TWIN_WORDS.split()}
     free = sorted((word, ids[0]) for word, ids in words.items() if len(ids) == 1 and ids[0] not in taken)
     if len(free) < 2:
@@ -348,12 +263,12 @@ def _twin_answers(task: Task, tokenizer: PairTokenizer, twin_seed: int) -> tuple
     return (word_a, word_b), (a, b)
 
 
-def _nonsense(pair: _Pair, words: tuple[str, str], ids: tuple[int, int]) -> _Pair:
+def _nonsense(pair: TokenPair, words: tuple[str, str], ids: tuple[int, int]) -> TokenPair:
     sides = (replace(side, answer=word, continuation="") for side, word in zip(pair.text.sides, words, strict=True))
-    return replace(pair, text=replace(_with_sides(pair.text, *sides), rest=False), answers=ids)
+    return replace(pair, text=replace(with_sides(pair.text, *sides), rest=False), answers=ids)
 
 
-def _swap_prompts(pair: _Pair) -> _Pair:
+def _swap_prompts(pair: TokenPair) -> TokenPair:
     positive, negative = pair.text.sides
     sides = replace(positive, prompt=negative.prompt), replace(negative, prompt=positive.prompt)
-    return replace(pair, text=_with_sides(pair.text, *sides), prompts=(pair.prompts[1], pair.prompts[0]))
+    return replace(pair, text=with_sides(pair.text, *sides), prompts=(pair.prompts[1], pair.prompts[0]))

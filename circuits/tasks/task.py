@@ -2,19 +2,26 @@
 
 1. A `Side` is a prompt, the answer that follows it and a natural continuation after the answer.
 2. A `PairText` holds the positive side (answer A) and the negative side (answer B, or "anything but A").
-3. A `Task` names a generator `generate(rng, pool) -> PairText`; it knows text only, never token ids.
+3. A `Task` gives texts of a split; it knows text only, never token ids. A `GeneratedTask` has a generator
+   `generate(rng, pool) -> PairText`, and a second one, its paraphrase, for the split `paraphrased`.
 
 `circuits.tasks.pairs.build_pairs` turns texts into token ids for whatever tokenizer the model has.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
-from typing import Literal
+from typing import Literal, get_args
 
-from sparsetrain.data.pools import Pool
+from sparsetrain.data.pools import Pool, pool
 
 Language = Literal["python", "english"]
+PairSplit = Literal["train", "val", "heldout", "shifted", "paraphrased"]
+"""A split of names; `paraphrased` has those of held-out, in a second template that is used for nothing but judging."""
+PAIR_SPLITS: tuple[PairSplit, ...] = get_args(PairSplit)
+_N_EXAMPLES = 4  # ours: of every split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,20 +74,60 @@ Generate = Callable[[Random, Pool], PairText]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(ABC):
     """A behaviour to look for in a model."""
 
-    name: str  # key in TASKS
+    name: str  # also that of its folder
     description: str  # one line, in words
+    language: Language | None = (
+        "python"  # what the model must have read; also the kind of neutral line; None: no such lines
+    )
+
+    @abstractmethod
+    def texts(self, split: PairSplit, rng: Random) -> Iterator[PairText]:
+        """Pairs of a split, in an order that `rng` decides; none where the task has no such split."""
+
+    @abstractmethod
+    def examples(self) -> Iterator[PairText]:
+        """Pairs that show every answer the task has; the first one is its example."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedTask(Task):
+    """A task of templates, which are filled with names."""
+
     generate: Generate
-    language: Language = "python"  # what the model must have read; also the kind of neutral line
+    paraphrase: Generate | None = None  # the same behaviour with the same answers, on another surface
+
+    def texts(self, split: PairSplit, rng: Random) -> Iterator[PairText]:
+        """Pairs without end."""
+        generate = self.paraphrase if split == "paraphrased" else self.generate
+        while generate is not None:
+            yield generate(rng, names_of(split))
+
+    def examples(self) -> Iterator[PairText]:
+        """A few pairs of every split."""
+        splits: tuple[PairSplit, ...] = ("heldout", *PAIR_SPLITS)
+        for split in splits:
+            yield from islice(self.texts(split, Random(f"{self.name}/{split}/example")), _N_EXAMPLES)
 
 
-def task(language: Language = "python") -> Callable[[Generate], Task]:
+def names_of(split: PairSplit) -> Pool:
+    """The names with which a split's pairs, and the lines before them, are made."""
+    return pool("heldout" if split == "paraphrased" else split)
+
+
+def task(language: Language = "python", *, paraphrase: Generate | None = None) -> Callable[[Generate], GeneratedTask]:
     """Makes a task of its generator: the function's name is the task's, its docstring the description."""
 
-    def made(generate: Generate) -> Task:
-        return Task(name=generate.__name__, description=generate.__doc__ or "", generate=generate, language=language)
+    def made(generate: Generate) -> GeneratedTask:
+        return GeneratedTask(
+            name=generate.__name__,
+            description=generate.__doc__ or "",
+            generate=generate,
+            paraphrase=paraphrase,
+            language=language,
+        )
 
     return made
 

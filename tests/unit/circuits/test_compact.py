@@ -17,8 +17,9 @@ from circuits.compact.contest import contenders
 from circuits.compact.layers import normed
 from circuits.masks import NodeSpace, ablation_hooks
 from circuits.tasks.loss import Calibration
-from circuits.tasks.pairs import REST, PairSet
+from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairText, Side
+from circuits.tasks.tokenise import REST
 from sparsetrain.hooks import NODE_KINDS, hook_points, hooked, node_points
 from sparsetrain.kernels import abs_topk_reference
 from sparsetrain.model import ModelConfig, Transformer

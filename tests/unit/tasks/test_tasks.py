@@ -6,6 +6,7 @@ import sysconfig
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from itertools import islice, product
 from pathlib import Path
 from random import Random
 
@@ -18,10 +19,10 @@ from circuits.tasks import (
     ENGLISH_TASKS,
     PYTHON_TASKS,
     TASKS,
+    GeneratedTask,
     PairSet,
     PairText,
     Side,
-    Task,
     build_pairs,
     get_task,
 )
@@ -145,7 +146,6 @@ def test_every_split_follows_the_rules(name, tokenizer, pairs_of):
         n_rejected = sum(pairs.rejected.values())
         assert n_rejected / (n_rejected + len(pairs)) < 0.35
         assert set(pairs.rejected) <= {"duplicate", "same_answer_token", "too_long", "prompt_not_a_prefix"}
-        assert (pairs.last[:, 0] == pairs.last[:, 1]).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("name", PYTHON_TASKS)
@@ -323,6 +323,70 @@ def test_pairs_are_counted_without_their_neutral_lines(tokenizer):
     assert by_hand.n_distinct == 2 and by_hand.groups[0] == by_hand.groups[2] != by_hand.groups[1]
 
 
+def side_told_by(values: torch.Tensor) -> float:
+    """Share of sides that a reader of one number tells apart: `[n, 2]` integers, learned on half of the pairs and judged on the other.
+
+    It knows how often every number, or its neighbours, came on each side.
+    """
+    values = values - values.min()
+    right = []
+    for learned, judged in (values.tensor_split(2), values.tensor_split(2)[::-1]):
+        counts = torch.stack([learned[:, side].bincount(minlength=int(values.max()) + 1).float() for side in (0, 1)])
+        smooth = torch.nn.functional.conv1d(counts[:, None], torch.tensor([[[0.25, 0.5, 0.25]]]), padding=1)[:, 0]
+        says_negative = (smooth[1][judged] > smooth[0][judged]).float()
+        right += [(1 - says_negative[:, 0]).mean(), says_negative[:, 1].mean()]
+    return float(torch.stack(right).mean())
+
+
+FEATURES: dict[str, Callable[[str], int]] = {
+    "characters": len,
+    "lines": lambda text: text.count("\n"),
+    "digits": lambda text: sum(map(str.isdigit, text)),
+    "words": lambda text: len(text.split()),
+    "calls": lambda text: text.count("("),
+}
+
+
+def texts_before(pairs: PairSet) -> list[tuple[str, str]]:
+    """What stands before the prompts that the task's generator wrote, on both sides of every pair."""
+    texts = TASKS[pairs.task].texts(pairs.split, Random(f"{pairs.task}/{pairs.split}/{pairs.seed}"))
+    cores = {
+        (text.positive.prompt + hinge, text.negative.prompt + hinge)
+        for text in islice(texts, 8000)
+        for hinge in {"", text.positive.hinge}
+    }
+    found = []
+    for text in pairs.texts:
+        sides = [side.prompt for side in text.sides]
+        starts = ([0, *(match.end() for match in re.finditer("\n", side))] for side in sides)
+        places = [(i, j) for i, j in product(*starts) if (sides[0][i:], sides[1][j:]) in cores]
+        found.append(tuple(side[:at] for side, at in zip(sides, min(places), strict=True)))
+    return found
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_what_stands_before_the_prompts_tells_nothing(name, tokenizer):
+    pairs = build_pairs(name, tokenizer, "heldout", 400, seed=0, max_tokens=32)
+    before = texts_before(pairs)
+    assert all(positive == negative for positive, negative in before)
+    for feature in FEATURES.values():
+        assert side_told_by(torch.tensor([[feature(side) for side in pair] for pair in before])) == 0.5
+    assert len({len(positive) for positive, _ in before}) > 1  # there is something to read
+    assert side_told_by(pairs.last) < 0.8  # positions vary more than the prompts' own lengths differ
+
+
+def test_the_reader_finds_padding_that_tells():
+    """Numbers that are longer on one side by as many digits as the other prompt has more tokens."""
+    rng = Random(0)
+    digits = [(rng.randint(1, 3), rng.randint(3, 5)) for _ in range(400)]
+    before = [tuple("size = " + "3" * n + "\n" for n in pair) for pair in digits]
+    told = {
+        name: side_told_by(torch.tensor([[f(side) for side in pair] for pair in before]))
+        for name, f in FEATURES.items()
+    }
+    assert told["digits"] > 0.75 and told["characters"] > 0.75 and told["lines"] == 0.5
+
+
 @pytest.mark.parametrize("name", PYTHON_TASKS)
 def test_most_pairs_are_distinct(name, pairs_of):
     for split in SPLITS:
@@ -345,7 +409,9 @@ def test_python_prompts_are_the_beginning_of_python(name):
 def test_bad_requests_name_the_value_and_what_is_allowed(tokenizer):
     with pytest.raises(ValueError, match=r"unknown task 'for_whle': did you mean for_while.*tasks are .*class_init"):
         get_task("for_whle")
-    with pytest.raises(ValueError, match="unknown split 'test': choose one of train, val, heldout, shifted"):
+    with pytest.raises(
+        ValueError, match="unknown split 'test': choose one of train, val, heldout, shifted, paraphrased"
+    ):
         build_pairs("for_while", tokenizer, "test", 4, 0)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="unknown split 'test'"):
         pool("test")  # pyright: ignore[reportArgumentType]
@@ -364,7 +430,7 @@ def test_a_task_with_few_pairs_runs_out_and_says_so(tokenizer):
         side = Side(prompt="for x", answer=" in", continuation=" y")
         return PairText(positive=side, negative=Side(prompt="while x", answer=":", continuation="\n"))
 
-    one = Task(name="one", description="always the same pair", generate=generate)
+    one = GeneratedTask(name="one", description="always the same pair", generate=generate)
     with pytest.raises(ValueError, match="duplicate: "):
         build_pairs(one, tokenizer, "val", 10**6, 0, max_tokens=4)
 
