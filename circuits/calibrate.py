@@ -1,4 +1,4 @@
-"""The calibration of many circuits at once: scale and shift of least task loss, found by Newton steps.
+"""The calibration of many circuits at once: scale and shift, or the shift alone, of least task loss, found by Newton steps.
 
 With d = logit(A) - logit(B) and y = +1, -1 for the two sides, the calibrated loss mean softplus(-y (scale d + shift))
 is a logistic regression in two parameters: convex, so its optimum within 1/4 <= scale <= 4 is a function of the logits
@@ -6,7 +6,16 @@ and not of the optimiser. The source fits it with 16 LBFGS steps, one circuit at
 
 1. For scale at each bound, the best shift; where the loss still falls beyond the bound, the optimum lies there.
 2. Otherwise damped Newton steps in both parameters, from scale 1.
+
+Which calibration a circuit gets (`CalibrationMode`):
+- "model": the shift of the full model, at scale 1, kept for everything that is made of it: circuits, random circuits, ablations.
+  A shift of its own could do a circuit's task, and a scale of its own could make up for what it does not do.
+- "circuit": scale and shift fitted to the circuit, the way of Gao et al. 2025.
+- "none": logits as they are.
 """
+
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +24,7 @@ from torch import Tensor
 
 from circuits.tasks.loss import SCALE_MAX, SCALE_MIN, Calibration, task_loss
 
+CalibrationMode = Literal["model", "circuit", "none"]
 _N_STEPS = 50  # ours: a bound; ten are enough for almost every fit
 _DAMPING = (1.0, 0.5, 0.25, 0.0625, 1 / 256)  # ours: step lengths tried
 _TOLERANCE = 1e-9  # ours: largest gradient left, nats per unit
@@ -32,9 +42,7 @@ def fit_calibrations(answer_logits: Tensor) -> Calibration:
     Source: Gao et al. 2025, A.5; the bounds on the scale and the optimiser are ours.
     """
     shape = answer_logits.shape[:-3]
-    runs = answer_logits.detach().to("cpu", torch.float64).reshape(-1, *answer_logits.shape[-3:])
-    d = rearrange(runs[..., 0] - runs[..., 1], "run n side -> run (side n)")
-    y = torch.cat([torch.ones(runs.shape[1]), -torch.ones(runs.shape[1])]).double()
+    d, y = _differences(answer_logits)
     ones = torch.ones(len(d), dtype=torch.float64)
     settled = torch.zeros(len(d), dtype=torch.bool)
     scale, shift = ones.clone(), ones.clone()
@@ -48,10 +56,49 @@ def fit_calibrations(answer_logits: Tensor) -> Calibration:
     return Calibration(scale=scale.reshape(shape), shift=shift.reshape(shape))
 
 
-def calibrated_loss(answers: Tensor) -> tuple[Tensor, Calibration]:
-    """Task loss of each run after a calibration on the same pairs; `answers` is `[n_runs, n, side, answer]`."""
-    calibration = fit_calibrations(answers)
+def fit_shifts(answer_logits: Tensor) -> Calibration:
+    """The shift that minimises the task loss of each run on these pairs at scale 1; shapes as in `fit_calibrations`."""
+    shape = answer_logits.shape[:-3]
+    d, y = _differences(answer_logits)
+    scale, shift = _newton(d, y, torch.ones(len(d)).double(), torch.zeros(len(d), dtype=torch.bool), fix_scale=True)
+    return Calibration(scale=scale.reshape(shape), shift=shift.reshape(shape))
+
+
+def model_calibration(mode: CalibrationMode, answer_logits: Tensor) -> Calibration:
+    """The full model's own calibration under a mode, from its answers `[n, side, answer]` on pairs that are not reported on."""
+    if mode == "none":
+        return Calibration(scale=torch.tensor(1.0).double(), shift=torch.tensor(0.0).double())
+    return (fit_shifts if mode == "model" else fit_calibrations)(answer_logits)
+
+
+def calibrated_loss(answers: Tensor, kept: Calibration | None = None) -> tuple[Tensor, Calibration]:
+    """Task loss of each run, calibrated on the same pairs.
+
+    Args:
+        answers: `[n_runs, n, side, answer]`.
+        kept: calibrations `[n_runs]` (or of one run, for all) that are kept instead.
+    """
+    calibration = fit_calibrations(answers) if kept is None else kept.expand(len(answers))
     return task_loss(calibration.apply(answers.double())), calibration
+
+
+def stacked(calibrations: Sequence[Calibration | None]) -> Calibration | None:
+    """The calibrations that runs keep, `[n_runs]`; None where they are fitted. All runs do the same."""
+    kept = [calibration for calibration in calibrations if calibration is not None]
+    assert len(kept) in (0, len(calibrations)), "of runs side by side all keep a calibration or none"
+    if not kept:
+        return None
+    return Calibration(
+        scale=torch.stack([calibration.scale for calibration in kept]),
+        shift=torch.stack([calibration.shift for calibration in kept]),
+    )
+
+
+def _differences(answer_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """logit(A) - logit(B) of every prompt, `[run, row]` float64, and +1 or -1 for its side, `[row]`."""
+    runs = answer_logits.detach().to("cpu", torch.float64).reshape(-1, *answer_logits.shape[-3:])
+    d = rearrange(runs[..., 0] - runs[..., 1], "run n side -> run (side n)")
+    return d, torch.cat([torch.ones(runs.shape[1]), -torch.ones(runs.shape[1])]).double()
 
 
 def _loss(d: Tensor, y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

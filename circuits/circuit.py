@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,6 +123,12 @@ class Circuit:
     def n_edges(self) -> int:
         """Number of edges, the size of the circuit."""
         return len(self.edges)
+
+    @property
+    def uncalibrated(self) -> "Circuit":
+        """The same circuit with its logits as they are."""
+        one, none = (torch.tensor(x, dtype=torch.float64) for x in (1.0, 0.0))
+        return replace(self, calibration=Calibration(scale=one, shift=none))
 
     def hooks(self, model: nn.Module) -> dict[str, HookFn]:
         """Hooks of the node circuit: every deleted node emits its mean.

@@ -188,7 +188,7 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
         export = latest_export(folder)
         model = load_model(export)
         space = NodeSpace.of(model)
-        best = {task.task: task.circuits[0] for task in circuits.tasks if task.status == "circuit"}
+        best = {task.task: task.circuits[0] for task in circuits.tasks if task.has_circuit}
         return Member(
             weights_sha256=read_meta(export)["weights_sha256"],
             n_edges=count_edges(model, space, torch.ones(space.n_nodes, dtype=torch.bool)),

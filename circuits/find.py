@@ -2,6 +2,7 @@
 
 1. `examined`, the gate: the full model, calibrated on the fit pairs, must meet the target on held-out pairs. Pruning to a loss
    that the model does not reach would manufacture behaviour. If the empty circuit meets the target too, the task is 'bigram'.
+   Every number of answers is given calibrated and raw.
 2. `circuits.search.task.searched` finds and `save` writes a `Circuit` per seed.
 3. `judged`: evidence on held-out pairs. It takes what a search has just found or what was saved of it (`scripts/verify_report.py`).
 """
@@ -27,6 +28,7 @@ from circuits.search.task import TWIN, FindConfig, Found, TaskSearch, aim, place
 from circuits.section import (
     AblationEntry,
     CircuitEntry,
+    CircuitsSection,
     Definitions,
     EdgeCircuitEntry,
     EmptyCircuit,
@@ -36,8 +38,10 @@ from circuits.section import (
     ModelGate,
     RandomLosses,
     RandomNecessity,
+    RawNumbers,
     Scaling,
     TaskEntry,
+    TaskStatus,
     TwinEntry,
 )
 from circuits.tasks import PairText, UnsuitableTask, get_task
@@ -56,14 +60,22 @@ RANDOM_NOTE = (
 GATE_OFF_NOTE = "gate off: pruned to the loss that the model has on the search's pairs"
 
 
-def definitions(means: Means) -> Definitions:
-    """What the numbers of the section mean."""
-    return Definitions(
-        task_loss=TASK_LOSS_CONVENTION,
-        ablation="mean",
-        kind="node circuit",
-        means=MeansFacts(n_tokens=means.n_tokens, source=means.source),
-        random=RANDOM_NOTE,
+def section_of(means: Means, config: FindConfig, tasks: Sequence[TaskEntry]) -> CircuitsSection:
+    """The section of these tasks, all searched with one config, with what its numbers mean."""
+    return CircuitsSection(
+        definitions=Definitions(
+            task_loss=TASK_LOSS_CONVENTION,
+            ablation="mean",
+            kind="node circuit",
+            means=MeansFacts(n_tokens=means.n_tokens, source=means.source),
+            random=RANDOM_NOTE,
+        ),
+        target_loss=config.target_loss,
+        min_raw_accuracy=config.min_raw_accuracy,
+        min_twin_ratio=config.min_twin_ratio,
+        calibration=config.calibration,
+        gates="on" if config.gate else "off",
+        tasks=tuple(tasks),
     )
 
 
@@ -127,8 +139,9 @@ def unsuitable(task: str, reason: str) -> TaskEntry:
             passed=False,
             accuracy=unknown("fraction"),
             loss=unknown("nats"),
-            loss_uncalibrated=unknown("nats"),
-            scale=unknown("factor"),
+            raw_accuracy=unknown("fraction"),
+            raw_loss=unknown("nats"),
+            calibration=Scaling(scale=1.0, shift=0.0),
         ),
         empty=EmptyCircuit(loss=unknown("nats")),
         rejected={},
@@ -162,8 +175,9 @@ def examined(subject: TaskSearch) -> TaskEntry:
             passed=passed,
             accuracy=subject.accuracy(answers),
             loss=subject.loss(answers),
-            loss_uncalibrated=subject.loss(full),
-            scale=number(float(full_fit.scale), "factor", n=subject.config.n_fit),
+            raw_accuracy=subject.accuracy(full),
+            raw_loss=subject.loss(full),
+            calibration=Scaling(scale=float(full_fit.scale), shift=float(full_fit.shift)),
         ),
         empty=EmptyCircuit(loss=subject.loss(nothing)),
         rejected=dict(pairs.rejected),
@@ -189,20 +203,39 @@ def judged(subject: TaskSearch, entry: TaskEntry, found: Found) -> TaskEntry:
     good = [
         circuit
         for (circuit, _), shown in zip(found.circuits, circuits, strict=True)
-        if shown.task_loss.value is not None and shown.task_loss.value <= subject.config.target_loss
+        if meets_target(shown, subject.config)
     ]
+    twin = None if found.twin is None else twin_entry(subject, found.twin)
     return replace(
         entry,
-        status=entry.status if not entry.gate.passed else "circuit" if good else "no_circuit",
+        status=entry.status if not entry.gate.passed else status(circuits, twin, subject.config),
         note="; ".join(filter(None, (entry.note, None if entry.gate.passed else GATE_OFF_NOTE))) or None,
         circuits=tuple(circuits),
         seeds=MaskSeeds(
             jaccard_nodes=number(jaccard(sets), "fraction", n=len(sets)),
             core_nodes=tuple(sorted(set.intersection(*sets) if sets else (), key=subject.space.number)),
             note=seeds_note(good),
+            n_searches=subject.config.n_searches,
+            n_candidates=number(found.n_candidates, "nodes", "measured"),
         ),
-        nonsense_twin=None if found.twin is None else twin_entry(subject, found.twin),
+        nonsense_twin=twin,
     )
+
+
+def meets_target(circuit: CircuitEntry, config: FindConfig) -> bool:
+    """Whether a circuit reaches the target on held-out pairs, and does the task without any calibration too."""
+    loss, accuracy = circuit.task_loss.value, circuit.raw.accuracy.value
+    return loss is not None and loss <= config.target_loss and (accuracy or 0.0) >= config.min_raw_accuracy
+
+
+def status(circuits: Sequence[CircuitEntry], twin: TwinEntry | None, config: FindConfig) -> TaskStatus:
+    """How the search of a task that the model does ended; the first circuit is the task's."""
+    if not circuits or not meets_target(circuits[0], config):
+        return "no_circuit"
+    n_edges, twin_edges = circuits[0].n_edges.value or 0, None if twin is None else twin.n_edges.value
+    if twin_edges is not None and twin_edges < config.min_twin_ratio * n_edges:
+        return "like_nonsense"
+    return "circuit"
 
 
 def seeds_note(circuits: Sequence[Circuit]) -> str:
@@ -241,7 +274,11 @@ def circuit_entry(subject: TaskSearch, circuit: Circuit, pruned: Pruned, path: s
         ),
     )
     answers, edge_answers = (subject.heldout_answers(circuit, kind) for kind in ("node", "edge"))
-    zeroed = replace(subject.ablated, means=torch.zeros_like(circuit.means)).answers(keep[None], heldout)[0]
+    zeroed = exam.refitted(
+        lambda pairs: exam.hooked_answers(pairs, exam.deleting(keep, torch.zeros_like(circuit.means)))
+    )
+    raw = circuit.uncalibrated.answers(model, heldout, batch_size=config.batch_size)
+    reference = full_fit.apply(full)
     own, *losses = exam.once(random_circuits.losses)
     needed = necessity(full, empty, exam.without[None])
     others_needed = necessity(full[:n_pairs], empty[:n_pairs], exam.once(random_circuits.without)) or [float("nan")]
@@ -254,6 +291,8 @@ def circuit_entry(subject: TaskSearch, circuit: Circuit, pruned: Pruned, path: s
         task_loss=subject.loss(answers),
         val_loss=number(pruned.loss, "nats", n=config.n_val),
         accuracy=subject.accuracy(answers),
+        agreement=subject.agreement(answers, reference),
+        raw=RawNumbers(loss=subject.loss(raw), accuracy=subject.accuracy(raw), agreement=subject.agreement(raw, full)),
         edge_task_loss=subject.loss(edge_answers),
         calibration=Scaling(scale=float(circuit.calibration.scale), shift=float(circuit.calibration.shift)),
         necessity=number(needed[0] if needed else None, "fraction", n=len(heldout)),
@@ -281,9 +320,9 @@ def circuit_entry(subject: TaskSearch, circuit: Circuit, pruned: Pruned, path: s
                 logit_diff=number(float(logit_diff(shown)), "logits", n=len(heldout)),
             )
             for name, shown in (
-                ("full model", full_fit.apply(full)),
+                ("full model", reference),
                 ("circuit: the rest at its mean", answers),
-                ("circuit: the rest at zero", circuit.calibration.apply(zeroed)),
+                ("circuit: the rest at zero", zeroed),
                 ("edge circuit: deleted edges carry means", edge_answers),
                 ("full model without the circuit", full_fit.apply(exam.without)),
                 ("empty circuit", empty_fit.apply(empty)),
@@ -319,8 +358,10 @@ def twin_entry(subject: TaskSearch, pruned: Pruned) -> TwinEntry:
     return TwinEntry(
         path=subject.path(TWIN) if pruned.reached else "",
         reached=pruned.reached,
+        n_searches=subject.config.n_searches,
+        n_candidates=number(pruned.n_candidates, "nodes", "measured"),
         n_nodes=number(int(keep.sum()) if pruned.reached else None, "nodes", status),
         n_edges=number(n_edges, "edges", status),
         task_loss=number(float(task_loss(pruned.calibration.apply(answers))), "nats", status, n=len(heldout)),
-        note=f"answers {words[0]!r} and {words[1]!r}, same prompts, same search",
+        note=f"answers {words[0]!r} and {words[1]!r}, same prompts, same budget",
     )

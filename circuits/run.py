@@ -19,7 +19,7 @@ from circuits.comparison import ComparisonConfig, ComparisonStudy
 from circuits.evidence.gather import CARD_WINDOWS, RunFiles, card_of, solved
 from circuits.evidence.thresholds import CardConfig
 from circuits.explain.activity import MAX_NODES, VERSION, activity
-from circuits.find import definitions, find_once
+from circuits.find import find_once, section_of
 from circuits.formation import FormationConfig, formation_section, halving_steps, look
 from circuits.means import Means, measure_means
 from circuits.search.comparison import ranked_circuits
@@ -242,12 +242,7 @@ def run_circuits(
         means.save(path)
 
     def section(tasks: Sequence[TaskEntry]) -> CircuitsSection:
-        found = CircuitsSection(
-            definitions=definitions(means),
-            target_loss=config.find.target_loss,
-            gates="on" if config.find.gate else "off",
-            tasks=tuple(tasks),
-        )
+        found = section_of(means, config.find, tasks)
         return merge_tasks(known, found)
 
     tasks: list[TaskEntry] = []
@@ -320,7 +315,7 @@ def run_cards(
         on_card(task.task, found)
         return _with_best(task, card=found)
 
-    wanted = [task.task for task in tasks if task.task in names and task.status == "circuit"]
+    wanted = [task.task for task in tasks if task.task in names and task.has_circuit]
     return tuple(_each("report cards", tasks, wanted, judged, progress, on_tasks))
 
 
@@ -358,7 +353,7 @@ def run_baselines(
         found = once(out_dir / task.task / "baselines.json", key, make, tuple[RankedCircuit, ...])
         return replace(task, baselines=found)
 
-    wanted = [task.task for task in tasks if task.task in names and task.status in ("circuit", "no_circuit")]
+    wanted = [task.task for task in tasks if task.task in names and (task.has_circuit or task.status == "no_circuit")]
     return tuple(_each("baselines", tasks, wanted, compared, progress, on_tasks))
 
 
@@ -433,7 +428,10 @@ def describe_task(task: TaskEntry) -> str:
     if task.circuits:
         best = task.circuits[0]
         text += (
-            f"; circuit of {best.n_nodes.value} nodes and {best.n_edges.value} edges, loss {best.task_loss.value:.3f}, "
-            f"beats {best.random.n_beaten.value} of {best.random.n} random ones"
+            f"; circuit of {best.n_nodes.value} nodes and {best.n_edges.value} edges, loss {best.task_loss.value:.3f} (raw "
+            f"{best.raw.loss.value:.3f}, {best.raw.accuracy.value:.0%} right), beats {best.random.n_beaten.value} of {best.random.n} random ones"
         )
+    if task.nonsense_twin is not None:
+        twin = task.nonsense_twin
+        text += f"; nonsense twin: {f'{twin.n_edges.value} edges' if twin.reached else 'no circuit'}"
     return text

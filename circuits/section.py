@@ -11,7 +11,7 @@ from sparsetrain.stats.decisions import Word
 from sparsetrain.stats.number import Number, StepCurve
 from sparsetrain.typed import Json
 
-TaskStatus = Literal["circuit", "bigram", "failed_by_model", "no_circuit", "unsuitable"]
+TaskStatus = Literal["circuit", "like_nonsense", "bigram", "failed_by_model", "no_circuit", "unsuitable"]
 CardVerdict = Literal["pass", "fail", "not enough data"]
 Sense = Literal["at least", "at most"]
 Side = Literal["positive", "negative"]
@@ -207,6 +207,16 @@ class Scaling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RawNumbers:
+    """Of the answers' logits as they are: no scale and no shift."""
+
+    loss: Number
+    accuracy: Number
+    agreement: Number
+    """Share of prompts on which circuit and full model put the same answer ahead."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RandomNecessity:
     """Necessity of random connected circuits of as many edges."""
 
@@ -251,6 +261,9 @@ class CircuitEntry:
     val_loss: Number
     """On the search's pairs."""
     accuracy: Number
+    agreement: Number
+    """Share of prompts on which circuit and full model, both calibrated, put the same answer ahead."""
+    raw: RawNumbers
     edge_task_loss: Number
     """With the edges between kept nodes alone: a deleted edge carries weight x mean of its source."""
     calibration: Scaling
@@ -269,10 +282,15 @@ class CircuitEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class TwinEntry:
-    """The same prompts with unrelated answers: a larger circuit, or none, is reassuring; what missed the target is not saved, its loss `measured`."""
+    """The same prompts with unrelated answers, searched with the task's own budget: a larger circuit, or none, is reassuring; what
+    missed the target is not saved, its loss `measured`."""
 
     path: str
     reached: bool
+    n_searches: int
+    """Seeds x prices (or trials), as many as the task's."""
+    n_candidates: Number
+    """Nodes that its search could choose from."""
     n_nodes: Number
     n_edges: Number
     task_loss: Number
@@ -286,6 +304,9 @@ class MaskSeeds:
     jaccard_nodes: Number
     core_nodes: tuple[str, ...]
     note: str
+    n_searches: int
+    n_candidates: Number
+    """Nodes that the search could choose from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,8 +329,10 @@ class ModelGate:
     passed: bool
     accuracy: Number
     loss: Number
-    loss_uncalibrated: Number
-    scale: Number
+    raw_accuracy: Number
+    raw_loss: Number
+    calibration: Scaling
+    """From the fit pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,8 +359,10 @@ class TaskEntry:
     task: str
     description: str
     status: TaskStatus
-    """`circuit`: the model passes the gate and a circuit reaches the target on held-out pairs; `bigram`: the empty circuit does so
-    already; `failed_by_model`: the model misses the target, nothing is pruned (unless gates are off); `no_circuit`: the search missed it; `unsuitable`: the task cannot be put into pairs with this
+    """`circuit`: the model passes the gate, and the circuit chosen on validation pairs reaches the target on held-out pairs, with a raw
+    accuracy of at least `min_raw_accuracy`; `like_nonsense`: so does it, but the nonsense twin has a circuit that is not
+    `min_twin_ratio` times as large; `bigram`: the empty circuit reaches the target already; `failed_by_model`: the model misses the target, nothing is
+    pruned (unless gates are off); `no_circuit`: the search missed it; `unsuitable`: the task cannot be put into pairs with this
     tokenizer, so that nothing was measured, and `note` says why."""
     gate: ModelGate
     empty: EmptyCircuit
@@ -345,13 +370,18 @@ class TaskEntry:
     """Reason -> pairs left out."""
     example: ExamplePair
     circuits: tuple[CircuitEntry, ...]
-    """Of the mask seeds that reached the search's aim, best first."""
+    """Of the mask seeds that reached the search's aim; the first one was chosen on validation pairs and is the task's circuit."""
     note: str | None = None
     nonsense_twin: TwinEntry | None = None
     seeds: MaskSeeds | None = None
     seconds: Number | None = None
     """Of the search."""
     baselines: tuple[RankedCircuit, ...] | None = None
+
+    @property
+    def has_circuit(self) -> bool:
+        """Whether a circuit meets the target; a nonsense twin of its size does not take it away, it says what it is worth."""
+        return self.status in ("circuit", "like_nonsense")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,6 +421,12 @@ class CircuitsSection:
     definitions: Definitions
     target_loss: float
     """Task loss that a circuit must reach, nats."""
+    min_raw_accuracy: float
+    """Accuracy that it must have without calibration."""
+    min_twin_ratio: float
+    """A circuit of the nonsense twin with fewer edges than this multiple of the task's makes it `like_nonsense`."""
+    calibration: Literal["model", "circuit", "none"]
+    """`model`: the shift of the full model is kept for its circuits; `circuit`: scale and shift fitted to each; `none`."""
     gates: Literal["on", "off"]
     tasks: tuple[TaskEntry, ...]
     baselines: tuple[RankingRatio, ...] | None = None

@@ -100,6 +100,7 @@ def saved(run: Path, subject: TaskSearch, stored: TaskEntry) -> Found:
             loss=val_loss(subject, circuit, pairs),
             reached=True,  # only such circuits are saved
             calibration=circuit.calibration,
+            n_candidates=0,  # measured
             n_ranked=circuit.n_nodes,
             removal_loss=torch.zeros(subject.space.n_nodes),  # drawn in the graph, and no number of the report
         )
@@ -112,13 +113,14 @@ def saved(run: Path, subject: TaskSearch, stored: TaskEntry) -> Found:
         fewer = load(stored.circuits[0].edge_circuit.path)
         with fewer.attached(subject.model, "edge"):
             answers = pair_answers(subject.model, subject.pairs.val, max(1, subject.config.prune.max_rows // 2))
-        edges = fewer, float(calibrated_loss(answers)[0]), True
+        edges = fewer, float(calibrated_loss(answers[None], subject.kept_calibration(subject.pairs))[0]), True
     return Found(circuits=[(circuit, pruned(circuit, subject.pairs)) for circuit in circuits], edges=edges, twin=twin)
 
 
 def val_loss(subject: TaskSearch, circuit: Circuit, pairs: Pairs) -> float:
     """Loss of a saved circuit on the validation pairs, as its search measured it."""
-    run = MaskRun(seed=circuit.provenance.seed, train=pairs.train, val=pairs.val)
+    kept = subject.kept_calibration(pairs)
+    run = MaskRun(seed=circuit.provenance.seed, train=pairs.train, val=pairs.val, calibration=kept)
     return float(Search(aim(subject), [run]).loss(circuit.keep[None], [0])[0][0])
 
 

@@ -7,13 +7,13 @@ circuit and everything between them stand on one scale; task losses are always c
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from circuits.answers import Ablated, run_answers
-from circuits.calibrate import calibrated_loss
+from circuits.calibrate import CalibrationMode, calibrated_loss, model_calibration
 from circuits.circuit import Circuit
 from circuits.evidence.measurement import Measurement, missing
 from circuits.evidence.thresholds import CardConfig
@@ -153,18 +153,28 @@ class Examination:
     @cached_property
     def full_calibration(self) -> Calibration:
         """The full model's, from the fit pairs."""
-        return first(calibrated_loss(self.answers(self.everything[None], self.fit))[1])
+        return model_calibration(self.mode, self.answers(self.everything[None], self.fit)[0])
+
+    @property
+    def mode(self) -> CalibrationMode:
+        """How the circuit was calibrated; everything beside it is calibrated in the same way."""
+        mode = self.circuit.provenance.config.get("calibration", "circuit")
+        return next(known for known in get_args(CalibrationMode) if known == mode)
+
+    @property
+    def kept(self) -> Calibration | None:
+        """The calibration that every ablation keeps; None where each has its own fitted on the fit pairs."""
+        return None if self.mode == "circuit" else self.circuit.calibration
 
     def calibration_of(self, masks: Tensor) -> Calibration:
-        """Calibrations `[n_runs]` of other circuits of this model, by the circuit's own rule.
+        """Calibrations `[n_runs]` of other circuits of this model, by the circuit's own rule; fitted ones are from the fit pairs.
 
         Args:
             masks: bool `[n_runs, n_nodes]`.
         """
-        if self.circuit.provenance.config.get("calibration", "circuit") == "circuit":
-            return calibrated_loss(self.answers(masks, self.fit))[1]
-        own = self.circuit.calibration
-        return Calibration(scale=own.scale.expand(len(masks)), shift=own.shift.expand(len(masks)))
+        if self.kept is not None:
+            return self.kept.expand(len(masks))
+        return calibrated_loss(self.answers(masks, self.fit))[1]
 
     @cached_property
     def calibrated(self) -> Tensor:
@@ -190,9 +200,9 @@ class Examination:
             return run_answers(self.model, [pairs])[0].cpu()
 
     def refitted(self, answers: Callable[[PairSet], Tensor]) -> Tensor:
-        """Held-out answers `[n, side, answer]`, float64, calibrated on the fit pairs, of whatever `answers` runs."""
-        _, calibration = calibrated_loss(answers(self.fit)[None])
-        return first(calibration).apply(answers(self.heldout).double())
+        """Held-out answers `[n, side, answer]`, float64, of whatever `answers` runs, calibrated on the fit pairs if none is kept."""
+        calibration = calibrated_loss(answers(self.fit)[None])[1].first if self.kept is None else self.kept
+        return calibration.apply(answers(self.heldout).double())
 
     @torch.no_grad()
     def recorded(
@@ -237,11 +247,6 @@ class Examination:
         """For shares of the effect where there is none."""
         note = "the model and the empty circuit have the same logit difference"
         return missing("fraction", note, len(self.heldout) if n is None else n)
-
-
-def first(calibration: Calibration) -> Calibration:
-    """The calibration of the first run."""
-    return Calibration(scale=calibration.scale[0], shift=calibration.shift[0])
 
 
 @dataclass(frozen=True, kw_only=True)

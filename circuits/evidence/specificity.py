@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from circuits.calibrate import calibrated_loss
-from circuits.evidence.examination import Examination, criterion, first
+from circuits.calibrate import model_calibration
+from circuits.evidence.examination import Examination, criterion
 from circuits.evidence.measurement import NO_WINDOWS, Measurement, floats, missing
 from circuits.tasks.loss import task_loss
 from circuits.tasks.pairs import PairSet
@@ -21,9 +21,9 @@ from sparsetrain.hooks import HookFn, hooked
 
 def damage(exam: Examination, fit: PairSet, heldout: PairSet) -> float:
     """Rise of a task's loss in nats when the circuit is taken out of the model, under the model's calibration."""
-    _, calibration = calibrated_loss(exam.answers(exam.everything[None], fit))
+    calibration = model_calibration(exam.mode, exam.answers(exam.everything[None], fit)[0])
     masks = torch.stack([exam.everything, ~exam.keep])
-    before, after = floats(task_loss(first(calibration).apply(exam.answers(masks, heldout).double())))
+    before, after = floats(task_loss(calibration.apply(exam.answers(masks, heldout).double())))
     return after - before
 
 

@@ -50,7 +50,8 @@ def ranked_circuits(subject: TaskSearch, out_dir: Path) -> tuple[RankedCircuit, 
         out_dir: gets `<task>/baselines/<method>/circuit.json` for every circuit that meets the target.
     """
     towards = aim(subject)
-    run = MaskRun(seed=0, train=subject.pairs.train, val=subject.pairs.val)
+    kept = subject.kept_calibration(subject.pairs)
+    run = MaskRun(seed=0, train=subject.pairs.train, val=subject.pairs.val, calibration=kept)
     scored = run.train.batch(slice(0, N_SCORED_PAIRS))
     entries = []
     for i, (method, scores) in enumerate(METHODS.items()):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuits.calibrate import calibrated_loss
+from circuits.calibrate import calibrated_loss, stacked
 from circuits.compact import CompactCircuit, compile_circuit, compiles
 from circuits.edges import on_path
 from circuits.search.cleanup import drop_harmless, without_each
@@ -36,6 +36,7 @@ class Pruned:
         loss: calibrated task loss on the validation pairs, nats.
         reached: whether that is at most the target.
         calibration: fitted on the validation pairs.
+        n_candidates: nodes that the search could choose from.
         n_ranked: nodes that the bisection kept, before the clean-up.
         removal_loss: float `[n_nodes]`, rise of the loss when one kept node is removed (same calibration); 0 elsewhere.
     """
@@ -44,6 +45,7 @@ class Pruned:
     loss: float
     reached: bool
     calibration: Calibration
+    n_candidates: int
     n_ranked: int
     removal_loss: Tensor
 
@@ -82,6 +84,7 @@ class Search:
                     loss=float(loss[0]),
                     reached=float(loss[0]) <= self.aim.target,
                     calibration=Calibration(scale=calibration.scale[0], shift=calibration.shift[0]),
+                    n_candidates=len(orders[run]),
                     n_ranked=int(ranked.sum()),
                     removal_loss=rise,
                 )
@@ -130,12 +133,17 @@ class Search:
 
     def loss(self, keep: Tensor, which: Sequence[int]) -> tuple[Tensor, Calibration]:
         """Calibrated losses `[n]` of circuits, the i-th on the validation pairs of run `which[i]`."""
-        return calibrated_loss(self.answers(keep, [self.runs[run].val for run in which]))
+        return calibrated_loss(self.answers(keep, [self.runs[run].val for run in which]), self.kept(which))
+
+    def kept(self, which: Sequence[int]) -> Calibration | None:
+        """The calibrations that runs keep; None where they are fitted."""
+        return stacked([self.runs[run].calibration for run in which])
 
     def candidates(self) -> tuple[Tensor, Tensor]:
         """Per run the nodes of highest attribution, bool `[n_runs, n_nodes]`, and ranks in [0, 1] (1 for the highest).
 
-        Where the full model meets the target and those nodes by themselves do not, twice as many are let in.
+        Where the full model meets the target and those nodes by themselves do not, twice as many are let in; controls get as
+        many as the others needed.
         """
         cfg, space, n_runs = self.aim.config, self.aim.space, len(self.runs)
         scores: dict[int, Tensor] = {}
@@ -145,16 +153,16 @@ class Search:
         orders = [scores[id(run.val)].argsort(descending=True) for run in self.runs]
         keep = torch.ones(n_runs, space.n_nodes, dtype=torch.bool)
         full, _ = self.loss(keep, range(n_runs))
-        share = cfg.candidate_share
-        short = list(range(n_runs))
-        while short and share < 1:
-            for run in short:
+        share, open_runs = cfg.candidate_share, list(range(n_runs))
+        while open_runs and share < 1:
+            for run in open_runs:
                 keep[run] = self._prefix(orders[run], max(1, round(share * space.n_nodes)))
             share *= 2
-            solvable = [run for run in short if full[run] <= self.aim.target]
+            solvable = [run for run in open_runs if full[run] <= self.aim.target and not self.runs[run].control]
             losses, _ = self.loss(keep[solvable], solvable) if solvable else (torch.zeros(0), None)
             short = [run for run, loss in zip(solvable, losses.tolist(), strict=True) if loss > self.aim.target]
-        keep[short] = True
+            open_runs = short + [run for run in open_runs if self.runs[run].control] if short else []
+        keep[open_runs] = True
         places = torch.stack([order.argsort() for order in orders])
         return keep, (1 - places / keep.sum(1, keepdim=True)).clamp(min=0)
 
@@ -220,7 +228,7 @@ class Search:
         few, elsewhere = self.runs[run].val.batch(some), self.transfer[run].batch(some)
 
         def few_losses(masks: Tensor) -> Tensor:
-            losses, calibration = calibrated_loss(self.aim.answers(masks, few))
+            losses, calibration = calibrated_loss(self.aim.answers(masks, few), self.runs[run].calibration)
             transferred = task_loss(calibration.apply(self.aim.answers(masks, elsewhere).double()))
             return torch.maximum(losses, transferred * self.aim.target / self.allowed[run])
 
@@ -237,7 +245,7 @@ class Search:
         )
         nodes = keep.nonzero().flatten()
         answers = self.aim.answers(torch.cat([keep[None], without_each(keep, nodes)]), few)
-        base, calibration = calibrated_loss(answers[0])
+        base, calibration = calibrated_loss(answers[:1], self.runs[run].calibration)
         rise = torch.zeros(self.aim.space.n_nodes)
         rise[nodes] = (task_loss(calibration.apply(answers[1:].double())) - base).float()
         return keep, rise

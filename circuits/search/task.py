@@ -1,10 +1,11 @@
 """One task in one model: its pairs, its search for circuits, and where they are saved.
 
-1. Pairs: train (pruning), fit (calibration of the full and the empty model), val (bisection, clean-up, calibration of
-   circuits), heldout (everything reported). Disjoint; names differ between train, val and held-out.
+1. Pairs: train (pruning), fit (the full model's calibration; which seed's circuit is shown first), val (bisection, clean-up),
+   heldout (everything reported, and nothing chosen). Disjoint; names differ between train, val and held-out.
 2. `TaskSearch` is what search and evidence are functions of; `full` and `empty` are computed once.
-3. `searched`: all seeds and the nonsense twin in one batch (`circuits.search.search`), towards a stricter loss on val, and no
-   worse on train, whose names differ from val's. `save` writes what it found.
+3. `searched`: all seeds of the task and of its nonsense twin in one batch (`circuits.search.search`), towards a stricter loss on
+   val, and no worse on train, whose names differ from val's. The twin gets what the task gets: seeds, prices, trials, candidates,
+   and the calibration that the full model has on its answers. `save` writes what was found.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from circuits.answers import Ablated, pair_answers
-from circuits.calibrate import calibrated_loss
+from circuits.calibrate import CalibrationMode, calibrated_loss, model_calibration
 from circuits.circuit import Circuit, Provenance
 from circuits.edges import find_edges, size_of
 from circuits.intervals import interval
@@ -48,6 +49,13 @@ class FindConfig:
     """Task loss to reach, nats (paper, section 2.2)."""
     margin: Share = 0.85
     """The search aims at margin * target_loss on its own pairs, so that held-out pairs meet the target too."""
+    calibration: CalibrationMode = "model"
+    """What is done to the answers' logits: `model` keeps the shift that the full model has on the fit pairs, `circuit` fits scale and
+    shift to each circuit (paper, A.5), `none` leaves them."""
+    min_raw_accuracy: float = 0.75
+    """Accuracy without any calibration below which a circuit is not called found."""
+    min_twin_ratio: Above0 = 1.5
+    """Edges of the nonsense twin's circuit over the task's below which the task's is not distinguishable from nonsense."""
     gate: bool = True
     """False prunes even where the model fails, to the loss that it has: for smoke tests, and the report says so."""
     seeds: tuple[int, ...] = (0, 1)
@@ -77,7 +85,14 @@ class FindConfig:
     """Pairs per pass when a saved circuit is evaluated; part of the recorded number."""
     prune: PruneConfig = field(default_factory=PruneConfig)
 
+    @property
+    def n_searches(self) -> int:
+        """Searches of a task, and as many of its twin."""
+        return len(self.seeds) * (self.trials or len(self.settle))
+
     def __post_init__(self) -> None:
+        if not 0 <= self.min_raw_accuracy <= 1:
+            raise ValueError(f"min_raw_accuracy={self.min_raw_accuracy} must be from 0 to 1")
         if not self.settle:
             raise ValueError("settle=[] must be at least one number in (0, 1]")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -205,17 +220,23 @@ class TaskSearch:
     @cached_property
     def full(self) -> tuple[Tensor, Calibration]:
         """Held-out answer logits of the full model, and its calibration on the fit pairs."""
-        fit, heldout = (
-            pair_answers(self.model, pairs, self.config.batch_size) for pairs in (self.pairs.fit, self.pairs.heldout)
-        )
-        return heldout, calibrated_loss(fit)[1]
+        return pair_answers(self.model, self.pairs.heldout, self.config.batch_size), self.calibration(self.pairs)
 
     @cached_property
     def empty(self) -> tuple[Tensor, Calibration]:
-        """The same of the empty circuit, which sees the current token alone."""
+        """The same of the empty circuit, which sees the current token alone; fitted to it, so that no bigram hides behind a shift."""
         nothing = torch.zeros(1, self.space.n_nodes, dtype=torch.bool)
         fit, heldout = (self.ablated.answers(nothing, pairs)[0] for pairs in (self.pairs.fit, self.pairs.heldout))
-        return heldout, calibrated_loss(fit)[1]
+        return heldout, model_calibration(self.config.calibration, fit)
+
+    def calibration(self, pairs: Pairs) -> Calibration:
+        """The full model's calibration for the answers of these pairs: the task's own, or a twin's."""
+        answers = pair_answers(self.model, pairs.fit, self.config.batch_size)
+        return model_calibration(self.config.calibration, answers)
+
+    def kept_calibration(self, pairs: Pairs) -> Calibration | None:
+        """What circuits for these pairs keep of it; None where each has its own fitted."""
+        return None if self.config.calibration == "circuit" else self.calibration(pairs)
 
     def heldout_answers(self, circuit: Circuit, kind: Literal["node", "edge"] = "node") -> Tensor:
         """Calibrated answers of a circuit on the held-out pairs."""
@@ -234,6 +255,12 @@ class TaskSearch:
         """Task loss of calibrated answers."""
         return self.mean(pair_task_loss(answers), "nats", float(task_loss(answers)))
 
+    def agreement(self, answers: Tensor, reference: Tensor) -> Number:
+        """Share of prompts on which two runs' answers `[n, side, answer]` put the same one ahead."""
+        ahead, other = (x[..., 0] > x[..., 1] for x in (answers, reference))
+        same = (ahead == other).double().mean(-1)
+        return self.mean(same, "fraction", float(same.mean()))
+
     def accuracy(self, answers: Tensor) -> Number:
         """Share of sides answered rightly."""
         return self.mean(pair_accuracy(answers), "fraction", float(pair_accuracy(answers).mean()))
@@ -245,11 +272,13 @@ class Found:
 
     Args:
         circuits: those that meet the search's aim, with how they were found; the best first.
+        n_candidates: nodes that the task's search could choose from, the most of any seed.
         edges: the best one's edge circuit, its loss on the validation pairs, and whether that meets the aim.
-        twin: of the nonsense twin.
+        twin: the best of the nonsense twin.
     """
 
     circuits: Sequence[tuple[Circuit, Pruned]] = ()
+    n_candidates: int = 0
     edges: tuple[Circuit, float, bool] | None = None
     twin: Pruned | None = None
 
@@ -259,7 +288,8 @@ def aim(subject: TaskSearch, passed: bool = True) -> Aim:
     config = subject.config
     target = config.margin * config.target_loss
     if not passed:
-        loss, _ = calibrated_loss(pair_answers(subject.model, subject.pairs.val, config.batch_size))
+        answers = pair_answers(subject.model, subject.pairs.val, config.batch_size)[None]
+        loss, _ = calibrated_loss(answers, subject.kept_calibration(subject.pairs))
         target = max(target, float(loss) + 0.01)
     return Aim(
         model=subject.model,
@@ -272,26 +302,27 @@ def aim(subject: TaskSearch, passed: bool = True) -> Aim:
 
 
 def searched(subject: TaskSearch, towards: Aim) -> Found:
-    """The circuits of all seeds that meet the aim on the validation pairs, ordered by held-out loss and size."""
+    """The circuits of all seeds that meet the aim on the validation pairs; first those that meet the target on the fit pairs too,
+    which no search sees, then the smallest. Held-out pairs choose nothing."""
     config = subject.config
     best, twin = best_pruned(subject, towards)
     found = [(circuit_of(subject, seed, p), p) for seed, p in zip(config.seeds, best, strict=True) if p.reached]
 
     def rank(entry: tuple[Circuit, Pruned]) -> tuple[bool, int, int]:
         circuit = entry[0]
-        misses = float(task_loss(subject.heldout_answers(circuit))) > config.target_loss
+        misses = circuit.evaluate(subject.model, subject.pairs.fit, batch_size=config.batch_size) > config.target_loss
         return misses, circuit.n_edges, circuit.n_nodes
 
     found.sort(key=rank)
     edges = None
     if config.prune_edges and found:
-        fewer, loss = prune_edges(towards, found[0][0], subject.pairs.val)
+        fewer, loss = prune_edges(towards, found[0][0], subject.pairs.val, subject.kept_calibration(subject.pairs))
         edges = fewer, loss, loss <= towards.target
-    return Found(circuits=found, edges=edges, twin=twin)
+    return Found(circuits=found, n_candidates=max(p.n_candidates for p in best), edges=edges, twin=twin)
 
 
 def best_pruned(subject: TaskSearch, towards: Aim) -> tuple[list[Pruned], Pruned | None]:
-    """The best of every seed's trials, and of the nonsense twin's, which gets as many."""
+    """The best of every seed's trials, and the best of the nonsense twin's seeds, which are as many with as many trials each."""
     config = subject.config
 
     def cost(pruned: Pruned) -> float:
@@ -300,26 +331,38 @@ def best_pruned(subject: TaskSearch, towards: Aim) -> tuple[list[Pruned], Pruned
             return float(size_of(subject.model, subject.space, pruned.keep))
         return float(sum(weights.numel() for weights in subject.model.parameters())) * (1 + pruned.loss)
 
-    def run(pairs: Pairs, seed: int, settle: float) -> MaskRun:
-        return MaskRun(seed=seed, train=pairs.train, val=pairs.val, settle=settle)
+    sides = [pairs for pairs in (subject.pairs, subject.twin) if pairs is not None]
+    calibrations = [subject.kept_calibration(pairs) for pairs in sides]
 
-    wanted = [(subject.pairs, seed) for seed in config.seeds]
-    if subject.twin is not None:
-        wanted.append((subject.twin, config.seeds[0]))
+    def run(side: int, seed: int, settle: float) -> MaskRun:
+        return MaskRun(
+            seed=seed,
+            train=sides[side].train,
+            val=sides[side].val,
+            settle=settle,
+            calibration=calibrations[side],
+            control=side > 0,
+        )
+
+    wanted = [(side, seed) for side in range(len(sides)) for seed in config.seeds]
+    best: list[Pruned] = []
     if config.trials:
+        for side, seed in wanted:
+            widest = max((p.n_candidates for p in best), default=0) / subject.space.n_nodes if side else 0.0
 
-        def tune(pairs: Pairs, seed: int) -> Pruned:
-            def trial(settings: PruneConfig, settle: float) -> Pruned:
-                return search(replace(towards, config=settings), [run(pairs, seed, settle)])[0]
+            def trial(
+                settings: PruneConfig, settle: float, side: int = side, seed: int = seed, widest: float = widest
+            ) -> Pruned:
+                settings = replace(settings, candidate_share=max(settings.candidate_share, widest))
+                return search(replace(towards, config=settings), [run(side, seed, settle)])[0]
 
-            return tuned(trial, cost, config.prune, config.trials, seed)
-
-        best = [tune(pairs, seed) for pairs, seed in wanted]
+            best.append(tuned(trial, cost, config.prune, config.trials, seed))
     else:
-        runs = [run(pairs, seed, settle) for pairs, seed in wanted for settle in config.settle]
+        runs = [run(side, seed, settle) for side, seed in wanted for settle in config.settle]
         pruned, n = search(towards, runs), len(config.settle)
         best = [min(pruned[i : i + n], key=cost) for i in range(0, len(pruned), n)]
-    return best[: len(config.seeds)], best[-1] if subject.twin is not None else None
+    n_seeds = len(config.seeds)
+    return best[:n_seeds], min(best[n_seeds:], key=cost, default=None)
 
 
 def circuit_of(subject: TaskSearch, seed: int, pruned: Pruned) -> Circuit:

@@ -111,6 +111,15 @@ class Calibration:
     scale: Tensor  # [...] one per run, within [SCALE_MIN, SCALE_MAX]
     shift: Tensor  # [...] one per run, in logits
 
+    def expand(self, n_runs: int) -> "Calibration":
+        """One calibration for each of `n_runs` runs: that of a single run repeated, or these."""
+        return Calibration(scale=self.scale.expand(n_runs), shift=self.shift.expand(n_runs))
+
+    @property
+    def first(self) -> "Calibration":
+        """That of the first run."""
+        return Calibration(scale=self.scale[0], shift=self.shift[0])
+
     def apply(self, answer_logits: Tensor) -> Tensor:
         """Calibrated answer logits, of the same shape [..., n, side, answer] and differentiable in them."""
         scale = self.scale.to(answer_logits)[..., None, None, None]

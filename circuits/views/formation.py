@@ -45,8 +45,8 @@ def _first(tasks: Sequence[FormationTask]) -> Table:
     )
     rows = []
     for task in tasks:
-        passes = _since(task.points, lambda point: point.status in ("circuit", "no_circuit"))
-        found = _since(task.points, lambda point: point.status == "circuit")
+        passes = _since(task.points, lambda point: point.status in ("circuit", "like_nonsense", "no_circuit"))
+        found = _since(task.points, lambda point: point.status in ("circuit", "like_nonsense"))
         sizes = (None, None, None, None)
         if found is not None:
             edges = (value_of(found.n_edges), value_of(task.points[-1].n_edges))

@@ -147,7 +147,9 @@ def _tasks_tile(tasks: TasksEntry) -> Tile:
     if not tasks.tasks:
         return _tile(label, MISSING, " ".join(tasks.notes))
     counts = [
-        None if not any(sides) else sum(side is not None and side.status == "circuit" for side in sides)
+        None
+        if not any(sides)
+        else sum(side is not None and side.status in ("circuit", "like_nonsense") for side in sides)
         for sides in ([pair.a for pair in tasks.tasks], [pair.b for pair in tasks.tasks])
     ]
     n = len(tasks.tasks)

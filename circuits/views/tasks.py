@@ -33,6 +33,7 @@ from sparsetrain.stats.number import Number
 
 STATUS: dict[TaskStatus, tuple[str, Tone]] = {
     "circuit": ("circuit found", "pass"),
+    "like_nonsense": ("not distinguishable from nonsense", "fail"),
     "bigram": ("bigram", "none"),
     "failed_by_model": ("model fails", "warn"),
     "no_circuit": ("no circuit", "fail"),
@@ -40,7 +41,8 @@ STATUS: dict[TaskStatus, tuple[str, Tone]] = {
 }
 """Words and tone of each status."""
 STATUS_HELP = (
-    "circuit found: the model passes the gate and a circuit reaches the target loss; bigram: the empty circuit, which "
+    "circuit found: the model passes the gate, a circuit reaches the target loss and answers rightly without calibration too; not "
+    "distinguishable from nonsense: so it does, but unrelated answers have a circuit of about its size; bigram: the empty circuit, which "
     "sees only the current token, already does; model fails: the full model misses the target, so nothing is pruned; "
     "no circuit: the model passes, the search did not reach the target; does not suit: this tokenizer makes no pairs of the task's texts"
 )
@@ -52,7 +54,11 @@ COLUMNS = (
     Column(label="Empty", form="number", help="task loss of the circuit without nodes, which sees the current token"),
     Column(label="Nodes", form="number"),
     Column(label="Edges", form="number", help="nonzero weights between kept nodes: the circuit's size"),
-    Column(label="Task loss", form="number", help="of the smallest circuit found, on held-out pairs"),
+    Column(label="Task loss", form="number", help="of the circuit chosen on validation pairs, on held-out pairs"),
+    Column(label="Raw loss", form="number", help="the same without calibration"),
+    Column(
+        label="Raw accuracy", form="number", unit="fraction", help="of the circuit without calibration; .5 is chance"
+    ),
     Column(label="Random beaten", form="number", help="random circuits of the same size and place with a higher loss"),
     Column(
         label="Necessity",
@@ -80,9 +86,9 @@ def circuits(section: CircuitsSection) -> list[Block]:
         f"over ordinary text, and the task loss must stay at {target} or below on pairs the search never saw. Each "
         "task is a pair of prompts with two different right answers."
     )
-    first = next((task for task in tasks if task.status == "circuit"), None)
+    first = next((task for task in tasks if task.has_circuit), None)
     return [
-        *_verdicts(tasks, target),
+        *_verdicts(section),
         Text(text=intro),
         Table(title="Tasks", columns=COLUMNS, rows=tuple(_row(task, target) for task in tasks)),
         Text(text=_definitions(section.definitions), tone="note"),
@@ -91,16 +97,9 @@ def circuits(section: CircuitsSection) -> list[Block]:
     ]
 
 
-def best(task: TaskEntry, target: float) -> CircuitEntry | None:
-    """The smallest circuit that reaches the target, or the one of lowest loss if none does."""
-
-    def loss(circuit: CircuitEntry) -> float:
-        assert circuit.task_loss.value is not None
-        return circuit.task_loss.value
-
-    found = [circuit for circuit in task.circuits if circuit.task_loss.value is not None]
-    reached = [circuit for circuit in found if loss(circuit) <= target]
-    return min(reached, key=_size) if reached else min(found, key=loss, default=None)
+def best(task: TaskEntry) -> CircuitEntry | None:
+    """The circuit that was chosen on validation pairs."""
+    return task.circuits[0] if task.circuits else None
 
 
 def _size(entry: CircuitEntry | TwinEntry) -> int | float:
@@ -108,9 +107,10 @@ def _size(entry: CircuitEntry | TwinEntry) -> int | float:
     return -1 if size is None else size
 
 
-def _verdicts(tasks: tuple[TaskEntry, ...], target: float) -> list[Block]:
+def _verdicts(section: CircuitsSection) -> list[Block]:
     # a task that is solved without any node stays out of the verdicts
-    solved = [(task, circuit) for task in tasks if task.status == "circuit" and (circuit := best(task, target))]
+    tasks, target = section.tasks, section.target_loss
+    solved = [(task, circuit) for task in tasks if task.has_circuit and (circuit := best(task))]
     n_suited = sum(task.status != "unsuitable" for task in tasks)
     others = f"; {len(tasks) - n_suited} more do not suit the tokenizer" if n_suited < len(tasks) else ""
     blocks: list[Block] = [
@@ -131,26 +131,25 @@ def _verdicts(tasks: tuple[TaskEntry, ...], target: float) -> list[Block]:
                 note="random circuits are connected and have as many edges",
             )
         )
-    twins = [(task.nonsense_twin, circuit) for task, circuit in solved if task.nonsense_twin]
+    twins = [task.nonsense_twin for task, _ in solved if task.nonsense_twin]
     if twins:
-        # or the twin cannot be pruned to the target at all
-        larger = sum(not twin.reached or _size(twin) > _size(circuit) for twin, circuit in twins)
+        larger = sum(task.status == "circuit" for task, _ in solved if task.nonsense_twin)
         blocks.append(
             Tile(
-                label="Nonsense twins that are larger",
+                label="Circuits that nonsense does not have",
                 value=f"{larger} of {len(twins)}",
-                tone="pass" if larger == len(twins) else "warn",
-                note="a twin asks for unrelated answers; a real circuit should be smaller",
+                tone="pass" if larger == len(twins) else "fail",
+                note=f"no circuit for unrelated answers has less than {section.min_twin_ratio:g} times the edges, at equal budget",
             )
         )
     return blocks
 
 
 def _row(task: TaskEntry, target: float) -> tuple[Any, ...]:
-    accuracy, circuit = task.gate.accuracy, best(task, target)
-    found: tuple[Any, ...] = (None, None, None, MISSING, None)
+    accuracy, circuit = task.gate.accuracy, best(task)
+    found: tuple[Any, ...] = (None, None, None, None, None, MISSING, None)
     if circuit is not None:
-        numbers = (circuit.n_nodes, circuit.n_edges, circuit.task_loss)
+        numbers = (circuit.n_nodes, circuit.n_edges, circuit.task_loss, circuit.raw.loss, circuit.raw.accuracy)
         beaten = f"{circuit.random.n_beaten.value}/{circuit.random.n}"
         found = (*(number.value for number in numbers), beaten, circuit.necessity.value)
     return (
@@ -199,12 +198,12 @@ def _task(task: TaskEntry, target: float, is_open: bool) -> Details:
     gate = {
         "model accuracy": task.gate.accuracy,
         "model loss": task.gate.loss,
-        "uncalibrated": task.gate.loss_uncalibrated,
-        "scale": task.gate.scale,
+        "model loss, raw": task.gate.raw_loss,
+        "model accuracy, raw": task.gate.raw_accuracy,
         "empty circuit": task.empty.loss,
     }
     blocks.append(KeyNumbers(items=tuple(_key(label, value) for label, value in gate.items())))
-    circuit = best(task, target)
+    circuit = best(task)
     if len(task.circuits) > 1:
         panels = [
             Panel(
@@ -237,7 +236,11 @@ def _circuit(task: TaskEntry, circuit: CircuitEntry, target: float) -> list[Bloc
         _count("nodes", circuit.n_nodes),
         _count("edges", circuit.n_edges),
         _key("task loss, held out", circuit.task_loss),
+        _key("task loss, raw", circuit.raw.loss),
         _key("accuracy", circuit.accuracy),
+        _key("accuracy, raw", circuit.raw.accuracy),
+        _key("agreement with the model", circuit.agreement),
+        _key("agreement, raw", circuit.raw.agreement),
         _key("task loss as edge circuit", circuit.edge_task_loss),
         _key("necessity", circuit.necessity),
         _count("biases, counted apart", circuit.biases),

@@ -10,16 +10,18 @@ from cases import PLANTED, PRUNE, TARGET, UNIQUE, Planted
 
 from circuits.circuit import Circuit
 from circuits.edges import find_edges
-from circuits.find import definitions, find_task, seeds_note
+from circuits.find import find_task, section_of, seeds_note
 from circuits.masks import NodeSpace
 from circuits.search.learn import Aim, MaskRun
 from circuits.search.search import Search, search
 from circuits.search.task import FindConfig, TaskSearch
-from circuits.section import CircuitsSection, TaskEntry
+from circuits.section import TaskEntry
 from circuits.views import KINDS
 from sparsetrain.report.markdown import render_block
 
 FIND = FindConfig(
+    calibration="circuit",  # the planted margins are small, so that its scale is needed; bracket_depth needs its shift too
+    min_raw_accuracy=0.0,
     target_loss=TARGET,
     margin=1.0,
     nonsense_twin=False,
@@ -81,7 +83,7 @@ def reported(planted: Planted, seeds: tuple[int, ...], folder: Path) -> Reported
         model=model, task="planted", description="a task", pairs=planted.pair_sets(), means=means, config=config
     )
     entry = find_task(subject, folder)
-    section = CircuitsSection(definitions=definitions(means), target_loss=TARGET, gates="on", tasks=(entry,))
+    section = section_of(means, FIND, (entry,))
     text = "\n".join(render_block(block) for block in KINDS["circuits"].view(section))
     return Reported(
         entry=entry, text=text, circuits=[Circuit.load(folder / circuit.path[9:]) for circuit in entry.circuits]

@@ -10,7 +10,6 @@ from circuits.answers import Ablated
 from circuits.calibrate import calibrated_loss
 from circuits.circuit import Circuit, Provenance
 from circuits.edges import find_edges
-from circuits.evidence.examination import first
 from circuits.masks import NodeSpace
 from circuits.tasks.loss import Calibration
 from circuits.tasks.pairs import PairSet
@@ -63,5 +62,5 @@ def same_nodes(model: Transformer, circuit: Circuit, keep: Tensor, means: Tensor
         nodes=space.nodes(keep),
         edges=tuple(find_edges(model, space, keep)),
         means=means,
-        calibration=first(calibration),
+        calibration=calibration.first,
     )

@@ -9,7 +9,7 @@ import torch
 
 from circuits.circuit import Circuit
 from circuits.evidence.gather import solved
-from circuits.find import GATE_OFF_NOTE, definitions, examined, find_once, find_task
+from circuits.find import GATE_OFF_NOTE, examined, find_once, find_task, section_of
 from circuits.means import Means, measure_means
 from circuits.run import CircuitsConfig, describe_task, merge_tasks
 from circuits.search.comparison import size_ratios
@@ -182,7 +182,7 @@ def test_a_task_that_begins_to_suit_or_ceases_to_takes_its_entrys_place(model, m
     bad = find_once(model, "for_while", tokenizer, means, replace(CONFIG, max_tokens=2), tmp_path / "bad")
 
     def section(task: TaskEntry) -> CircuitsSection:
-        return CircuitsSection(definitions=definitions(means), target_loss=0.15, gates="off", tasks=(task,))
+        return section_of(means, CONFIG, (task,))
 
     for old, new in ((good, bad), (bad, good)):
         assert merge_tasks(section(old), section(new)).tasks == (new,)

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from circuits.evidence.thresholds import PRESETS
-from circuits.find import definitions, find_once
+from circuits.find import find_once, section_of
 from circuits.means import measure_means
 from circuits.run import run_cards
 from circuits.search.learn import PruneConfig
 from circuits.search.task import FindConfig
-from circuits.section import CircuitsSection, TaskEntry
+from circuits.section import TaskEntry
 from circuits.tasks import TASKS
 from scripts.verify_report import compare, numbers, recompute
 from sparsetrain.data.pools import pool
@@ -73,7 +73,7 @@ def finished(make_model, tmp_path_factory) -> Path:
     # An untrained model passes no gate; its circuits are judged as if it had.
     entry = replace(find_once(model, TASK, tokenizer, means, CONFIG, tmp_path / "circuits"), status="circuit")
     tasks = run_cards(export, tmp_path, [entry], [TASK], CONFIG, CARD, windows, progress=False)
-    section = CircuitsSection(definitions=definitions(means), target_loss=0.15, gates="off", tasks=tasks)
+    section = section_of(means, CONFIG, tasks)
     facts = RunFacts.now(name="finished", seed=0, command="test", device="cpu")
     save_report(Report(run=facts, sections={"circuits": section}), tmp_path / "report.json")
     return tmp_path
