@@ -6,7 +6,17 @@ from circuits.tasks.task import PairText, Side, nested, task
 from sparsetrain.data.pools import Pool
 
 
-@task()
+def _final_kwarg_again(rng: Random, pool: Pool) -> PairText:
+    """The header of a method."""
+    first, second, last = rng.sample(pool.variables, 3)
+    before = f"class {rng.choice(pool.nouns)}:\n    def {rng.choice(pool.functions)}(self, {first}, {second}"
+    return PairText(
+        positive=Side(prompt=f"{before}=None, {last}", answer="=None", continuation="):\n"),
+        negative=Side(prompt=f"{before}, {last}", answer="):", continuation="\n"),
+    )
+
+
+@task(paraphrase=_final_kwarg_again)
 def final_kwarg(rng: Random, pool: Pool) -> PairText:
     """after a parameter with a default the last one needs =None, otherwise ): closes the header"""
     function = rng.choice(pool.functions)
@@ -19,7 +29,16 @@ def final_kwarg(rng: Random, pool: Pool) -> PairText:
     )
 
 
-@task()
+def _lambda_func_again(rng: Random, pool: Pool) -> PairText:
+    """Both in the body of an if, the lambda returned."""
+    name, test, target = rng.sample(pool.variables, 3)
+    return PairText(
+        positive=Side(prompt=f"if {test}:\n    return lambda {name}", answer=":", continuation=f" {name} + 1\n"),
+        negative=Side(prompt=f"if {test}:\n    def {name}", answer="(", continuation=f"{target}):\n"),
+    )
+
+
+@task(paraphrase=_lambda_func_again)
 def lambda_func(rng: Random, pool: Pool) -> PairText:
     """a name after lambda is followed by :, a name after def by ("""
     name, target, spare = rng.sample(pool.variables, 3)

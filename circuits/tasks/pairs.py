@@ -177,7 +177,8 @@ class _Draws:
     """Pairs with neutral lines before them, one after another."""
 
     def __init__(self, task: Task, tokenizer: PairTokenizer, split: PairSplit, seed: int, max_tokens: int) -> None:
-        self.task, self.tokenizer, self.split, self.max_tokens = task, tokenizer, split, max_tokens
+        self.task, self.tokenizer, self.max_tokens = task, tokenizer, max_tokens
+        self.split: PairSplit = split
         self.texts = task.texts(split, Random(f"{task.name}/{split}/{seed}"))
         self.rng = Random(f"{task.name}/{split}/{seed}/lines")
         self.came: Counter[tuple[str, str]] = Counter()  # key of a pair without its lines -> how often

@@ -6,7 +6,18 @@ from circuits.tasks.task import PairText, Side, flip, task
 from sparsetrain.data.pools import Pool
 
 
-@task()
+def _single_double_quote_again(rng: Random, pool: Pool) -> PairText:
+    """The second argument of a call that is yielded."""
+    function, name = rng.choice(pool.functions), rng.choice(pool.variables)
+    words = " ".join((rng.choice(pool.adjectives), rng.choice(pool.nouns)))
+
+    def side(quote: str) -> Side:
+        return Side(prompt=f"yield {function}({name}, {quote}{words}", answer=f"{quote})", continuation="\n")
+
+    return PairText(positive=side("'"), negative=side('"'))
+
+
+@task(paraphrase=_single_double_quote_again)
 def single_double_quote(rng: Random, pool: Pool) -> PairText:
     '''a string that was opened with ' is closed with ', one opened with " with "'''
     call = rng.choice(("print", rng.choice(pool.functions)))
@@ -25,7 +36,17 @@ def single_double_quote(rng: Random, pool: Pool) -> PairText:
     return PairText(positive=side("'"), negative=side('"'))
 
 
-@task()
+def _fstring_brace_again(rng: Random, pool: Pool) -> PairText:
+    """A string that is yielded."""
+    words = f"{rng.choice(pool.adjectives)} {rng.choice(pool.nouns)}"
+    return PairText(
+        positive=Side(prompt=f'yield f"{words}', answer=" {", continuation=f'{rng.choice(pool.variables)}}}"\n'),
+        negative=Side(prompt=f'yield "{words}', answer=f" {rng.choice(pool.adjectives)}", continuation='"\n'),
+        rest=True,
+    )
+
+
+@task(paraphrase=_fstring_brace_again)
 def fstring_brace(rng: Random, pool: Pool) -> PairText:
     """{ may follow inside an f-string, not inside a plain string"""
     names = rng.sample(pool.variables, 2 if pool.shifted else 1)
