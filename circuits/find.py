@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from circuits.circuit import Circuit
-from circuits.edges import count_biases, count_edges
+from circuits.edges import NO_EDGES, count_biases, count_edges, has_edges, size_of
 from circuits.evidence import random_circuits
 from circuits.evidence.effect import necessity
 from circuits.evidence.examination import CardInputs, Examination
@@ -24,7 +25,7 @@ from circuits.explain.graph import drawing
 from circuits.means import Means
 from circuits.search.learn import Progress, silent
 from circuits.search.search import Pruned
-from circuits.search.task import TWIN, FindConfig, Found, TaskSearch, aim, place, save, searched
+from circuits.search.task import TWIN, FindConfig, Found, NamingTokenizer, TaskSearch, aim, place, save, searched
 from circuits.section import (
     AblationEntry,
     CircuitEntry,
@@ -46,8 +47,6 @@ from circuits.section import (
 )
 from circuits.tasks import PairText, UnsuitableTask, get_task
 from circuits.tasks.loss import TASK_LOSS_CONVENTION, logit_diff, task_loss
-from sparsetrain.data.tokenizer import Tokenizer
-from sparsetrain.model import Transformer
 from sparsetrain.stats.number import Number, number
 from sparsetrain.stats.sets import jaccard
 from sparsetrain.store import once
@@ -57,18 +56,27 @@ RANDOM_NOTE = (
     "connected circuits of as many edges (5% more or fewer): whole random paths from the logits to the embedding, along nonzero "
     "weights and channels alive in pretraining text; calibrated by the same rule"
 )
+RANDOM_NODES_NOTE = (
+    "as many nodes at every hook point, drawn from channels alive in the text of the means: without edges every node is connected; "
+    "calibrated by the same rule"
+)
+EDGE_ROW = "edge circuit: deleted edges carry means"
 GATE_OFF_NOTE = "gate off: pruned to the loss that the model has on the search's pairs"
 
 
-def section_of(means: Means, config: FindConfig, tasks: Sequence[TaskEntry]) -> CircuitsSection:
-    """The section of these tasks, all searched with one config, with what its numbers mean."""
+def section_of(means: Means, config: FindConfig, tasks: Sequence[TaskEntry], *, linked: bool = True) -> CircuitsSection:
+    """The section of these tasks, all searched with one config, with what its numbers mean.
+
+    Args:
+        linked: whether the model has edges.
+    """
     return CircuitsSection(
         definitions=Definitions(
             task_loss=TASK_LOSS_CONVENTION,
             ablation="mean",
-            kind="node circuit",
+            kind="node circuit" if linked else f"node circuit (no edges: {NO_EDGES})",
             means=MeansFacts(n_tokens=means.n_tokens, source=means.source),
-            random=RANDOM_NOTE,
+            random=RANDOM_NOTE if linked else RANDOM_NODES_NOTE,
         ),
         target_loss=config.target_loss,
         min_raw_accuracy=config.min_raw_accuracy,
@@ -80,9 +88,9 @@ def section_of(means: Means, config: FindConfig, tasks: Sequence[TaskEntry]) -> 
 
 
 def find_once(
-    model: Transformer,
+    model: nn.Module,
     task: str,
-    tokenizer: Tokenizer,
+    tokenizer: NamingTokenizer,
     means: Means,
     config: FindConfig,
     out_dir: Path,
@@ -108,7 +116,7 @@ def find_once(
             return unsuitable(name, str(error))
         return find_task(subject, out_dir)
 
-    key = {"config": to_dict(config), "weights_sha256": means.weights_sha256}
+    key = {"config": to_dict(config), "weights_sha256": means.weights_sha256, "means": means.sha256}
     return once(out_dir / name / "result.json", key, make, TaskEntry)
 
 
@@ -214,7 +222,7 @@ def judged(subject: TaskSearch, entry: TaskEntry, found: Found) -> TaskEntry:
         seeds=MaskSeeds(
             jaccard_nodes=number(jaccard(sets), "fraction", n=len(sets)),
             core_nodes=tuple(sorted(set.intersection(*sets) if sets else (), key=subject.space.number)),
-            note=seeds_note(good),
+            note=seeds_note(good, [size_of(subject.model, subject.space, circuit.keep) for circuit in good]),
             n_searches=subject.config.n_searches,
             n_candidates=number(found.n_candidates, "nodes", "measured"),
         ),
@@ -232,22 +240,23 @@ def status(circuits: Sequence[CircuitEntry], twin: TwinEntry | None, config: Fin
     """How the search of a task that the model does ended; the first circuit is the task's."""
     if not circuits or not meets_target(circuits[0], config):
         return "no_circuit"
-    n_edges, twin_edges = circuits[0].n_edges.value or 0, None if twin is None else twin.n_edges.value
-    if twin_edges is not None and twin_edges < config.min_twin_ratio * n_edges:
+    size, twin_size = circuits[0].size.value or 0, None if twin is None else twin.size.value
+    if twin_size is not None and twin_size < config.min_twin_ratio * size:
         return "like_nonsense"
     return "circuit"
 
 
-def seeds_note(circuits: Sequence[Circuit]) -> str:
+def seeds_note(circuits: Sequence[Circuit], sizes: Sequence[int]) -> str:
     """Says that other circuits exist where seeds found several that meet the target; empty where they agree.
 
     Args:
         circuits: those that meet the target, the smallest first.
+        sizes: of each.
     """
     if len({frozenset(circuit.node_ids) for circuit in circuits}) < 2:
         return ""
     best = circuits[0]
-    equal = [circuit for circuit in circuits if circuit.n_edges == best.n_edges]
+    equal = [circuit for circuit, size in zip(circuits, sizes, strict=True) if size == sizes[0]]
     if len({frozenset(circuit.node_ids) for circuit in equal}) > 1:
         shared = set.intersection(*(set(circuit.node_ids) for circuit in equal))
         return f"other circuits of this size exist: seeds share only {len(shared)} of {best.n_nodes} nodes"
@@ -273,7 +282,8 @@ def circuit_entry(subject: TaskSearch, circuit: Circuit, pruned: Pruned, path: s
             seed=seed,
         ),
     )
-    answers, edge_answers = (subject.heldout_answers(circuit, kind) for kind in ("node", "edge"))
+    answers, linked = subject.heldout_answers(circuit), has_edges(model)
+    edge_answers = {EDGE_ROW: subject.heldout_answers(circuit, "edge")} if linked else {}
     zeroed = exam.refitted(
         lambda pairs: exam.hooked_answers(pairs, exam.deleting(keep, torch.zeros_like(circuit.means)))
     )
@@ -287,13 +297,13 @@ def circuit_entry(subject: TaskSearch, circuit: Circuit, pruned: Pruned, path: s
         seed=seed,
         path=path,
         n_nodes=number(circuit.n_nodes, "nodes", seed=seed),
-        n_edges=number(circuit.n_edges, "edges", seed=seed),
+        n_edges=number(circuit.n_edges, "edges", seed=seed) if linked else no_edges("edges"),
         task_loss=subject.loss(answers),
         val_loss=number(pruned.loss, "nats", n=config.n_val),
         accuracy=subject.accuracy(answers),
         agreement=subject.agreement(answers, reference),
         raw=RawNumbers(loss=subject.loss(raw), accuracy=subject.accuracy(raw), agreement=subject.agreement(raw, full)),
-        edge_task_loss=subject.loss(edge_answers),
+        edge_task_loss=subject.loss(edge_answers[EDGE_ROW]) if linked else no_edges("nats"),
         calibration=Scaling(scale=float(circuit.calibration.scale), shift=float(circuit.calibration.shift)),
         necessity=number(needed[0] if needed else None, "fraction", n=len(heldout)),
         necessity_random=RandomNecessity(
@@ -309,9 +319,9 @@ def circuit_entry(subject: TaskSearch, circuit: Circuit, pruned: Pruned, path: s
                 float(random_circuits.removed(exam.once(random_circuits.compared).T)), "fraction", seed=seed, n=n_pairs
             ),
             losses=tuple(losses),
-            note=RANDOM_NOTE,
+            note=RANDOM_NOTE if linked else RANDOM_NODES_NOTE,
         ),
-        biases=number(count_biases(model, space, keep), "biases"),
+        biases=number(count_biases(model, space, keep), "biases") if linked else no_edges("biases"),
         graph=drawing(model, circuit, pruned.removal_loss, subject.token),
         ablations=tuple(
             AblationEntry(
@@ -323,12 +333,17 @@ def circuit_entry(subject: TaskSearch, circuit: Circuit, pruned: Pruned, path: s
                 ("full model", reference),
                 ("circuit: the rest at its mean", answers),
                 ("circuit: the rest at zero", zeroed),
-                ("edge circuit: deleted edges carry means", edge_answers),
+                *edge_answers.items(),
                 ("full model without the circuit", full_fit.apply(exam.without)),
                 ("empty circuit", empty_fit.apply(empty)),
             )
         ),
     )
+
+
+def no_edges(unit: str) -> Number:
+    """What rests on edges, in a model that has none."""
+    return number(None, unit, note=NO_EDGES)
 
 
 def edge_entry(subject: TaskSearch, circuit: Circuit, val_loss: float, reached: bool) -> EdgeCircuitEntry:
@@ -354,14 +369,15 @@ def twin_entry(subject: TaskSearch, pruned: Pruned) -> TwinEntry:
     answers = subject.ablated.answers(keep[None], heldout)[0]
     words = [side.answer for side in (heldout.texts[0].positive, heldout.texts[0].negative)]
     status = "recomputable" if pruned.reached else "measured"
-    n_edges = count_edges(subject.model, subject.space, keep) if pruned.reached else None
+    linked = has_edges(subject.model)
+    n_edges = count_edges(subject.model, subject.space, keep) if pruned.reached and linked else None
     return TwinEntry(
         path=subject.path(TWIN) if pruned.reached else "",
         reached=pruned.reached,
         n_searches=subject.config.n_searches,
         n_candidates=number(pruned.n_candidates, "nodes", "measured"),
         n_nodes=number(int(keep.sum()) if pruned.reached else None, "nodes", status),
-        n_edges=number(n_edges, "edges", status),
+        n_edges=number(n_edges, "edges", status) if linked else no_edges("edges"),
         task_loss=number(float(task_loss(pruned.calibration.apply(answers))), "nats", status, n=len(heldout)),
         note=f"answers {words[0]!r} and {words[1]!r}, same prompts, same budget",
     )

@@ -5,6 +5,7 @@ nothing else, and accumulated in float64. They remember where they come from.
 Source: Gao et al. 2025, arXiv 2511.13653, section A.5.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,11 @@ class Means:
     n_tokens: int
     source: str
     weights_sha256: str
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the values."""
+        return hashlib.sha256(self.values.cpu().contiguous().numpy().tobytes()).hexdigest()
 
     @property
     def alive(self) -> Tensor:

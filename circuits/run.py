@@ -246,7 +246,7 @@ def run_circuits(
         return merge_tasks(known, found)
 
     tasks: list[TaskEntry] = []
-    for name, report in _with_bars("circuits", config.names(), progress):
+    for name, report in with_bars("circuits", config.names(), progress):
         tasks.append(find_once(model, name, tokenizer, means, config.find, out_dir, report))
         on_task(tasks[-1])
         on_section(section(tasks))
@@ -373,13 +373,13 @@ def _each(
 ) -> list[TaskEntry]:
     """The tasks, the named ones changed one after another."""
     changed = {task.task: task for task in tasks}
-    for name, report in _with_bars(title, names, shown):
+    for name, report in with_bars(title, names, shown):
         changed[name] = change(changed[name], report)
         on_tasks(list(changed.values()))
     return list(changed.values())
 
 
-def _with_bars(title: str, names: Sequence[str], shown: bool) -> Iterator[tuple[str, Progress]]:
+def with_bars(title: str, names: Sequence[str], shown: bool) -> Iterator[tuple[str, Progress]]:
     """Every name with what reports the stages of its work: a bar over the names and one over the stages, on stderr."""
     with progress_bar(shown) as bars:
         all_names, stages = bars.add_task(title, total=len(names)), bars.add_task("", total=None)
@@ -428,10 +428,10 @@ def describe_task(task: TaskEntry) -> str:
     if task.circuits:
         best = task.circuits[0]
         text += (
-            f"; circuit of {best.n_nodes.value} nodes and {best.n_edges.value} edges, loss {best.task_loss.value:.3f} (raw "
+            f"; circuit of {best.size_words}, loss {best.task_loss.value:.3f} (raw "
             f"{best.raw.loss.value:.3f}, {best.raw.accuracy.value:.0%} right), beats {best.random.n_beaten.value} of {best.random.n} random ones"
         )
     if task.nonsense_twin is not None:
         twin = task.nonsense_twin
-        text += f"; nonsense twin: {f'{twin.n_edges.value} edges' if twin.reached else 'no circuit'}"
+        text += f"; nonsense twin: {twin.size_words if twin.reached else 'no circuit'}"
     return text

@@ -247,8 +247,26 @@ class AblationEntry:
     logit_diff: Number
 
 
+class Sized:
+    """What has nodes, and edges between them where the model has any."""
+
+    n_nodes: Number
+    n_edges: Number
+
+    @property
+    def size(self) -> Number:
+        """What its size is counted in: edges; nodes in a model without edges."""
+        return self.n_nodes if self.n_edges.value is None else self.n_edges
+
+    @property
+    def size_words(self) -> str:
+        """`12 nodes, 40 edges`, or as many of the two as there are."""
+        counts = (number for number in (self.n_nodes, self.n_edges) if number.value is not None)
+        return ", ".join(f"{count.value:,} {count.unit}" for count in counts)
+
+
 @dataclass(frozen=True, kw_only=True)
-class CircuitEntry:
+class CircuitEntry(Sized):
     """One circuit with its evidence on held-out pairs."""
 
     seed: int
@@ -256,7 +274,8 @@ class CircuitEntry:
     """The saved circuit, relative to the run's folder."""
     n_nodes: Number
     n_edges: Number
-    """Nonzero weights between kept nodes; embedding, unembedding, bigram table and biases are not among them."""
+    """Nonzero weights between kept nodes; embedding, unembedding, bigram table and biases are not among them. None, with the reason,
+    in a model of other people, and so are the numbers that rest on edges."""
     task_loss: Number
     val_loss: Number
     """On the search's pairs."""
@@ -281,7 +300,7 @@ class CircuitEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwinEntry:
+class TwinEntry(Sized):
     """The same prompts with unrelated answers, searched with the task's own budget: a larger circuit, or none, is reassuring; what
     missed the target is not saved, its loss `measured`."""
 

@@ -1,22 +1,26 @@
-"""Extracts circuits from the model of a finished run and puts them into its report.
+"""Extracts circuits from the model of a finished run and puts them into its report; or from a Hugging Face model, with a report of its own.
 
     python scripts/find_circuits.py run=runs/quickstart/<stamp> task=all
     python scripts/find_circuits.py run=... task=bracket_counting circuits.find.seeds='[0,1,2]'
     python scripts/find_circuits.py run=... task=with_as card=full      # judge the circuit: all criteria, minutes
     python scripts/find_circuits.py run=... task=all baselines=true     # how large circuits by other rankings are
+    python scripts/find_circuits.py model=hf:<folder or hub name> task=file:<pairs.jsonl>     # nodes alone; docs/circuits.md
 
 A task that this run's folder already holds, with the same settings, is not searched again.
 """
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from circuits.edges import NO_EDGES
 from circuits.evidence.thresholds import PRESETS
+from circuits.hub import HubSearch, hub_circuits
 from circuits.run import (
     KINDS,
     N_TEXT_WINDOWS,
@@ -32,10 +36,13 @@ from circuits.search.comparison import size_ratios
 from circuits.section import TaskEntry
 from circuits.views.card import summary
 from sparsetrain.data import prepare_corpus
-from sparsetrain.entry import entry, load_run, require
+from sparsetrain.data.reading import listed
+from sparsetrain.entry import entry, load_run, require, stamp
 from sparsetrain.export import latest_export
-from sparsetrain.report import load_report
-from sparsetrain.report.stages import Stages
+from sparsetrain.folder import own
+from sparsetrain.job import command_line
+from sparsetrain.report import Report, RunFacts, WeightsFacts, load_report
+from sparsetrain.report.stages import Stages, earlier
 from sparsetrain.run import RunConfig, cache_dir, text_windows, trackers_of
 
 N_CARD_WINDOWS = 64  # ours: windows of validation text for the criteria that need pretraining text
@@ -46,9 +53,14 @@ class FindCircuitsRun:
     """A run, its tasks and how to search them."""
 
     run: str = ""
-    """Folder of a finished run."""
+    """Folder of a finished run; with `model` the folder of its report, empty for runs/find_circuits/<stamp>."""
+    model: str = ""
+    """hf:<folder or hub name>: a causal language model of somebody else, instead of a run."""
+    data: str | list[str] = ""
+    """With `model`: files, folders or patterns of text over which the means of deleted nodes are taken; empty: over the prompts of the
+    task's training pairs."""
     task: str = ""
-    """A task's name, several as 'task="a,b"', or `all`; empty: those of circuits.tasks."""
+    """A task's name or file:<pairs.jsonl>, several as 'task="a,b"', or `all`; empty: those of circuits.tasks."""
     card: Literal["none", "quick", "full"] = "none"
     """Report card of every task's best circuit: the same criteria and thresholds, fewer draws in `quick`."""
     baselines: bool = False
@@ -59,10 +71,16 @@ class FindCircuitsRun:
     progress: bool = True
 
 
-@entry(FindCircuitsRun, "find_circuits", run="changed", literal=("run", "task"))
+@entry(FindCircuitsRun, "find_circuits", folder="hub", shares=("circuits/python_tasks", "in_run"), run="changed", literal=("run", "task", "model", "data"))  # fmt: skip
 def main(config: FindCircuitsRun, run_dir: Path) -> None:
     """Searches, updates report.json, renders it anew."""
     circuits = replace(config.circuits, tasks=tuple(config.task.split(","))) if config.task else config.circuits
+    if config.model:
+        return of_hub_model(config, circuits)
+    if listed(config.data):
+        raise ValueError(
+            f"data={config.data} is for model=hf:...; the means of a run of ours are taken over its own text"
+        )
     run = Path(require("run", config.run))
     export = latest_export(run)
     report = load_report(run / "report.json", KINDS)
@@ -120,6 +138,55 @@ def main(config: FindCircuitsRun, run_dir: Path) -> None:
         trained = replace(trained, logger=replace(trained.logger, kind="wandb", wandb=config.wandb))
     with trackers_of(replace(trained, ckpt_path=None), run, "find_circuits") as trackers:
         publish(stages, trackers)
+
+
+def of_hub_model(config: FindCircuitsRun, circuits: CircuitsConfig) -> None:
+    """The circuits of a model of somebody else, with a report of their own.
+
+    Raises:
+        ValueError: what rests on edges was asked for.
+    """
+    if config.card != "none":
+        raise ValueError(
+            f"card={config.card} is for runs of ours: {NO_EDGES}, and several criteria ask for edges; leave card out"
+        )
+    if circuits.find.prune_edges:
+        raise ValueError(f"circuits.find.prune_edges=true is for runs of ours: {NO_EDGES}; leave it out")
+    started, names = time.perf_counter(), circuits.names()
+    searched = HubSearch.load(config.model, listed(config.data), circuits.n_means_windows)
+    folder = Path(config.run) if config.run else Path("runs", "find_circuits", stamp())
+    with ExitStack() as held:
+        if not folder.is_dir():
+            held.enter_context(own(folder))  # one that was there is held by the entry
+        weights = WeightsFacts(sha256=searched.model.weights_sha256, step=None)
+        before = earlier(folder, KINDS)
+        if before is not None and before.weights != weights:
+            raise ValueError(
+                f"run={folder} holds a report of other weights than model={config.model}; choose another folder"
+            )
+        stages = Stages(folder, KINDS, ("circuits",))
+        ungated = None if circuits.find.gate else True
+        facts = RunFacts.now(
+            name="find_circuits", seed=circuits.find.pair_seed, command=command_line(), device="cpu", debug=ungated
+        )
+        stages.begin(Report(run=facts, weights=weights))
+        with stages("circuits"):
+            section = hub_circuits(
+                searched,
+                folder,
+                names,
+                circuits.find,
+                baselines=config.baselines,
+                known=known_circuits(stages.report),
+                on_task=lambda task: print(describe_task(task)),
+                on_section=lambda section: stages.add(circuits=section),
+                progress=config.progress,
+            )
+            if config.baselines:
+                ratios = size_ratios(section.tasks, seed=0, n_boot=circuits.find.n_boot)
+                stages.add(circuits=replace(section, baselines=ratios))
+        stages.seconds[f"find_circuits {config.task}".strip()] = time.perf_counter() - started
+        publish(stages, ())
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def drawing(
         )
 
     if not isinstance(model, Transformer):
-        return Drawing(nodes=tuple(map(drawn, kept)), edges=())
+        return Drawing(nodes=tuple(map(drawn, kept)), edges=(), d_head=getattr(model, "d_head", None))
     embed = model.embed.weight.detach()
     unembed = model.unembed.weight.detach() * model.final_norm.gain.detach()
 

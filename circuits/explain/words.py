@@ -6,13 +6,17 @@ out; AbsTopK keeps only the strongest channels.
 """
 
 import re
+from typing import get_args
 
-from circuits.section import Drawing, DrawnNode, Wire
-from sparsetrain.hooks import NODE_KINDS, NodeId
+from circuits.section import Drawing, DrawnNode, NodeKind, Wire
+from sparsetrain.hooks import NodeId
 
+KINDS = get_args(NodeKind)
 READS, WRITES = ("attn_in", "mlp_in"), ("attn_out", "mlp_out")
 HEAD = ("attn_q", "attn_k", "attn_v")
-STAGE = {"attn_in": 0, "attn_q": 1, "attn_k": 1, "attn_v": 1, "attn_out": 2, "mlp_in": 3, "mlp_neuron": 4, "mlp_out": 5}
+STAGE = {
+    "attn_in": 0, "attn_q": 1, "attn_k": 1, "attn_v": 1, "attn_z": 1, "attn_out": 2, "mlp_in": 3, "mlp_neuron": 4, "mlp_out": 5,
+}  # fmt: skip
 """Place of a kind in its layer's forward pass; q, k and v share one."""
 MAX_EDGES = 40  # ours: beyond this a program is no longer something to read
 N_TOKENS = 3
@@ -25,6 +29,7 @@ _WORDS = {
     "attn_q": "query channel",
     "attn_k": "key channel",
     "attn_v": "value channel",
+    "attn_z": "head's channel",
     "attn_out": "attention writes residual channel",
     "mlp_in": "MLP reads residual channel",
     "mlp_neuron": "MLP neuron",
@@ -46,12 +51,12 @@ def feeds(source: DrawnNode | NodeId, target: DrawnNode | NodeId) -> bool:
 
 def in_order(drawing: Drawing) -> list[DrawnNode]:
     """Nodes in forward order."""
-    return sorted(drawing.nodes, key=lambda node: (*depth(node), NODE_KINDS.index(node.kind), node.channel))
+    return sorted(drawing.nodes, key=lambda node: (*depth(node), KINDS.index(node.kind), node.channel))
 
 
 def head_of(kind: str, channel: int, d_head: int | None) -> int | None:
-    """The head of a q, k or v channel; None for other kinds or where `d_head` is not known."""
-    return channel // d_head if d_head and kind in HEAD else None
+    """The head of a channel inside a head; None for other kinds or where `d_head` is not known."""
+    return channel // d_head if d_head and kind in (*HEAD, "attn_z") else None
 
 
 def describe(layer: int, kind: str, channel: int, d_head: int | None = None) -> str:

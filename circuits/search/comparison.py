@@ -13,6 +13,7 @@ import torch
 
 from circuits.answers import Ablated
 from circuits.circuit import Circuit
+from circuits.edges import NO_EDGES, has_edges
 from circuits.intervals import interval
 from circuits.search.learn import MaskRun, attribution
 from circuits.search.rankings import (
@@ -32,10 +33,12 @@ N_SCORED_PAIRS = 64  # ours: training pairs that scores are taken from
 Scores = Callable[[Ablated, PairSet], torch.Tensor]
 """(model and means, training pairs) -> float `[n_nodes]`."""
 
+OF_EDGES = "EAP-IG per weight"
+"""The baseline that a model without edges has not."""
 METHODS: dict[str, Scores] = {
     "gradient x activation": attribution,
     "integrated gradients": lambda ablated, pairs: integrated_gradients(ablated, pairs, N_PATH_STEPS),
-    "EAP-IG per weight": lambda ablated, pairs: strongest_edges(
+    OF_EDGES: lambda ablated, pairs: strongest_edges(
         ablated.model, ablated.space, edge_effects(ablated, pairs, N_PATH_STEPS)
     ),
     "random": lambda ablated, pairs: random_scores(ablated.space.n_nodes, 0),
@@ -44,7 +47,7 @@ METHODS: dict[str, Scores] = {
 
 
 def ranked_circuits(subject: TaskSearch, out_dir: Path) -> tuple[RankedCircuit, ...]:
-    """A circuit per baseline for a task that the model solves, in the order of `METHODS`.
+    """A circuit per baseline for a task that the model solves, in the order of `METHODS`; without edges, of those that need none.
 
     Args:
         out_dir: gets `<task>/baselines/<method>/circuit.json` for every circuit that meets the target.
@@ -54,8 +57,9 @@ def ranked_circuits(subject: TaskSearch, out_dir: Path) -> tuple[RankedCircuit, 
     run = MaskRun(seed=0, train=subject.pairs.train, val=subject.pairs.val, calibration=kept)
     scored = run.train.batch(slice(0, N_SCORED_PAIRS))
     entries = []
-    for i, (method, scores) in enumerate(METHODS.items()):
-        subject.progress(method, i, len(METHODS))
+    methods = {name: scores for name, scores in METHODS.items() if has_edges(subject.model) or name != OF_EDGES}
+    for i, (method, scores) in enumerate(methods.items()):
+        subject.progress(method, i, len(methods))
         pruned = circuit_by_ranking(towards, run, scores(towards, scored))
         circuit = circuit_of(subject, 0, pruned) if pruned.reached else None
         if circuit is not None:
@@ -73,7 +77,7 @@ def ranked_entry(subject: TaskSearch, method: str, circuit: Circuit | None, val_
         reached=True,
         path=subject.path("baselines", _folder(method)),
         n_nodes=number(circuit.n_nodes, "nodes"),
-        n_edges=number(circuit.n_edges, "edges"),
+        n_edges=number(circuit.n_edges, "edges") if has_edges(subject.model) else number(None, "edges", note=NO_EDGES),
         task_loss=subject.loss(subject.heldout_answers(circuit)),
         val_loss=number(val_loss, "nats", n=subject.config.n_val),
     )
@@ -84,7 +88,7 @@ def _folder(method: str) -> str:
 
 
 def size_ratios(tasks: Sequence[TaskEntry], seed: int, n_boot: int) -> tuple[RankingRatio, ...]:
-    """Per baseline: its edges / those of learned pruning, geometric mean over the tasks that both solve.
+    """Per baseline: its edges (nodes, without edges) / those of learned pruning, geometric mean over the tasks that both solve.
 
     A task's learned size is the geometric mean over mask seeds, so that picking the best of them gives no advantage.
 
@@ -104,9 +108,12 @@ def size_ratios(tasks: Sequence[TaskEntry], seed: int, n_boot: int) -> tuple[Ran
             for entry in task.baselines or ():
                 if entry.method != method:
                     continue
-                learned = [log(max(1, circuit.n_edges.value or 0)) for circuit in task.circuits]
-                if learned and entry.n_edges is not None:
-                    logs[task.task] = log(max(1, entry.n_edges.value or 0)) - fmean(learned)
+                learned = [log(max(1, circuit.size.value or 0)) for circuit in task.circuits]
+                size = next(
+                    (count.value for count in (entry.n_edges, entry.n_nodes) if count and count.value is not None), None
+                )
+                if learned and size is not None:
+                    logs[task.task] = log(max(1, size)) - fmean(learned)
                 elif learned:
                     only_learned.append(task.task)
                 elif entry.reached:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +28,10 @@ from circuits.search.edge_pruning import prune_edges
 from circuits.search.learn import Aim, MaskRun, Progress, PruneConfig, silent
 from circuits.search.search import Pruned, search
 from circuits.search.tune import tuned
-from circuits.tasks import PairSet, UnsuitableTask, build_pairs, get_task
+from circuits.tasks import PairSet, PairTokenizer, UnsuitableTask, build_pairs, get_task
 from circuits.tasks.loss import TASK_LOSS_CONVENTION, Calibration, pair_accuracy, pair_task_loss, task_loss
 from circuits.tasks.pairs import Twin
 from sparsetrain.data.pools import Split
-from sparsetrain.data.tokenizer import Tokenizer
-from sparsetrain.model import Transformer
 from sparsetrain.stats.number import Number, number
 from sparsetrain.typed import Above0, Count, Index, Share, from_dict, to_dict
 
@@ -99,6 +97,12 @@ class FindConfig:
             raise ValueError(f"seeds={list(self.seeds)} must be at least one seed, each once")
 
 
+class NamingTokenizer(PairTokenizer, Protocol):
+    """A tokenizer that also says its tokens to people."""
+
+    def token(self, id: int, /) -> str: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
     """The four disjoint pair sets of a task."""
@@ -109,7 +113,7 @@ class Pairs:
     heldout: PairSet
 
     @classmethod
-    def build(cls, task: str, tokenizer: Tokenizer, config: FindConfig, twin: Twin | None = None) -> "Pairs":
+    def build(cls, task: str, tokenizer: PairTokenizer, config: FindConfig, twin: Twin | None = None) -> "Pairs":
         """Pairs of a task (or of its twin: the same prompts), a function of the config."""
 
         def pairs(split: Split, n: int) -> PairSet:
@@ -124,7 +128,7 @@ class Pairs:
         )
 
 
-def heldout_pairs(circuit: Circuit, tokenizer: Tokenizer) -> PairSet:
+def heldout_pairs(circuit: Circuit, tokenizer: PairTokenizer) -> PairSet:
     """The held-out pairs on which a saved circuit's task loss was reported."""
     config = from_dict(FindConfig, circuit.provenance.config)
     return build_pairs(
@@ -168,9 +172,9 @@ class TaskSearch:
     @classmethod
     def of(
         cls,
-        model: Transformer,
+        model: nn.Module,
         task: str,
-        tokenizer: Tokenizer,
+        tokenizer: NamingTokenizer,
         means: Means,
         config: FindConfig,
         progress: Progress = silent,
@@ -184,10 +188,10 @@ class TaskSearch:
         known = get_task(task)
         pairs, twin, note = Pairs.build(known.name, tokenizer, config), None, None
         longest = max(int(made.last.max()) + 1 for made in (pairs.train, pairs.fit, pairs.val, pairs.heldout))
-        if model.positions is not None and longest > model.config.n_ctx:
+        most: int | None = getattr(model, "max_positions", None)
+        if most is not None and longest > most:
             raise UnsuitableTask(
-                f"prompts of up to {longest} tokens, but the model reads n_ctx={model.config.n_ctx}; set "
-                f"circuits.find.max_tokens={model.config.n_ctx}"
+                f"prompts of up to {longest} tokens, but the model reads n_ctx={most}; set circuits.find.max_tokens={most}"
             )
         if config.nonsense_twin:
             try:

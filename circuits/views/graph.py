@@ -102,6 +102,21 @@ def tables(drawing: Drawing, viewer: Viewer | None = None) -> tuple[Table, ...]:
     return (nodes, edges) if viewer is None else (nodes, edges, _path_table(drawing, viewer))
 
 
+def node_table(drawing: Drawing) -> Table:
+    """The nodes of a circuit without edges, which is no drawing."""
+    columns = (
+        Column(label="Node", form="code"),
+        Column(label="What"),
+        Column(label="Mean", form="number", help="what it emits where it is deleted"),
+        Column(label="Loss change without it", form="number"),
+    )
+    rows = tuple(
+        (node.id, describe(node.layer, node.kind, node.channel, drawing.d_head), node.mean, node.ablation_delta)
+        for node in in_order(drawing)
+    )
+    return Table(title="Nodes", columns=columns, rows=rows, limit=N_TABLE_ROWS)
+
+
 def _path_table(drawing: Drawing, viewer: Viewer) -> Table:
     labels = {node.id: _label(node) for node in drawing.nodes}
     rows = []

@@ -7,7 +7,7 @@ from circuits.explain.words import MAX_EDGES, program, visible
 from circuits.section import CircuitEntry, CircuitsSection, Definitions, TaskEntry, TaskStatus, TwinEntry
 from circuits.views.baselines import baseline_blocks
 from circuits.views.card import card_blocks
-from circuits.views.graph import widget
+from circuits.views.graph import node_table, widget
 from sparsetrain.report.blocks import (
     MISSING,
     Block,
@@ -103,7 +103,7 @@ def best(task: TaskEntry) -> CircuitEntry | None:
 
 
 def _size(entry: CircuitEntry | TwinEntry) -> int | float:
-    size = entry.n_edges.value
+    size = entry.size.value
     return -1 if size is None else size
 
 
@@ -167,7 +167,9 @@ def _row(task: TaskEntry, target: float) -> tuple[Any, ...]:
 def _twin_edges(twin: TwinEntry | None) -> str:
     if twin is None:
         return MISSING
-    return format_number(twin.n_edges.value) if twin.reached else "none found"
+    if not twin.reached:
+        return "none found"
+    return format_number(twin.n_edges.value) if twin.n_edges.value is not None else twin.size_words
 
 
 def _definitions(definitions: Definitions) -> str:
@@ -207,7 +209,7 @@ def _task(task: TaskEntry, target: float, is_open: bool) -> Details:
     if len(task.circuits) > 1:
         panels = [
             Panel(
-                keys=(f"seed {found.seed}: {format_number(found.n_edges.value)} edges",),
+                keys=(f"seed {found.seed}: {format_number(found.size.value)} {found.size.unit}",),
                 blocks=tuple(_circuit(task, found, target)),
             )
             for found in sorted(task.circuits, key=lambda found: found is not circuit)
@@ -218,7 +220,7 @@ def _task(task: TaskEntry, target: float, is_open: bool) -> Details:
     blocks += _remarks(task)
     words, tone = STATUS[task.status]
     if circuit is not None and task.status == "circuit":
-        words = f"{format_number(circuit.n_nodes.value)} nodes, {format_number(circuit.n_edges.value)} edges"
+        words = circuit.size_words
     return Details(summary=task.task, blocks=tuple(blocks), open=is_open, status=words, tone=tone)
 
 
@@ -252,8 +254,12 @@ def _circuit(task: TaskEntry, circuit: CircuitEntry, target: float) -> list[Bloc
         items.append(_key("task loss with these edges", edges.task_loss))
     items.append(KeyNumber(label="necessity, random circuits", value=circuit.necessity_random.mean))
     items.append(KeyNumber(label="loss of random circuits taken away", value=circuit.random.removed))
+    linked = circuit.n_edges.value is not None
+    items = [item for item in items if linked or not isinstance(item.value, Number) or item.value.value is not None]
     blocks: list[Block] = [KeyNumbers(items=tuple(items))]
-    if circuit.graph.nodes:
+    if circuit.graph.nodes and not linked:
+        blocks.append(node_table(circuit.graph))
+    elif circuit.graph.nodes:
         blocks.append(widget(circuit.graph, f"Circuit of {task.task}, seed {circuit.seed}", circuit.viewer))
         words = program(circuit.graph)
         if words:
@@ -312,8 +318,7 @@ def _remarks(task: TaskEntry) -> list[Block]:
     if twin is not None:
         outcome = f"did not reach the target (task loss {format_number(twin.task_loss.value)})"
         if twin.reached:
-            size = f"{format_number(twin.n_nodes.value)} nodes and {_twin_edges(twin)} edges"
-            outcome = f"reached the target with {size}"
+            outcome = f"reached the target with {twin.size_words}"
         note = f" ({twin.note})" if twin.note else ""
         sentences.append(f"The nonsense twin, same prompts and unrelated answers, {outcome}{note}.")
     if seeds is not None and seeds.jaccard_nodes.value is not None:

@@ -94,7 +94,7 @@ class HookedHubModel(nn.Module):
         settings = cast(Any, hub).config.get_text_config()
         self.n_ctx: int | None = getattr(settings, "max_position_embeddings", None)
         self.d_vocab = int(settings.vocab_size)
-        self.n_head: int | None = getattr(settings, "num_attention_heads", None)
+        self._n_head: int | None = getattr(settings, "num_attention_heads", None)
         found = locate(self._run, hub, min(N_PROBE, self.n_ctx or N_PROBE), self.d_vocab)
         self.left_out = found.left_out
         self._sites = found.sites
@@ -108,6 +108,12 @@ class HookedHubModel(nn.Module):
         """The gain of the norm behind a hook point of kind `norm`, `[width]`; None: it has none."""
         norm = self._sites[point].norm
         return None if norm is None else norm.gain
+
+    @property
+    def d_head(self) -> int | None:
+        """Channels of a head at `attn.hook_z`; None: not known, or not the same in every block."""
+        widths = {site.width for site in self._sites.values() if site.kind == "attn_z"}
+        return widths.pop() // self._n_head if len(widths) == 1 and self._n_head else None
 
     @property
     def max_positions(self) -> int | None:

@@ -54,6 +54,7 @@ __all__ = [
     "read_config",
     "replacing",
     "require",
+    "stamp",
 ]
 
 T = TypeVar("T")
@@ -105,6 +106,7 @@ def entry(
     config_name: str,
     *,
     folder: str = "",
+    shares: Sequence[str] = (),
     new_run: bool = False,
     run: Literal["untouched", "read", "changed"] = "untouched",
     named: Sequence[str] = (),
@@ -118,6 +120,7 @@ def entry(
         config_name: file in `conf/` without its ending; its defaults list must begin with `base_<config_name>`.
         folder: of `conf/` that holds the file, for a command with a key that is a group of `conf/` itself: Hydra takes any
             `key=value` whose key is a group for the choice of a file.
+        shares: files of `conf/` that the defaults list of a command in a folder of its own names as `shared/<name>@<package>`.
         new_run: whether the command makes a run folder, which then is its own; what was composed is saved there as `config.yaml`,
             with interpolations, hence secrets from the environment, left unresolved. The schema has `overwrite`, and `ckpt_path` if
             the command can go on with what a folder holds.
@@ -156,6 +159,9 @@ def entry(
         }
         node = {**base, "hydra": hydras}
         ConfigStore.instance().store(name=f"base_{config_name}", node=node)
+        for name in shares:
+            shared = OmegaConf.load(conf_dir() / f"{name}.yaml")
+            ConfigStore.instance().store(group="shared", name=Path(name).name, node=shared)
         # Read before Hydra is told to let errors through; jobs that another process runs have it set and raise.
         whole_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
         failures: list[str] = []

@@ -76,6 +76,7 @@ CIRCUITS = {
     "views": {"section", "explain", "side_by_side"},
     "find": THING | {"section", "search", "evidence", "explain"},
     "formation": {"circuit", "tasks", "section", "evidence"},
+    "hub": THING | {"section", "search", "find", "run"},
     "comparison": THING | {"section"},
     "doctor": {"circuit", "means"},
     "run": THING | {"section", "search", "evidence", "explain", "views", "find", "formation", "comparison"},

@@ -104,7 +104,7 @@ def test_heads_channels_are_what_the_output_projection_reads_head_by_head():
     # At the first position a head sees itself alone: its channels are its group's values there.
     values = attn.v_proj(x[:, 0]).unflatten(-1, (2, 8)).repeat_interleave(2, dim=1)
     torch.testing.assert_close(z[:, 0], values.flatten(-2))
-    assert (model.n_head, z.shape[-1]) == (4, 32)
+    assert (model.d_head, z.shape[-1]) == (8, 32)
 
 
 def test_nodes_of_circuits_are_neurons_and_heads_channels():
