@@ -14,6 +14,8 @@ from sparsetrain.typed import Json
 TaskStatus = Literal["circuit", "like_nonsense", "bigram", "failed_by_model", "no_circuit", "unsuitable"]
 CardVerdict = Literal["pass", "fail", "not enough data"]
 Sense = Literal["at least", "at most"]
+Role = Literal["verdict", "further"]
+"""Whether a criterion decides on the card or is a further measurement."""
 Side = Literal["positive", "negative"]
 NodeKind = Literal["attn_in", "attn_q", "attn_k", "attn_v", "attn_z", "attn_out", "mlp_in", "mlp_neuron", "mlp_out"]
 """The places whose channels are nodes, in forward order; `attn_z` (what heads hand to the output projection) in models of other people."""
@@ -168,12 +170,12 @@ class Threshold:
 
 @dataclass(frozen=True, kw_only=True)
 class CardEntry:
-    """One criterion of a report card (`scripts/find_circuits.py card=quick`); the card passes where every `core` one does."""
+    """One criterion of a report card (`scripts/find_circuits.py card=quick`); the card passes where all of the role `verdict` do."""
 
     name: str
     group: str
     question: str
-    core: bool
+    role: Role
     value: Number
     threshold: Threshold
     verdict: CardVerdict
@@ -181,8 +183,8 @@ class CardEntry:
 
 
 def card_verdict(entries: Sequence[CardEntry]) -> CardVerdict:
-    """The card as a whole: fail if any core criterion fails, else not enough data if any lacks it, else pass."""
-    verdicts = {entry.verdict for entry in entries if entry.core}
+    """The card as a whole: fail if any criterion that decides fails, else not enough data if any lacks it, else pass."""
+    verdicts = {entry.verdict for entry in entries if entry.role == "verdict"}
     return "fail" if "fail" in verdicts else "not enough data" if "not enough data" in verdicts else "pass"
 
 

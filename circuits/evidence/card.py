@@ -1,11 +1,10 @@
 """The report card of a circuit: every criterion with its value, interval, sample size, threshold and a plain verdict.
 
 1. A criterion stands in the file of its question, with its measurement; this module puts them in order.
-2. A verdict compares the value with the threshold: pass or fail. With fewer samples than the criterion needs, or without
-   its inputs (seeds, twins, other tasks ...), it is "not enough data", never pass.
-3. The card passes if every core criterion does (`circuits.section.card_verdict`). The others say what kind of circuit it is;
-   failing them is shown. Where a circuit was pruned to a loss above the model's, it cannot have the model's logit
-   differences: faithfulness and completeness, which compare those, are not core.
+2. A verdict compares the value with the threshold: pass or fail. With fewer samples than the criterion needs, an interval that is
+   wide and covers the threshold, or without its inputs (seeds, twins, other tasks ...), it is "not enough data", never pass.
+3. The card passes if every criterion does that decides (`thresholds.VERDICT`, `circuits.section.card_verdict`). The others say
+   what kind of circuit it is; failing them is shown.
 """
 
 from collections.abc import Callable
@@ -30,6 +29,8 @@ from sparsetrain.model import Transformer
 
 CRITERIA: tuple[Criterion, ...] = (
     effect.sufficiency,
+    effect.raw_loss,
+    effect.raw_accuracy,
     effect.faithfulness,
     effect.circuit_necessity,
     random_circuits.needed_more,
@@ -49,14 +50,17 @@ CRITERIA: tuple[Criterion, ...] = (
     roles.node_roles,
     roles.attention_shift,
     agreement.heldout_agreement,
+    agreement.raw_agreement,
+    agreement.template_transfer,
+    agreement.paraphrased_agreement,
     agreement.shifted_agreement,
     agreement.shared_errors,
     searches.seeds_overlap,
     specificity.other_tasks,
     specificity.pretraining_damage,
     deletions.robustness,
-    hypotheses.equivalence,
-    hypotheses.independence,
+    hypotheses.difference,
+    hypotheses.dependence_of_rest,
     hypotheses.minimality_test,
     random_circuits.sufficiency_test,
 )

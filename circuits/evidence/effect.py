@@ -5,7 +5,8 @@ m(N) - m(nothing).
 
 1. Faithfulness: |F(N) - F(C)| (1 - f of MIB in absolute value).
 2. Completeness: max over subsets K of C of |F(C without K) - F(N without K)|; K are single nodes and random halves.
-3. Minimality: how far the answers move when one node is taken out of the circuit.
+3. Minimality: how far the answers move when one node is taken out of the circuit, as a share of the circuit's own effect
+   m(C) - m(nothing).
 4. Necessity: (m(N) - m(N without C)) / (m(N) - m(nothing)), 1 where ablating the circuit alone destroys all that the model
    does beyond the current token. A shift cancels in m and a scale in the ratio.
 
@@ -19,15 +20,27 @@ import torch
 from torch import Tensor
 
 from circuits.evidence.examination import Examination, criterion
-from circuits.evidence.measurement import Measurement, floats, missing, share
+from circuits.evidence.measurement import Measurement, floats, missing
 from circuits.search.cleanup import without_each
-from circuits.tasks.loss import logit_diff, pair_logit_diff, pair_task_loss
+from circuits.tasks.loss import logit_diff, pair_accuracy, pair_logit_diff, pair_task_loss
 
 
-@criterion("sufficiency", "metrics", at_most="max_task_loss", needs="min_pairs", core=True)
+@criterion("sufficiency", "metrics", at_most="max_task_loss", needs="min_pairs")
 def sufficiency(exam: Examination) -> Measurement:
     """Does the circuit alone, all else at its mean, keep the task loss on pairs it was not fitted to?"""
     return exam.measured(pair_task_loss(exam.calibrated).double(), "nats")
+
+
+@criterion("raw loss", "metrics", at_most="max_raw_loss", needs="min_pairs")
+def raw_loss(exam: Examination) -> Measurement:
+    """What is the task loss of the circuit's logits as they are, without scale and shift?"""
+    return exam.measured(pair_task_loss(exam.own).double(), "nats")
+
+
+@criterion("raw accuracy", "metrics", at_least="min_raw_accuracy", needs="min_pairs")
+def raw_accuracy(exam: Examination) -> Measurement:
+    """On what share of the prompts has the right answer the larger logit, without scale and shift?"""
+    return exam.measured(pair_accuracy(exam.own).double(), "fraction")
 
 
 def _diffs(*answers: Tensor) -> Tensor:
@@ -58,7 +71,7 @@ def necessity(full: Tensor, empty: Tensor, without: Tensor) -> list[float]:
     return [(m - x) / (m - nothing) for x in rest] if m != nothing else []
 
 
-@criterion("necessity", "metrics", at_least="min_necessity", needs="min_pairs", core=True)
+@criterion("necessity", "metrics", at_least="min_necessity", needs="min_pairs")
 def circuit_necessity(exam: Examination) -> Measurement:
     """How much of the model's effect is lost when only the circuit is taken out?"""
     found = necessity(exam.full, exam.empty, exam.without[None])
@@ -87,12 +100,12 @@ def subsets(keep: Tensor, n_random: int, seed: int, max_single: int) -> Tensor:
     return torch.cat([singles, halves])
 
 
-@criterion("completeness", "metrics", at_most="max_incomplete")
+@criterion("completeness", "metrics", at_most="max_incomplete", needs="min_pairs")
 def completeness(exam: Examination) -> Measurement:
     """Do circuit and model react alike when parts of the circuit are taken out of both?"""
     parts = subsets(exam.keep, exam.config.n_subsets, exam.config.seed, exam.config.n_singles)
     if exam.effect == 0:
-        return exam.no_effect(len(parts))
+        return exam.no_effect()
     in_circuit = pair_logit_diff(exam.answers(exam.keep & ~parts)).double()
     in_model = pair_logit_diff(exam.answers(~parts)).double()
     gaps = (in_circuit - in_model).T / abs(exam.effect)  # [n pairs, n subsets]
@@ -100,27 +113,36 @@ def completeness(exam: Examination) -> Measurement:
     def largest(rows: Tensor) -> Tensor:  # [..., n pairs, n subsets]
         return rows.mean(-2).abs().amax(-1)
 
-    note = f"n counts subsets, of which this is the largest gap; their mean is {float(gaps.mean(0).abs().mean()):.3f}"
-    return exam.measured(gaps, "fraction", largest, n=len(parts), note=note)
+    note = f"the largest gap of {len(parts)} subsets; their mean is {float(gaps.mean(0).abs().mean()):.3f}"
+    return exam.measured(gaps, "fraction", largest, note=note)
+
+
+def own_effect(exam: Examination) -> float:
+    """m(C) - m(nothing): what the circuit does beyond the current token, in logits."""
+    return float(logit_diff(exam.own) - logit_diff(exam.empty))
 
 
 def node_effects(exam: Examination) -> Tensor:
-    """Mean |d(C) - d(C without v)| per kept node v, d = logit(A) - logit(B), as a share of the effect: `[n kept]`."""
+    """Mean |d(C) - d(C without v)| per kept node v, d = logit(A) - logit(B), as a share of the circuit's own effect: `[n kept]`."""
     nodes = exam.keep.nonzero().flatten()
     difference = exam.own[..., 0] - exam.own[..., 1]
     answers = exam.answers(without_each(exam.keep, nodes))
     moved = (answers[..., 0] - answers[..., 1] - difference).abs().double()
-    return moved.mean((-2, -1)) / abs(exam.effect)
+    return moved.mean((-2, -1)) / abs(own_effect(exam))
 
 
-@criterion("minimality", "metrics", at_least="min_needed", core=True)
+@criterion("minimality", "metrics", at_least="min_needed")
 def minimality(exam: Examination) -> Measurement:
     """What share of the nodes moves the answers when it is taken out of the circuit?"""
     ids = exam.circuit.node_ids
     if not ids:
         return missing("fraction", "the circuit has no nodes")
-    if exam.effect == 0:
-        return exam.no_effect(len(ids))
+    if own_effect(exam) == 0:
+        return missing(
+            "fraction", "the circuit has the logit difference of the empty circuit", len(ids), verdict="fail"
+        )
     effects = floats(node_effects(exam))
     idle = [name for name, effect in zip(ids, effects, strict=True) if effect < exam.config.min_node_effect]
-    return share(len(ids) - len(idle), len(ids), detail={"idle_nodes": idle})
+    # The nodes are all there are and no sample: no interval.
+    value, note = 1 - len(idle) / len(ids), "n counts nodes"
+    return Measurement(value=value, unit="fraction", n=len(ids), note=note, detail={"idle_nodes": idle})

@@ -7,19 +7,20 @@ circuit and everything between them stand on one scale; task losses are always c
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from circuits.answers import Ablated, run_answers
-from circuits.calibrate import CalibrationMode, calibrated_loss, model_calibration
+from circuits.calibrate import CalibrationMode, fit_calibrations, model_calibration
 from circuits.circuit import Circuit
 from circuits.evidence.measurement import Measurement, missing
-from circuits.evidence.thresholds import CardConfig
-from circuits.intervals import interval, mean_row
+from circuits.evidence.thresholds import MARGINS, VERDICT, CardConfig
+from circuits.intervals import interval, mean_row, n_distinct
 from circuits.masks import NodeSpace, ablation_hooks
-from circuits.section import CardEntry, CardVerdict, Sense, Threshold
+from circuits.section import CardEntry, CardVerdict, Role, Sense, Threshold
 from circuits.tasks.loss import Calibration, logit_diff
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookFn, hooked, record
@@ -28,6 +29,19 @@ from sparsetrain.stats.number import number
 from sparsetrain.typed import Json
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """What a search found where there is nothing to find.
+
+    Args:
+        size: edges of its circuit (nodes, in a model without edges) at the target loss; None: it was not reached.
+        budget: what was spent, as a share of what was spent on the task itself; 1: the same candidates, seeds and trials.
+    """
+
+    size: int | None
+    budget: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +56,9 @@ class CardInputs:
         windows: int64 `[n, pos]`, pretraining text that the means were not taken from.
         others: name -> (fit, held-out) pairs of other tasks that the model solves.
         seeds: circuits of this task found from different mask seeds, this one among them.
-        twin_n_edges: per nonsense twin searched, the edges of its circuit at equal loss, None if none was found.
-        null_n_edges: the same per null model and per null task (`circuits.evidence.searches.search_nulls`).
+        paraphrased: held-out pairs in a second wording, used for nothing but judging.
+        twins: what was searched for unrelated answers, at equal loss.
+        nulls: the same in null models and for null tasks (`circuits.evidence.gather.null_searches`).
         edge_scores: importance of every weight for CPR and CMD, linear's path -> `[target, source]`; None: its magnitude.
     """
 
@@ -54,8 +69,9 @@ class CardInputs:
     windows: Tensor | None = None
     others: Mapping[str, tuple[PairSet, PairSet]] = field(default_factory=dict[str, tuple[PairSet, PairSet]])
     seeds: Sequence[Circuit] = ()
-    twin_n_edges: Sequence[int | None] = ()
-    null_n_edges: Sequence[int | None] = ()
+    paraphrased: PairSet | None = None
+    twins: Sequence[Searched] = ()
+    nulls: Sequence[Searched] = ()
     edge_scores: Mapping[str, Tensor] | None = None
 
 
@@ -117,6 +133,16 @@ class Examination:
         return self.heldout.batch(slice(0, self.config.n_random_pairs))
 
     @cached_property
+    def shifted(self) -> PairSet | None:
+        """Longer pairs with distractors, where there are any."""
+        return None if (pairs := self.inputs.shifted) is None else pairs.batch(slice(0, self.config.n_pairs))
+
+    @cached_property
+    def paraphrased(self) -> PairSet | None:
+        """Pairs in other words, where there are any."""
+        return None if (pairs := self.inputs.paraphrased) is None else pairs.batch(slice(0, self.config.n_pairs))
+
+    @cached_property
     def ablated(self) -> Ablated:
         """The model with deleted nodes at the circuit's means."""
         return Ablated(model=self.model, means=self.circuit.means, max_rows=self.config.max_rows)
@@ -172,9 +198,14 @@ class Examination:
         Args:
             masks: bool `[n_runs, n_nodes]`.
         """
+        return self.calibrated_by(lambda pairs: self.answers(masks, pairs), len(masks))
+
+    def calibrated_by(self, answers: Callable[[PairSet], Tensor], n_runs: int) -> Calibration:
+        """Calibrations `[n_runs]` of whatever `answers` runs, `[n_runs, n, side, answer]` of a pair set: kept, or fitted on the fit pairs."""
         if self.kept is not None:
-            return self.kept.expand(len(masks))
-        return calibrated_loss(self.answers(masks, self.fit))[1]
+            return self.kept.expand(n_runs)
+        with torch.no_grad():
+            return fit_calibrations(answers(self.fit))
 
     @cached_property
     def calibrated(self) -> Tensor:
@@ -201,7 +232,7 @@ class Examination:
 
     def refitted(self, answers: Callable[[PairSet], Tensor]) -> Tensor:
         """Held-out answers `[n, side, answer]`, float64, of whatever `answers` runs, calibrated on the fit pairs if none is kept."""
-        calibration = calibrated_loss(answers(self.fit)[None])[1].first if self.kept is None else self.kept
+        calibration = self.calibrated_by(lambda pairs: answers(pairs)[None], 1).first
         return calibration.apply(answers(self.heldout).double())
 
     @torch.no_grad()
@@ -227,19 +258,40 @@ class Examination:
         unit: str,
         statistic: Callable[[Tensor], Tensor] = mean_row,
         *,
-        n: int | None = None,
+        pairs: PairSet | None = None,
         note: str = "",
         detail: Mapping[str, Json] | None = None,
     ) -> Measurement:
-        """A statistic of rows with its bootstrap interval over rows.
+        """A statistic of rows, one per pair, with its bootstrap interval; distinct pairs are counted, and resampled.
 
         Args:
-            rows: `[n, ...]`, one per pair unless the note says what is counted.
-            statistic: `[..., n, ...]` -> `[...]`.
-            n: sample size, where it is not the number of rows.
+            rows: `[n pairs, ...]`.
+            statistic: `[..., n pairs, ...]` -> `[...]`.
+            pairs: whose rows they are; None: the held-out pairs, or the first ones.
         """
-        low, high = interval(rows, self.config.seed, self.config.n_boot, statistic)
-        n = len(rows) if n is None else n
+        pairs = self.heldout.batch(slice(0, len(rows))) if pairs is None else pairs
+        assert len(pairs) == len(rows)
+        return self.estimated(rows, unit, statistic, groups=pairs.groups, note=note, detail=detail)
+
+    def estimated(
+        self,
+        rows: Tensor,
+        unit: str,
+        statistic: Callable[[Tensor], Tensor] = mean_row,
+        *,
+        groups: Tensor | None = None,
+        note: str = "",
+        detail: Mapping[str, Json] | None = None,
+    ) -> Measurement:
+        """A statistic of rows with its bootstrap interval over rows; the note says what rows are, where they are no pairs.
+
+        Args:
+            rows: `[n, ...]`.
+            statistic: `[..., n, ...]` -> `[...]`.
+            groups: see `circuits.intervals.interval`; n counts them.
+        """
+        low, high = interval(rows, self.config.seed, self.config.n_boot, statistic, groups)
+        n = len(rows) if groups is None else n_distinct(groups)
         value = float(statistic(rows))
         return Measurement(value=value, unit=unit, n=n, lo=low, hi=high, note=note, detail=detail or {})
 
@@ -261,7 +313,6 @@ class Criterion:
         limit: name of the threshold in `CardConfig`.
         measure: takes the measurement.
         needs: name of the smallest sample size in `CardConfig`, None: one.
-        core: whether the card as a whole depends on it.
     """
 
     name: str
@@ -271,7 +322,11 @@ class Criterion:
     limit: str
     measure: Callable[[Examination], Measurement]
     needs: str | None = None
-    core: bool = False
+
+    @property
+    def role(self) -> Role:
+        """Whether the card as a whole depends on it."""
+        return "verdict" if self.name in VERDICT else "further"
 
     def __call__(self, exam: Examination) -> Measurement:
         """The measurement, not judged yet."""
@@ -289,7 +344,7 @@ class Criterion:
             name=self.name,
             group=self.group,
             question=self.question,
-            core=self.core,
+            role=self.role,
             value=value,
             threshold=Threshold(sense=self.sense, value=threshold),
             verdict=judge(found, self.sense, threshold, n_least),
@@ -298,7 +353,7 @@ class Criterion:
 
 
 def criterion(
-    name: str, group: str, *, at_least: str = "", at_most: str = "", needs: str | None = None, core: bool = False
+    name: str, group: str, *, at_least: str = "", at_most: str = "", needs: str | None = None
 ) -> Callable[[Callable[[Examination], Measurement]], Criterion]:
     """Makes a criterion of the function that measures it; the first line of the function's docstring is the question.
 
@@ -318,17 +373,19 @@ def criterion(
             limit=at_least or at_most,
             measure=measure,
             needs=needs,
-            core=core,
         )
 
     return made
 
 
 def judge(found: Measurement, sense: Sense, threshold: float, n_least: int) -> CardVerdict:
-    """The verdict on a measurement: by its own word, by its sample size, then by its value."""
+    """The verdict on a measurement: by its own word, by its sample size, by how well it is known, then by its value."""
     if found.verdict is not None:
         return found.verdict
     if found.n < n_least or found.value is None or found.value != found.value:
+        return "not enough data"
+    low, high = (found.value if end is None else end for end in (found.lo, found.hi))
+    if low <= threshold <= high and high - low > 2 * MARGINS.get(found.unit, inf):
         return "not enough data"
     held = found.value >= threshold if sense == "at least" else found.value <= threshold
     return "pass" if held else "fail"

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from circuits.answers import Ablated
 from circuits.circuit import Circuit
-from circuits.edges import count_edges
+from circuits.edges import size_of
 from circuits.evidence.card import report_card
-from circuits.evidence.examination import CardInputs
+from circuits.evidence.examination import CardInputs, Searched
 from circuits.evidence.searches import permuted_model
 from circuits.evidence.thresholds import CardConfig
 from circuits.means import Means, measure_means
@@ -26,7 +26,7 @@ from circuits.search.rankings import edge_effects
 from circuits.search.search import Pruned
 from circuits.search.task import FindConfig, Pairs, TaskSearch, aim, best_pruned, circuit_of
 from circuits.section import CardEntry, TaskEntry
-from circuits.tasks import PairSet, UnsuitableTask, build_pairs
+from circuits.tasks import PairSet, PairSplit, UnsuitableTask, build_pairs
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.export import load_model
 from sparsetrain.model import Transformer
@@ -73,13 +73,24 @@ class RunFiles:
             pairs=pairs,
         )
 
-    def shifted(self, task: str) -> PairSet | None:
-        """Held-out in names and longer: prompts of up to twice the search's length; None where the tokenizer makes no such pairs."""
+    def judging(self, task: str, split: PairSplit) -> PairSet | None:
+        """Pairs of a split that nothing but the card sees, of up to twice the search's length; None where the task has none with this tokenizer."""
         n, seed, most = self.find.n_heldout, self.find.pair_seed, 2 * self.find.max_tokens
         try:
-            return build_pairs(task, self.tokenizer, "shifted", n, seed, max_tokens=most)
+            return build_pairs(task, self.tokenizer, split, n, seed, max_tokens=most)
         except UnsuitableTask:
             return None
+
+
+def twin_searches(task: TaskEntry) -> list[Searched]:
+    """What the search of a task's nonsense twin came to; its budget is counted in searches and in candidates."""
+    twin, own = task.nonsense_twin, task.seeds
+    if twin is None or own is None:
+        return []
+    candidates = (twin.n_candidates.value or 0) / max(1, own.n_candidates.value or 0)
+    size = twin.n_nodes.value if twin.n_edges.value is None else twin.n_edges.value
+    budget = min(1.0, twin.n_searches / own.n_searches, candidates)
+    return [Searched(size=int(size) if twin.reached and size is not None else None, budget=budget)]
 
 
 def solved(tasks: Sequence[TaskEntry]) -> list[str]:
@@ -97,28 +108,34 @@ def card_of(
     """
     name, pairs, means = task.task, files.pairs(task.task), files.means
     found = [Circuit.load(files.folder / entry.path) for entry in task.circuits]
-    twin = [] if task.nonsense_twin is None else [task.nonsense_twin.n_edges.value]
     ablated = Ablated(model=files.model, means=means.values, max_rows=config.max_rows)
     inputs = CardInputs(
         fit=pairs.fit,
         heldout=pairs.heldout,
         alive=means.alive,
-        shifted=files.shifted(name),
+        shifted=files.judging(name, "shifted"),
         windows=files.windows,
         others={other: (files.pairs(other).fit, files.pairs(other).heldout) for other in beside if other != name},
         seeds=found + _more_seeds(files, name, found, config.n_seeds, progress),
-        twin_n_edges=[None if size is None else int(size) for size in twin],
-        null_n_edges=null_sizes(files, name, config.n_nulls, progress),
+        paraphrased=files.judging(name, "paraphrased"),
+        twins=twin_searches(task),
+        nulls=null_searches(files, name, config.n_nulls, progress),
         edge_scores=edge_effects(ablated, pairs.fit, N_PATH_STEPS),
     )
     return report_card(files.model, found[0], inputs, config, progress)
 
 
 def _search(
-    files: RunFiles, name: str, seed: int, model: Transformer, means: Means, pairs: Pairs, progress: Progress
+    files: RunFiles,
+    name: str,
+    seeds: Sequence[int],
+    model: Transformer,
+    means: Means,
+    pairs: Pairs,
+    progress: Progress,
 ) -> tuple[TaskSearch, Pruned]:
-    """The task's own search with one more mask seed."""
-    find = replace(files.find, seeds=(seed,), nonsense_twin=False)
+    """The best circuit of the task's own search with these mask seeds."""
+    find = replace(files.find, seeds=tuple(seeds), nonsense_twin=False)
     subject = TaskSearch(
         model=model, task=name, description="", pairs=pairs, means=means, config=find, progress=progress
     )
@@ -134,20 +151,21 @@ def _more_seeds(
     folders = {seed: files.folder / "circuits" / name / f"card_seed_{seed}" for seed in more}
     for seed, folder in folders.items():
         if not (folder / "circuit.json").is_file():
-            subject, pruned = _search(files, name, seed, files.model, files.means, files.pairs(name), progress)
+            subject, pruned = _search(files, name, [seed], files.model, files.means, files.pairs(name), progress)
             if pruned.reached:
                 circuit_of(subject, seed, pruned).save(folder)
     return [Circuit.load(folder) for folder in folders.values() if (folder / "circuit.json").is_file()]
 
 
-def null_sizes(files: RunFiles, name: str, n: int, progress: Progress = silent) -> list[int | None]:
-    """Edges of what the search finds in `n` models of permuted weights and for as many permuted labels; None: nothing."""
-    sizes: list[int | None] = []
+def null_searches(files: RunFiles, name: str, n: int, progress: Progress = silent) -> list[Searched]:
+    """What the task's own search, mask seeds and all, finds in `n` models of permuted weights and for as many permuted labels."""
+    searches: list[Searched] = []
     for seed in range(n):
         null = permuted_model(files.model, seed)
         null_means = measure_means(null, files.windows, source="card windows", weights_sha256="permuted")
         labels = Pairs.build(name, files.tokenizer, files.find, twin="labels")
         for place in ((null, null_means, files.pairs(name)), (files.model, files.means, labels)):
-            subject, pruned = _search(files, name, seed, *place, progress)
-            sizes.append(count_edges(subject.model, subject.space, pruned.keep) if pruned.reached else None)
-    return sizes
+            subject, pruned = _search(files, name, files.find.seeds, *place, progress)
+            size = size_of(subject.model, subject.space, pruned.keep) if pruned.reached else None
+            searches.append(Searched(size=size, budget=1.0))
+    return searches

@@ -1,8 +1,9 @@
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-"""Tests of what a circuit is claimed to be.
+"""What a circuit is claimed to be, as tests that can reject a false claim, and as sizes of effects where a test could only fail to.
 
-1. Equivalence: circuit and model beat each other equally often. H0: P(circuit better) lies within 1/2 +- eps.
-2. Independence: what is left without the circuit knows nothing of the model's output. H0: independent; HSIC, permutations.
+1. Difference of answers: |p(C) - p(N)|, p the calibrated probability of answer A, mean over prompts. A test of equivalence by
+   its p-value passes for want of data; a distance with a margin does not.
+2. Dependence of the rest: what is left without the circuit should know nothing of the model's output. HSIC, between what
+   chance shows (0, the mean over permutations) and what the output knows of itself (1).
 3. Minimality, per edge: knocking it out moves the answers more than knocking a random edge out of a circuit inflated by
    a random path. H0: no more; permutation p-value, Bonferroni over the circuit's edges.
 4. Sufficiency: no random circuit of the same size is as good. H0: the circuit is one of them; permutation p-value.
@@ -14,10 +15,11 @@ block (a read, a neuron or value channel, a write), as embedding and unembedding
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import sqrt
 from random import Random
+from statistics import fmean
 
 import torch
-from scipy.stats import binom
 from torch import Tensor, nn
 
 from circuits.answers import pair_answers
@@ -26,7 +28,7 @@ from circuits.edges import Edge, join_weight, joins
 from circuits.evidence.examination import Examination, criterion
 from circuits.evidence.measurement import Measurement, missing
 from circuits.masks import NodeSpace
-from circuits.tasks.loss import pair_logit_diff, pair_task_loss
+from circuits.tasks.loss import pair_logit_diff
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import NodeId
 from sparsetrain.model import Transformer
@@ -46,31 +48,11 @@ def enough_draws(n_draws: int, n_tests: int) -> bool:
     return n_draws >= DRAWS_PER_TEST * n_tests
 
 
-def equivalence_p(n_better: float, n: int, eps: float) -> float:
-    """p-value of H0: P(better) within 1/2 +- eps, for the least favourable such P.
-
-    The two tails beyond |n_better - n/2|, under P = 1/2 + eps.
-
-    Args:
-        n_better: pairs on which the circuit beats the model; a tie counts half (rounded to less extreme).
-        n: pairs.
-        eps: 0 gives the sign test.
-    """
-    high = int(max(n_better, n - n_better))
-    tails = binom.sf(high - 1, n, 0.5 + eps) + binom.cdf(n - high, n, 0.5 + eps)
-    return float(min(1.0, tails))
-
-
-@criterion("equivalence test", "tests", at_least="alpha", needs="min_pairs")
-def equivalence(exam: Examination) -> Measurement:
-    """Do circuit and model beat each other equally often (rejected below the threshold)?"""
-    circuit, model = (pair_task_loss(answers) for answers in (exam.calibrated, exam.full_calibrated))
-    n, eps = len(circuit), exam.config.equivalence_eps
-    if equivalence_p(n, n, eps) >= 0.05:
-        return missing("p-value", "too few pairs to reject anything", n)
-    n_better = float((circuit < model).sum()) + float((circuit == model).sum()) / 2
-    note = f"the circuit is better on {n_better:g} of {n} pairs; eps {eps:g}"
-    return Measurement(value=equivalence_p(n_better, n, eps), unit="p-value", n=n, note=note)
+@criterion("difference of answers", "tests", at_most="max_difference", needs="min_pairs")
+def difference(exam: Examination) -> Measurement:
+    """How far are the circuit's answers from the model's, as probabilities of answer A?"""
+    circuit, model = (torch.sigmoid((x[..., 0] - x[..., 1]).double()) for x in (exam.calibrated, exam.full_calibrated))
+    return exam.measured((circuit - model).abs().mean(-1), "fraction")
 
 
 def gaussian_kernel(x: Tensor) -> Tensor:
@@ -87,30 +69,32 @@ def hsic(kernel_x: Tensor, kernel_y: Tensor) -> float:
     return float((centred * kernel_y).mean())
 
 
-def independence_p(x: Tensor, y: Tensor, n_permutations: int, seed: int) -> float:
-    """Permutation p-value of HSIC: `[n]` and `[n]` samples, H0 independent."""
+def dependence(x: Tensor, y: Tensor, n_permutations: int, seed: int) -> float:
+    """Normalised HSIC of samples `[n]` and `[n]`, corrected for chance: (h - e) / (1 - e), at most 1.
+
+    h = HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)), e its mean over permutations of y; 0 where one of them is constant.
+    """
     generator = torch.Generator().manual_seed(seed)
     kernel_x, kernel_y = gaussian_kernel(x), gaussian_kernel(y)
-    drawn: list[float] = []
-    for _ in range(n_permutations):
-        order = torch.randperm(len(y), generator=generator)
-        drawn.append(hsic(kernel_x, kernel_y[order][:, order]))
-    return permutation_p(hsic(kernel_x, kernel_y) - 1e-15, drawn)  # an equal draw may differ in the last bit
+    largest = sqrt(max(0.0, hsic(kernel_x, kernel_x) * hsic(kernel_y, kernel_y)))
+    if largest < 1e-12:
+        return 0.0
+    orders = [torch.randperm(len(y), generator=generator) for _ in range(n_permutations)]
+    chance = fmean(hsic(kernel_x, kernel_y[order][:, order]) for order in orders) / largest
+    return (hsic(kernel_x, kernel_y) / largest - chance) / (1 - chance)
 
 
-@criterion("independence test", "tests", at_least="alpha", needs="min_pairs")
-def independence(exam: Examination) -> Measurement:
-    """Is what is left without the circuit independent of the model's output (rejected below)?"""
+@criterion("dependence of the rest", "tests", at_most="max_dependence", needs="min_pairs")
+def dependence_of_rest(exam: Examination) -> Measurement:
+    """How much does what is left without the circuit still know of the model's output?"""
     model, complement = pair_logit_diff(exam.full), pair_logit_diff(exam.without)
-    n, n_permutations = len(model), exam.config.n_permutations
-    if not enough_draws(n_permutations, 1):
-        return missing("p-value", "too few permutations", n)
+    n, n_permutations = exam.heldout.n_distinct, exam.config.n_permutations
     spread = float(complement.double().std(correction=0))
-    note = f"{n_permutations} permutations; the complement varies by {spread:.2g} logits"
+    note = f"0: by chance, 1: all; {n_permutations} permutations; the rest varies by {spread:.2g} logits"
     if spread <= exam.config.still * abs(exam.effect):
-        return Measurement(value=1.0, unit="p-value", n=n, note=f"{note}: as good as constant")
-    p = independence_p(model, complement, n_permutations, exam.config.seed)
-    return Measurement(value=p, unit="p-value", n=n, note=note)
+        return Measurement(value=0.0, unit="fraction", n=n, note=f"{note}: as good as constant")
+    value = dependence(model, complement, n_permutations, exam.config.seed)
+    return Measurement(value=value, unit="fraction", n=n, note=note)
 
 
 def random_path(model: Transformer, space: NodeSpace, taken: set[tuple[str, str]], rng: Random) -> list[Edge] | None:

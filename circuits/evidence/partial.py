@@ -5,7 +5,8 @@ A deleted node emits mean + r (x - mean), one r in [0, 1] per node and batch: r 
 2. The worst found by projected gradient ascent: r steps along the sign of the loss's gradient and is cut to [0, 1], from
    r = 1/2 and from random starts; the worst r on the way counts.
 
-A circuit that is the mechanism, and not an artefact of the ablation, does not care. Runs are folded into the batch axis.
+A circuit that is the mechanism, and not an artefact of the ablation, does not care. Calibrated by the circuit's rule, on the fit
+pairs under the same shares where that rule is a fit. Runs are folded into the batch axis.
 """
 
 import torch
@@ -18,6 +19,7 @@ from circuits.evidence.measurement import Measurement
 from circuits.masks import NodeSpace
 from circuits.search.learn import frozen
 from circuits.tasks.loss import pair_task_loss
+from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookFn, HookPoint, hooked
 
 
@@ -43,13 +45,17 @@ def partial_hooks(space: NodeSpace, keep: Tensor, means: Tensor, r: Tensor) -> d
     return {name: blend(name) for name, part in parts.items() if not bool(part.all())}
 
 
+def partial_answers(exam: Examination, r: Tensor, pairs: PairSet) -> Tensor:
+    """Answers `[n_runs, n, side, answer]` under shares r `[n_runs, n_nodes]`, differentiable in them."""
+    keep, means, r = (x.to(exam.device) for x in (exam.keep, exam.circuit.means, r))
+    with hooked(exam.model, partial_hooks(exam.space, keep, means, r)):
+        return run_answers(exam.model, [pairs] * len(r))
+
+
 def partial_losses(exam: Examination, r: Tensor) -> Tensor:
     """Calibrated task loss of each held-out pair, `[n_runs, n]` nats, differentiable in r `[n_runs, n_nodes]`."""
-    keep, means, r = (x.to(exam.device) for x in (exam.keep, exam.circuit.means, r))
-    hooks = partial_hooks(exam.space, keep, means, r)
-    with hooked(exam.model, hooks):
-        answers = run_answers(exam.model, [exam.heldout] * len(r))
-    return pair_task_loss(exam.circuit.calibration.apply(answers))
+    calibration = exam.calibrated_by(lambda pairs: partial_answers(exam, r.detach(), pairs), len(r))
+    return pair_task_loss(calibration.apply(partial_answers(exam, r, exam.heldout)))
 
 
 def _random_shares(exam: Examination, n: int) -> Tensor:
@@ -57,7 +63,7 @@ def _random_shares(exam: Examination, n: int) -> Tensor:
     return torch.rand(n, exam.space.n_nodes, generator=generator)
 
 
-@criterion("partial ablation", "critique 4", at_most="max_task_loss", needs="min_pairs")
+@criterion("partial ablation", "critique 4", at_most="max_partial_loss", needs="min_pairs")
 def random_partial(exam: Examination) -> Measurement:
     """Does the circuit keep the task loss, on average, when deleted nodes come back in part?"""
     r = _random_shares(exam, exam.config.n_partial)

@@ -1,6 +1,7 @@
 """Do nodes and heads do in the circuit what they do in the model?
 
-1. Correlation of each kept node's activation in the circuit and in the model, over all positions of the prompts.
+1. Correlation of each kept node's activation in the circuit and in the model, over all positions of the prompts; beside that
+   of nodes of random connected circuits at the same hook point, since early nodes cannot but vary as in the model.
 2. Jensen-Shannon distance (square root of the divergence in bits, 0 to 1) of the attention of every head that the
    circuit uses, the sink's share included, mean over queries.
 3. Two-valued nodes: every kept node becomes a step, lo below a threshold and hi above it. Threshold and values are the
@@ -18,10 +19,12 @@ from torch import Tensor
 
 from circuits.evidence.examination import Examination, criterion
 from circuits.evidence.measurement import Measurement, floats, missing
+from circuits.evidence.random_circuits import drawn
 from circuits.tasks.loss import pair_task_loss
-from sparsetrain.hooks import HookFn, HookPoint
+from sparsetrain.hooks import HookFn, HookPoint, node_points
 from sparsetrain.kernels import attention_pattern
 from sparsetrain.model import Attention, Transformer
+from sparsetrain.typed import Json
 
 _CONSTANT = 1e-6  # ours: a standard deviation below this share of the root mean square counts as no variation
 
@@ -49,25 +52,58 @@ def correlations(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(still_a | still_b, constant, both.clamp(-1, 1))
 
 
-@criterion("node roles", "critique 5", at_least="min_role_correlation", core=True)
-def node_roles(exam: Examination) -> Measurement:
-    """Do the circuit's nodes vary in the circuit as they do in the model?
+def activity_in_model(exam: Examination) -> tuple[dict[str, Tensor], Tensor]:
+    """What passes all hook points in the full model on the first held-out pairs (see `Examination.recorded`)."""
+    return exam.recorded(exam.some, exam.space.names, {})
 
-    Mean correlation over nodes; so is the interval.
+
+def roles(exam: Examination, keep: Tensor) -> Tensor:
+    """Correlation of each kept node's activation in the circuit `keep` and in the model: float64 `[n_nodes]`, nan elsewhere."""
+    in_model, valid = exam.once(activity_in_model)
+    kept = {name: list(channels) for name, channels in exam.space.nodes(keep).items()}
+    in_circuit, _ = exam.recorded(exam.some, list(kept), exam.deleting(keep))
+    found = torch.full(keep.shape, torch.nan, dtype=torch.float64)
+    parts = exam.space.split(found)
+    for name, channels in kept.items():
+        parts[name][channels] = correlations(in_model[name][valid][:, channels], in_circuit[name][valid][:, channels])
+    return found
+
+
+def roles_at_random(exam: Examination) -> Tensor:
+    """The mean of `roles` over the nodes of random circuits at each hook point: float64 `[n_nodes]`, nan where none has nodes."""
+    masks = exam.once(drawn)[: exam.config.n_random_roles]
+    parts = exam.space.split(torch.stack([roles(exam, mask) for mask in masks]))
+    return exam.space.join({name: part.nanmean().expand(part.shape[1]) for name, part in parts.items()})
+
+
+@criterion("node roles", "critique 5", at_least="min_roles")
+def node_roles(exam: Examination) -> Measurement:
+    """How much better than nodes of random circuits do its nodes vary as they do in the model?
+
+    1 - (1 - r) / (1 - r of random circuits' nodes at the same hook point), r the correlation of a node's activation in circuit
+    and model, both 1 - r meaned over the circuit's nodes; so is the interval. 0: as in random circuits of as many edges, 1: each
+    node does in the circuit what it does in the model.
     """
-    kept = exam.circuit.nodes
-    if not kept:
-        return missing("correlation", "the circuit has no nodes")
-    in_model, valid = exam.recorded(exam.heldout, list(kept), {})
-    in_circuit, _ = exam.recorded(exam.heldout, list(kept), exam.deleting(exam.keep))
-    parts = [
-        correlations(*(seen[name][valid][:, list(channels)] for seen in (in_model, in_circuit)))
-        for name, channels in kept.items()
-    ]
-    found = torch.cat(parts)
-    note = f"n counts nodes; {int((found < 0.5).sum())} of them below 0.5"
-    detail = {"nodes": dict(zip(exam.circuit.node_ids, floats(found), strict=True))}
-    return exam.measured(found, "correlation", note=note, detail=detail)
+    own, random = roles(exam, exam.keep), exam.once(roles_at_random)
+    there = own.isfinite() & random.isfinite()
+    rows = torch.stack([own, random], dim=-1)[there]
+    if not len(rows) or float(1 - rows[:, 1].mean()) < _CONSTANT:
+        return missing("fraction", "no nodes, or random circuits keep all roles there", len(rows))
+
+    def better(rows: Tensor) -> Tensor:  # [..., n nodes, 2]
+        lacks = 1 - rows.mean(-2)
+        return 1 - lacks[..., 0] / lacks[..., 1]
+
+    kinds: dict[str, Json] = {}
+    points = node_points(exam.model)
+    kind_of = [points[name].kind for name, channels in exam.space.nodes(there).items() for _ in channels]
+    for kind in dict.fromkeys(kind_of):
+        some = rows[[other == kind for other in kind_of]]
+        kinds[kind] = {"n": len(some), "circuit": float(some[:, 0].mean()), "random": float(some[:, 1].mean())}
+    nodes = dict(zip(exam.circuit.node_ids, floats(own[exam.keep]), strict=True))
+    detail: dict[str, Json] = {"kinds": kinds, "nodes": nodes}
+    note = f"n counts nodes; mean correlation {float(rows[:, 0].mean()):.2f}, in random circuits {float(rows[:, 1].mean()):.2f}"
+    return exam.estimated(rows, "fraction", better, note=note, detail=detail)
 
 
 def js_distance(p: Tensor, q: Tensor) -> Tensor:

@@ -5,8 +5,8 @@
    values, norms, biases and sinks stay as trained. A label-permuted task exchanges the sides of half of the pairs.
 3. Seeds: circuits of the task itself that other mask seeds lead to.
 
-The search is the caller's, so that real task, twin and nulls get the same budget. What counts of twins and nulls is the size
-of what it finds, relative to the real circuit, at equal loss.
+The search is the caller's; real task, twin and nulls get the same budget. What counts of twins and nulls is the size of what it
+finds, relative to the real circuit, at equal loss.
 Source: J. Drori, "Weight-sparse circuits may be interpretable yet unfaithful" (2026), for the nonsense task; the null
 models are ours.
 """
@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 import torch
 
-from circuits.evidence.examination import Examination, criterion
+from circuits.edges import size_of
+from circuits.evidence.examination import Examination, Searched, criterion
 from circuits.evidence.measurement import Measurement, missing
 from sparsetrain.model import Transformer
 from sparsetrain.stats.sets import jaccard
@@ -42,35 +43,47 @@ def permuted_model(model: Transformer, seed: int) -> Transformer:
     return null
 
 
-def size_ratio(n_edges: int, null_sizes: Sequence[int | None]) -> Measurement:
-    """Smallest null circuit / real circuit, in edges; passes where the search found no null circuit at all.
+def size_ratio(size: int, searches: Sequence[Searched]) -> Measurement:
+    """Smallest null circuit / real circuit.
+
+    Where the search found no null circuit the criterion passes, if it was given at least the budget of the real one.
 
     Args:
-        n_edges: of the real circuit.
-        null_sizes: of twins or nulls, None where the target loss was not reached.
+        size: of the real circuit.
+        searches: of twins or nulls.
     """
-    found, n = [size for size in null_sizes if size is not None], len(null_sizes)
-    detail: dict[str, Json] = {"n_edges": n_edges, "null_n_edges": list(null_sizes)}
+    found, n = [search.size for search in searches if search.size is not None], len(searches)
+    least = min((search.budget for search in searches), default=0.0)
+    detail: dict[str, Json] = {"size": size, "null_sizes": [search.size for search in searches], "budget": least}
     if n == 0:
         return missing("factor", "no such search was run", detail=detail)
+    if not found and least < 1:
+        note = f"none of {n} reached the target loss, at {least:.0%} of the budget that the task had"
+        return missing("factor", note, n, detail=detail)
     if not found:
-        return missing("factor", f"none of {n} reached the target loss", n, detail=detail, verdict="pass")
-    if n_edges == 0:
+        return missing(
+            "factor", f"none of {n} reached the target loss at equal budget", n, detail=detail, verdict="pass"
+        )
+    if size == 0:
         return missing("factor", "the circuit has no edges", n, detail=detail)
-    note = f"{len(found)} of {n} reached the target loss"
-    return Measurement(value=min(found) / n_edges, unit="factor", n=n, note=note, detail=detail)
+    note = f"n counts searches; {len(found)} of them reached the target loss"
+    return Measurement(value=min(found) / size, unit="factor", n=n, note=note, detail=detail)
+
+
+def _size(exam: Examination) -> int:
+    return size_of(exam.model, exam.space, exam.keep)
 
 
 @criterion("nonsense twin", "critique 1", at_least="min_twin_ratio")
 def nonsense_twin(exam: Examination) -> Measurement:
     """How much larger is the circuit that the same search finds for unrelated answers?"""
-    return size_ratio(exam.circuit.n_edges, exam.inputs.twin_n_edges)
+    return size_ratio(_size(exam), exam.inputs.twins)
 
 
 @criterion("null models", "critique 2", at_least="min_twin_ratio")
 def null_models(exam: Examination) -> Measurement:
     """How much larger is what the search finds in permuted weights or for permuted labels?"""
-    return size_ratio(exam.circuit.n_edges, exam.inputs.null_n_edges)
+    return size_ratio(_size(exam), exam.inputs.nulls)
 
 
 @criterion("seeds", "critique 7", at_least="min_jaccard", needs="min_seeds")

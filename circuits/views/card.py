@@ -22,13 +22,13 @@ from sparsetrain.typed import Json
 
 VERDICT_TONES: dict[str, Tone] = {"pass": "pass", "fail": "fail", "not enough data": "warn"}
 COLUMNS = (
-    Column(label="Criterion", help="core criteria decide on the card as a whole"),
+    Column(label="Criterion"),
     Column(
         label="Verdict",
         form="status",
         tones=VERDICT_TONES,
-        help="pass or fail: the value against the threshold; not enough data: too few samples, or the criterion's input was "
-        "not given. Thresholds are the same for every circuit",
+        help="pass or fail: the value against the threshold; not enough data: too few samples, an interval that is wide and covers "
+        "the threshold, or the criterion's input was not given. Thresholds are the same for every circuit",
     ),
     Column(label="Value", form="number"),
     Column(label="95% interval"),
@@ -37,10 +37,11 @@ COLUMNS = (
     Column(label="Note"),
 )
 _WHOLE: dict[CardVerdict, str] = {
-    "pass": "passes: it meets every core criterion",
+    "pass": "passes: it meets every criterion that decides",
     "fail": "fails",
-    "not enough data": "is undecided: core criteria lack data",
+    "not enough data": "is undecided: criteria that decide lack data",
 }
+_ROLES = ("Nodes", "Correlation of circuit and model", "The same in random circuits")
 _UNITS_UNSAID = ("kappa", "p-value", "correlation", "distance", "factor")
 
 
@@ -48,21 +49,23 @@ def card_blocks(entries: Sequence[CardEntry]) -> list[Block]:
     """A report card for markdown and HTML."""
     if not entries:
         return [Text(text="No report card was made for this circuit.", tone="note")]
-    table = Table(title="Report card", columns=COLUMNS, rows=tuple(map(_row, entries)))
+    decide, further = (tuple(_row(entry) for entry in entries if entry.role == role) for role in ("verdict", "further"))
     behind = _behind({entry.name: entry.detail for entry in entries})
     return [
         Text(text=summary(entries)),
-        table,
+        Table(title="Report card", columns=COLUMNS, rows=decide),
+        *([Table(title="Further measurements", columns=COLUMNS, rows=further)] if further else []),
         *([Details(summary="Behind the card", blocks=behind)] if behind else []),
     ]
 
 
 def summary(entries: Sequence[CardEntry]) -> str:
-    """The card in two sentences: how the core criteria stand, and all of them counted."""
-    core = [entry.name for entry in entries if entry.core and entry.verdict != "pass"]
-    names = f" ({', '.join(core)})" if core else ""
+    """The card in two sentences: how the criteria that decide stand, and all of them counted."""
+    decide = [entry for entry in entries if entry.role == "verdict"]
+    open_ones = [entry.name for entry in decide if entry.verdict != "pass"]
+    names = f" ({', '.join(open_ones)})" if open_ones else ""
     tally = (f"{verdict} {sum(entry.verdict == verdict for entry in entries)}" for verdict in VERDICT_TONES)
-    return f"The circuit {_WHOLE[card_verdict(entries)]}{names}. Of {len(entries)} criteria: {', '.join(tally)}."
+    return f"The circuit {_WHOLE[card_verdict(entries)]}{names}. {len(decide)} of {len(entries)} criteria decide. Of all: {', '.join(tally)}."
 
 
 def _row(entry: CardEntry) -> tuple[Any, ...]:
@@ -70,7 +73,7 @@ def _row(entry: CardEntry) -> tuple[Any, ...]:
     unit = "" if value.unit in _UNITS_UNSAID else value.unit
     threshold = f"{limit.sense} {format_number(limit.value, value.unit)} {format_unit(limit.value, unit)}"
     return (
-        Cell(value=f"{entry.name} (core)" if entry.core else entry.name, sub=entry.question),
+        Cell(value=entry.name, sub=entry.question),
         entry.verdict,
         MISSING if value.value is None else Number(value=value.value, unit=unit),
         format_interval(value) or MISSING,
@@ -103,6 +106,11 @@ def _behind(details: Mapping[str, Mapping[str, Json]]) -> tuple[Block, ...]:
         "Attention in circuit and model",
         (Column(label="Head"), Column(label="Distance of attention", form="bar")),
         [*behind("attention", "heads").items()],
+    )
+    table(
+        "Roles kept, by kind of node",
+        (Column(label="Kind", form="code"), *(Column(label=label, form="number") for label in _ROLES)),
+        [(kind, *row.values()) for kind, row in behind("node roles", "kinds").items()],
     )
     table(
         "Nodes by how they keep their role",

@@ -33,7 +33,7 @@ def test_agreement_and_shared_errors_by_hand(exam):
     model = torch.stack([right, right, wrong, wrong])
     circuit = torch.stack([right, wrong, wrong, torch.stack([wrong[0], right[1]])])
     found = heldout_agreement(seen(circuit, model))
-    assert (found.value, found.n) == (pytest.approx(0.25), 8)  # 5 of 8 agree; both say A half of the time
+    assert (found.value, found.n) == (pytest.approx(0.25), 4)  # 5 of 8 prompts agree; both say A half of the time
     errors = shared_errors(seen(circuit, model))
     assert (errors.value, errors.n) == (0.75, 4)
     only_a = torch.stack([right[0], wrong[1]]).expand(3, 2, 2)  # always A: right on side 0, wrong on side 1

@@ -9,11 +9,11 @@ from twins import no_nodes, same_nodes
 
 from circuits.circuit import Circuit
 from circuits.evidence.card import CRITERIA, report_card
-from circuits.evidence.examination import CardInputs, judge
+from circuits.evidence.examination import CardInputs, Searched, judge
 from circuits.evidence.measurement import Measurement
 from circuits.evidence.random_circuits import random_circuits
 from circuits.evidence.searches import permuted_model
-from circuits.evidence.thresholds import PRESETS, CardConfig
+from circuits.evidence.thresholds import PRESETS, VERDICT, CardConfig
 from circuits.masks import NodeSpace
 from circuits.means import Means, measure_means
 from circuits.section import CardEntry, CardVerdict, card_verdict
@@ -55,8 +55,9 @@ def planted() -> tuple[Transformer, Means, Circuit, CardInputs]:
         windows=text_windows(32, seed=6),
         others={"nonsense": (string_pairs(16, 1, nonsense), string_pairs(16, 3, nonsense))},
         seeds=[circuit] * 5,
-        twin_n_edges=[None],
-        null_n_edges=[27],
+        paraphrased=string_pairs(32, seed=9),
+        twins=[Searched(size=None, budget=1.0)],
+        nulls=[Searched(size=27, budget=1.0)],
     )
     return model, means, circuit, evidence
 
@@ -74,7 +75,7 @@ def by_name(entries: tuple[CardEntry, ...]) -> dict[str, CardEntry]:
 def test_the_planted_circuit_passes(entries):
     found = by_name(entries)
     assert card_verdict(entries) == "pass"
-    assert all(entry.verdict == "pass" for entry in entries if entry.core)
+    assert all(entry.verdict == "pass" for entry in entries if entry.role == "verdict")
     strict = {"faithfulness", "completeness", "causal scrubbing", "worst partial ablation", "attention"}
     assert {name: found[name].verdict for name in strict} == dict.fromkeys(strict, "pass")
     # By hand: of the nine edges a null of 27 is three times as large; the model makes no errors to share; nine edges
@@ -183,12 +184,30 @@ def test_a_verdict_of_its_own_word_wins():
 
 def test_the_card_as_a_whole(entries):
     def card(*verdicts: CardVerdict) -> list[CardEntry]:
-        core = [replace(entries[0], core=True, verdict=verdict) for verdict in verdicts]
-        return [*core, replace(entries[0], core=False, verdict="fail")]
+        decide = [replace(entries[0], role="verdict", verdict=verdict) for verdict in verdicts]
+        return [*decide, replace(entries[0], role="further", verdict="fail")]
 
     assert card_verdict(card("pass", "pass")) == "pass"
     assert card_verdict(card("pass", "not enough data")) == "not enough data"
     assert card_verdict(card("not enough data", "fail")) == "fail"
+
+
+def test_at_most_ten_criteria_decide_and_all_of_them_exist():
+    assert len(VERDICT) <= 10 and set(VERDICT) <= {criterion.name for criterion in CRITERIA}
+    assert [c.name for c in CRITERIA if c.role == "verdict"] == [c.name for c in CRITERIA if c.name in VERDICT]
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "verdict"),
+    [
+        (0.1, 0.9, "not enough data"),  # covers the threshold and is wide
+        (0.45, 0.65, "pass"),  # covers it, but narrowly
+        (0.55, 1.5, "pass"),  # wide, but clear of it
+        (None, None, "pass"),
+    ],
+)
+def test_a_wide_interval_around_the_threshold_decides_nothing(lo, hi, verdict):
+    assert judge(Measurement(value=0.6, unit="fraction", n=16, lo=lo, hi=hi), "at least", 0.5, 16) == verdict
 
 
 def test_presets_share_their_thresholds():
@@ -200,7 +219,7 @@ def test_presets_share_their_thresholds():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"n_random": 0}, {"alpha": 0.0}, {"alpha": 1.0}, {"equivalence_eps": 0.5}, {"n_inflated": -1}]
+    "bad", [{"n_random": 0}, {"alpha": 0.0}, {"alpha": 1.0}, {"adversary_step": 1.0}, {"n_inflated": -1}]
 )
 def test_configs_refuse_nonsense(bad):
     with pytest.raises(ValueError, match=f"{next(iter(bad))}=.*(must be|should be)"):
@@ -212,24 +231,25 @@ def test_configs_refuse_nonsense(bad):
 
 def test_the_table_says_every_verdict_in_words(entries):
     blocks = card_blocks(entries)
-    table = next(block for block in blocks if isinstance(block, Table))
-    assert [row[1] for row in table.rows] == [entry.verdict for entry in entries]
+    table, further = (block for block in blocks if isinstance(block, Table))
+    for shown, role in ((table, "verdict"), (further, "further")):
+        assert [row[1] for row in shown.rows] == [entry.verdict for entry in entries if entry.role == role]
     assert set(table.columns[1].tones) == {"pass", "fail", "not enough data"}
     text = "\n\n".join(map(render_block, blocks))
     for entry in entries:
         assert entry.question.split(" (")[0] in text
-    assert "The circuit passes: it meets every core criterion." in text
-    assert "not enough data" in text and "at most 0.150 nats" in text and "at least 80%" in text
+    assert "The circuit passes: it meets every criterion that decides." in text
+    assert "not enough data" in text and "at most 0.200 nats" in text and "at least 80%" in text
 
 
 def test_the_card_renders_on_the_page(entries):
     report = Report(run=RunFacts.now(name="n", seed=0, command="", device="cpu"), sections={"circuits": tuple(entries)})
     page = to_html(assemble(report, {"circuits": SectionKind(schema=tuple[CardEntry, ...], view=card_blocks)}))
-    for words in ("Report card", "not enough data", "necessity (core)", "Ways to delete", "Behind the card"):
+    for words in ("Report card", "not enough data", "Further measurements", "Ways to delete", "Behind the card"):
         assert words in page, words
 
 
-def test_a_failing_card_names_the_core_criteria_that_failed(entries):
+def test_a_failing_card_names_the_criteria_that_failed(entries):
     failed = [replace(entry, verdict="fail") if entry.name == "necessity" else entry for entry in entries]
     assert "The circuit fails (necessity)." in summary(failed)
 

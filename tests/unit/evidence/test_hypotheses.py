@@ -5,28 +5,28 @@ from random import Random
 
 import pytest
 import torch
-from random_exam import answers_of, as_if, with_settings
+from random_exam import answers_of, as_if, with_heldout, with_settings
 
 from circuits.answers import run_answers
 from circuits.circuit import Circuit
 from circuits.edges import find_edges
 from circuits.evidence import hypotheses, random_circuits
+from circuits.evidence.examination import Examination
 from circuits.evidence.hypotheses import (
+    dependence,
+    dependence_of_rest,
+    difference,
     edge_shifts,
     enough_draws,
-    equivalence,
-    equivalence_p,
     gaussian_kernel,
     hsic,
-    independence,
-    independence_p,
     minimality_test,
     permutation_p,
     random_path,
     with_edges,
 )
-from circuits.evidence.measurement import Measurement
 from circuits.evidence.random_circuits import sufficiency_test
+from circuits.section import CardEntry
 
 
 def test_permutation_p_by_hand():
@@ -35,19 +35,29 @@ def test_permutation_p_by_hand():
     assert enough_draws(180, 9) and not enough_draws(179, 9)
 
 
-def test_equivalence_by_hand(exam):
-    def compared(circuit: torch.Tensor, model: torch.Tensor) -> Measurement:
-        return equivalence(as_if(exam, calibrated=answers_of(-circuit), full_calibrated=answers_of(-model)))
+def noise(n: int, seed: int) -> torch.Tensor:
+    return torch.randn(n, generator=torch.Generator().manual_seed(seed))
 
-    assert equivalence_p(4, 4, 0.0) == pytest.approx(2 / 16)  # the sign test
-    assert equivalence_p(2, 4, 0.0) == 1.0
-    assert equivalence_p(0, 4, 0.1) == pytest.approx(0.6**4 + 0.4**4)
-    model = torch.rand(64, generator=torch.Generator().manual_seed(0))
-    noise = torch.randn(64, generator=torch.Generator().manual_seed(1))
-    assert compared(model + 0.1 * noise, model).value > 0.05
-    assert compared(model + 0.1, model).value < 1e-9
-    assert compared(model, model).value == 1.0
-    assert compared(model[:3] + 0.1, model[:3]).verdict == "not enough data"
+
+def differing(exam: Examination, circuit: torch.Tensor, model: torch.Tensor) -> CardEntry:
+    seen = as_if(with_heldout(exam, len(circuit)), calibrated=answers_of(circuit), full_calibrated=answers_of(model))
+    return difference.entry(seen)
+
+
+def test_difference_of_answers_by_hand(exam):
+    circuit, model = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 0.0])
+    found = differing(exam, circuit, model)
+    gap = float(torch.sigmoid(torch.tensor(1.0))) - 0.5  # on both sides of the first pair, on none of the second
+    assert found.value.value == pytest.approx(gap / 2)
+    assert differing(exam, 5 + noise(64, 0), -5 + noise(64, 1)).verdict == "fail"
+
+
+@pytest.mark.parametrize("n", [32, 64, 128, 1024])
+def test_a_small_difference_passes_however_many_pairs_show_it(exam, n):
+    """A test of equivalence rejects a difference of any size once there are pairs enough."""
+    model = noise(n, 0)
+    assert differing(exam, model + 0.1, model).verdict == "pass"
+    assert differing(exam, model + 0.1 * noise(n, 1), model).verdict == "pass"
 
 
 def test_hsic_by_its_formula():
@@ -60,19 +70,30 @@ def test_hsic_by_its_formula():
     assert torch.equal(gaussian_kernel(torch.ones(4)), torch.ones(4, 4, dtype=torch.float64))
 
 
-def test_independence_finds_a_dependence_that_no_correlation_shows(exam):
-    x = torch.randn(80, generator=torch.Generator().manual_seed(0))
-    other = torch.randn(80, generator=torch.Generator().manual_seed(1))
-    assert independence_p(x, x.square(), 200, seed=0) == pytest.approx(1 / 201)
-    assert independence_p(x, other, 200, seed=0) > 0.05
-    still = as_if(with_settings(exam, n_permutations=200), full=answers_of(x), without=answers_of(1e-4 * x), effect=1.0)
-    assert independence(still).value == 1.0
-    few = as_if(with_settings(exam, n_permutations=19), full=answers_of(x), without=answers_of(x), effect=1.0)
-    assert independence(few).verdict == "not enough data"
+def depending(exam: Examination, rest: torch.Tensor, model: torch.Tensor) -> CardEntry:
+    seen = with_settings(with_heldout(exam, len(rest)), n_permutations=50)
+    return dependence_of_rest.entry(as_if(seen, full=answers_of(model), without=answers_of(rest), effect=1.0))
+
+
+def test_dependence_is_found_that_no_correlation_shows(exam):
+    x = noise(80, 0)
+    assert dependence(x, x, 200, seed=0) == pytest.approx(1.0)
+    assert dependence(x, x.square(), 200, seed=0) > 0.2
+    assert abs(dependence(x, noise(80, 1), 200, seed=0)) < 0.05
+    assert dependence(x, torch.ones(80), 10, seed=0) == 0.0
+    assert depending(exam, 1e-4 * x, x).value.value == 0.0, "as good as constant"
+    assert depending(exam, x.square(), x).verdict == "fail"
+
+
+@pytest.mark.parametrize("n", [64, 128, 256, 512])
+def test_a_weak_dependence_passes_however_many_pairs_show_it(exam, n):
+    """A test of independence rejects a dependence of any size once there are pairs enough."""
+    x = noise(n, 0)
+    assert depending(exam, 0.3 * x + noise(n, 1), x).verdict == "pass"
 
 
 def test_sufficiency_p_by_hand(exam):
-    def tested(*losses: float) -> Measurement:
+    def tested(*losses: float):
         return sufficiency_test(as_if(exam, {random_circuits.losses: [0.1, *losses]}))
 
     assert tested(*[0.5] * 19, 0.05).value == pytest.approx(2 / 21)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from random_exam import plain_answers, with_settings
+from random_exam import keeping, plain_answers, with_settings
 
 from circuits.evidence import partial
 from circuits.evidence.examination import Examination
@@ -13,11 +13,13 @@ from sparsetrain.hooks import HookPoint
 
 def test_partial_ablation_ends_at_circuit_and_model(exam):
     everything = torch.ones_like(exam.keep)
-    with torch.no_grad():
-        losses = partial_losses(exam, torch.tensor([[0.0], [1.0]]).expand(2, exam.space.n_nodes))
-    for row, keep in zip(losses, (exam.keep, everything), strict=True):
-        expected = task_loss(exam.circuit.calibration.apply(plain_answers(exam, keep)))
-        assert float(row.mean()) == pytest.approx(float(expected), abs=1e-5)
+    for case in (exam, keeping(exam)):  # calibrated anew on the fit pairs, or not at all
+        with torch.no_grad():
+            losses = partial_losses(case, torch.tensor([[0.0], [1.0]]).expand(2, exam.space.n_nodes))
+        for row, keep in zip(losses, (exam.keep, everything), strict=True):
+            expected = task_loss(case.calibration_of(keep[None]).first.apply(plain_answers(exam, keep)))
+            assert float(row.mean()) == pytest.approx(float(expected), abs=1e-5)
+    assert keeping(exam).calibration_of(exam.keep[None]).first.scale == 2.0
 
 
 def test_partial_hooks_blend_node_by_node(exam):

@@ -11,9 +11,11 @@ from circuits.answers import run_answers
 from circuits.calibrate import calibrated_loss
 from circuits.edges import find_edges
 from circuits.evidence import gather
+from circuits.evidence.examination import Searched
 from circuits.evidence.searches import permuted_model, size_ratio
 from circuits.means import measure_means
 from circuits.tasks.loss import task_loss
+from sparsetrain.stats.number import number
 
 
 def test_permuted_model_keeps_patterns_values_and_vectors(model):
@@ -33,8 +35,8 @@ def test_permuted_model_keeps_patterns_values_and_vectors(model):
 def test_nulls_are_searched_in_permuted_weights_and_with_permuted_labels(model, exam, monkeypatch):
     asked = []
 
-    def search(files, name, seed, null, means, pairs, progress):
-        asked.append((null is model, means is own_means, pairs, seed))
+    def search(files, name, seeds, null, means, pairs, progress):
+        asked.append((null is model, means is own_means, pairs, seeds))
         pruned = SimpleNamespace(reached=pairs == "labels", keep=exam.keep)
         return SimpleNamespace(model=null, space=exam.space), pruned
 
@@ -45,19 +47,42 @@ def test_nulls_are_searched_in_permuted_weights_and_with_permuted_labels(model, 
         torch.ones(2, 8),
     )
     files = SimpleNamespace(
-        model=model, means=own_means, windows=windows.long(), tokenizer=None, find=None, pairs=lambda name: name
+        model=model,
+        means=own_means,
+        windows=windows.long(),
+        tokenizer=None,
+        find=SimpleNamespace(seeds=(0, 1)),
+        pairs=lambda name: name,
     )
-    found = gather.null_sizes(files, "task", 2)  # pyright: ignore[reportArgumentType]
+    found = gather.null_searches(files, "task", 2)  # pyright: ignore[reportArgumentType]
     weights, labels = (False, False, "task"), (True, True, "labels")
-    assert asked == [(*weights, 0), (*labels, 0), (*weights, 1), (*labels, 1)]
-    assert found == [None, exam.circuit.n_edges, None, exam.circuit.n_edges]
+    assert asked == 2 * [(*weights, (0, 1)), (*labels, (0, 1))], "with all the seeds of the task"
+    assert found == 2 * searched(None, exam.circuit.n_edges)
+
+
+def searched(*sizes: int | None, budget: float = 1.0) -> list[Searched]:
+    return [Searched(size=size, budget=budget) for size in sizes]
 
 
 def test_size_ratio_by_hand():
-    assert size_ratio(10, [None, 35, 30]).value == 3.0
-    assert size_ratio(10, [None, None]).verdict == "pass"
+    assert size_ratio(10, searched(None, 35, 30)).value == 3.0
+    assert size_ratio(10, searched(None, None)).verdict == "pass"
     assert size_ratio(10, []).verdict == "not enough data"
-    assert size_ratio(0, [3]).value is None
+    assert size_ratio(0, searched(3)).value is None
+
+
+def test_a_twin_that_was_not_reached_counts_only_with_the_budget_of_the_task(exam):
+    cheap = size_ratio(10, searched(None, budget=0.5))
+    assert cheap.verdict == "not enough data" and "50% of the budget" in cheap.note
+    assert size_ratio(10, searched(30, budget=0.5)).value == 3.0, "what was found cheaply is there"
+    found, own = number(40, "edges"), number(200, "nodes")
+    twin = SimpleNamespace(reached=False, n_edges=number(None, "edges"), n_nodes=own, n_searches=4, n_candidates=own)
+    task = SimpleNamespace(nonsense_twin=twin, seeds=SimpleNamespace(n_searches=4, n_candidates=own))
+    assert gather.twin_searches(task) == [Searched(size=None, budget=1.0)]  # pyright: ignore[reportArgumentType]
+    twin.n_candidates, twin.reached, twin.n_edges = number(100, "nodes"), True, found
+    assert gather.twin_searches(task) == [Searched(size=40, budget=0.5)]  # pyright: ignore[reportArgumentType]
+    task.nonsense_twin = None
+    assert gather.twin_searches(task) == []  # pyright: ignore[reportArgumentType]
 
 
 def test_same_nodes_in_another_model_are_calibrated_there(model, circuit, exam):
