@@ -7,6 +7,7 @@
 3. `judged`: evidence on held-out pairs. It takes what a search has just found or what was saved of it (`scripts/verify_report.py`).
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -45,12 +46,14 @@ from circuits.section import (
     TaskStatus,
     TwinEntry,
 )
-from circuits.tasks import PairText, UnsuitableTask, get_task
+from circuits.tasks import PairText, Task, UnsuitableTask, get_task
 from circuits.tasks.loss import TASK_LOSS_CONVENTION, logit_diff, task_loss
 from sparsetrain.stats.number import Number, number
 from sparsetrain.stats.sets import jaccard
 from sparsetrain.store import once
 from sparsetrain.typed import to_dict
+
+log = logging.getLogger(__name__)
 
 RANDOM_NOTE = (
     "connected circuits of as many edges (5% more or fewer): whole random paths from the logits to the embedding, along nonzero "
@@ -89,14 +92,14 @@ def section_of(means: Means, config: FindConfig, tasks: Sequence[TaskEntry], *, 
 
 def find_once(
     model: nn.Module,
-    task: str,
+    task: Task | str,
     tokenizer: NamingTokenizer,
     means: Means,
     config: FindConfig,
     out_dir: Path,
     progress: Progress = silent,
 ) -> TaskEntry:
-    """`find_task` of a task's name; done before with the same config and weights, it is read from disk.
+    """`find_task` of a task or its name; done before with the same config, pairs and weights, it is read from disk.
 
     Args:
         out_dir: gets `<task>/circuit.json`, `circuit.safetensors` (the smallest circuit), `seed_<n>/` (the others),
@@ -105,19 +108,32 @@ def find_once(
     Raises:
         ValueError: an unknown task, or means of another model.
     """
-    name = get_task(task).name
+    task = get_task(task) if isinstance(task, str) else task
+    subject = _subject_of(model, task, tokenizer, means, config, progress)
+    task.keep(out_dir)
 
     def make() -> TaskEntry:
-        for stale in [*(out_dir / name).rglob("circuit.*")]:
+        for stale in [*(out_dir / task.name).rglob("circuit.*")]:
             stale.unlink()  # of a search with other settings or weights
-        try:
-            subject = TaskSearch.of(model, name, tokenizer, means, config, progress)
-        except UnsuitableTask as error:
-            return unsuitable(name, str(error))
-        return find_task(subject, out_dir)
+        return unsuitable(task, subject) if isinstance(subject, str) else find_task(subject, out_dir)
 
     key = {"config": to_dict(config), "weights_sha256": means.weights_sha256, "means": means.sha256}
-    return once(out_dir / name / "result.json", key, make, TaskEntry)
+    key["pairs"] = subject if isinstance(subject, str) else subject.pairs.sha256
+    return once(out_dir / task.name / "result.json", key, make, TaskEntry)
+
+
+def _subject_of(
+    model: nn.Module, task: Task, tokenizer: NamingTokenizer, means: Means, config: FindConfig, progress: Progress
+) -> TaskSearch | str:
+    """What is searched, or why this tokenizer has no pairs of it."""
+    try:
+        subject = TaskSearch.of(model, task, tokenizer, means, config, progress)
+    except UnsuitableTask as error:
+        remarks = task.remarks(tokenizer, config.max_tokens)
+        return f"{error}; {remarks}" if remarks else str(error)
+    if subject.note:
+        log.warning("%s: %s", task.name, subject.note)
+    return subject
 
 
 def find_task(subject: TaskSearch, out_dir: Path | None = None) -> TaskEntry:
@@ -132,16 +148,15 @@ def find_task(subject: TaskSearch, out_dir: Path | None = None) -> TaskEntry:
     return replace(entry, seconds=number(time.perf_counter() - start, "s", "measured"))
 
 
-def unsuitable(task: str, reason: str) -> TaskEntry:
+def unsuitable(task: Task, reason: str) -> TaskEntry:
     """The entry of a task that has no pairs with this tokenizer: nothing of it was measured."""
-    known = get_task(task)
 
     def unknown(unit: str) -> Number:
         return number(None, unit, "measured", n=0)
 
     return TaskEntry(
-        task=known.name,
-        description=known.description,
+        task=task.name,
+        description=task.description,
         status="unsuitable",
         gate=ModelGate(
             passed=False,
@@ -153,7 +168,7 @@ def unsuitable(task: str, reason: str) -> TaskEntry:
         ),
         empty=EmptyCircuit(loss=unknown("nats")),
         rejected={},
-        example=example_of(next(known.examples())),
+        example=example_of(next(task.examples())),
         circuits=(),
         note=reason,
     )

@@ -45,8 +45,15 @@ class FormationConfig:
     """Steps before the last at most: half of the training, a quarter, ..."""
 
     def __post_init__(self) -> None:
-        for task in self.tasks:
-            get_task(task)
+        self.names()
+
+    def names(self) -> tuple[str, ...]:
+        """The tasks meant.
+
+        Raises:
+            ValueError: an unknown task; lists them all.
+        """
+        return tuple(get_task(task).name for task in self.tasks)
 
 
 def halving_steps(n_steps: int, n_looks: int) -> list[int]:

@@ -6,7 +6,7 @@
 3. Edges, and all that rests on them, are absent (`circuits.edges.NO_EDGES`): edge circuits, flow, compact form.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from circuits.run import merge_tasks, with_bars
 from circuits.search.comparison import ranked_circuits
 from circuits.search.task import FindConfig, Pairs, TaskSearch
 from circuits.section import CircuitsSection, RankedCircuit, TaskEntry
-from circuits.tasks import UnsuitableTask
+from circuits.tasks import Task, UnsuitableTask
 from sparsetrain.adapters import HUB_PREFIX, LanguageModel, load_language_model
 from sparsetrain.adapters.hub_files import HubTokenizer
 from sparsetrain.data.texts import PADDING, TextsConfig, read_texts
@@ -92,7 +92,7 @@ class HubSearch:
             means=text_means(model, text, n_windows) if text else None,
         )
 
-    def means_of(self, task: str, find: FindConfig) -> Means:
+    def means_of(self, task: Task, find: FindConfig) -> Means:
         """What deleted nodes emit in the circuits of a task; a task without pairs has means of nothing."""
         if self.means is not None:
             return self.means
@@ -130,7 +130,7 @@ def text_means(model: LanguageModel, paths: Sequence[str], n_windows: int) -> Me
 def hub_circuits(
     searched: HubSearch,
     run_dir: Path,
-    names: Sequence[str],
+    tasks: Mapping[str, Task],
     find: FindConfig,
     *,
     baselines: bool = False,
@@ -143,7 +143,7 @@ def hub_circuits(
 
     Args:
         run_dir: gets `circuits/<task>/`, the means in it.
-        names: of tasks.
+        tasks: to search, by name.
         find: the search's settings.
         baselines: whether circuits are also found by rankings of the nodes.
         known: what the report says of these weights, to which the tasks are added.
@@ -153,12 +153,12 @@ def hub_circuits(
     """
     out_dir, module, tokenizer = run_dir / "circuits", searched.model.module, searched.tokenizer
     section = known
-    for name, report in with_bars("circuits", names, progress):
-        means = searched.means_of(name, find)
-        task = find_once(module, name, tokenizer, means, find, out_dir, report)
+    for name, report in with_bars("circuits", list(tasks), progress):
+        means = searched.means_of(tasks[name], find)
+        task = find_once(module, tasks[name], tokenizer, means, find, out_dir, report)
         means.save(out_dir / task.task / "means.safetensors")
         if baselines and (task.has_circuit or task.status == "no_circuit"):
-            subject = TaskSearch.of(module, name, tokenizer, means, replace(find, nonsense_twin=False), report)
+            subject = TaskSearch.of(module, tasks[name], tokenizer, means, replace(find, nonsense_twin=False), report)
             key = {"find": to_dict(find), "weights_sha256": means.weights_sha256, "means": means.sha256}
             path, schema = out_dir / task.task / "baselines.json", tuple[RankedCircuit, ...]
             task = replace(task, baselines=once(path, key, lambda s=subject: ranked_circuits(s, out_dir), schema))

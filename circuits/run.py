@@ -33,7 +33,7 @@ from circuits.section import (
     TaskEntry,
     Viewer,
 )
-from circuits.tasks import TASKS, get_task
+from circuits.tasks import TASKS, Task, get_task
 from circuits.views import KINDS as CIRCUIT_KINDS
 from sparsetrain.data import Corpus
 from sparsetrain.data.tokenizer import Tokenizer
@@ -62,7 +62,7 @@ class CircuitsConfig:
     """Which tasks are searched, and how."""
 
     tasks: tuple[str, ...] = ()
-    """Names of tasks; `all` for every one; none: no circuits."""
+    """Names of tasks; `all` for every one; `file:<pairs.jsonl>` for pairs of your own (docs/circuits.md); none: no circuits."""
     n_means_windows: Count = 256
     """Windows of n_ctx tokens over which the means of deleted nodes are taken. ours"""
     find: FindConfig = field(default_factory=FindConfig)
@@ -76,8 +76,12 @@ class CircuitsConfig:
         Raises:
             ValueError: an unknown task; lists them all.
         """
-        named = tuple(get_task(name).name for name in self.tasks if name != "all")
-        return tuple(TASKS) if "all" in self.tasks else named
+        return tuple(self.behaviours())
+
+    def behaviours(self) -> dict[str, Task]:
+        """The same by name, each once."""
+        named = [name for task in self.tasks for name in (TASKS if task == "all" else [task])]
+        return {task.name: task for task in map(get_task, named)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +101,7 @@ class TrainRun(RunConfig):
     """A study that is run instead of one training; kind=none: none."""
 
     def __post_init__(self) -> None:
-        missing = set(self.formation.tasks) - set(self.circuits.names())
+        missing = set(self.formation.names()) - set(self.circuits.names())
         if missing:
             raise ValueError(
                 f"formation.tasks={list(self.formation.tasks)} has {sorted(missing)}, which circuits.tasks has not; add "
@@ -179,7 +183,7 @@ def _stages(config: TrainRun, run_dir: Path, command: str, trackers: Sequence[Tr
     if config.formation.tasks:
         with stages.part("formation"):
             steps = config.trainer.n_steps
-            stages.add(formation=formation_section(run_dir, config.formation.tasks, steps, stages.report))
+            stages.add(formation=formation_section(run_dir, config.formation.names(), steps, stages.report))
     return publish(stages, trackers)
 
 
@@ -246,8 +250,9 @@ def run_circuits(
         return merge_tasks(known, found)
 
     tasks: list[TaskEntry] = []
-    for name, report in with_bars("circuits", config.names(), progress):
-        tasks.append(find_once(model, name, tokenizer, means, config.find, out_dir, report))
+    behaviours = config.behaviours()
+    for name, report in with_bars("circuits", list(behaviours), progress):
+        tasks.append(find_once(model, behaviours[name], tokenizer, means, config.find, out_dir, report))
         on_task(tasks[-1])
         on_section(section(tasks))
     if text is not None:
@@ -258,7 +263,7 @@ def run_circuits(
 
             def make() -> Viewer:
                 circuit = Circuit.load(run_dir / best.path)
-                pairs = heldout_pairs(circuit, tokenizer)
+                pairs = heldout_pairs(circuit, tokenizer, out_dir)
                 return activity(model, circuit, pairs, text_once(), text_source, tokenizer.token)
 
             key = {"version": VERSION, "circuit": sha256(run_dir / best.path), "text": text_source}
@@ -347,7 +352,8 @@ def run_baselines(
     def compared(task: TaskEntry, report: Progress) -> TaskEntry:
         def make() -> tuple[RankedCircuit, ...]:
             config = replace(find, nonsense_twin=False)
-            return ranked_circuits(TaskSearch.of(model, task.task, tokenizer, means, config, report), out_dir)
+            known = get_task(task.task, out_dir)
+            return ranked_circuits(TaskSearch.of(model, known, tokenizer, means, config, report), out_dir)
 
         key = {"find": to_dict(find), "weights_sha256": means.weights_sha256}
         found = once(out_dir / task.task / "baselines.json", key, make, tuple[RankedCircuit, ...])

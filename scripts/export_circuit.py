@@ -13,6 +13,7 @@ from circuits.circuit import Circuit
 from circuits.exports.formats import FORMATS, Sample
 from circuits.search.task import heldout_pairs
 from circuits.section import SIDES
+from circuits.tasks import get_task
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import entry, require
 from sparsetrain.export import latest_export, load_model
@@ -26,7 +27,7 @@ class ExportCircuitRun:
     run: str = ""
     """Folder of a finished run."""
     task: str = ""
-    """Name of a task whose circuit was found."""
+    """Name of a task whose circuit was found, or file:<pairs.jsonl> as it was searched."""
     format: str = "graphml"
     """graphml, node_link, neuronpedia (one prompt) or mib."""
     pair: int = 0
@@ -47,10 +48,11 @@ def main(config: ExportCircuitRun, run_dir: Path) -> None:
     run = Path(require("run", config.run))
     export = latest_export(run)
     model, tokenizer = load_model(export), Tokenizer.load(export / "tokenizer.json")
-    folder = run / "circuits" / require("task", config.task)
+    tasks = run / "circuits"
+    folder = tasks / get_task(require("task", config.task), tasks).name
     circuit = Circuit.load(folder)
     circuit.hooks(model)  # refuses another model's circuit
-    pairs, side = heldout_pairs(circuit, tokenizer), SIDES.index(config.side)
+    pairs, side = heldout_pairs(circuit, tokenizer, tasks), SIDES.index(config.side)
     sample = Sample(pairs=pairs, pair=config.pair, side=side, token=tokenizer.token)
     chosen = FORMATS[config.format]
     path = folder / chosen.file_name(sample)

@@ -60,7 +60,8 @@ class FindCircuitsRun:
     """With `model`: files, folders or patterns of text over which the means of deleted nodes are taken; empty: over the prompts of the
     task's training pairs."""
     task: str = ""
-    """A task's name or file:<pairs.jsonl>, several as 'task="a,b"', or `all`; empty: those of circuits.tasks."""
+    """A task's name, several as 'task="a,b"', `all`, or file:<pairs.jsonl> for pairs of your own (docs/circuits.md); empty: those of
+    circuits.tasks."""
     card: Literal["none", "quick", "full"] = "none"
     """Report card of every task's best circuit: the same criteria and thresholds, fewer draws in `quick`."""
     baselines: bool = False
@@ -152,7 +153,7 @@ def of_hub_model(config: FindCircuitsRun, circuits: CircuitsConfig) -> None:
         )
     if circuits.find.prune_edges:
         raise ValueError(f"circuits.find.prune_edges=true is for runs of ours: {NO_EDGES}; leave it out")
-    started, names = time.perf_counter(), circuits.names()
+    started, behaviours = time.perf_counter(), circuits.behaviours()
     searched = HubSearch.load(config.model, listed(config.data), circuits.n_means_windows)
     folder = Path(config.run) if config.run else Path("runs", "find_circuits", stamp())
     with ExitStack() as held:
@@ -174,7 +175,7 @@ def of_hub_model(config: FindCircuitsRun, circuits: CircuitsConfig) -> None:
             section = hub_circuits(
                 searched,
                 folder,
-                names,
+                behaviours,
                 circuits.find,
                 baselines=config.baselines,
                 known=known_circuits(stages.report),

@@ -28,6 +28,7 @@ from circuits.search.learn import MaskRun
 from circuits.search.search import Pruned, Search
 from circuits.search.task import FindConfig, Found, Pairs, TaskSearch, aim
 from circuits.section import CircuitsSection, TaskEntry
+from circuits.tasks import get_task
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import entry, require
 from sparsetrain.export import latest_export, load_model, read_meta
@@ -155,7 +156,7 @@ def recompute(run: Path, stored: TaskEntry) -> TaskEntry:
     if means.weights_sha256 != read_meta(export)["weights_sha256"]:
         raise ValueError(f"{run}/circuits/means.safetensors was measured on other weights than {export}")
     config = from_dict(FindConfig, key_of(folder / "result.json", "config")["config"])
-    subject = TaskSearch.of(model, stored.task, tokenizer, means, config)
+    subject = TaskSearch.of(model, get_task(stored.task, run / "circuits"), tokenizer, means, config)
     result = examined(subject)
     if stored.seeds is not None:
         result = judged(subject, result, saved(run, subject, stored))

@@ -26,7 +26,7 @@ from circuits.search.rankings import edge_effects
 from circuits.search.search import Pruned
 from circuits.search.task import FindConfig, Pairs, TaskSearch, aim, best_pruned, circuit_of
 from circuits.section import CardEntry, TaskEntry
-from circuits.tasks import PairSet, PairSplit, UnsuitableTask, build_pairs
+from circuits.tasks import PairSet, PairSplit, Task, UnsuitableTask, build_pairs, get_task
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.export import load_model
 from sparsetrain.model import Transformer
@@ -61,7 +61,7 @@ class RunFiles:
 
         @cache
         def pairs(task: str) -> Pairs:
-            return Pairs.build(task, tokenizer, find)
+            return Pairs.build(get_task(task, folder / "circuits"), tokenizer, find)
 
         return cls(
             folder=folder,
@@ -73,11 +73,15 @@ class RunFiles:
             pairs=pairs,
         )
 
+    def task(self, name: str) -> Task:
+        """A task of the run, those of files from what the run has kept of them."""
+        return get_task(name, self.folder / "circuits")
+
     def judging(self, task: str, split: PairSplit) -> PairSet | None:
         """Pairs of a split that nothing but the card sees, of up to twice the search's length; None where the task has none with this tokenizer."""
         n, seed, most = self.find.n_heldout, self.find.pair_seed, 2 * self.find.max_tokens
         try:
-            return build_pairs(task, self.tokenizer, split, n, seed, max_tokens=most)
+            return build_pairs(self.task(task), self.tokenizer, split, n, seed, max_tokens=most)
         except UnsuitableTask:
             return None
 
@@ -163,7 +167,7 @@ def null_searches(files: RunFiles, name: str, n: int, progress: Progress = silen
     for seed in range(n):
         null = permuted_model(files.model, seed)
         null_means = measure_means(null, files.windows, source="card windows", weights_sha256="permuted")
-        labels = Pairs.build(name, files.tokenizer, files.find, twin="labels")
+        labels = Pairs.build(files.task(name), files.tokenizer, files.find, twin="labels")
         for place in ((null, null_means, files.pairs(name)), (files.model, files.means, labels)):
             subject, pruned = _search(files, name, files.find.seeds, *place, progress)
             size = size_of(subject.model, subject.space, pruned.keep) if pruned.reached else None

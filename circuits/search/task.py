@@ -11,6 +11,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -28,10 +29,9 @@ from circuits.search.edge_pruning import prune_edges
 from circuits.search.learn import Aim, MaskRun, Progress, PruneConfig, silent
 from circuits.search.search import Pruned, search
 from circuits.search.tune import tuned
-from circuits.tasks import PairSet, PairTokenizer, UnsuitableTask, build_pairs, get_task
+from circuits.tasks import PairSet, PairSplit, PairTokenizer, Task, UnsuitableTask, build_pairs, get_task
 from circuits.tasks.loss import TASK_LOSS_CONVENTION, Calibration, pair_accuracy, pair_task_loss, task_loss
 from circuits.tasks.pairs import Twin
-from sparsetrain.data.pools import Split
 from sparsetrain.stats.number import Number, number
 from sparsetrain.typed import Above0, Count, Index, Share, from_dict, to_dict
 
@@ -113,27 +113,39 @@ class Pairs:
     heldout: PairSet
 
     @classmethod
-    def build(cls, task: str, tokenizer: PairTokenizer, config: FindConfig, twin: Twin | None = None) -> "Pairs":
-        """Pairs of a task (or of its twin: the same prompts), a function of the config."""
+    def build(cls, task: Task | str, tokenizer: PairTokenizer, config: FindConfig, twin: Twin | None = None) -> "Pairs":
+        """Pairs of a task (or of its twin: the same prompts), a function of the config; of a file as many as it has."""
 
-        def pairs(split: Split, n: int) -> PairSet:
+        def pairs(split: PairSplit, n: int) -> PairSet:
             return build_pairs(task, tokenizer, split, n, config.pair_seed, twin=twin, max_tokens=config.max_tokens)
 
-        val = pairs("val", config.n_fit + config.n_val)
+        n = config.n_fit + config.n_val
+        val = pairs("val", n)
+        n_fit = min(max(1, round(len(val) * config.n_fit / n)), len(val) - 1)
         return cls(
             train=pairs("train", config.n_train),
-            fit=val.batch(slice(0, config.n_fit)),
-            val=val.batch(slice(config.n_fit, None)),
+            fit=val.batch(slice(0, n_fit)),
+            val=val.batch(slice(n_fit, None)),
             heldout=pairs("heldout", config.n_heldout),
         )
 
+    @property
+    def sha256(self) -> str:
+        """Of the token ids: what was found with these pairs rests on them."""
+        sets = (self.train, self.fit, self.val, self.heldout)
+        parts = [x.cpu().numpy().tobytes() for made in sets for x in (made.tokens, made.last, made.answers)]
+        return sha256(b"".join(parts)).hexdigest()
 
-def heldout_pairs(circuit: Circuit, tokenizer: PairTokenizer) -> PairSet:
-    """The held-out pairs on which a saved circuit's task loss was reported."""
+
+def heldout_pairs(circuit: Circuit, tokenizer: PairTokenizer, kept: Path | None = None) -> PairSet:
+    """The held-out pairs on which a saved circuit's task loss was reported.
+
+    Args:
+        kept: the folder of tasks that the circuit lies in, which a task of a file needs (see `get_task`).
+    """
     config = from_dict(FindConfig, circuit.provenance.config)
-    return build_pairs(
-        circuit.task, tokenizer, "heldout", config.n_heldout, config.pair_seed, max_tokens=config.max_tokens
-    )
+    task = get_task(circuit.task, kept)
+    return build_pairs(task, tokenizer, "heldout", config.n_heldout, config.pair_seed, max_tokens=config.max_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,20 +185,21 @@ class TaskSearch:
     def of(
         cls,
         model: nn.Module,
-        task: str,
+        task: Task | str,
         tokenizer: NamingTokenizer,
         means: Means,
         config: FindConfig,
         progress: Progress = silent,
     ) -> "TaskSearch":
-        """The subject of a known task, its pairs built anew. Without words for a nonsense twin it has none, and says so.
+        """The subject of a task, its pairs built anew. Without words for a nonsense twin it has none, and says so.
 
         Raises:
             ValueError: an unknown task, or means of another model.
             UnsuitableTask: no pairs with this tokenizer, or prompts that are too long for the model.
         """
-        known = get_task(task)
-        pairs, twin, note = Pairs.build(known.name, tokenizer, config), None, None
+        known = get_task(task) if isinstance(task, str) else task
+        pairs, twin = Pairs.build(known, tokenizer, config), None
+        notes = [known.remarks(tokenizer, config.max_tokens)]
         longest = max(int(made.last.max()) + 1 for made in (pairs.train, pairs.fit, pairs.val, pairs.heldout))
         most: int | None = getattr(model, "max_positions", None)
         if most is not None and longest > most:
@@ -195,16 +208,16 @@ class TaskSearch:
             )
         if config.nonsense_twin:
             try:
-                twin = Pairs.build(known.name, tokenizer, config, "nonsense")
+                twin = Pairs.build(known, tokenizer, config, "nonsense")
             except UnsuitableTask as error:
-                note = str(error)
+                notes.append(str(error))
         return cls(
             model=model,
             task=known.name,
             description=known.description,
             pairs=pairs,
             twin=twin,
-            note=note,
+            note="; ".join(filter(None, notes)) or None,
             means=means,
             config=config,
             token=tokenizer.token,

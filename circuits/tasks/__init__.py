@@ -6,8 +6,7 @@ scores a model's answers. To add a task: write a function with `@task()` in a fa
 
 from circuits.tasks.catalogue import ENGLISH_TASKS, PYTHON_TASKS, TASKS, get_task
 from circuits.tasks.pairs import PairSet, Twin, UnsuitableTask, build_pairs
-from circuits.tasks.task import PAIR_SPLITS, GeneratedTask, PairSplit, PairText, Side, Task
-from circuits.tasks.tokenise import PairTokenizer
+from circuits.tasks.task import PAIR_SPLITS, GeneratedTask, PairSplit, PairText, PairTokenizer, Side, Task
 
 __all__ = [
     "ENGLISH_TASKS",

@@ -19,13 +19,12 @@ from torch import Tensor
 
 from circuits.tasks.catalogue import get_task
 from circuits.tasks.neutral import neutral_lines
-from circuits.tasks.task import PAIR_SPLITS, PairSplit, PairText, Task, names_of
-from circuits.tasks.tokenise import Flaw, PairTokenizer, TokenPair, settled, split_ids, tokenise, with_sides
+from circuits.tasks.task import MIN_PAIRS, PAIR_SPLITS, PairSplit, PairText, PairTokenizer, Task, names_of
+from circuits.tasks.tokenise import Flaw, TokenPair, settled, split_ids, tokenise, with_sides
 from sparsetrain.data.pools import SPLITS, pool
 
 Twin = Literal["nonsense", "labels"]
 
-MIN_PAIRS = 6  # ours: fewer are no sample
 _MAX_REJECTED = 0.9  # ours: share of tries above which a task does not suit a tokenizer
 _MIN_TRIES = 200  # ours: tries before that share is judged
 _N_DRAWS = 32  # ours: draws of which the one that came least often is taken

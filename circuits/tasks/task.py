@@ -12,8 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from random import Random
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from sparsetrain.data.pools import Pool, pool
 
@@ -21,7 +22,21 @@ Language = Literal["python", "english"]
 PairSplit = Literal["train", "val", "heldout", "shifted", "paraphrased"]
 """A split of names; `paraphrased` has those of held-out, in a second template that is used for nothing but judging."""
 PAIR_SPLITS: tuple[PairSplit, ...] = get_args(PairSplit)
+MIN_PAIRS = 6  # ours: of a split; fewer are no sample
 _N_EXAMPLES = 4  # ours: of every split
+
+
+class PairTokenizer(Protocol):
+    """What is asked of a tokenizer."""
+
+    @property
+    def eot_id(self) -> int:
+        """Id of the document separator."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without a separator before or after it."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +105,14 @@ class Task(ABC):
     @abstractmethod
     def examples(self) -> Iterator[PairText]:
         """Pairs that show every answer the task has; the first one is its example."""
+
+    def remarks(self, tokenizer: PairTokenizer, max_tokens: int) -> str | None:
+        """What a reader has to know of the pairs that this tokenizer makes."""
+        return None
+
+    def keep(self, folder: Path) -> None:
+        """Keeps in a folder of tasks what the pairs are made of, where that is no code."""
+        return
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,27 +5,14 @@ next tokens must differ; else the hinge (see `Side`) moves to the answers, or th
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
-from circuits.tasks.task import PairText, Side
+from circuits.tasks.task import PairText, PairTokenizer, Side
 
 REST = -1  # answer id that means "every token but the other answer"
 
 Flaw = Literal["prompt_not_a_prefix", "same_answer_token", "too_long"]
 """Why a pair has no token ids."""
-
-
-class PairTokenizer(Protocol):
-    """What is asked of a tokenizer."""
-
-    @property
-    def eot_id(self) -> int:
-        """Id of the document separator."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without a separator before or after it."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,7 +85,7 @@ CIRCUITS = {
 
 BELOW = {
     "intervals": {"stats"},
-    "tasks": {"data"},
+    "tasks": {"data", "store"},
     "section": {"stats", "typed", "report"},
     "views": {"report", "stats", "typed"},
     "doctor": TRAINING,

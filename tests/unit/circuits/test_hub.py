@@ -17,6 +17,7 @@ from circuits.search.comparison import ranked_circuits, size_ratios
 from circuits.search.learn import PruneConfig, attribution
 from circuits.search.task import FindConfig, Pairs, TaskSearch
 from circuits.section import TaskEntry
+from circuits.tasks import get_task
 from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairText, Side
 from circuits.views import KINDS as KINDS_OF_PAGE
@@ -238,7 +239,7 @@ def test_means_over_text_that_the_user_names(tmp_path):
     (tmp_path / "a.txt").write_text("w1 w2 w3 w4 w5 w6")
     (tmp_path / "b.jsonl").write_text('{"text": "w7 w8"}\n{"text": "w9 w9 w9"}\n')
     searched = HubSearch.load(f"hf:{folder}", [str(tmp_path / "a.txt"), str(tmp_path / "b.jsonl")], n_windows=10)
-    means = searched.means_of("anything", CONFIG)
+    means = searched.means_of(get_task("for_while"), CONFIG)
     assert means.n_tokens == 6 + 2 + 3 and "a.txt" in means.source
     seen = []
     model = searched.model.module
