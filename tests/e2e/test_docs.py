@@ -203,7 +203,7 @@ def test_command_is_one(command, monkeypatch):
 def desk(tmp_path_factory, smoke: Path) -> Path:
     """A folder as a reader's checkout looks like after the quickstart, with texts of their own."""
     desk = tmp_path_factory.mktemp("desk")
-    for name in ("train.py", "scripts", "conf"):
+    for name in ("train.py", "scripts", "conf", "docs"):
         (desk / name).symlink_to(ROOT / name)
     shutil.copytree(smoke, desk / "runs" / "quickstart" / "smoke")
     save_hub_model(desk / "hub")
