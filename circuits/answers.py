@@ -72,7 +72,7 @@ class Ablated:
         return self.means.to(self.device)
 
     @torch.no_grad()
-    def answers(self, keep: Tensor, pairs: PairSet | Sequence[PairSet]) -> Tensor:
+    def answers(self, keep: Tensor, pairs: PairSet | Sequence[PairSet], alive: Tensor | None = None) -> Tensor:
         """Answer logits of many node circuits, `[n_runs, n, side, answer]` on the CPU.
 
         Pairs are run in groups of similar length, so that little of a pass is padding.
@@ -80,6 +80,7 @@ class Ablated:
         Args:
             keep: bool `[n_runs, n_nodes]`.
             pairs: one pair set for all runs, or one per run, all of one size.
+            alive: float `[n_runs, n_nodes]`, see `circuits.masks.ablation_hooks`; None: deleted nodes emit their means.
         """
         sets = [pairs] * len(keep) if isinstance(pairs, PairSet) else pairs
         by_set: dict[int, list[tuple[PairSet, Tensor]]] = {}
@@ -92,10 +93,12 @@ class Ablated:
             step = max(1, self.max_rows // (2 * len(part)))
             for start in range(0, len(keep), step):
                 masks = keep[start : start + step].to(self.device)
+                shares = None if alive is None else alive[start : start + step].to(self.device)
+                used = masks if shares is None else masks | (shares > 0)
                 parts = [by_set[id(own)][group] for own in sets[start : start + step]]
                 with (
-                    narrowed(self.model, self.space, masks.any(0), self.values) as channels,
-                    hooked(self.model, ablation_hooks(self.space, masks, self.values, channels)),
+                    narrowed(self.model, self.space, used.any(0), self.values) as channels,
+                    hooked(self.model, ablation_hooks(self.space, masks, self.values, channels, shares)),
                 ):
                     found = run_answers(self.model, [own for own, _ in parts]).cpu()
                 for run, (_, order) in enumerate(parts):

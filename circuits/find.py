@@ -23,15 +23,28 @@ from circuits.evidence.effect import necessity
 from circuits.evidence.examination import CardInputs, Examination
 from circuits.evidence.thresholds import CardConfig
 from circuits.explain.graph import drawing
+from circuits.explain.words import head_of
 from circuits.means import Means
 from circuits.search.learn import Progress, silent
 from circuits.search.search import Pruned
-from circuits.search.task import TWIN, FindConfig, Found, NamingTokenizer, TaskSearch, aim, place, save, searched
+from circuits.search.task import (
+    TWIN,
+    FindConfig,
+    Found,
+    NamingTokenizer,
+    TaskSearch,
+    aim,
+    disjoint_place,
+    place,
+    save,
+    searched,
+)
 from circuits.section import (
     AblationEntry,
     CircuitEntry,
     CircuitsSection,
     Definitions,
+    DisjointCircuit,
     EdgeCircuitEntry,
     EmptyCircuit,
     ExamplePair,
@@ -41,6 +54,7 @@ from circuits.section import (
     RandomLosses,
     RandomNecessity,
     RawNumbers,
+    Redundancy,
     Scaling,
     TaskEntry,
     TaskStatus,
@@ -242,6 +256,37 @@ def judged(subject: TaskSearch, entry: TaskEntry, found: Found) -> TaskEntry:
             n_candidates=number(found.n_candidates, "nodes", "measured"),
         ),
         nonsense_twin=twin,
+        redundancy=None if found.disjoint is None else redundancy_entry(subject, found),
+    )
+
+
+def redundancy_entry(subject: TaskSearch, found: Found) -> Redundancy:
+    """How many disjoint circuits were found, and what they share all the same."""
+    disjoint = found.disjoint or ()
+    heads, channels = list[set[str]](), list[set[int]]()
+    for circuit in (found.circuits[0][0], *disjoint):
+        drawn = drawing(subject.model, circuit, torch.zeros(subject.space.n_nodes), subject.token)
+        of_heads = [(node.layer, head_of(node.kind, node.channel, drawn.d_head)) for node in drawn.nodes]
+        heads.append({f"layer {layer}, head {head}" for layer, head in of_heads if head is not None})
+        channels.append({node.channel for node in drawn.nodes if node.kind.endswith(("_in", "_out"))})
+    entries = []
+    for i, circuit in enumerate(disjoint):
+        raw = circuit.uncalibrated.answers(subject.model, subject.pairs.heldout, batch_size=subject.config.batch_size)
+        entries.append(
+            DisjointCircuit(
+                path=subject.path(disjoint_place(i)),
+                n_nodes=number(circuit.n_nodes, "nodes"),
+                n_edges=number(circuit.n_edges, "edges"),
+                task_loss=subject.loss(subject.heldout_answers(circuit)),
+                raw_accuracy=subject.accuracy(raw),
+            )
+        )
+    return Redundancy(
+        circuits=tuple(entries),
+        exhausted=found.exhausted,
+        n_disjoint=number(1 + len(disjoint), "circuits"),
+        shared_heads=tuple(sorted(set.intersection(*heads))),
+        shared_channels=tuple(sorted(set.intersection(*channels))),
     )
 
 

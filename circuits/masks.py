@@ -3,7 +3,8 @@
 1. A `NodeSpace` numbers the nodes of a model (the channels of its eight kinds of hook point) in forward order.
 2. A mask holds one entry per node and run, for all prompts and positions. Runs are folded into the batch axis, run by
    run ("(run row) pos width"), so that one pass serves many seeds, tasks or candidates that never see each other.
-3. A deleted node emits its ablation value (its mean, for a mean ablation): m x + (1 - m) value.
+3. A deleted node emits its ablation value (its mean, for a mean ablation): m x + (1 - m) value. Under a partial ablation it lets a
+   share r of its deviation through: value + (m + (1 - m) r) (x - value), r = 0 the circuit, r = 1 the model.
 4. Learned masks are m = step(tau) forwards and the derivative of sigmoid(tau / T) backwards; or, for comparison, drawn
    anew at every step from a hard-concrete distribution around tau.
 
@@ -122,21 +123,32 @@ class NodeSpace:
 
 
 def ablation_hooks(
-    space: NodeSpace, keep: Tensor, values: Tensor, channels: Mapping[str, Tensor] | None = None
+    space: NodeSpace,
+    keep: Tensor,
+    values: Tensor,
+    channels: Mapping[str, Tensor] | None = None,
+    alive: Tensor | None = None,
 ) -> dict[str, HookFn]:
-    """Hooks that let kept nodes pass and put `values` in place of the others.
+    """Hooks that let kept nodes pass and put `values` in place of the others, or, where these stay alive in part, near them.
 
     Args:
         space: the model's nodes.
         keep: bool `[n_nodes]`, or `[n_runs, n_nodes]` with runs folded into the batch axis.
         values: `[n_nodes]`, one value per node.
         channels: of a narrowed model (`circuits.edges.narrowed`), what it still reads at some hook points.
+        alive: r, float `[n_runs, n_nodes]` in [0, 1], the share of its deviation that a deleted node lets through; None: none. The
+            hooks are differentiable in it.
 
     Returns:
         Hook point name -> function, for the points where any node is deleted or that are narrowed.
     """
     keep = keep[None] if keep.dim() == 1 else keep
-    hooks = _blending(space, keep, values, channels, lambda x, mask, value: torch.where(mask[:, None, None], x, value))
+
+    def blend(x: Tensor, mask: Tensor, value: Tensor, share: Tensor | None) -> Tensor:
+        left = value if share is None else value + share[:, None, None].to(x.dtype) * (x - value)
+        return torch.where(mask[:, None, None], x, left)
+
+    hooks = _blending(space, keep, values, channels, alive, blend)
     whole = {name for name, mask in space.split(keep).items() if mask.all()} - set(channels or {})
     return {name: hook for name, hook in hooks.items() if name not in whole}
 
@@ -146,46 +158,58 @@ def _blending(
     masks: Tensor,
     values: Tensor,
     channels: Mapping[str, Tensor] | None,
-    blend: Callable[[Tensor, Tensor, Tensor], Tensor],
+    alive: Tensor | None,
+    blend: "Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]",
 ) -> dict[str, HookFn]:
-    """A hook per hook point: reads its channels and blends x `[run, row, pos, width]`, mask `[run, width]`, value `[width]`."""
+    """A hook per hook point: reads its channels and blends x `[run, row, pos, width]`, mask and share `[run, width]`, value `[width]`."""
 
-    def hook_of(mask: Tensor, value: Tensor, read: Tensor | None) -> HookFn:
+    def hook_of(mask: Tensor, value: Tensor, share: Tensor | None, read: Tensor | None) -> HookFn:
         if read is not None:
             mask, value = mask[:, read], value[read]
+            share = None if share is None else share[:, read]
 
         def hook(x: Tensor, point: HookPoint) -> Tensor:
             x = x if read is None else x.index_select(-1, read)
-            x = blend(rearrange(x, "(run row) pos width -> run row pos width", run=len(mask)), mask, value.to(x.dtype))
+            x = rearrange(x, "(run row) pos width -> run row pos width", run=len(mask))
+            x = blend(x, mask, value.to(x.dtype), share)
             return rearrange(x, "run row pos width -> (run row) pos width")
 
         return hook
 
     parts, channels = space.split(values), channels or {}
-    return {name: hook_of(mask, parts[name], channels.get(name)) for name, mask in space.split(masks).items()}
+    shares: Mapping[str, Tensor] = {} if alive is None else space.split(alive)
+    return {
+        name: hook_of(mask, parts[name], shares.get(name), channels.get(name))
+        for name, mask in space.split(masks).items()
+    }
 
 
 class _StepMask(torch.autograd.Function):
-    """where(tau > 0, x, mean), with d mask / d tau = derivative of sigmoid(tau / T)."""
+    """where(tau > 0, x, mean + r (x - mean)), with d mask / d tau = derivative of sigmoid(tau / T)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, tau: Tensor, mean: Tensor, temperature: float) -> Tensor:
-        # x: [run, row, pos, width]; tau: [run, width]; mean: [width]
-        ctx.save_for_backward(x, tau, mean)
+    def forward(ctx: Any, x: Tensor, tau: Tensor, mean: Tensor, share: Tensor | None, temperature: float) -> Tensor:
+        # x: [run, row, pos, width]; tau, share: [run, width]; mean: [width]
+        ctx.save_for_backward(x, tau, mean, share)
         ctx.temperature = temperature
-        return torch.where((tau > 0)[:, None, None], x, mean)
+        left = mean if share is None else mean + share[:, None, None] * (x - mean)
+        return torch.where((tau > 0)[:, None, None], x, left)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (grad,) = grads
-        x, tau, mean = ctx.saved_tensors
-        grad_x = grad * (tau > 0).to(grad.dtype)[:, None, None] if ctx.needs_input_grad[0] else None
-        grad_tau = None
+        x, tau, mean, share = ctx.saved_tensors
+        grad_x = grad_tau = None
+        if ctx.needs_input_grad[0]:
+            passed = (tau > 0).to(grad.dtype)
+            passed = passed if share is None else torch.maximum(passed, share.to(grad.dtype))
+            grad_x = grad * passed[:, None, None]
         if ctx.needs_input_grad[1]:
             product = reduce(grad * x, "run row pos width -> run width", "sum")
             product = product - reduce(grad, "run row pos width -> run width", "sum") * mean
+            product = product if share is None else product * (1 - share)
             grad_tau = product * step_derivative(tau, ctx.temperature)
-        return grad_x, grad_tau, None, None
+        return grad_x, grad_tau, None, None, None
 
 
 def step_derivative(tau: Tensor, temperature: float) -> Tensor:
@@ -220,22 +244,25 @@ class NodeMasks:
         """The masks as they act: bool `[n_runs, n_nodes]`."""
         return self.tau.detach() > 0
 
-    def hooks(self, means: Tensor, channels: Mapping[str, Tensor] | None = None) -> dict[str, HookFn]:
+    def hooks(
+        self, means: Tensor, channels: Mapping[str, Tensor] | None = None, alive: Tensor | None = None
+    ) -> dict[str, HookFn]:
         """Hooks for one pass over `[(run row), pos]` tokens, forward and backward.
 
         Args:
             means: `[n_nodes]`, what deleted nodes emit.
             channels: of a narrowed model (`circuits.edges.narrowed`), what it still reads at some hook points.
+            alive: see `ablation_hooks`; it takes no gradient here.
         """
-        return _blending(self.space, self.values(), means, channels, self.blend)
+        return _blending(self.space, self.values(), means, channels, alive, self.blend)
 
     def price_gradient(self) -> Tensor:
         """Gradient of the number of kept nodes by tau, `[n_runs, n_nodes]`."""
         return step_derivative(self.tau.detach(), self.temperature)
 
-    def blend(self, x: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
-        """What a hook point emits: x `[run, row, pos, width]`, mask `[run, width]` as `values` gives it, mean `[width]`."""
-        out = _StepMask.apply(x, mask, mean, self.temperature)
+    def blend(self, x: Tensor, mask: Tensor, mean: Tensor, share: Tensor | None) -> Tensor:
+        """What a hook point emits: x `[run, row, pos, width]`, mask `[run, width]` as `values` gives it, share likewise, mean `[width]`."""
+        out = _StepMask.apply(x, mask, mean, share, self.temperature)
         assert isinstance(out, Tensor)
         return out
 
@@ -278,8 +305,9 @@ class HardConcreteMasks(NodeMasks):
         z = (s * (self.ZETA - self.GAMMA) + self.GAMMA).clamp(0, 1)
         return torch.where(self.tau > -1, z, 0.0)
 
-    def blend(self, x: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
-        """z x + (1 - z) mean."""
+    def blend(self, x: Tensor, mask: Tensor, mean: Tensor, share: Tensor | None) -> Tensor:
+        """(z + (1 - z) r) x + the rest of the mean."""
+        mask = mask if share is None else mask + (1 - mask) * share
         return mean + mask[:, None, None].to(x.dtype) * (x - mean)
 
     def price_gradient(self) -> Tensor:

@@ -331,6 +331,31 @@ class MaskSeeds:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DisjointCircuit:
+    """A circuit without the nodes of the task's own and of those before it."""
+
+    path: str
+    n_nodes: Number
+    n_edges: Number
+    task_loss: Number
+    raw_accuracy: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Redundancy:
+    """What is found when the circuits found are excluded (`circuits.find.exclude`)."""
+
+    circuits: tuple[DisjointCircuit, ...]
+    exhausted: bool
+    """Whether the last search found nothing: with the task's own circuit there are `n_disjoint`, and no more by this search."""
+    n_disjoint: Number
+    shared_heads: tuple[str, ...]
+    """Attention heads that all of them use, through other channels."""
+    shared_channels: tuple[int, ...]
+    """Channels of the residual stream that all of them read or write, at other places."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RankedCircuit:
     """The circuit that another ranking of the nodes leads to."""
 
@@ -398,6 +423,7 @@ class TaskEntry:
     seconds: Number | None = None
     """Of the search."""
     baselines: tuple[RankedCircuit, ...] | None = None
+    redundancy: Redundancy | None = None
 
     @property
     def has_circuit(self) -> bool:

@@ -10,7 +10,7 @@ Source: Gao et al. 2025, arXiv 2511.13653, section A.5. Step 1, the steering and
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from circuits.answers import Ablated, run_answers
-from circuits.calibrate import fit_calibrations, stacked
+from circuits.calibrate import calibrated_loss, fit_calibrations, stacked
 from circuits.edges import degrees, narrowed
-from circuits.masks import HardConcreteMasks, NodeMasks
-from circuits.tasks.loss import Calibration, logit_diff, task_loss
+from circuits.masks import HardConcreteMasks, NodeMasks, ablation_hooks
+from circuits.partial import ascend, random_shares
+from circuits.tasks.loss import Calibration, logit_diff, pair_task_loss, task_loss
 from circuits.tasks.pairs import PairSet
 from sparsetrain.hooks import HookPoint, hooked
-from sparsetrain.typed import Above0, Below1, Count, Index, Share
+from sparsetrain.typed import Above0, Below1, Count, Index, OpenShare, Share
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
@@ -63,6 +64,21 @@ class PruneConfig:
     masks: Literal["straight_through", "hard_concrete"] = "straight_through"
     """How masks learn: as a step with a sigmoid's derivative (the paper), or drawn from a hard-concrete distribution (Louizos et
     al. 2018)."""
+    ablation: Literal["complete", "partial", "adversarial"] = "complete"
+    """What is left out while masks learn, and when circuits are held to the target: `complete`, all of it at its mean; `partial`, every
+    other step a random part of it stays alive (`circuits.partial`), and the target must be met at fixed draws too; `adversarial`,
+    every `adversary_every`-th of those steps an adversary chooses that part, and a circuit may not miss `worst` times the
+    target at the worst part found. ours"""
+    adversary_every: Count = 2
+    """Of the partial steps, every how many-th is the adversary's."""
+    adversary_steps: Count = 4
+    """Gradients that the adversary takes in a step of learning; ten times as many when circuits are held to the target."""
+    adversary_step: OpenShare = 0.25
+    """Change of every share per gradient."""
+    n_draws: Count = 3
+    """Draws of a partial ablation at which the target must be met, on average."""
+    worst: Above0 = 2.0
+    """Loss under the worst partial ablation found that a circuit may have, as a multiple of the target."""
     tie_qk: bool = False
     """Learn one mask entry for a query channel and its key channel; the clean-up may still drop one of them. The paper has
     them untied and regrets it."""
@@ -93,12 +109,14 @@ class Aim(Ablated):
 
     Args:
         target: calibrated task loss to meet, nats.
+        min_raw_accuracy: share of prompts to answer rightly without calibration.
         config: settings; `max_rows` of the aim is theirs.
         progress: called with (stage, done, total).
     """
 
     target: float
     config: PruneConfig
+    min_raw_accuracy: float = 0.0
     progress: Progress = silent
 
 
@@ -107,9 +125,10 @@ class MaskRun:
     """One search: a seed, pairs to learn from, fixed pairs to bisect and calibrate on.
 
     Args:
-        settle: the loss at which the price of a node settles, as a multiple of the target: below 1 nodes are cheaper while
-            masks learn, so that more of them are there to choose from afterwards.
+        settle: the loss at which the price of a node settles, as a share of the way from the full model's loss to the target: below 1
+            nodes are cheaper while masks learn, so that more of them are there to choose from afterwards.
         calibration: of the answers, kept throughout; None: fitted to the circuit. One search's runs all do the same.
+        excluded: bool `[n_nodes]`, nodes that it may not choose; None: none.
         control: a twin or null: it gets as many candidates as the runs beside it that are none, whatever its model can do.
     """
 
@@ -118,6 +137,7 @@ class MaskRun:
     val: PairSet
     settle: float = 1.0
     calibration: Calibration | None = None
+    excluded: Tensor | None = None
     control: bool = False
 
 
@@ -193,18 +213,26 @@ def learn_masks(aim: Aim, runs: Sequence[MaskRun], candidates: Tensor, ranks: Te
     )
     batches = [_batches(run, config.n_pairs) for run in runs]
     k_coef = torch.full((len(runs), 1), config.k_coef, device=device)
-    settle = aim.target * torch.tensor([run.settle for run in runs], device=device)
+    settle = settling(aim, runs).to(device)
     smooth = settle.clone()
     best, fewest = masks.tau.detach().clone(), active.sum(1) + 1
     kept = stacked([run.calibration for run in runs])
     fits = kept or Calibration(scale=torch.ones(len(runs)), shift=torch.zeros(len(runs)))
     count = degrees(model, space)
-    with frozen(model), torch.enable_grad(), narrowed(model, space, active.any(0), values) as channels:
+    generators = [torch.Generator().manual_seed(run.seed) for run in runs]
+    with ExitStack() as stack:
+        stack.enter_context(frozen(model))
+        stack.enter_context(torch.enable_grad())
+        channels = None  # what is alive outside the candidates is read too
+        if config.ablation == "complete":
+            channels = stack.enter_context(narrowed(model, space, active.any(0), values))
         for step in range(config.n_steps):
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * (1 - step / config.n_steps)
-            with hooked(model, masks.hooks(values, channels)):
-                answers = run_answers(model, [next(batch) for batch in batches])
+            pairs = [next(batch) for batch in batches]
+            alive = alive_part(aim, masks.keep, pairs, fits, step, generators)
+            with hooked(model, masks.hooks(values, channels, alive)):
+                answers = run_answers(model, pairs)
             if kept is None and step % config.refit_every == 0:
                 fits = fit_calibrations(answers)
             losses = task_loss(fits.apply(answers))
@@ -227,6 +255,67 @@ def learn_masks(aim: Aim, runs: Sequence[MaskRun], candidates: Tensor, ranks: Te
     final = masks.tau.detach()
     best = torch.where((fewest <= active.sum(1))[:, None], best, final)
     return torch.where(active, final, -1.0).cpu(), torch.where(active, best, -1.0).cpu()
+
+
+@torch.no_grad()
+def settling(aim: Aim, runs: Sequence[MaskRun]) -> Tensor:
+    """The loss at which each run's price settles, `[n_runs]`: `MaskRun.settle` of the way from the model's own loss to the target.
+
+    A model with a loss near the target leaves little to give away; one that misses it (a twin's) counts as if it had none.
+    """
+    found: list[float] = []
+    for run in runs:
+        answers = run_answers(aim.model, [run.val])
+        own = float(calibrated_loss(answers.cpu(), run.calibration)[0])
+        base = own if own < aim.target else 0.0
+        found.append(base + run.settle * (aim.target - base))
+    return torch.tensor(found)
+
+
+def alive_part(
+    aim: Aim,
+    keep: Tensor,
+    pairs: Sequence[PairSet],
+    fits: Calibration,
+    step: int,
+    generators: Sequence[torch.Generator],
+) -> Tensor | None:
+    """What stays alive of the nodes left out at a step of learning, float `[n_runs, n_nodes]` in [0, 1]; None: nothing.
+
+    Args:
+        keep: bool `[n_runs, n_nodes]`, the masks as they act.
+        pairs: of each run, at this step.
+        fits: the calibrations they learn under.
+        generators: one per run.
+    """
+    config = aim.config
+    if config.ablation == "complete" or step % 2 == 0:
+        return None
+    shares = random_shares(aim.space.n_nodes, generators).to(aim.device)
+    if config.ablation == "partial" or (step // 2) % config.adversary_every:
+        return shares
+    return ascend(
+        lambda r: partial_losses(aim, keep, pairs, fits, r), shares, config.adversary_steps, config.adversary_step
+    )[0]
+
+
+def partial_answers(ablated: Ablated, keep: Tensor, pairs: Sequence[PairSet], alive: Tensor) -> Tensor:
+    """Answers of circuits of which the rest is alive in part: `[n_runs, n, side, answer]`, differentiable in `alive`.
+
+    Args:
+        keep: bool `[n_runs, n_nodes]`.
+        pairs: of each run.
+        alive: float `[n_runs, n_nodes]` in [0, 1].
+    """
+    with frozen(ablated.model), hooked(ablated.model, ablation_hooks(ablated.space, keep, ablated.values, alive=alive)):
+        return run_answers(ablated.model, pairs)
+
+
+def partial_losses(
+    ablated: Ablated, keep: Tensor, pairs: Sequence[PairSet], calibration: Calibration, alive: Tensor
+) -> Tensor:
+    """Calibrated loss of each pair in such circuits, `[n_runs, n]`, differentiable in `alive`; `calibration` of each run."""
+    return pair_task_loss(calibration.apply(partial_answers(ablated, keep, pairs, alive)))
 
 
 def _relative(charge: Tensor, keep: Tensor) -> Tensor:

@@ -6,8 +6,10 @@
    removals are tried at once and the harmless ones dropped, until every node left is needed.
 4. Transfer: training pairs have other names than validation pairs. 2 and 3 take no step that leaves a circuit worse
    there than the target, or than all candidates are; else it would be fitted to the names that it is cleaned up on.
+5. Nor one that leaves it a shift's work: without calibration it must answer rightly often enough (`Aim.min_raw_accuracy`). Where
+   `PruneConfig.ablation` asks for it, it must keep the target with a part of the rest alive, too.
 
-Source: Gao et al. 2025, arXiv 2511.13653, section A.5. Steps 3 and 4 are ours.
+Source: Gao et al. 2025, arXiv 2511.13653, section A.5. Steps 3 to 5 are ours.
 """
 
 from collections.abc import Sequence
@@ -21,10 +23,13 @@ from circuits.compact import CompactCircuit, compile_circuit, compiles
 from circuits.edges import on_path
 from circuits.search.cleanup import drop_harmless, without_each
 from circuits.search.learn import Aim, MaskRun, attribution, learn_masks
-from circuits.tasks.loss import Calibration, task_loss
+from circuits.search.rest import Rest
+from circuits.tasks.loss import Calibration, pair_accuracy, task_loss
 from circuits.tasks.pairs import PairSet
 
 N_COMPILED = 16  # ours: compact circuits that are remembered
+N_ATTACKS = 4  # ours: clean-ups that an adversary may undo before the circuit stays as it was ranked
+REFUSED = 2.0  # ours: added to the loss of a circuit that calibration alone would carry, in targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +39,7 @@ class Pruned:
     Args:
         keep: bool `[n_nodes]`.
         loss: calibrated task loss on the validation pairs, nats.
-        reached: whether that is at most the target.
+        reached: whether it meets the aim: that target, and whatever else it is held to.
         calibration: fitted on the validation pairs.
         n_candidates: nodes that the search could choose from.
         n_ranked: nodes that the bisection kept, before the clean-up.
@@ -58,6 +63,7 @@ class Search:
         by_train = {id(run.train): run.train.batch(slice(0, (len(run.val) + 1) // 2)) for run in runs}
         self.transfer = [by_train[id(run.train)] for run in runs]  # seeds share their pairs, and with them a pass
         self.allowed = [aim.target] * len(runs)
+        self.rest = Rest(aim, runs)
         self.compiles = compiles(aim.model) and aim.device.type == "cpu"
         self._compiled: dict[bytes, CompactCircuit] = {}
 
@@ -75,15 +81,16 @@ class Search:
         found = []
         for run, ranked in enumerate(self.bisect(orders, guesses)):
             keep, rise = ranked, torch.zeros(self.aim.space.n_nodes)
-            if self._meets(run, ranked):
-                keep, rise = self.clean(run, ranked, orders[run])
+            met = self._meets(run, ranked)
+            if met:
+                keep, rise = self.withstanding(run, ranked, orders[run])
             loss, calibration = self.loss(keep[None], [run])
             found.append(
                 Pruned(
                     keep=keep,
                     loss=float(loss[0]),
-                    reached=float(loss[0]) <= self.aim.target,
-                    calibration=Calibration(scale=calibration.scale[0], shift=calibration.shift[0]),
+                    reached=met and float(loss[0]) <= self.aim.target,
+                    calibration=calibration.first,
                     n_candidates=len(orders[run]),
                     n_ranked=int(ranked.sum()),
                     removal_loss=rise,
@@ -91,17 +98,39 @@ class Search:
             )
         return found
 
+    def withstanding(self, run: int, ranked: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+        """`clean`, again and again until the adversary (if there is one) breaks what is left of it no more; the circuit as it was
+        ranked, where it always does."""
+        for _ in range(N_ATTACKS):
+            keep, rise = self.clean(run, ranked, order)
+            if self._meets(run, keep, attacked=True):
+                return keep, rise
+            self.aim.progress("attack", 0, 1)
+        return ranked, torch.zeros_like(rise)
+
     def training_loss(self, keep: Tensor, which: Sequence[int], calibration: Calibration) -> Tensor:
         """Task losses `[n]` of circuits on training pairs, half as many as there are validation pairs."""
         answers = self.answers(keep, [self.transfer[run] for run in which])
         return task_loss(calibration.apply(answers.double()))
 
-    def worst_loss(self, keep: Tensor, which: Sequence[int]) -> Tensor:
-        """`loss`, or the loss on training pairs in units of what is allowed there where that is larger: `[n]`.
+    def worst_loss(self, keep: Tensor, which: Sequence[int], *, attacked: bool = False) -> Tensor:
+        """`loss`, or where it is larger: the loss on training pairs in units of what is allowed there, and with a part of the rest
+        alive (`circuits.search.rest`); more than the target where too few prompts are answered rightly without calibration.
 
-        Training pairs are looked at only where the target is met on the validation pairs.
+        What lies beyond the validation pairs is looked at only where the target is met there.
+
+        Args:
+            keep: bool `[n, n_nodes]`.
+            which: the run of each.
+            attacked: let the adversary look for a worse part of the rest first.
+
+        Returns:
+            `[n]`, nats.
         """
-        losses, calibration = self.loss(keep, which)
+        vals = [self.runs[run].val for run in which]
+        answers = self.answers(keep, vals)
+        losses, calibration = calibrated_loss(answers, self.kept(which))
+        losses = torch.where(self.raw_enough(answers), losses, losses + self.aim.target * REFUSED)
         good = (losses <= self.aim.target).nonzero().flatten()
         if len(good):
             runs = [which[i] for i in good.tolist()]
@@ -109,7 +138,20 @@ class Search:
             allowed = torch.tensor([self.allowed[run] for run in runs])
             elsewhere = self.training_loss(keep[good], runs, chosen) * self.aim.target / allowed
             losses = losses.index_copy(0, good, torch.maximum(losses[good], elsewhere.to(losses.dtype)))
+        good = (losses <= self.aim.target).nonzero().flatten()
+        if len(good) and self.aim.config.ablation != "complete":
+            runs, sets = [which[i] for i in good.tolist()], [vals[i] for i in good.tolist()]
+            chosen = Calibration(scale=calibration.scale[good], shift=calibration.shift[good])
+            if attacked:
+                self.rest.attack(keep[good], runs, sets, chosen)
+            losses[good] = torch.maximum(
+                losses[good], self.rest.losses(keep[good], runs, sets, chosen).to(losses.dtype)
+            )
         return losses
+
+    def raw_enough(self, answers: Tensor) -> Tensor:
+        """Whether circuits answer rightly without calibration often enough, from their answers `[n, pair, side, answer]`: bool `[n]`."""
+        return pair_accuracy(answers).mean(-1) >= self.aim.min_raw_accuracy
 
     def answers(self, keep: Tensor, sets: Sequence[PairSet]) -> Tensor:
         """Answer logits of circuits `keep [n, n_nodes]`, the i-th on the pairs `sets[i]`; small ones in their compact form."""
@@ -150,9 +192,12 @@ class Search:
         for run in self.runs:  # seeds share their pairs, and so their scores
             if id(run.val) not in scores:
                 scores[id(run.val)] = attribution(self.aim, run.val)
+        everything = torch.ones(space.n_nodes, dtype=torch.bool)
+        pools = torch.stack([everything if run.excluded is None else ~run.excluded for run in self.runs])
         orders = [scores[id(run.val)].argsort(descending=True) for run in self.runs]
-        keep = torch.ones(n_runs, space.n_nodes, dtype=torch.bool)
-        full, _ = self.loss(keep, range(n_runs))
+        orders = [order[pool[order]] for order, pool in zip(orders, pools, strict=True)]
+        keep = pools.clone()
+        full, _ = self.loss(pools, range(n_runs))
         share, open_runs = cfg.candidate_share, list(range(n_runs))
         while open_runs and share < 1:
             for run in open_runs:
@@ -162,8 +207,10 @@ class Search:
             losses, _ = self.loss(keep[solvable], solvable) if solvable else (torch.zeros(0), None)
             short = [run for run, loss in zip(solvable, losses.tolist(), strict=True) if loss > self.aim.target]
             open_runs = short + [run for run in open_runs if self.runs[run].control] if short else []
-        keep[open_runs] = True
-        places = torch.stack([order.argsort() for order in orders])
+        keep[open_runs] = pools[open_runs]
+        places = torch.full((n_runs, space.n_nodes), space.n_nodes)
+        for run, order in enumerate(orders):
+            places[run, order] = torch.arange(len(order))
         return keep, (1 - places / keep.sum(1, keepdim=True)).clamp(min=0)
 
     def better(self, final: Tensor, best: Tensor) -> tuple[Tensor, list[int]]:
@@ -202,7 +249,7 @@ class Search:
         n_rounds = 0
         while open_runs := [run for run in range(len(orders)) if high[run] - low[run] > 1]:
             keep = torch.stack([self._prefix(orders[run], tries[run]) for run in open_runs])
-            for run, loss in zip(open_runs, self.worst_loss(keep, open_runs).tolist(), strict=True):
+            for run, loss in zip(open_runs, self.worst_loss(keep, open_runs, attacked=True).tolist(), strict=True):
                 if loss <= self.aim.target:
                     high[run] = tries[run]
                 else:
@@ -230,7 +277,11 @@ class Search:
         def few_losses(masks: Tensor) -> Tensor:
             losses, calibration = calibrated_loss(self.aim.answers(masks, few), self.runs[run].calibration)
             transferred = task_loss(calibration.apply(self.aim.answers(masks, elsewhere).double()))
-            return torch.maximum(losses, transferred * self.aim.target / self.allowed[run])
+            losses = torch.maximum(losses, transferred * self.aim.target / self.allowed[run])
+            if self.aim.config.ablation == "complete":
+                return losses
+            rest = self.rest.losses(masks, [run] * len(masks), [few] * len(masks), calibration)
+            return torch.maximum(losses, rest.to(losses.dtype))
 
         keep = drop_harmless(
             keep,
@@ -260,8 +311,8 @@ class Search:
         keep[order[:n]] = True
         return keep
 
-    def _meets(self, run: int, keep: Tensor) -> bool:
-        return float(self.worst_loss(keep[None], [run])) <= self.aim.target
+    def _meets(self, run: int, keep: Tensor, *, attacked: bool = False) -> bool:
+        return float(self.worst_loss(keep[None], [run], attacked=attacked)) <= self.aim.target
 
 
 def search(aim: Aim, runs: Sequence[MaskRun]) -> list[Pruned]:

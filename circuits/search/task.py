@@ -59,11 +59,14 @@ class FindConfig:
     seeds: tuple[int, ...] = (0, 1)
     settle: tuple[Share, ...] = (0.6, 1.0)
     """Grid of prices: each seed searches once per entry, all in one batch, and keeps its smallest circuit. An entry is the loss
-    at which the price of a node settles, as a multiple of the search's aim."""
+    at which the price of a node settles, as a share of the way from the full model's loss to the search's aim."""
     trials: Index = 0
     """Optuna trials per task (and per nonsense twin) over the search's hyperparameters, instead of the grid; 0: the grid. Each
     trial is a search; needs the extra `search`."""
     nonsense_twin: bool = True
+    exclude: Index = 0
+    """Rounds of searching again without the nodes of the circuits found so far, until nothing meets the target: how many disjoint
+    circuits there are. A round takes as long as the task's search."""
     prune_edges: bool = False
     """Also drop weights of each task's smallest circuit that can be spared (an edge circuit, saved beside it). It takes from
     seconds to a minute or two a task."""
@@ -292,12 +295,16 @@ class Found:
         n_candidates: nodes that the task's search could choose from, the most of any seed.
         edges: the best one's edge circuit, its loss on the validation pairs, and whether that meets the aim.
         twin: the best of the nonsense twin.
+        disjoint: further circuits, each without the nodes of all before it, in the order found; None: not searched.
+        exhausted: whether the last round of them found nothing.
     """
 
     circuits: Sequence[tuple[Circuit, Pruned]] = ()
     n_candidates: int = 0
     edges: tuple[Circuit, float, bool] | None = None
     twin: Pruned | None = None
+    disjoint: Sequence[Circuit] | None = None
+    exhausted: bool = False
 
 
 def aim(subject: TaskSearch, passed: bool = True) -> Aim:
@@ -313,6 +320,7 @@ def aim(subject: TaskSearch, passed: bool = True) -> Aim:
         means=subject.means.values,
         max_rows=config.prune.max_rows,
         target=target,
+        min_raw_accuracy=config.min_raw_accuracy if passed else 0.0,
         config=config.prune,
         progress=subject.progress,
     )
@@ -323,6 +331,27 @@ def searched(subject: TaskSearch, towards: Aim) -> Found:
     which no search sees, then the smallest. Held-out pairs choose nothing."""
     config = subject.config
     best, twin = best_pruned(subject, towards)
+    found = ranked(subject, best)
+    edges = None
+    if config.prune_edges and found:
+        fewer, loss = prune_edges(towards, found[0][0], subject.pairs.val, subject.kept_calibration(subject.pairs))
+        edges = fewer, loss, loss <= towards.target
+    disjoint, exhausted = (
+        disjoint_circuits(subject, towards, found[0][0]) if config.exclude and found else (None, False)
+    )
+    return Found(
+        circuits=found,
+        n_candidates=max(p.n_candidates for p in best),
+        edges=edges,
+        twin=twin,
+        disjoint=disjoint,
+        exhausted=exhausted,
+    )
+
+
+def ranked(subject: TaskSearch, best: Sequence[Pruned]) -> list[tuple[Circuit, Pruned]]:
+    """The circuits among the best of every seed, the one to choose first: see `searched`."""
+    config = subject.config
     found = [(circuit_of(subject, seed, p), p) for seed, p in zip(config.seeds, best, strict=True) if p.reached]
 
     def rank(entry: tuple[Circuit, Pruned]) -> tuple[bool, int, int]:
@@ -330,16 +359,30 @@ def searched(subject: TaskSearch, towards: Aim) -> Found:
         misses = circuit.evaluate(subject.model, subject.pairs.fit, batch_size=config.batch_size) > config.target_loss
         return misses, circuit.n_edges, circuit.n_nodes
 
-    found.sort(key=rank)
-    edges = None
-    if config.prune_edges and found:
-        fewer, loss = prune_edges(towards, found[0][0], subject.pairs.val, subject.kept_calibration(subject.pairs))
-        edges = fewer, loss, loss <= towards.target
-    return Found(circuits=found, n_candidates=max(p.n_candidates for p in best), edges=edges, twin=twin)
+    return sorted(found, key=rank)
 
 
-def best_pruned(subject: TaskSearch, towards: Aim) -> tuple[list[Pruned], Pruned | None]:
-    """The best of every seed's trials, and the best of the nonsense twin's seeds, which are as many with as many trials each."""
+def disjoint_circuits(subject: TaskSearch, towards: Aim, first: Circuit) -> tuple[list[Circuit], bool]:
+    """Circuits that have no node in common with `first` and with one another, and whether there are no more."""
+    excluded, others = first.keep, list[Circuit]()
+    alone = replace(subject, twin=None)
+    for _ in range(subject.config.exclude):
+        found = ranked(alone, best_pruned(alone, towards, excluded)[0])
+        if not found:
+            return others, True
+        others.append(found[0][0])
+        excluded = excluded | others[-1].keep
+    return others, False
+
+
+def best_pruned(
+    subject: TaskSearch, towards: Aim, excluded: Tensor | None = None
+) -> tuple[list[Pruned], Pruned | None]:
+    """The best of every seed's trials, and the best of the nonsense twin's seeds, which are as many with as many trials each.
+
+    Args:
+        excluded: bool `[n_nodes]`, nodes that no circuit may have.
+    """
     config = subject.config
 
     def cost(pruned: Pruned) -> float:
@@ -358,6 +401,7 @@ def best_pruned(subject: TaskSearch, towards: Aim) -> tuple[list[Pruned], Pruned
             val=sides[side].val,
             settle=settle,
             calibration=calibrations[side],
+            excluded=excluded,
             control=side > 0,
         )
 
@@ -410,6 +454,8 @@ def save(subject: TaskSearch, found: Found, out_dir: Path) -> None:
         circuit.save(folder.joinpath(*place(i, circuit)))
     if found.edges is not None:
         found.edges[0].save(folder / "edges")
+    for i, circuit in enumerate(found.disjoint or ()):
+        circuit.save(folder / disjoint_place(i))
     if found.twin is not None and found.twin.reached:
         circuit_of(subject, subject.config.seeds[0], found.twin).save(folder / TWIN)
 
@@ -417,3 +463,8 @@ def save(subject: TaskSearch, found: Found, out_dir: Path) -> None:
 def place(i: int, circuit: Circuit) -> tuple[str, ...]:
     """Folder of the i-th circuit below its task's: the best lies in that itself."""
     return () if i == 0 else (f"seed_{circuit.provenance.seed}",)
+
+
+def disjoint_place(i: int) -> str:
+    """Folder of the i-th further circuit below its task's."""
+    return f"disjoint_{i + 1}"

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from circuits.explain.words import MAX_EDGES, program, visible
-from circuits.section import CircuitEntry, CircuitsSection, Definitions, TaskEntry, TaskStatus, TwinEntry
+from circuits.section import CircuitEntry, CircuitsSection, Definitions, Redundancy, TaskEntry, TaskStatus, TwinEntry
 from circuits.views.baselines import baseline_blocks
 from circuits.views.card import card_blocks
 from circuits.views.graph import node_table, widget
@@ -326,9 +326,24 @@ def _remarks(task: TaskEntry) -> list[Block]:
         n_core = len(seeds.core_nodes)
         sentences.append(f"Circuits from different seeds overlap by {overlap} (Jaccard); {n_core} nodes are in all.")
         sentences += [_sentence(seeds.note)] if seeds.note else []
+    if task.redundancy is not None:
+        sentences.append(_redundancy(task.redundancy))
     if task.rejected:
         words = ", ".join(f"{reason} {count:,}" for reason, count in task.rejected.items())
         sentences.append(f"Rejected pairs: {words}.")
     if task.seconds is not None:
         sentences.append(f"The search took {format_number(task.seconds, 's')}.")
     return [Text(text=" ".join(sentences), tone="note")] if sentences else []
+
+
+def _redundancy(found: Redundancy) -> str:
+    """How many disjoint circuits there are, in a sentence."""
+    n = found.n_disjoint.value
+    sizes = ", ".join(
+        f"{format_number(circuit.n_edges.value)} edges (loss {format_number(circuit.task_loss.value)})"
+        for circuit in found.circuits
+    )
+    end = "and then none" if found.exhausted else "and the search was not asked for more"
+    others = f"without its nodes: {sizes}, {end}" if sizes else "without its nodes the search finds no other"
+    shared = f"they share {len(found.shared_heads)} heads and {len(found.shared_channels)} residual channels"
+    return f"Disjoint circuits: {n}; {others}{f'; {shared}' if sizes else ''}."

@@ -12,13 +12,13 @@ import torch
 from circuits.answers import Ablated, pair_answers
 from circuits.circuit import Circuit, Provenance
 from circuits.edges import edge_masks, edge_weights, find_edges, narrowed
-from circuits.masks import HardConcreteMasks, NodeMasks, NodeSpace, ablation_hooks
+from circuits.masks import HardConcreteMasks, NodeMasks, NodeSpace, ablation_hooks, step_derivative
 from circuits.search.learn import Aim, MaskRun, PruneConfig, learn_masks
 from circuits.tasks.loss import Calibration
 from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairText, Side
 from sparsetrain.export import export_model, load_model, read_meta
-from sparsetrain.hooks import NODE_KINDS, hooked
+from sparsetrain.hooks import NODE_KINDS, HookPoint, hooked
 
 OPTIONS = {
     "default": {},
@@ -267,4 +267,51 @@ def test_hard_concrete_masks_mix_the_activation_with_the_mean(make_model):
     masks = HardConcreteMasks(space, torch.zeros(1, space.n_nodes), [0])
     x, mean = torch.randn(1, 3, 5, 16), torch.randn(16)
     mask = torch.rand(1, 16)
-    assert torch.allclose(masks.blend(x, mask, mean), mask * x + (1 - mask) * mean)
+    assert torch.allclose(masks.blend(x, mask, mean, None), mask * x + (1 - mask) * mean)
+    share = torch.rand(1, 16)
+    kept = mask + (1 - mask) * share
+    assert torch.allclose(masks.blend(x, mask, mean, share), kept * x + (1 - kept) * mean, atol=1e-6)
+
+
+def test_what_is_left_out_can_stay_alive_in_part_node_by_node(make_model):
+    model = make_model(d_model=16)
+    space, generator = NodeSpace.of(model), torch.Generator().manual_seed(0)
+    tau = torch.rand(2, space.n_nodes, generator=generator) - 0.5
+    means, shares = torch.randn(space.n_nodes, generator=generator), torch.rand(2, space.n_nodes, generator=generator)
+    for hooks in (
+        NodeMasks(space, tau, 0.5).hooks(means, alive=shares),
+        ablation_hooks(space, tau > 0, means, alive=shares),
+    ):
+        for name in space.names[:8]:
+            keep, mean, share = (space.split(t)[name] for t in (tau > 0, means, shares))
+            x = torch.randn(4, 3, keep.shape[1], generator=generator)
+            out = hooks[name](x, HookPoint("attn_v", x.shape[-1]))
+            for row in range(4):
+                left = mean + share[row // 2] * (x[row] - mean)
+                torch.testing.assert_close(out[row], torch.where(keep[row // 2], x[row], left))
+
+
+def test_gradients_of_masks_whose_rest_is_alive_in_part():
+    space = NodeSpace(("a",), (6,))
+    generator = torch.Generator().manual_seed(1)
+    tau, share = torch.rand(2, 6, generator=generator) - 0.5, torch.rand(2, 6, generator=generator)
+    mean, masks = torch.randn(6, generator=generator), NodeMasks(space, tau, 0.5)
+    x = torch.randn(4, 3, 6, generator=generator, requires_grad=True)
+    weight = torch.randn(4, 3, 6, generator=generator)
+    out = masks.hooks(mean, alive=share)["a"](x, HookPoint("attn_v", 6))
+    grad_x, grad_tau = torch.autograd.grad((weight * out).sum(), [x, masks.tau])
+    kept = (tau > 0).float().repeat_interleave(2, 0)[:, None]
+    passed = kept + (1 - kept) * share.repeat_interleave(2, 0)[:, None]
+    torch.testing.assert_close(grad_x, weight * passed)
+    change = (weight * (x.detach() - mean)).sum(1).unflatten(0, (2, 2)).sum(1)
+    torch.testing.assert_close(grad_tau, change * (1 - share) * step_derivative(tau, 0.5))
+
+
+def test_a_rest_that_is_dead_is_the_circuit_and_one_that_is_alive_the_model(make_model):
+    model = make_model(d_model=16, d_head=4).eval().requires_grad_(False)
+    space, pairs = NodeSpace.of(model), random_pairs(6, seed=3)
+    keep = torch.rand(2, space.n_nodes, generator=torch.Generator().manual_seed(2)) < 0.5
+    ablated = Ablated(model=model, means=torch.zeros(space.n_nodes) + 0.1)
+    dead, alive = (ablated.answers(keep, pairs, torch.full((2, space.n_nodes), r)) for r in (0.0, 1.0))
+    torch.testing.assert_close(dead, ablated.answers(keep, pairs), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(alive[0], pair_answers(model, pairs), atol=1e-5, rtol=1e-5)

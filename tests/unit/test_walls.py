@@ -55,7 +55,19 @@ SPARSETRAIN = {
 }
 """Room of `sparsetrain` -> the rooms that it may import; itself is always allowed."""
 
-THING = {"ablate", "answers", "calibrate", "circuit", "compact", "edges", "intervals", "masks", "means", "tasks"}
+THING = {
+    "ablate",
+    "answers",
+    "calibrate",
+    "circuit",
+    "compact",
+    "edges",
+    "intervals",
+    "masks",
+    "means",
+    "partial",
+    "tasks",
+}
 CIRCUITS = {
     "intervals": set(),
     "tasks": set(),
@@ -64,6 +76,7 @@ CIRCUITS = {
     "ablate": {"masks", "means"},
     "edges": {"masks"},
     "calibrate": {"tasks"},
+    "partial": set(),
     "answers": {"masks", "edges", "tasks"},
     "compact": {"masks", "edges", "tasks"},
     "circuit": {"masks", "means", "edges", "answers", "compact", "calibrate", "tasks"},

@@ -6,32 +6,19 @@ from random_exam import keeping, plain_answers, with_settings
 
 from circuits.evidence import partial
 from circuits.evidence.examination import Examination
-from circuits.evidence.partial import partial_hooks, partial_losses, random_partial, worst_partial
+from circuits.evidence.partial import heldout_losses, random_partial, worst_partial
 from circuits.tasks.loss import task_loss
-from sparsetrain.hooks import HookPoint
 
 
 def test_partial_ablation_ends_at_circuit_and_model(exam):
     everything = torch.ones_like(exam.keep)
     for case in (exam, keeping(exam)):  # calibrated anew on the fit pairs, or not at all
         with torch.no_grad():
-            losses = partial_losses(case, torch.tensor([[0.0], [1.0]]).expand(2, exam.space.n_nodes))
+            losses = heldout_losses(case, torch.tensor([[0.0], [1.0]]).expand(2, exam.space.n_nodes))
         for row, keep in zip(losses, (exam.keep, everything), strict=True):
             expected = task_loss(case.calibration_of(keep[None]).first.apply(plain_answers(exam, keep)))
             assert float(row.mean()) == pytest.approx(float(expected), abs=1e-5)
     assert keeping(exam).calibration_of(exam.keep[None]).first.scale == 2.0
-
-
-def test_partial_hooks_blend_node_by_node(exam):
-    name = exam.space.names[3]
-    r = torch.rand(2, exam.space.n_nodes, generator=torch.Generator().manual_seed(0))
-    hook = partial_hooks(exam.space, exam.keep, exam.circuit.means, r)[name]
-    x = torch.randn(4, 3, exam.space.split(r)[name].shape[1])
-    keep, mean, shares = (exam.space.split(t)[name] for t in (exam.keep, exam.circuit.means, r))
-    out = hook(x, HookPoint("attn_v", x.shape[-1]))
-    for row in range(4):
-        expected = torch.where(keep, x[row], mean + shares[row // 2] * (x[row] - mean))
-        torch.testing.assert_close(out[row], expected)
 
 
 def test_adversary_finds_worse_than_chance_draws_and_stays_in_bounds(exam, monkeypatch):
@@ -44,20 +31,20 @@ def test_adversary_finds_worse_than_chance_draws_and_stays_in_bounds(exam, monke
 
     def spy(exam: Examination, r: torch.Tensor) -> torch.Tensor:
         tried.append(r.detach())
-        return partial_losses(exam, r)
+        return heldout_losses(exam, r)
 
-    monkeypatch.setattr(partial, "partial_losses", spy)
+    monkeypatch.setattr(partial, "heldout_losses", spy)
     worst_partial(with_settings(exam, n_adversary_steps=3, n_adversary_starts=2, adversary_step=0.4))
     assert len(tried) == 4 and bool((torch.stack(tried) >= 0).all()) and bool((torch.stack(tried) <= 1).all())
 
 
 def test_gradient_of_a_partial_ablation(exam):
     r = torch.full((1, exam.space.n_nodes), 0.5, requires_grad=True)
-    (grad,) = torch.autograd.grad(partial_losses(exam, r).mean(), [r])
+    (grad,) = torch.autograd.grad(heldout_losses(exam, r).mean(), [r])
     assert not bool(grad[0, exam.keep].any())
     node = int(grad[0].abs().argmax())
     change = torch.zeros_like(r)
     change[0, node] = 1e-3
     with torch.no_grad():
-        up, down = (partial_losses(exam, r + s * change).mean() for s in (1, -1))
+        up, down = (heldout_losses(exam, r + s * change).mean() for s in (1, -1))
     assert float(up - down) / 2e-3 == pytest.approx(float(grad[0, node]), rel=0.05)
