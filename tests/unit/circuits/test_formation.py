@@ -12,6 +12,7 @@ from circuits.circuit import Circuit
 from circuits.formation import FormationConfig, formation_section, halving_steps
 from circuits.run import CircuitsConfig, TrainRun
 from circuits.section import CircuitsSection, TaskEntry
+from circuits.tasks import TASKS
 from circuits.views.formation import formation as view
 from sparsetrain.report import Report
 from sparsetrain.report.blocks import Table
@@ -29,6 +30,17 @@ def test_steps_halve_from_the_end():
 def test_a_followed_task_must_be_searched_at_the_end_too():
     with pytest.raises(ValueError, match=r"\['with_as'\], which circuits.tasks has not"):
         TrainRun(formation=FormationConfig(tasks=("with_as",)), circuits=CircuitsConfig(tasks=("var_if",)))
+
+
+def test_pairs_of_a_file_are_followed_under_their_task_s_name(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    pairs = [{"prompt_a": f"Is w{i}", "answer_a": "?", "prompt_b": f"The w{i}", "answer_b": "."} for i in range(30)]
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    mine = f"file:{path}"
+    run = TrainRun(formation=FormationConfig(tasks=(mine,)), circuits=CircuitsConfig(tasks=("all", "with_as", mine)))
+    assert run.circuits.names() == (*TASKS, *run.formation.names()) and run.formation.names()[0].startswith("mine-")
+    with pytest.raises(ValueError, match=r"\['mine-[0-9a-f]{8}'\], which circuits.tasks has not"):
+        TrainRun(formation=FormationConfig(tasks=(mine,)), circuits=CircuitsConfig(tasks=("all",)))
 
 
 def entry(name: str, loss: float, nodes: int | None, monkeypatch_nodes: dict[str, int], place: str) -> TaskEntry:
