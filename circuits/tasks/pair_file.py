@@ -10,7 +10,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -46,6 +46,7 @@ class FileTask(Task):
     """The pairs of a file."""
 
     path: Path
+    content: bytes = field(repr=False)
     rows: Sequence[Row]
     flaws: Mapping[int, str]  # line -> why it is no pair
 
@@ -58,13 +59,15 @@ class FileTask(Task):
             ValueError: no text, or too few pairs; the message names lines and what is wrong with them.
         """
         rows, flaws = _rows(path)
-        digest = sha256(path.read_bytes()).hexdigest()
+        content = path.read_bytes()
+        digest = sha256(content).hexdigest()
         stem = re.sub(r"[^A-Za-z0-9_]+", "_", path.name.partition(".")[0]).strip("_")[:40]
         task = cls(
             name=f"{stem or 'pairs'}-{digest[:8]}",
             description=f"{len(rows)} pairs of {path.name}, sha256 {digest}",
             language=None,
             path=path,
+            content=content,
             rows=rows,
             flaws=flaws,
         )
@@ -93,7 +96,7 @@ class FileTask(Task):
 
     def keep(self, folder: Path) -> None:
         """Copies the file into a folder of tasks, so that no change of it can reach what was found."""
-        write_atomic(folder / self.name / "pairs" / self.path.name, self.path.read_bytes())
+        write_atomic(folder / self.name / "pairs" / self.path.name, self.content)
 
     def texts(self, split: PairSplit, rng: Random) -> Iterator[PairText]:
         """The pairs of a split, each once."""

@@ -174,8 +174,8 @@ def test_how_pairs_are_dealt_depends_on_their_content_alone(tmp_path):
 
 def test_a_kept_file_is_found_again_moved_or_changed(pairs, tmp_path):
     task = get_task(f"file:{pairs}")
-    task.keep(tmp_path / "circuits")
     pairs.write_text(pairs.read_text().replace("big", "small"))
+    task.keep(tmp_path / "circuits")  # as it was read
     assert get_task(f"file:{pairs}").name != task.name
     pairs.unlink()
     again = get_task(task.name, tmp_path / "circuits")
