@@ -350,6 +350,7 @@ def circuit_entry(subject: TaskSearch, circuit: Circuit, pruned: Pruned, path: s
     raw = circuit.uncalibrated.answers(model, heldout, batch_size=config.batch_size)
     reference = full_fit.apply(full)
     own, *losses = exam.once(random_circuits.losses)
+    n_some = exam.some.n_distinct
     needed = necessity(full, empty, exam.without[None])
     others_needed = necessity(full[:n_pairs], empty[:n_pairs], exam.once(random_circuits.without)) or [float("nan")]
     random_needed = torch.tensor(others_needed, dtype=torch.float64)
@@ -365,18 +366,18 @@ def circuit_entry(subject: TaskSearch, circuit: Circuit, pruned: Pruned, path: s
         raw=RawNumbers(loss=subject.loss(raw), accuracy=subject.accuracy(raw), agreement=subject.agreement(raw, full)),
         edge_task_loss=subject.loss(edge_answers[EDGE_ROW]) if linked else no_edges("nats"),
         calibration=Scaling(scale=float(circuit.calibration.scale), shift=float(circuit.calibration.shift)),
-        necessity=number(needed[0] if needed else None, "fraction", n=len(heldout)),
+        necessity=number(needed[0] if needed else None, "fraction", n=heldout.n_distinct),
         necessity_random=RandomNecessity(
-            mean=number(float(random_needed.mean()), "fraction", n=n_pairs, seed=seed),
-            hi=number(float(random_needed.max()), "fraction", n=n_pairs, seed=seed),
+            mean=number(float(random_needed.mean()), "fraction", n=n_some, seed=seed),
+            hi=number(float(random_needed.max()), "fraction", n=n_some, seed=seed),
             n=config.n_random_necessity,
         ),
         random=RandomLosses(
             n=config.n_random,
-            n_beaten=number(sum(own < loss for loss in losses), "circuits", seed=seed, n=n_pairs),
-            circuit_loss=number(own, "nats", n=n_pairs),
+            n_beaten=number(sum(own < loss for loss in losses), "circuits", seed=seed, n=n_some),
+            circuit_loss=number(own, "nats", n=n_some),
             removed=number(
-                float(random_circuits.removed(exam.once(random_circuits.compared).T)), "fraction", seed=seed, n=n_pairs
+                float(random_circuits.removed(exam.once(random_circuits.compared).T)), "fraction", seed=seed, n=n_some
             ),
             losses=tuple(losses),
             note=RANDOM_NOTE if linked else RANDOM_NODES_NOTE,
@@ -386,8 +387,8 @@ def circuit_entry(subject: TaskSearch, circuit: Circuit, pruned: Pruned, path: s
         ablations=tuple(
             AblationEntry(
                 name=name,
-                loss=number(float(task_loss(shown)), "nats", n=len(heldout)),
-                logit_diff=number(float(logit_diff(shown)), "logits", n=len(heldout)),
+                loss=number(float(task_loss(shown)), "nats", n=heldout.n_distinct),
+                logit_diff=number(float(logit_diff(shown)), "logits", n=heldout.n_distinct),
             )
             for name, shown in (
                 ("full model", reference),
@@ -438,6 +439,6 @@ def twin_entry(subject: TaskSearch, pruned: Pruned) -> TwinEntry:
         n_candidates=number(pruned.n_candidates, "nodes", "measured"),
         n_nodes=number(int(keep.sum()) if pruned.reached else None, "nodes", status),
         n_edges=number(n_edges, "edges", status) if linked else no_edges("edges"),
-        task_loss=number(float(task_loss(pruned.calibration.apply(answers))), "nats", status, n=len(heldout)),
+        task_loss=number(float(task_loss(pruned.calibration.apply(answers))), "nats", status, n=heldout.n_distinct),
         note=f"answers {words[0]!r} and {words[1]!r}, same prompts, same budget",
     )

@@ -123,7 +123,7 @@ def card_of(
         seeds=found + _more_seeds(files, name, found, config.n_seeds, progress),
         paraphrased=files.judging(name, "paraphrased"),
         twins=twin_searches(task),
-        nulls=null_searches(files, name, config.n_nulls, progress),
+        nulls=null_searches(files, task, config.n_nulls, progress),
         edge_scores=edge_effects(ablated, pairs.fit, N_PATH_STEPS),
     )
     return report_card(files.model, found[0], inputs, config, progress)
@@ -137,13 +137,16 @@ def _search(
     means: Means,
     pairs: Pairs,
     progress: Progress,
+    candidates: float = 0.0,
 ) -> tuple[TaskSearch, Pruned]:
-    """The best circuit of the task's own search with these mask seeds."""
-    find = replace(files.find, seeds=tuple(seeds), nonsense_twin=False)
+    """The smallest circuit of the task's own search with these mask seeds, from at least this share of all nodes."""
+    prune = replace(files.find.prune, candidate_share=max(files.find.prune.candidate_share, candidates))
+    find = replace(files.find, seeds=tuple(seeds), nonsense_twin=False, prune=prune)
     subject = TaskSearch(
         model=model, task=name, description="", pairs=pairs, means=means, config=find, progress=progress
     )
-    return subject, best_pruned(subject, aim(subject))[0][0]
+    found, _ = best_pruned(subject, aim(subject))
+    return subject, min(found, key=lambda pruned: (not pruned.reached, size_of(model, subject.space, pruned.keep)))
 
 
 def _more_seeds(
@@ -161,15 +164,18 @@ def _more_seeds(
     return [Circuit.load(folder) for folder in folders.values() if (folder / "circuit.json").is_file()]
 
 
-def null_searches(files: RunFiles, name: str, n: int, progress: Progress = silent) -> list[Searched]:
-    """What the task's own search, mask seeds and all, finds in `n` models of permuted weights and for as many permuted labels."""
-    searches: list[Searched] = []
+def null_searches(files: RunFiles, task: TaskEntry, n: int, progress: Progress = silent) -> list[Searched]:
+    """What the task's own search finds in `n` models of permuted weights and for as many permuted labels, seeds and candidates alike."""
+    name, searches = task.task, list[Searched]()
+    wanted = 0.0 if task.seeds is None else task.seeds.n_candidates.value or 0.0
     for seed in range(n):
         null = permuted_model(files.model, seed)
         null_means = measure_means(null, files.windows, source="card windows", weights_sha256="permuted")
         labels = Pairs.build(files.task(name), files.tokenizer, files.find, twin="labels")
         for place in ((null, null_means, files.pairs(name)), (files.model, files.means, labels)):
-            subject, pruned = _search(files, name, files.find.seeds, *place, progress)
+            subject, pruned = _search(
+                files, name, files.find.seeds, *place, progress, wanted / files.means.values.numel()
+            )
             size = size_of(subject.model, subject.space, pruned.keep) if pruned.reached else None
-            searches.append(Searched(size=size, budget=1.0))
+            searches.append(Searched(size=size, budget=min(1.0, pruned.n_candidates / max(1.0, wanted))))
     return searches

@@ -267,9 +267,10 @@ class TaskSearch:
         return "/".join(["circuits", self.task, *place, "circuit.json"])
 
     def mean(self, values: Tensor, unit: str, value: float) -> Number:
-        """A mean over held-out pairs with its interval."""
-        low, high = interval(values, self.config.pair_seed, self.config.n_boot)
-        return number(value, unit, n=len(values), lo=low, hi=high, seed=self.config.pair_seed)
+        """A mean over held-out pairs with its interval; distinct pairs are counted, and resampled."""
+        pairs = self.pairs.heldout
+        low, high = interval(values, self.config.pair_seed, self.config.n_boot, groups=pairs.groups)
+        return number(value, unit, n=pairs.n_distinct, lo=low, hi=high, seed=self.config.pair_seed)
 
     def loss(self, answers: Tensor) -> Number:
         """Task loss of calibrated answers."""

@@ -221,6 +221,20 @@ def test_bootstrap_interval_covers_the_mean_and_shrinks():
     assert interval(torch.ones(5), seed=0, n_boot=1000) == (1.0, 1.0)
 
 
+def test_copies_make_no_interval_narrower():
+    """Forty distinct values, each there once, or nine times more often as copies."""
+    values = torch.randn(40, generator=torch.Generator().manual_seed(0))
+    groups = torch.arange(40).repeat(10)
+    alone = interval(values, seed=0, n_boot=2000)
+    copied = interval(values.repeat(10), seed=0, n_boot=2000, groups=groups)
+    assert copied == pytest.approx(alone, abs=0.05)
+    blind = interval(values.repeat(10), seed=0, n_boot=2000)
+    assert blind[1] - blind[0] < 0.5 * (copied[1] - copied[0])
+    assert interval(values, seed=0, n_boot=50, groups=torch.arange(40) + 7) == interval(values, seed=0, n_boot=50)
+    unequal = interval(torch.tensor([0.0, 1.0, 1.0, 1.0]), seed=0, n_boot=2000, groups=torch.tensor([5, 9, 9, 9]))
+    assert unequal == (0.0, 1.0)
+
+
 def test_jaccard_by_hand():
     assert jaccard([{"a", "b"}, {"b", "c"}]) == pytest.approx(1 / 3)
     assert jaccard([{"a"}, {"a"}, set()]) == pytest.approx(1 / 3)

@@ -35,9 +35,10 @@ def test_permuted_model_keeps_patterns_values_and_vectors(model):
 def test_nulls_are_searched_in_permuted_weights_and_with_permuted_labels(model, exam, monkeypatch):
     asked = []
 
-    def search(files, name, seeds, null, means, pairs, progress):
+    def search(files, name, seeds, null, means, pairs, progress, candidates):
+        assert candidates == 50 / exam.space.n_nodes, "as many nodes to choose from as the task had"
         asked.append((null is model, means is own_means, pairs, seeds))
-        pruned = SimpleNamespace(reached=pairs == "labels", keep=exam.keep)
+        pruned = SimpleNamespace(reached=pairs == "labels", keep=exam.keep, n_candidates=50)
         return SimpleNamespace(model=null, space=exam.space), pruned
 
     monkeypatch.setattr(gather, "_search", search)
@@ -52,9 +53,11 @@ def test_nulls_are_searched_in_permuted_weights_and_with_permuted_labels(model, 
         windows=windows.long(),
         tokenizer=None,
         find=SimpleNamespace(seeds=(0, 1)),
+        task=lambda name: name,
         pairs=lambda name: name,
     )
-    found = gather.null_searches(files, "task", 2)  # pyright: ignore[reportArgumentType]
+    task = SimpleNamespace(task="task", seeds=SimpleNamespace(n_candidates=number(50, "nodes")))
+    found = gather.null_searches(files, task, 2)  # pyright: ignore[reportArgumentType]
     weights, labels = (False, False, "task"), (True, True, "labels")
     assert asked == 2 * [(*weights, (0, 1)), (*labels, (0, 1))], "with all the seeds of the task"
     assert found == 2 * searched(None, exam.circuit.n_edges)
