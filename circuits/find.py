@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from circuits.answers import pair_answers
+from circuits.calibrate import calibrated_loss
 from circuits.circuit import Circuit
 from circuits.edges import NO_EDGES, count_biases, count_edges, has_edges, size_of
 from circuits.evidence import random_circuits
@@ -134,6 +136,28 @@ def find_once(
     key = {"config": to_dict(config), "weights_sha256": means.weights_sha256, "means": means.sha256}
     key["pairs"] = subject if isinstance(subject, str) else subject.pairs.sha256
     return once(out_dir / task.name / "result.json", key, make, TaskEntry)
+
+
+def passed_over(
+    model: nn.Module, tasks: Sequence[Task], tokenizer: NamingTokenizer, means: Means, config: FindConfig, most: int
+) -> dict[str, TaskEntry]:
+    """Of the tasks that would be searched, those beyond the `most` that the model does best: name -> its entry, with the gate alone.
+
+    The order is that of the full model's loss on validation pairs.
+    """
+    losses: dict[str, float] = {}
+    entries: dict[str, TaskEntry] = {}
+    for task in tasks:
+        subject = _subject_of(model, task, tokenizer, means, replace(config, nonsense_twin=False), silent)
+        if isinstance(subject, str):
+            continue
+        entry = examined(subject)
+        if entry.status != "bigram" and entry.gate.passed:
+            answers = pair_answers(model, subject.pairs.val, config.batch_size)[None]
+            losses[task.name] = float(calibrated_loss(answers, subject.kept_calibration(subject.pairs))[0])
+            entries[task.name] = replace(entry, status="not_searched")
+    best = sorted(losses, key=losses.__getitem__)[:most]
+    return {name: entry for name, entry in entries.items() if name not in best}
 
 
 def _subject_of(

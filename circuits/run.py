@@ -19,7 +19,7 @@ from circuits.comparison import ComparisonConfig, ComparisonStudy
 from circuits.evidence.gather import CARD_WINDOWS, RunFiles, card_of, solved
 from circuits.evidence.thresholds import CardConfig
 from circuits.explain.activity import MAX_NODES, VERSION, activity
-from circuits.find import find_once, section_of
+from circuits.find import find_once, passed_over, section_of
 from circuits.formation import FormationConfig, formation_section, halving_steps, look
 from circuits.means import Means, measure_means
 from circuits.search.comparison import ranked_circuits
@@ -50,7 +50,7 @@ from sparsetrain.studies.page import KINDS as OWN_KINDS
 from sparsetrain.training.callbacks import AtSteps
 from sparsetrain.training.fit import Exporter
 from sparsetrain.training.tracking import Tracker, send_report
-from sparsetrain.typed import Count, plain, to_dict
+from sparsetrain.typed import Count, Index, plain, to_dict
 
 KINDS: Kinds = {**OWN_KINDS, **CIRCUIT_KINDS}
 N_TEXT_WINDOWS = 64  # ours: windows of held-out text on which the circuit page looks for activations
@@ -63,6 +63,9 @@ class CircuitsConfig:
 
     tasks: tuple[str, ...] = ()
     """Names of tasks; `all` for every one; `file:<pairs.jsonl>` for pairs of your own (docs/circuits.md); none: no circuits."""
+    most: Index = 0
+    """Search only so many of the tasks that the model does, those of lowest loss on validation pairs; the others show their gate, and
+    `scripts/find_circuits.py` searches them. 0: all."""
     n_means_windows: Count = 256
     """Windows of n_ctx tokens over which the means of deleted nodes are taken. ours"""
     find: FindConfig = field(default_factory=FindConfig)
@@ -251,8 +254,12 @@ def run_circuits(
 
     tasks: list[TaskEntry] = []
     behaviours = config.behaviours()
+    over: Mapping[str, TaskEntry] = {}
+    if config.most:
+        over = passed_over(model, list(behaviours.values()), tokenizer, means, config.find, config.most)
     for name, report in with_bars("circuits", list(behaviours), progress):
-        tasks.append(find_once(model, behaviours[name], tokenizer, means, config.find, out_dir, report))
+        task = over.get(name) or find_once(model, behaviours[name], tokenizer, means, config.find, out_dir, report)
+        tasks.append(task)
         on_task(tasks[-1])
         on_section(section(tasks))
     if text is not None:

@@ -11,7 +11,9 @@ from sparsetrain.stats.decisions import Word
 from sparsetrain.stats.number import Number, StepCurve
 from sparsetrain.typed import Json
 
-TaskStatus = Literal["circuit", "like_nonsense", "bigram", "failed_by_model", "no_circuit", "unsuitable"]
+TaskStatus = Literal[
+    "circuit", "like_nonsense", "bigram", "failed_by_model", "no_circuit", "not_searched", "unsuitable"
+]
 CardVerdict = Literal["pass", "fail", "not enough data"]
 Sense = Literal["at least", "at most"]
 Role = Literal["verdict", "further"]
@@ -408,7 +410,8 @@ class TaskEntry:
     """`circuit`: the model passes the gate, and the circuit chosen on validation pairs reaches the target on held-out pairs, with a raw
     accuracy of at least `min_raw_accuracy`; `like_nonsense`: so does it, but the nonsense twin has a circuit that is not
     `min_twin_ratio` times as large; `bigram`: the empty circuit reaches the target already; `failed_by_model`: the model misses the target, nothing is
-    pruned (unless gates are off); `no_circuit`: the search missed it; `unsuitable`: the task cannot be put into pairs with this
+    pruned (unless gates are off); `no_circuit`: the search missed it; `not_searched`: the model passes the gate, and the run searches other
+    tasks (`circuits.most`); `unsuitable`: the task cannot be put into pairs with this
     tokenizer, so that nothing was measured, and `note` says why."""
     gate: ModelGate
     empty: EmptyCircuit

@@ -37,6 +37,7 @@ STATUS: dict[TaskStatus, tuple[str, Tone]] = {
     "bigram": ("bigram", "none"),
     "failed_by_model": ("model fails", "warn"),
     "no_circuit": ("no circuit", "fail"),
+    "not_searched": ("model passes, not searched", "none"),
     "unsuitable": ("does not suit", "none"),
 }
 """Words and tone of each status."""
@@ -44,7 +45,8 @@ STATUS_HELP = (
     "circuit found: the model passes the gate, a circuit reaches the target loss and answers rightly without calibration too; not "
     "distinguishable from nonsense: so it does, but unrelated answers have a circuit of about its size; bigram: the empty circuit, which "
     "sees only the current token, already does; model fails: the full model misses the target, so nothing is pruned; "
-    "no circuit: the model passes, the search did not reach the target; does not suit: this tokenizer makes no pairs of the task's texts"
+    "no circuit: the model passes, the search did not reach the target; not searched: the run "
+    "looks for the circuits of the tasks that the model does best, scripts/find_circuits.py for those of the others; does not suit: this tokenizer makes no pairs of the task's texts"
 )
 COLUMNS = (
     Column(label="Task"),

@@ -7,9 +7,11 @@ from random import Random
 import pytest
 import torch
 
+from circuits.answers import pair_answers
+from circuits.calibrate import fit_shifts
 from circuits.circuit import Circuit
 from circuits.evidence.gather import solved
-from circuits.find import GATE_OFF_NOTE, examined, find_once, find_task, section_of
+from circuits.find import GATE_OFF_NOTE, examined, find_once, find_task, passed_over, section_of
 from circuits.means import Means, measure_means
 from circuits.run import CircuitsConfig, describe_task, merge_tasks
 from circuits.search.comparison import size_ratios
@@ -17,6 +19,7 @@ from circuits.search.learn import PruneConfig
 from circuits.search.task import FindConfig, TaskSearch, heldout_pairs
 from circuits.section import CircuitsSection, TaskEntry
 from circuits.tasks import TASKS
+from circuits.tasks.loss import task_loss
 from sparsetrain.data.pools import pool
 from sparsetrain.data.tokenizer import Tokenizer, train_tokenizer
 from sparsetrain.model import Transformer
@@ -186,3 +189,25 @@ def test_a_task_that_begins_to_suit_or_ceases_to_takes_its_entrys_place(model, m
 
     for old, new in ((good, bad), (bad, good)):
         assert merge_tasks(section(old), section(new)).tasks == (new,)
+
+
+def test_only_the_tasks_that_the_model_does_best_are_searched(model, means, tokenizer, monkeypatch):
+    def passing(subject: TaskSearch) -> TaskEntry:
+        entry = examined(subject)
+        return replace(entry, status="failed_by_model", gate=replace(entry.gate, passed=subject.task != "for_while"))
+
+    monkeypatch.setattr("circuits.find.examined", passing)
+    names = ("var_if", "for_while", "bracket_counting", "with_as")
+    over = passed_over(model, [TASKS[name] for name in names], tokenizer, means, CONFIG, most=1)
+
+    def loss(name: str) -> float:
+        pairs = TaskSearch.of(model, name, tokenizer, means, CONFIG).pairs
+        shift = fit_shifts(pair_answers(model, pairs.fit))
+        return float(task_loss(shift.apply(pair_answers(model, pairs.val).double())))
+
+    best = min(("var_if", "bracket_counting", "with_as"), key=loss)
+    assert set(over) == {"var_if", "bracket_counting", "with_as"} - {
+        best
+    }  # for_while goes the way of all that fail the gate
+    assert {entry.status for entry in over.values()} == {"not_searched"}
+    assert passed_over(model, [TASKS[name] for name in names], tokenizer, means, CONFIG, most=3) == {}
