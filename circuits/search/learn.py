@@ -98,7 +98,7 @@ class PruneConfig:
     """Rounds of clean-up of edges at most; null: until no edge can go, which takes minutes for a hundred edges. ours"""
     max_rows: Count = 256
     """Prompts per pass in evaluations. ours"""
-    compact_nodes: Index = 150
+    compact_nodes: Index = 300
     """On a CPU, circuits of at most so many nodes are evaluated one by one in their compact form; 0: none. Above, passes over the
     masked model that many circuits share cost less. ours"""
 
