@@ -59,6 +59,7 @@ __all__ = [
 
 T = TypeVar("T")
 GO_ON = "continue with ckpt_path=last and the same hydra.run.dir"
+AGAIN = "run the same command again"
 
 
 def quieten() -> None:
@@ -234,7 +235,7 @@ def entry(
                 with raising(), guarded(node):
                     hydra_main(task)()
             except Interrupted as stopped:
-                sys.exit(leave(stopped))
+                sys.exit(leave(stopped, GO_ON if "ckpt_path" in base else AGAIN))
             except SystemExit as ended:
                 if not ended.code and not is_main_process():
                     # In the usual way gloo's threads can abort a rank that ends.
@@ -265,9 +266,9 @@ def this_process() -> tuple[str, int]:
     return socket.gethostname(), os.getpid()
 
 
-def leave(stopped: Interrupted) -> int:
-    """Says why a command stops, and queues its job again where SLURM has asked for that; returns the exit code."""
-    print(f"{stopped}; {GO_ON}", file=sys.stderr)
+def leave(stopped: Interrupted, advice: str = GO_ON) -> int:
+    """Says why a command stops and how to go on, and queues its job again where SLURM has asked for that; returns the exit code."""
+    print(f"{stopped}; {advice}", file=sys.stderr)
     if stopped.signum == asking_to_requeue() and is_main_process() and not in_submitit():
         try:
             print(f"job {requeue()} is queued again", file=sys.stderr)

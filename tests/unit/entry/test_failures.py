@@ -128,3 +128,9 @@ def test_what_hydra_stumbles_over_is_the_command_line():
     )
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: cannot read the command line (")
+
+
+def test_a_command_that_has_nothing_to_resume_says_how_to_go_on():
+    done = command("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    assert done.returncode == 143
+    assert done.stderr.decode().splitlines()[-1] == "stopped by SIGTERM; run the same command again"

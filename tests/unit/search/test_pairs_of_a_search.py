@@ -15,7 +15,9 @@ from sparsetrain.data.tokenizer import Tokenizer, train_tokenizer
 
 @pytest.fixture
 def tokenizer() -> Tokenizer:
-    words = " is when not the and of to this that from or it on at be are by can but you all\n"  # some for nonsense twins
+    words = (
+        " is when not the and of to this that from or it on at be are by can but you all\n"  # some for nonsense twins
+    )
     return train_tokenizer([write_module(Random(i)) for i in range(60)] + [words] * 60, 500)
 
 
