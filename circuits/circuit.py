@@ -196,10 +196,15 @@ class Circuit:
         """Calibrated task loss on `pairs`, nats, mean over both sides."""
         return float(task_loss(self.answers(model, pairs, kind, batch_size)))
 
-    def save(self, folder: Path) -> Path:
-        """Writes circuit.json and circuit.safetensors; returns the path of the former."""
-        means = save_tensors({"means": self.means.cpu().contiguous()})
-        content = {
+    @property
+    def means_file(self) -> bytes:
+        """What circuit.safetensors holds."""
+        return save_tensors({"means": self.means.cpu().contiguous()})
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What circuit.json holds, plain."""
+        return {
             "format_version": FORMAT_VERSION,
             "task": self.task,
             "n_nodes": self.n_nodes,
@@ -209,10 +214,13 @@ class Circuit:
             "space": dict(zip(self.space.names, self.space.widths, strict=True)),
             "calibration": {"scale": float(self.calibration.scale), "shift": float(self.calibration.shift)},
             "provenance": asdict(self.provenance),
-            "means_sha256": hashlib.sha256(means).hexdigest(),
+            "means_sha256": hashlib.sha256(self.means_file).hexdigest(),
         }
-        write_atomic(folder / "circuit.safetensors", means)
-        write_atomic(folder / "circuit.json", (json.dumps(content, indent=1) + "\n").encode())
+
+    def save(self, folder: Path) -> Path:
+        """Writes circuit.json and circuit.safetensors; returns the path of the former."""
+        write_atomic(folder / "circuit.safetensors", self.means_file)
+        write_atomic(folder / "circuit.json", (json.dumps(self.content, indent=1) + "\n").encode())
         return folder / "circuit.json"
 
     @classmethod

@@ -125,7 +125,7 @@ def find_once(
         ValueError: an unknown task, or means of another model.
     """
     task = get_task(task) if isinstance(task, str) else task
-    subject = _subject_of(model, task, tokenizer, means, config, progress)
+    subject = subject_of(model, task, tokenizer, means, config, progress)
     task.keep(out_dir)
 
     def make() -> TaskEntry:
@@ -148,7 +148,7 @@ def passed_over(
     losses: dict[str, float] = {}
     entries: dict[str, TaskEntry] = {}
     for task in tasks:
-        subject = _subject_of(model, task, tokenizer, means, replace(config, nonsense_twin=False), silent)
+        subject = subject_of(model, task, tokenizer, means, replace(config, nonsense_twin=False))
         if isinstance(subject, str):
             continue
         entry = examined(subject)
@@ -160,8 +160,13 @@ def passed_over(
     return {name: entry for name, entry in entries.items() if name not in best}
 
 
-def _subject_of(
-    model: nn.Module, task: Task, tokenizer: NamingTokenizer, means: Means, config: FindConfig, progress: Progress
+def subject_of(
+    model: nn.Module,
+    task: Task,
+    tokenizer: NamingTokenizer,
+    means: Means,
+    config: FindConfig,
+    progress: Progress = silent,
 ) -> TaskSearch | str:
     """What is searched, or why this tokenizer has no pairs of it."""
     try:

@@ -54,6 +54,8 @@ from sparsetrain.typed import Count, Index, plain, to_dict
 
 KINDS: Kinds = {**OWN_KINDS, **CIRCUIT_KINDS}
 N_TEXT_WINDOWS = 64  # ours: windows of held-out text on which the circuit page looks for activations
+TEXT_WINDOWS = "text_windows.safetensors"
+"""In a run's `circuits/`: that text."""
 TEXT_SOURCE = "held-out documents in the training mixture"
 
 
@@ -263,7 +265,12 @@ def run_circuits(
         on_task(tasks[-1])
         on_section(section(tasks))
     if text is not None:
-        text_once = cache(text)
+
+        @cache
+        def text_once() -> Tensor:
+            found = text()
+            save_file({"windows": found.contiguous()}, out_dir / TEXT_WINDOWS)
+            return found
 
         def page(task: TaskEntry, report: Progress) -> TaskEntry:
             best = task.circuits[0]

@@ -38,7 +38,7 @@ from sparsetrain.hooks import HookFn, HookPoint, NodeId, hooked, record
 from sparsetrain.kernels import attention_pattern
 from sparsetrain.model import Attention, Transformer
 
-VERSION = 1
+VERSION = 2
 """Of the data; a page made with another version is made anew."""
 MAX_NODES = 500
 """Larger circuits get no such data: nobody reads them node by node. ours"""

@@ -63,7 +63,7 @@ def ranked_circuits(subject: TaskSearch, out_dir: Path) -> tuple[RankedCircuit, 
         pruned = circuit_by_ranking(towards, run, scores(towards, scored))
         circuit = circuit_of(subject, 0, pruned) if pruned.reached else None
         if circuit is not None:
-            circuit.save(out_dir / subject.task / "baselines" / _folder(method))
+            circuit.save(out_dir / subject.task / "baselines" / folder_of(method))
         entries.append(ranked_entry(subject, method, circuit, pruned.loss))
     return tuple(entries)
 
@@ -75,7 +75,7 @@ def ranked_entry(subject: TaskSearch, method: str, circuit: Circuit | None, val_
     return RankedCircuit(
         method=method,
         reached=True,
-        path=subject.path("baselines", _folder(method)),
+        path=subject.path("baselines", folder_of(method)),
         n_nodes=number(circuit.n_nodes, "nodes"),
         n_edges=number(circuit.n_edges, "edges") if has_edges(subject.model) else number(None, "edges", note=NO_EDGES),
         task_loss=subject.loss(subject.heldout_answers(circuit)),
@@ -83,7 +83,7 @@ def ranked_entry(subject: TaskSearch, method: str, circuit: Circuit | None, val_
     )
 
 
-def _folder(method: str) -> str:
+def folder_of(method: str) -> str:
     return method.replace(" ", "_")
 
 

@@ -80,33 +80,40 @@ class Search:
         self.allowed = [max(self.aim.target, loss) for loss in losses.tolist()]
         found = []
         for run, ranked in enumerate(self.bisect(orders, guesses)):
-            keep, rise = ranked, torch.zeros(self.aim.space.n_nodes)
             met = self._meets(run, ranked)
-            if met:
-                keep, rise = self.withstanding(run, ranked, orders[run])
-            loss, calibration = self.loss(keep[None], [run])
-            found.append(
-                Pruned(
-                    keep=keep,
-                    loss=float(loss[0]),
-                    reached=met and float(loss[0]) <= self.aim.target,
-                    calibration=calibration.first,
-                    n_candidates=len(orders[run]),
-                    n_ranked=int(ranked.sum()),
-                    removal_loss=rise,
-                )
-            )
+            keep = self.withstanding(run, ranked, orders[run]) if met else ranked
+            found.append(self.pruned(run, keep, reached=met, n_candidates=len(orders[run]), n_ranked=int(ranked.sum())))
         return found
 
-    def withstanding(self, run: int, ranked: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    def pruned(self, run: int, keep: Tensor, *, reached: bool, n_candidates: int = 0, n_ranked: int = 0) -> Pruned:
+        """What is to be said of a circuit, whichever way it was found.
+
+        Args:
+            keep: bool `[n_nodes]`.
+            reached: whether it meets the target.
+            n_candidates: nodes that its search could choose from.
+            n_ranked: nodes that the bisection kept.
+        """
+        loss, calibration = self.loss(keep[None], [run])
+        return Pruned(
+            keep=keep,
+            loss=float(loss[0]),
+            reached=reached,
+            calibration=calibration.first,
+            n_candidates=n_candidates,
+            n_ranked=n_ranked,
+            removal_loss=self.rises(run, keep) if reached else torch.zeros(self.aim.space.n_nodes),
+        )
+
+    def withstanding(self, run: int, ranked: Tensor, order: Tensor) -> Tensor:
         """`clean`, again and again until the adversary (if there is one) breaks what is left of it no more; the circuit as it was
         ranked, where it always does."""
         for _ in range(N_ATTACKS):
-            keep, rise = self.clean(run, ranked, order)
+            keep = self.clean(run, ranked, order)
             if self._meets(run, keep, attacked=True):
-                return keep, rise
+                return keep
             self.aim.progress("attack", 0, 1)
-        return ranked, torch.zeros_like(rise)
+        return ranked
 
     def training_loss(self, keep: Tensor, which: Sequence[int], calibration: Calibration) -> Tensor:
         """Task losses `[n]` of circuits on training pairs, half as many as there are validation pairs."""
@@ -261,7 +268,7 @@ class Search:
             self.aim.progress("bisection", n_rounds, max(n_rounds, 12))
         return [self._prefix(order, min(n, len(order))) for order, n in zip(orders, high, strict=True)]
 
-    def clean(self, run: int, keep: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    def clean(self, run: int, keep: Tensor, order: Tensor) -> Tensor:
         """Drops nodes of a circuit that meets the target until none can go; see `circuits.search.cleanup`.
 
         Args:
@@ -269,7 +276,7 @@ class Search:
             order: int64, the kept nodes and maybe others, from most to least important.
 
         Returns:
-            The smaller mask, and the rise of the loss when one kept node is removed (on a few pairs), `[n_nodes]`.
+            The smaller mask.
         """
         some = slice(0, self.aim.config.n_screen)
         few, elsewhere = self.runs[run].val.batch(some), self.transfer[run].batch(some)
@@ -283,7 +290,7 @@ class Search:
             rest = self.rest.losses(masks, [run] * len(masks), [few] * len(masks), calibration)
             return torch.maximum(losses, rest.to(losses.dtype))
 
-        keep = drop_harmless(
+        return drop_harmless(
             keep,
             lambda masks: self.worst_loss(masks, [run] * len(masks)),
             few_losses,
@@ -294,12 +301,16 @@ class Search:
             loosen=lambda mask: self._drop_loose(run, mask),
             report=lambda done, total: self.aim.progress("clean-up", done, total),
         )
+
+    def rises(self, run: int, keep: Tensor) -> Tensor:
+        """Rise of the loss on a few validation pairs when one kept node is removed, calibration kept: `[n_nodes]`, 0 elsewhere."""
+        few = self.runs[run].val.batch(slice(0, self.aim.config.n_screen))
         nodes = keep.nonzero().flatten()
         answers = self.aim.answers(torch.cat([keep[None], without_each(keep, nodes)]), few)
         base, calibration = calibrated_loss(answers[:1], self.runs[run].calibration)
         rise = torch.zeros(self.aim.space.n_nodes)
         rise[nodes] = (task_loss(calibration.apply(answers[1:].double())) - base).float()
-        return keep, rise
+        return rise
 
     def _drop_loose(self, run: int, keep: Tensor) -> Tensor:
         """`keep` without the nodes on no path from tokens to logits, if the loss allows."""

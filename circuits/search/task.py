@@ -332,8 +332,7 @@ def searched(subject: TaskSearch, towards: Aim) -> Found:
     which no search sees, then the smallest. Held-out pairs choose nothing."""
     config = subject.config
     best, twin = best_pruned(subject, towards)
-    found = ranked(subject, best)
-    edges = None
+    found, edges = ranked(subject, reached(subject, best)), None
     if config.prune_edges and found:
         fewer, loss = prune_edges(towards, found[0][0], subject.pairs.val, subject.kept_calibration(subject.pairs))
         edges = fewer, loss, loss <= towards.target
@@ -350,10 +349,15 @@ def searched(subject: TaskSearch, towards: Aim) -> Found:
     )
 
 
-def ranked(subject: TaskSearch, best: Sequence[Pruned]) -> list[tuple[Circuit, Pruned]]:
-    """The circuits among the best of every seed, the one to choose first: see `searched`."""
+def reached(subject: TaskSearch, best: Sequence[Pruned]) -> list[tuple[Circuit, Pruned]]:
+    """The circuits of the seeds that met the aim."""
+    seeds = subject.config.seeds
+    return [(circuit_of(subject, seed, p), p) for seed, p in zip(seeds, best, strict=True) if p.reached]
+
+
+def ranked(subject: TaskSearch, found: Sequence[tuple[Circuit, Pruned]]) -> list[tuple[Circuit, Pruned]]:
+    """Circuits of all seeds, in the order of seeds, as they are reported: the one to choose first, see `searched`."""
     config = subject.config
-    found = [(circuit_of(subject, seed, p), p) for seed, p in zip(config.seeds, best, strict=True) if p.reached]
 
     def rank(entry: tuple[Circuit, Pruned]) -> tuple[bool, int, int]:
         circuit = entry[0]
@@ -368,7 +372,7 @@ def disjoint_circuits(subject: TaskSearch, towards: Aim, first: Circuit) -> tupl
     excluded, others = first.keep, list[Circuit]()
     alone = replace(subject, twin=None)
     for _ in range(subject.config.exclude):
-        found = ranked(alone, best_pruned(alone, towards, excluded)[0])
+        found = ranked(alone, reached(alone, best_pruned(alone, towards, excluded)[0]))
         if not found:
             return others, True
         others.append(found[0][0])

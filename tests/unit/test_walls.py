@@ -89,6 +89,7 @@ CIRCUITS = {
     "views": {"section", "explain", "side_by_side"},
     "find": THING | {"section", "search", "evidence", "explain"},
     "formation": {"circuit", "tasks", "section", "evidence"},
+    "verify": THING | {"section", "search", "evidence", "explain", "find", "run"},
     "hub": THING | {"section", "search", "find", "run"},
     "comparison": THING | {"section"},
     "doctor": {"circuit", "means"},

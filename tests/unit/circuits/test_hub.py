@@ -1,5 +1,6 @@
 """Circuits in models of other people: masks delete what they name and nothing else, and a search finds what does the task."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from sparsetrain.hooks import hooked, record
 from sparsetrain.typed import plain
 
 pytest.importorskip("transformers", reason="other people's models need transformers (extra: hub)")
+from commands import ROOT
 from hub_example import (
     WORDS,
     answering_model,
@@ -251,10 +253,48 @@ def test_means_over_text_that_the_user_names(tmp_path):
 
 def test_a_model_whose_nodes_cannot_all_be_deleted_is_refused(tmp_path):
     folder = save_hub_model(tmp_path / "mixtral", "mixtral")
-    save_tokenizer(folder, WORDS, bos_token="[UNK]")
     with pytest.raises(
         ValueError, match=r"MixtralForCausalLM shows no blocks\.0\.mlp\.hook_neuron \(the MLP has no one last"
     ):
         HubSearch.load(f"hf:{folder}", (), n_windows=1)
     with pytest.raises(ValueError, match="no token for the beginning or the end of a text"):
-        HubSearch.load(f"hf:{save_hub_model(tmp_path / 'bare', 'gpt2')}", (), n_windows=1)
+        folder = save_hub_model(tmp_path / "bare", "gpt2")
+        save_tokenizer(folder, WORDS)
+        HubSearch.load(f"hf:{folder}", (), n_windows=1)
+
+
+def test_the_command_from_a_file_of_pairs_to_the_page(tmp_path, python):
+    save_answering_model(tmp_path / "model", "llama")
+    rows = [
+        {"prompt_a": a, "answer_a": " w9", "prompt_b": b, "answer_b": " w10"}
+        for a, b in dict.fromkeys(key_prompts(100, 3))
+    ]
+    (tmp_path / "keys.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    small = ("n_random=5", "n_boot=20", "seeds=[0]", "prune.n_steps=40", "prune.candidate_share=0.3")
+    command = (
+        str(ROOT / "scripts" / "find_circuits.py"), "model=hf:model", "task=file:keys.jsonl", "run=out", "baselines=true", "progress=false",
+        *(f"circuits.find.{setting}" for setting in small),
+    )  # fmt: skip
+    done = python(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    (task,) = report["circuits"]["tasks"]
+    assert (
+        task["task"].startswith("keys-") and task["gate"]["passed"] and task["status"] in ("circuit", "like_nonsense")
+    )
+    best = task["circuits"][0]
+    assert (
+        best["n_edges"]["value"] is None and best["n_nodes"]["value"] > 0 and best["raw"]["loss"]["value"] is not None
+    )
+    assert (
+        len(best["ablations"]) == 5
+        and task["nonsense_twin"]
+        and task["baselines"][0]["method"] == "gradient x activation"
+    )
+    assert PAIRS_SOURCE in report["circuits"]["definitions"]["means"]["source"]
+    assert "no edges" in (tmp_path / "out" / "report.html").read_text()
+    again = python(*command, cwd=tmp_path)
+    after = json.loads((tmp_path / "out" / "report.json").read_text())["circuits"]
+    assert again.returncode == 0 and after == report["circuits"], "done already: read from the disk"
+    other = python(*command[:2], "task=file:keys.jsonl", "card=full", cwd=tmp_path)
+    assert other.returncode == 1 and other.stderr.count("\n") == 1 and "card=full is for runs of ours" in other.stderr
