@@ -1,0 +1,111 @@
+"""Circuits of several models: over the steps of one training, and of the arms of a study."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from circuits.section.found import TaskStatus
+from sparsetrain.stats.decisions import Word
+from sparsetrain.stats.number import Number, StepCurve
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormationPoint:
+    """A task at one step of a training."""
+
+    step: int
+    status: TaskStatus
+    model_loss: Number
+    model_accuracy: Number
+    n_nodes: Number | None = None
+    """Of the best circuit, as what follows; None where there is no circuit."""
+    n_edges: Number | None = None
+    task_loss: Number | None = None
+    jaccard_seeds: Number | None = None
+    """Overlap of the mask seeds: what to expect of the same circuit found again."""
+    jaccard_final: Number | None = None
+    """Overlap with the circuit of the finished model."""
+    jaccard_other_tasks: Number | None = None
+    """Mean overlap with the final circuits of other tasks: what any circuit of this model shares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormationTask:
+    """A followed task, in the order of steps; the last point is the finished model."""
+
+    task: str
+    points: tuple[FormationPoint, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitCurve(StepCurve):
+    """Activation sparsity of one split over steps."""
+
+    split: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparsityCurves:
+    """The headline measure beside the circuits; empty words and no curves where nothing was watched."""
+
+    measure: str = ""
+    hook_point: str = ""
+    curves: tuple[SplitCurve, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormationSection:
+    """How circuits form over a training (`formation.tasks`)."""
+
+    tasks: tuple[FormationTask, ...]
+    density: StepCurve
+    """Of the weights."""
+    sparsity: SparsityCurves
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmEntry:
+    """One arm, over its seeds."""
+
+    name: str
+    d_model: int
+    method: Literal["topk", "none"]
+    density: Number
+    abs_topk: bool
+    n_edges: Number
+    val_loss: Number
+    passed: tuple[str, ...]
+    """Tasks, in every seed; those that the empty circuit solves do not count."""
+    edges: Mapping[str, tuple[int, ...]]
+    """Task -> edges of its circuit in every seed that has one."""
+    common_edges: Number
+    """Geometric mean over the tasks that every arm solves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairEntry:
+    """A sparse and a dense arm of about the same loss."""
+
+    sparse: str
+    dense: str
+    loss_gap: Number
+    """Dense / sparse - 1."""
+    tasks: tuple[str, ...]
+    """Compared."""
+    passed_by_both: tuple[str, ...]
+    without_circuit: Mapping[str, tuple[str, ...]]
+    """Arm -> tasks that both pass and for which it has no circuit."""
+    ratio: Number
+    """Edges, dense / sparse."""
+    verdict: Word = "undecided"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmsSection:
+    """Several models beside each other (study `comparison`); pairs lie within `max_gap` of loss, `common_tasks` are solved by every arm."""
+
+    seeds: tuple[int, ...]
+    max_gap: float
+    common_tasks: tuple[str, ...]
+    models: tuple[ArmEntry, ...]
+    pairs: tuple[PairEntry, ...]
