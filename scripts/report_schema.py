@@ -13,6 +13,7 @@ from typing import Any
 from circuits.run import KINDS
 from sparsetrain.entry import entry
 from sparsetrain.report import file_type
+from sparsetrain.report.markdown import replaced_between
 from sparsetrain.store import write_atomic
 from sparsetrain.typed import json_schema
 
@@ -46,11 +47,7 @@ def page_with(tables: str, page: str) -> str:
     Raises:
         ValueError: the page has no markers.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"page= must hold the lines {BEGIN!r} and {END!r}; the tables go between them")
-    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
+    return replaced_between(BEGIN, END, tables, page)
 
 
 def _kinds(

@@ -167,3 +167,16 @@ def _cell(value: Value | Cell, column: Column) -> str:
         return escape(text) if tone == "none" else f"{MARKS[tone]} {escape(text)}"
     interval = format_interval(value)
     return escape(f"{text} ({interval})" if interval else text)
+
+
+def replaced_between(begin: str, end: str, made: str, page: str) -> str:
+    """The page of `page=` with `made` between the lines `begin` and `end`, in place of what stood there.
+
+    Raises:
+        ValueError: the page does not hold both lines.
+    """
+    before, first, rest = page.partition(begin)
+    _, last, after = rest.partition(end)
+    if not first or not last:
+        raise ValueError(f"page= must hold the lines {begin!r} and {end!r}; what is made goes between them")
+    return f"{before}{begin}\n\n{made}\n\n{end}{after}"

@@ -9,19 +9,18 @@ pattern alone carries the signal, from read to key to write.
 from dataclasses import replace
 
 import torch
-from shared_detector import clear_channel_
 from string_closing import (
     FIRST_WORD,
     IS_SINGLE,
     MARGIN,
     SINGLE,
-    clear_head_,
     set_margin_,
     string_closing_model,
     string_pairs,
 )
 
 from circuits.tasks.pairs import PairSet
+from circuits.truth.graft import clear_channel_, clear_head_
 from sparsetrain.model import Transformer
 
 SEEN, NOT_SEEN = 5, 6  # answers

@@ -12,10 +12,13 @@ brackets, drawn by lot, so a circuit that reads the round ones, or openings or c
 from random import Random
 
 import torch
-from string_closing import MARGIN, clear_head_, pair_set, random_background_, set_margin_
+from string_closing import MARGIN, set_margin_
 from torch import Tensor
 
 from circuits.tasks.pairs import PairSet
+from circuits.truth.graft import clear_head_
+from circuits.truth.hosts import random_background_
+from circuits.truth.pairs import pair_set
 from sparsetrain.hooks import NODE_KINDS
 from sparsetrain.model import ModelConfig, Transformer
 

@@ -7,6 +7,7 @@ the tasks share layer 0 and what layer 1 reads of it; key, value and write chann
 import torch
 from string_closing import ANSWER, CLOSE_DOUBLE, CLOSE_SINGLE, DETECTOR, NODES, QK, TYPE, V, string_closing_model
 
+from circuits.truth.graft import clear_channel_
 from sparsetrain.model import Transformer
 
 SECOND_ANSWERS = (5, 6)  # the tokens that the first task does not use
@@ -35,15 +36,3 @@ def two_task_model() -> Transformer:
     for token, model_for in zip(SECOND_ANSWERS, (CLOSE_SINGLE, CLOSE_DOUBLE), strict=True):
         model.unembed.weight[token, ANSWER_2] = model.unembed.weight[model_for, ANSWER]
     return model
-
-
-@torch.no_grad()
-def clear_channel_(model: Transformer, channel: int) -> None:
-    """Takes a residual channel from the random weights: nothing writes it and nothing reads it."""
-    model.embed.weight[:, channel] = 0
-    model.unembed.weight[:, channel] = 0
-    for block in model.blocks:
-        for linear in (block.attn.W_q, block.attn.W_k, block.attn.W_v, block.mlp.W_in):
-            linear.weight[:, channel] = 0
-        for linear in (block.attn.W_o, block.mlp.W_out):
-            linear.weight[channel] = 0

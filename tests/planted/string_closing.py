@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from circuits.tasks.pairs import PairSet
-from circuits.tasks.task import PairText, Side
-from sparsetrain.model import Attention, ModelConfig, Transformer
+from circuits.truth.graft import clear_head_
+from circuits.truth.hosts import random_background_
+from circuits.truth.pairs import pair_set
+from sparsetrain.model import ModelConfig, Transformer
 
 D_VOCAB, N_WORDS = 24, 16
 EOT, SINGLE, DOUBLE, CLOSE_SINGLE, CLOSE_DOUBLE, NONSENSE_A, NONSENSE_B, FIRST_WORD = range(8)
@@ -80,34 +82,6 @@ def string_closing_model(abs_topk: float = 0.5) -> Transformer:
 
 
 @torch.no_grad()
-def random_background_(model: Transformer, n_reserved: int) -> None:
-    """Small random weights that neither read nor write the first `n_reserved` residual channels; positions are read."""
-    d_model = model.config.d_model
-    distractor = torch.ones(d_model)
-    distractor[:n_reserved] = 0
-    model.embed.weight.copy_(0.2 * torch.randn_like(model.embed.weight) * distractor)
-    for block in model.blocks:
-        attn, mlp = block.attn, block.mlp
-        for linear in (attn.W_q, attn.W_k, attn.W_v, mlp.W_in):
-            read = torch.cat([distractor, torch.ones(linear.weight.shape[1] - d_model)])
-            linear.weight.copy_(0.2 * torch.randn_like(linear.weight) * read * (torch.rand_like(linear.weight) < 0.3))
-        for linear in (attn.W_o, mlp.W_out):
-            keep = distractor[:, None] * (torch.rand_like(linear.weight) < 0.3)
-            linear.weight.copy_(0.2 * torch.randn_like(linear.weight) * keep)
-    model.unembed.weight.copy_(torch.randn_like(model.unembed.weight) * distractor)
-
-
-@torch.no_grad()
-def clear_head_(attn: Attention, head: int) -> None:
-    """Takes a head from the random weights: it reads and writes nothing."""
-    d_head = attn.W_q.weight.shape[0] // attn.n_head
-    channels = slice(head * d_head, (head + 1) * d_head)
-    for linear in (attn.W_q, attn.W_k, attn.W_v):
-        linear.weight[channels] = 0
-    attn.W_o.weight[:, channels] = 0
-
-
-@torch.no_grad()
 def set_margin_(model: Transformer, pairs: PairSet, margin: float) -> None:
     """Scales the logits of the two answers so that their difference is `margin` on average over both sides."""
     logits = model(pairs.tokens.flatten(0, 1), pairs.last.flatten()).unflatten(0, (-1, 2))
@@ -127,33 +101,6 @@ def string_pairs(n: int, seed: int, answers: tuple[int, int] = (CLOSE_SINGLE, CL
         tokens[torch.arange(n), s, place] = quote
     last = torch.full((n, 2), 8)
     return pair_set("planted_strings", seed, tokens, last, answers, ("f('x", "'"), ('f("x', '"'))
-
-
-def pair_set(
-    task: str,
-    seed: int,
-    tokens: Tensor,
-    last: Tensor,
-    answers: tuple[int, int],
-    positive: tuple[str, str],
-    negative: tuple[str, str],
-) -> PairSet:
-    """Pairs of token ids `[n, side, pos]` whose texts are all the same example of (prompt, answer)."""
-    text = PairText(
-        positive=Side(prompt=positive[0], answer=positive[1], continuation=""),
-        negative=Side(prompt=negative[0], answer=negative[1], continuation=""),
-    )
-    n = len(tokens)
-    return PairSet(
-        task=task,
-        split="train",
-        seed=seed,
-        twin=None,
-        tokens=tokens,
-        last=last,
-        answers=torch.tensor([answers] * n),
-        texts=(text,) * n,
-    )
 
 
 def text_windows(n: int, seed: int) -> Tensor:

@@ -10,7 +10,7 @@ from math import log
 import pytest
 import torch
 from cases import PLANTED, PRUNE, TARGET
-from twins import label_twin, no_nodes, nonsense_twin, same_nodes
+from twins import no_nodes, same_nodes
 
 from circuits.answers import Ablated
 from circuits.evidence.card import report_card
@@ -22,6 +22,7 @@ from circuits.search.learn import Aim, MaskRun
 from circuits.search.search import search
 from circuits.section import card_verdict
 from circuits.tasks.loss import pair_accuracy
+from circuits.truth.pairs import label_twin, nonsense_twin
 
 MODELS = ("string_closing", "bracket_depth", "two_hop", "shared_detector", "behind_sink", "redundant_heads")
 CARD = replace(

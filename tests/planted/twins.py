@@ -1,7 +1,6 @@
-"""Twins of planted pairs, made as `circuits.tasks.pairs` makes those of the tasks: same prompts, no meaning; twins of circuits."""
+"""Twins of circuits: the same nodes elsewhere, other nodes treated alike."""
 
 from dataclasses import replace
-from random import Random
 
 import torch
 from torch import Tensor
@@ -14,20 +13,6 @@ from circuits.masks import NodeSpace
 from circuits.tasks.loss import Calibration
 from circuits.tasks.pairs import PairSet
 from sparsetrain.model import Transformer
-
-
-def nonsense_twin(pairs: PairSet, answers: tuple[int, int]) -> PairSet:
-    """The same prompts with the same two unrelated answers throughout."""
-    return replace(pairs, twin="nonsense", answers=torch.tensor([answers] * len(pairs)))
-
-
-def label_twin(pairs: PairSet) -> PairSet:
-    """The prompts of half of the pairs, drawn by lot, exchanged, so that neither answer goes with either side."""
-    n = len(pairs)
-    swapped = Random(f"{pairs.task}/{pairs.split}/{pairs.seed}/labels").sample(range(n), n // 2)
-    tokens, last = pairs.tokens.clone(), pairs.last.clone()
-    tokens[swapped], last[swapped] = tokens[swapped].flip(1), last[swapped].flip(1)
-    return replace(pairs, twin="labels", tokens=tokens, last=last)
 
 
 def no_nodes(model: Transformer, task: str, means: Tensor) -> Circuit:

@@ -88,6 +88,7 @@ CIRCUITS = {
     "side_by_side": {"circuit", "section"},
     "views": {"section", "explain", "side_by_side"},
     "find": THING | {"section", "search", "evidence", "explain"},
+    "truth": THING | {"section", "search", "evidence"},
     "formation": {"circuit", "tasks", "section", "evidence"},
     "verify": THING | {"section", "search", "evidence", "explain", "find", "run"},
     "hub": THING | {"section", "search", "find", "run"},

@@ -1,0 +1,1 @@
+"""Circuits whose truth is known, and what the report card makes of them."""
