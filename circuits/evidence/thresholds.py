@@ -10,18 +10,9 @@ from dataclasses import dataclass
 
 from sparsetrain.typed import Above0, Count, Index, OpenShare
 
-VERDICT = (
-    "sufficiency",
-    "raw accuracy",
-    "necessity",
-    "minimality",
-    "random circuits",
-    "broken circuits",
-    "node roles",
-    "agreement, held-out",
-    "partial ablation",
-)
-"""The criteria that decide on the card, at most ten; the others are further measurements."""
+VERDICT = ("raw accuracy", "minimality", "completeness", "sufficiency")
+"""The criteria that decide on the card, at most ten; the others are further measurements. The first is there by definition; the
+others and their thresholds were chosen by `scripts/calibrate_card.py` on circuits whose truth is known (docs/results/card)."""
 MARGINS: Mapping[str, float] = {
     "nats": 0.1,
     "fraction": 0.2,
@@ -36,8 +27,8 @@ MARGINS: Mapping[str, float] = {
 class CardConfig:
     """Thresholds and sizes of a report card. All numbers are ours where no source is named; defaults are `full`."""
 
-    max_task_loss: Above0 = 0.2
-    """Task loss that a circuit must keep, nats; the paper's target, 0.15, to which circuits are pruned, and a margin."""
+    max_task_loss: Above0 = 0.21
+    """Task loss that a circuit must keep, nats; circuits are pruned to 0.15. Calibrated."""
     max_raw_loss: Above0 = 0.5
     """Task loss without any calibration, nats: below that of a coin, ln 2."""
     min_raw_accuracy: Above0 = 0.75
@@ -53,12 +44,12 @@ class CardConfig:
     """Share of the broken circuits that the comparison with random ones must reject."""
     min_more_needed: Above0 = 0.3
     """Share of the effect by which more must be lost without the circuit than without random ones on average."""
-    max_incomplete: Above0 = 0.2
-    """Largest |F(C without K) - F(N without K)| as a share of the effect."""
+    max_incomplete: Above0 = 0.7
+    """Largest |F(C without K) - F(N without K)| as a share of the effect. Calibrated."""
     min_node_effect: Above0 = 0.01
     """Share of the circuit's own effect by which removing a node must move the answers to count as needed."""
-    min_needed: Above0 = 0.9
-    """Share of nodes (and of edges, in the test) that must be needed."""
+    min_needed: Above0 = 0.73
+    """Share of nodes (and of edges, in the test) that must be needed. Calibrated on nodes."""
     min_cpr: Above0 = 0.8
     max_cmd: Above0 = 0.2
     min_recovered: Above0 = 0.8

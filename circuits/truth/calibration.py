@@ -35,6 +35,10 @@ COST = 10.0
 """What losing all true circuits costs, in kinds of false circuits. ours"""
 MIN_TOLD = 0.9
 """Share of the true circuits of which a criterion must say anything to be chosen. ours"""
+MIN_AUC = 0.7
+"""AUC on the setting half below which a criterion is not chosen, whatever it rejects: it does not discriminate. ours"""
+FIXED: Mapping[str, float] = {"raw accuracy": 0.75}
+"""Criteria that stand in the verdict by definition, with their thresholds: no circuit is found whose logits do the task only once shifted."""
 GOAL_TRUE, GOAL_FALSE, GOAL_KIND = 0.9, 0.05, 0.1
 """Share of true circuits to accept at least, of false ones at most, and of each kind of them."""
 BY_NAME: Mapping[str, Criterion] = {criterion.name: criterion for criterion in CRITERIA}
@@ -241,26 +245,29 @@ def choose(results: Sequence[CaseResult], config: CardConfig) -> dict[str, float
         results: of the setting half.
         config: sample sizes.
     """
-    candidates = [(name, spared) for spared in SPARED for name in thresholds_of(results, spared)]
+    telling = [name for name in BY_NAME if (auc(*split(results, name)) or 0.0) >= MIN_AUC]
+    candidates = [(name, spared) for spared in SPARED for name in thresholds_of(results, spared) if name in telling]
     accepted = {
         (name, spared): _accepted(results, name, thresholds_of(results, spared)[name], config)
         for name, spared in candidates
     }
     kinds = {kind: {r.case.name for r in results if r.case.kind == kind} for kind in {r.case.kind for r in results}}
     chosen, left = dict[str, float](), {result.case.name for result in results}
-    while len(chosen) < MOST:
+    for name, cut in FIXED.items():
+        left &= _accepted(results, name, cut, config)
+    while len(chosen) < MOST - len(FIXED):
 
         def gain(candidate: tuple[str, float], left: set[str] = left) -> float:
             """Shares of each kind that go: for the false ones, less the true ones' cost."""
             gone = left - accepted[candidate]
             return sum(len(gone & own) / len(own) * (-COST if kind == "true" else 1) for kind, own in kinds.items())
 
-        best = max((c for c in candidates if c[0] not in chosen), key=gain, default=None)
+        best = max((c for c in candidates if c[0] not in {*chosen, *FIXED}), key=gain, default=None)
         if best is None or gain(best) <= 0:
             break
         chosen[best[0]] = best[1]
         left = left & accepted[best]
-    return loosened(results, chosen, config)
+    return {**FIXED, **loosened(results, chosen, config)}
 
 
 def _accepted(results: Sequence[CaseResult], name: str, cut: float, config: CardConfig) -> set[str]:
@@ -281,7 +288,7 @@ def loosened(results: Sequence[CaseResult], chosen: Mapping[str, float], config:
             result
             for result in results
             if is_true(result)
-            or all(passes(result, other, cut, config) for other, cut in cuts.items() if other != name)
+            or all(passes(result, other, cut, config) for other, cut in {**FIXED, **cuts}.items() if other != name)
         ]
         cut = thresholds_of(others, chosen[name]).get(name)
         if cut is not None:

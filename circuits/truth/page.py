@@ -2,7 +2,7 @@
 
 from circuits.truth.calibration import GOAL_FALSE, GOAL_KIND, GOAL_TRUE, CardCalibration, CriterionCurve, Judged, Share
 from sparsetrain.report.blocks import Block, Column, Curve, Lines, Table, Text
-from sparsetrain.report.markdown import render_block, replaced_between
+from sparsetrain.report.markdown import fence, render_block, replaced_between
 from sparsetrain.report.svg import to_svg
 
 BEGIN, END = "<!-- made by scripts/calibrate_card.py -->", "<!-- end of what it made -->"
@@ -112,7 +112,7 @@ def drawing(done: CardCalibration) -> Lines:
 def markdown(done: CardCalibration, command: str, picture: str) -> str:
     """The section's tables, drawing and command."""
     parts = [render_block(block) for block in blocks(done)]
-    return "\n\n".join([f"![ROC curves of the card's criteria]({picture})", *parts, f"Command: `{command}`"])
+    return "\n\n".join([f"![ROC curves of the card's criteria]({picture})", *parts, fence(command)])
 
 
 def svg(done: CardCalibration) -> str:

@@ -12,6 +12,7 @@ from circuits.evidence.thresholds import CardConfig
 from circuits.section import CardEntry, Threshold
 from circuits.truth import calibration
 from circuits.truth.calibration import (
+    FIXED,
     MOST,
     Share,
     apply,
@@ -38,7 +39,7 @@ def result(half: Half, kind: Kind, i: int, **values: float | None) -> CaseResult
     case = Case(half=half, kind=kind, host="planted", family=HALVES[half][0], form="plain", seed=i)
     card = []
     for criterion in CRITERIA:
-        value = values.get(criterion.name.replace(" ", "_").replace(",", "").replace("-", "_"), 0.5)
+        value = values.get(criterion.name, 0.9 if criterion.name in FIXED else 0.5)
         card.append(
             CardEntry(
                 name=criterion.name,
@@ -55,10 +56,10 @@ def result(half: Half, kind: Kind, i: int, **values: float | None) -> CaseResult
 
 
 def half_of(half: Half, n: int = 20) -> list[CaseResult]:
-    """True circuits with sufficiency .1 and minimality .95; one kind fails the first, another the second."""
+    """True circuits with sufficiency .1 and minimality .95; one kind fails the first, another the second, and half of each both."""
     true = [result(half, "true", i, sufficiency=0.1 + i / 1000, minimality=0.95 - i / 1000) for i in range(n)]
-    broken = [result(half, "broken", i, sufficiency=0.5, minimality=0.95) for i in range(n)]
-    bloated = [result(half, "bloated", i, sufficiency=0.1, minimality=0.4 + i / 1000) for i in range(n)]
+    broken = [result(half, "broken", i, sufficiency=0.5, minimality=(0.95, 0.5)[i % 2]) for i in range(n)]
+    bloated = [result(half, "bloated", i, sufficiency=(0.1, 0.3)[i % 2], minimality=0.4 + i / 1000) for i in range(n)]
     return [*true, *broken, *bloated]
 
 
@@ -92,12 +93,18 @@ def test_ranks_follow_the_sense_and_missing_values_the_verdict():
 def test_the_criteria_that_tell_are_chosen_and_no_others():
     setting = half_of("setting")
     chosen = choose(setting, CONFIG)
-    assert set(chosen) == {"sufficiency", "minimality"} and len(chosen) <= MOST
+    assert set(chosen) == {*FIXED, "sufficiency", "minimality"} and len(chosen) <= MOST
     assert chosen["sufficiency"] == pytest.approx((0.5 + 0.119) / 2, abs=0.01)
     assert chosen["minimality"] == pytest.approx((0.931 + 0.419) / 2, abs=0.01)
     judged = apply(half_of("judging"), chosen, CONFIG)
     assert judged.true.value == 1 and judged.false.value == 0 and judged.meets_goals
     assert judged.false_by_kind["broken"].n == 20 and (judged.false_by_kind["broken"].hi or 1) < 0.2
+
+
+def test_a_criterion_that_does_not_discriminate_is_not_chosen():
+    true = [result("setting", "true", i, sufficiency=0.1 + i / 100, minimality=0.9) for i in range(20)]
+    false = [result("setting", "broken", i, sufficiency=0.1 + i / 100 + 0.005, minimality=0.5) for i in range(20)]
+    assert set(choose([*true, *false], CONFIG)) == {*FIXED, "minimality"}
 
 
 def test_a_criterion_that_says_nothing_of_true_circuits_is_not_chosen():
