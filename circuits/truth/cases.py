@@ -151,13 +151,16 @@ def plan(
 def _half(half: Half, n: int, runs: Sequence[str], n_own: int, i: int) -> list[Case]:
     """The cases of one half; it gets every other task of its runs, from the i-th."""
     plants = _kinds_of_plant(half)
-    everywhere = [("planted", seed, family, form) for seed in range(n) for family, form in plants]
+    everywhere: list[tuple[str, int, str, Form]] = [
+        ("planted", seed, family, form) for seed in range(n) for family, form in plants
+    ]
     transplants = [(family, form) for family, form in plants if family in TRANSPLANTED and form in IN_TRAINED]
     everywhere += [(run, 0, family, form) for run in runs for family, form in transplants]
     cases: list[Case] = []
     for turn, (host, seed, family, form) in enumerate(everywhere):
         kinds: list[Falsehood] = [EVERYWHERE[(2 * turn + j) % len(EVERYWHERE)] for j in range(2)]
-        kinds += [OF_FORM[form]] if form in OF_FORM else []
+        if form in OF_FORM:
+            kinds.append(OF_FORM[form])
         true = Case(
             half=half,
             kind="true",
