@@ -129,14 +129,19 @@ class VerifiedRun:
         """A file below a task's folder."""
         return self.folder.joinpath("circuits", task, *place)
 
-    def record(self, task: str, name: str) -> dict[str, Any] | None:
-        """Key and result of what a stage has saved of a task; None: it has not run."""
+    def record(self, task: str, name: str, *keys: str) -> dict[str, Any] | None:
+        """Key and result of what a stage has saved of a task; None: it has not run.
+
+        Raises:
+            ValueError: the file does not say all of `keys`.
+        """
         path = self.saved(task, name)
         if not path.is_file():
             return None
         found = from_json(dict[str, Any], path)
-        if not isinstance(found.get("key"), dict) or "result" not in found:
-            raise ValueError(f"{path} is damaged: it does not say what it rests on")
+        key = found.get("key")
+        if not isinstance(key, dict) or not set(keys) <= set(key) or "result" not in found:
+            raise ValueError(f"{path} is damaged: it does not say what it rests on ({', '.join(keys)})")
         return found
 
     def config(self, task: str) -> FindConfig:
@@ -148,7 +153,7 @@ class VerifiedRun:
             FileNotFoundError: there is no record of any search.
         """
         paths = [self.saved(task, "result.json"), *sorted((self.folder / "circuits").glob("*/result.json"))]
-        record = next((self.record(path.parent.name, path.name) for path in paths if path.is_file()), None)
+        record = next((self.record(path.parent.name, path.name, "config") for path in paths if path.is_file()), None)
         if record is None:
             raise FileNotFoundError(f"{self.folder}/circuits holds no result.json: no search has left a record")
         return from_dict(FindConfig, record["key"]["config"])
@@ -210,7 +215,7 @@ def recompute(run: VerifiedRun, task: str) -> tuple[TaskEntry, list[Difference]]
         OSError: a file that it rests on is not there.
         ValueError: a file that is damaged.
     """
-    config, record = run.config(task), run.record(task, "result.json")
+    config, record = run.config(task), run.record(task, "result.json", "config")
     known = get_task(task, run.folder / "circuits")
     if record is None:
         subject = subject_of(run.model, known, run.tokenizer, run.means, replace(config, nonsense_twin=False))
@@ -222,6 +227,7 @@ def recompute(run: VerifiedRun, task: str) -> tuple[TaskEntry, list[Difference]]
     subject = subject_of(run.model, known, run.tokenizer, run.means, config)
     if isinstance(subject, str):
         return unsuitable(known, subject), []
+    from_dict(TaskEntry, record["result"])  # refuses one that is damaged
     entry, wrong = examined(subject), list[Difference]()
     if entry.status != "bigram" and (entry.gate.passed or not config.gate):
         paths = [
@@ -277,7 +283,7 @@ def with_record(entry: Any, record: Any) -> Any:
 
 def with_baselines(run: VerifiedRun, subject: TaskSearch, entry: TaskEntry) -> tuple[TaskEntry, list[Difference]]:
     """The entry with the circuits of other rankings, where they were found with the search's settings."""
-    record = run.record(subject.task, "baselines.json")
+    record = run.record(subject.task, "baselines.json", "find")
     if record is None or record["key"]["find"] != to_dict(subject.config):
         return entry, []
     config, entries, wrong = replace(subject.config, nonsense_twin=False), [], list[Difference]()
@@ -293,7 +299,7 @@ def with_baselines(run: VerifiedRun, subject: TaskSearch, entry: TaskEntry) -> t
 
 def with_viewer(run: VerifiedRun, subject: TaskSearch, entry: TaskEntry) -> TaskEntry:
     """The entry with the data of its best circuit's page, where pages were made."""
-    record = run.record(subject.task, "viewer.json")
+    record = run.record(subject.task, "viewer.json", "text")
     if record is None or not entry.circuits or (entry.circuits[0].n_nodes.value or 0) > MAX_NODES:
         return entry
     windows = load_file(run.folder / "circuits" / TEXT_WINDOWS)["windows"]
@@ -305,7 +311,7 @@ def with_viewer(run: VerifiedRun, subject: TaskSearch, entry: TaskEntry) -> Task
 
 def with_card(run: VerifiedRun, entry: TaskEntry) -> tuple[TaskEntry, list[Difference]]:
     """The entry with the report card of its best circuit, where the saved card is of that circuit."""
-    record = run.record(entry.task, "card.json")
+    record = run.record(entry.task, "card.json", "circuit", "card", "find", "solved")
     if record is None or not entry.circuits or record["key"]["circuit"] != sha256(run.folder / entry.circuits[0].path):
         return entry, []
     key, wrong = record["key"], list[Difference]()
