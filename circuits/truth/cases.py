@@ -151,13 +151,11 @@ def plan(
 def _half(half: Half, n: int, runs: Sequence[str], n_own: int, i: int) -> list[Case]:
     """The cases of one half; it gets every other task of its runs, from the i-th."""
     plants = _kinds_of_plant(half)
-    everywhere: list[tuple[str, int, str, Form]] = [
-        ("planted", seed, family, form) for seed in range(n) for family, form in plants
-    ]
-    transplants = [(family, form) for family, form in plants if family in TRANSPLANTED and form in IN_TRAINED]
-    everywhere += [(run, 0, family, form) for run in runs for family, form in transplants]
+    transplants = [pair for pair in plants if pair[0] in TRANSPLANTED and pair[1] in IN_TRAINED]
+    everywhere = [("planted", seed, pair) for seed in range(n) for pair in plants]
+    everywhere += [(run, 0, pair) for run in runs for pair in transplants]
     cases: list[Case] = []
-    for turn, (host, seed, family, form) in enumerate(everywhere):
+    for turn, (host, seed, (family, form)) in enumerate(everywhere):
         kinds: list[Falsehood] = [EVERYWHERE[(2 * turn + j) % len(EVERYWHERE)] for j in range(2)]
         if form in OF_FORM:
             kinds.append(OF_FORM[form])
