@@ -367,7 +367,7 @@ def test_document_has_a_section_per_view_and_all_verdicts():
         "Tensors exactly at their density": ("24 of 24", "pass"),
         "Tasks with a circuit": ("2 of 5", "pass"),
         "Circuits that beat every random one": ("2 of 2", "pass"),
-        "Nonsense twins that are larger": ("2 of 2", "pass"),
+        "Circuits that nonsense does not have": ("2 of 2", "pass"),
     }
     assert not document.banners
 
@@ -379,6 +379,7 @@ def test_failures_are_shown_as_failures():
         ("sparsity.tensors.3.exact", False),
         ("circuits.tasks.0.circuits.0.random.n_beaten", measured(99, "circuits")),
         ("circuits.tasks.0.nonsense_twin.n_edges", measured(4, "edges")),
+        ("circuits.tasks.0.status", "like_nonsense"),
     ):
         report = changed(report, f"sections.{path}", value)
     judged = [verdict for verdict in assemble(report, KINDS).tiles if verdict.tone != "none"]
@@ -388,7 +389,7 @@ def test_failures_are_shown_as_failures():
         "Tensors exactly at their density": "fail",
         "Tasks with a circuit": "pass",
         "Circuits that beat every random one": "fail",
-        "Nonsense twins that are larger": "warn",
+        "Circuits that nonsense does not have": "fail",
         "Dense / sparse circuit size": "warn",
     }
 
