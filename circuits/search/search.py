@@ -29,6 +29,7 @@ from circuits.tasks.pairs import PairSet
 
 N_COMPILED = 16  # ours: compact circuits that are remembered
 N_ATTACKS = 4  # ours: clean-ups that an adversary may undo before the circuit stays as it was ranked
+ROUNDING = 1e-4  # ours: by which a loss may differ from itself, in another batch or in compact form
 REFUSED = 2.0  # ours: added to the loss of a circuit that calibration alone would carry, in targets
 
 
@@ -77,7 +78,7 @@ class Search:
         runs = range(len(self.runs))
         everything = torch.stack([self._prefix(order, len(order)) for order in orders])
         losses = self.training_loss(everything, runs, self.loss(everything, runs)[1])
-        self.allowed = [max(self.aim.target, loss) for loss in losses.tolist()]
+        self.allowed = [max(self.aim.target, loss * (1 + ROUNDING)) for loss in losses.tolist()]
         found = []
         for run, ranked in enumerate(self.bisect(orders, guesses)):
             met = self._meets(run, ranked)
