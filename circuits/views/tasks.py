@@ -53,7 +53,6 @@ COLUMNS = (
     Column(label="Status", form="status", tones=dict(STATUS.values()), help=STATUS_HELP),
     Column(label="Model accuracy", form="number", help="full model on held-out pairs: right answer ahead of wrong"),
     Column(label="Model loss", form="number", help="full model's task loss after calibration; the gate"),
-    Column(label="Empty", form="number", help="task loss of the circuit without nodes, which sees the current token"),
     Column(label="Nodes", form="number"),
     Column(label="Edges", form="number", help="nonzero weights between kept nodes: the circuit's size"),
     Column(label="Task loss", form="number", help="of the circuit chosen on validation pairs, on held-out pairs"),
@@ -61,7 +60,6 @@ COLUMNS = (
     Column(
         label="Raw accuracy", form="number", unit="fraction", help="of the circuit without calibration; .5 is chance"
     ),
-    Column(label="Random beaten", form="number", help="random circuits of the same size and place with a higher loss"),
     Column(
         label="Necessity",
         form="number",
@@ -149,17 +147,16 @@ def _verdicts(section: CircuitsSection) -> list[Block]:
 
 def _row(task: TaskEntry, target: float) -> tuple[Any, ...]:
     accuracy, circuit = task.gate.accuracy, best(task)
-    found: tuple[Any, ...] = (None, None, None, None, None, MISSING, None)
+    found: tuple[Any, ...] = (None,) * 6
     if circuit is not None:
-        numbers = (circuit.n_nodes, circuit.n_edges, circuit.task_loss, circuit.raw.loss, circuit.raw.accuracy)
-        beaten = f"{circuit.random.n_beaten.value}/{circuit.random.n}"
-        found = (*(number.value for number in numbers), beaten, circuit.necessity.value)
+        raw = circuit.raw
+        numbers = (circuit.n_nodes, circuit.n_edges, circuit.task_loss, raw.loss, raw.accuracy, circuit.necessity)
+        found = tuple(number.value for number in numbers)
     return (
         Cell(value=task.task, sub=task.description),
         STATUS[task.status][0],
         Number(value=accuracy.value, unit=accuracy.unit),  # without its interval: the columns are narrow
         task.gate.loss.value,
-        task.empty.loss.value,
         *found,
         _twin_edges(task.nonsense_twin),
         None if task.seeds is None else task.seeds.jaccard_nodes.value,
