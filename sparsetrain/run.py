@@ -41,7 +41,7 @@ from sparsetrain.training.guard import GuardConfig
 from sparsetrain.training.resume import ResumeConfig, check_settings, differences, settings_of
 from sparsetrain.training.section import training_section
 from sparsetrain.training.tracking import LoggerConfig, RunKind, Tracker, tracking
-from sparsetrain.typed import to_dict
+from sparsetrain.typed import Seed, to_dict
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class RunConfig:
 
     name: str = "train"
     """Name of the experiment: its runs go to runs/<name>/<stamp>/."""
-    seed: int = 0
+    seed: Seed = 0
     debug: bool = False
     """A smoke run: accuracy and loss gates are off, and the report says so."""
     ckpt_path: str | None = None

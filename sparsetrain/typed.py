@@ -32,6 +32,8 @@ Count = Annotated[int, Ge(1)]
 Several = Annotated[int, Ge(2)]
 """A whole number from 2 on."""
 Index = Annotated[int, Ge(0)]
+Seed = Annotated[int, Ge(0), Lt(2**32)]
+"""What every generator of random numbers takes."""
 NotNegative = Annotated[float, Ge(0)]
 Above0 = Annotated[float, Gt(0)]
 Weight = Annotated[float, Gt(0), Lt(math.inf)]

@@ -84,6 +84,11 @@ def is_want_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
+def escaped(char: str) -> str:
+    """A character as it is, one that ends a line as its escape."""
+    return char.encode("unicode_escape").decode() if char.splitlines() == [""] else char
+
+
 def ending(error: Exception, known: Sequence[str], folder: Path | None) -> str:
     """The line with which a failed command ends; leaves a record of it.
 
@@ -93,7 +98,7 @@ def ending(error: Exception, known: Sequence[str], folder: Path | None) -> str:
         folder: of the run, if it is this process's: gets `error.log`. None: what was not expected leaves its traceback among the
             temporary files.
     """
-    line = redacted(explain(error, known))
+    line = "".join(escaped(char) for char in redacted(explain(error, known)))
     if is_want_of_memory(error):
         line = f"out of memory ({line}); lower the batch size, or the size of the model"
     elif not is_expected(error):

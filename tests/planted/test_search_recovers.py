@@ -132,8 +132,12 @@ def test_the_note_tells_other_circuits_of_this_size_from_larger_ones(redundant):
     first = redundant.circuits[0]
     other = next(circuit for circuit in redundant.circuits if circuit.nodes != first.nodes)
     smaller = replace(first, edges=first.edges[1:])
-    assert seeds_note([]) == seeds_note([first]) == seeds_note([first, first]) == ""
-    assert seeds_note([smaller, smaller, other]) == (
+
+    def note(*circuits: Circuit) -> str:
+        return seeds_note(circuits, [circuit.n_edges for circuit in circuits])
+
+    assert note() == note(first) == note(first, first) == ""
+    assert note(smaller, smaller, other) == (
         "seeds found other, larger circuits: they share 9 of the smallest one's 11 nodes"
     )
 

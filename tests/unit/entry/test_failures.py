@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT
 
-from sparsetrain.entry.failures import ending, is_expected
+from sparsetrain.entry.failures import ending, escaped, is_expected
 
 COMMAND = '''
 import sys
@@ -46,6 +46,11 @@ def test_a_users_mistake_is_its_message(error, line, tmp_path):
     assert ending(error, [], None) == line
     assert ending(error, [], tmp_path) == line
     assert (tmp_path / "error.log").read_text().startswith(f"{line}\n\n")
+
+
+def test_a_line_stays_one_whatever_ends_lines_is_in_it():
+    assert ending(ValueError("a"), [], None) == "a"
+    assert [escaped(char) for char in ("\u2028", "\x85", "\n", "é", " ")] == ["\\u2028", "\\x85", "\\n", "é", " "]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a\nb"), TypeError("a b"), KeyError("x"), KeyError(), RecursionError("x"), AssertionError()])  # fmt: skip
