@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from circuits.answers import Ablated, run_answers
+from circuits.answers import Ablated, pair_answers, run_answers
 from circuits.calibrate import calibrated_loss, fit_calibrations, stacked
 from circuits.edges import degrees, narrowed
 from circuits.masks import HardConcreteMasks, NodeMasks, ablation_hooks
@@ -67,8 +67,8 @@ class PruneConfig:
     ablation: Literal["complete", "partial", "adversarial"] = "complete"
     """What is left out while masks learn, and when circuits are held to the target: `complete`, all of it at its mean; `partial`, every
     other step a random part of it stays alive (`circuits.partial`), and the target must be met at fixed draws too; `adversarial`,
-    every `adversary_every`-th of those steps an adversary chooses that part, and a circuit may not miss `worst` times the
-    target at the worst part found. ours"""
+    every `adversary_every`-th of those steps an adversary chooses that part, and a circuit's loss may not exceed `worst` times
+    the target at the worst part found. ours"""
     adversary_every: Count = 2
     """Of the partial steps, every how many-th is the adversary's."""
     adversary_steps: Count = 4
@@ -257,19 +257,18 @@ def learn_masks(aim: Aim, runs: Sequence[MaskRun], candidates: Tensor, ranks: Te
     return torch.where(active, final, -1.0).cpu(), torch.where(active, best, -1.0).cpu()
 
 
-@torch.no_grad()
 def settling(aim: Aim, runs: Sequence[MaskRun]) -> Tensor:
     """The loss at which each run's price settles, `[n_runs]`: `MaskRun.settle` of the way from the model's own loss to the target.
 
     A model with a loss near the target leaves little to give away; one that misses it (a twin's) counts as if it had none.
     """
-    found: list[float] = []
-    for run in runs:
-        answers = run_answers(aim.model, [run.val])
-        own = float(calibrated_loss(answers.cpu(), run.calibration)[0])
-        base = own if own < aim.target else 0.0
-        found.append(base + run.settle * (aim.target - base))
-    return torch.tensor(found)
+    own: dict[int, float] = {}
+    for run in runs:  # seeds share their pairs, and so the model's loss on them
+        if id(run.val) not in own:
+            answers = pair_answers(aim.model, run.val, max(1, aim.max_rows // 2))[None]
+            own[id(run.val)] = float(calibrated_loss(answers, run.calibration)[0])
+    bases = [own[id(run.val)] if own[id(run.val)] < aim.target else 0.0 for run in runs]
+    return torch.tensor([base + run.settle * (aim.target - base) for run, base in zip(runs, bases, strict=True)])
 
 
 def alive_part(
