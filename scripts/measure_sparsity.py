@@ -15,7 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sparsetrain.adapters import LanguageModel, Precision, at_initialisation, load_language_model
 from sparsetrain.data.reading import Skip, listed
@@ -102,7 +104,7 @@ def main(config: MeasureSparsityRun, run_dir: Path) -> None:
         n_examples = sum(len(split.tokens) for split in splits) * config.measure.n_passes
         task = bar.add_task("examples", total=n_examples * len(names))
         measured = look(model, splits, config, partial(bar.advance, task))
-        sections = [survey_section(measured, model.module)]
+        sections = [survey_section(measured, model.module, characters_of(splits))]
         append_rows(run_dir / "sparsity.csv", model.step or 0, measured.plain.rows)
         write_examples(run_dir / "examples.csv", measured, {split.name: split.places for split in splits})
         section = measurement(model, sections[0], splits)
@@ -114,11 +116,16 @@ def main(config: MeasureSparsityRun, run_dir: Path) -> None:
                 for other in names[1:]:
                     of_seed, same = prepare(other, paths, config, device)
                     seen = look(of_seed, same, config, partial(bar.advance, task))
-                    sections.append(survey_section(seen, of_seed.module))
+                    sections.append(survey_section(seen, of_seed.module, characters_of(same)))
                 seeds = compare_seeds(names, sections, config.measure.confidence)
                 stages.add(measurement=replace(section, seeds=seeds))
     stages.seconds["measure_sparsity"] = time.perf_counter() - started
     print(f"report: {stages.write()['html']}")
+
+
+def characters_of(splits: Sequence[TextSplit]) -> dict[str, NDArray[np.int64]]:
+    """Characters of each token, of the splits where they are known."""
+    return {split.name: split.characters for split in splits if split.characters is not None}
 
 
 def measurement(model: LanguageModel, section: RepresentationSection, splits: Texts) -> MeasurementSection:

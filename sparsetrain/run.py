@@ -17,7 +17,8 @@ from lightning.pytorch.loggers import Logger
 
 from sparsetrain.data import BigramTable, Corpus, DataConfig, TokenStream, describe, fit_bigram, prepare_corpus
 from sparsetrain.data.shifts import ShiftsConfig, build_shifts
-from sparsetrain.data.stream import val_batches
+from sparsetrain.data.stream import chars_per_token, val_batches
+from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.export import load_model
 from sparsetrain.job import Job, is_main_process, redacted
 from sparsetrain.model import ModelConfig, Transformer
@@ -248,7 +249,11 @@ def train(
         tokenizer=corpus.tokenizer.to_json(),
         facts={"corpus_hash": corpus.content_hash},
     )
-    validation = Validation(batches=val, weights={name: source.weight for name, source in config.data.sources.items()})
+    validation = Validation(
+        batches=val,
+        weights={name: source.weight for name, source in config.data.sources.items()},
+        chars_per_token={name: chars_per_token(of, corpus.tokenizer.n_chars) for name, of in val.items()},
+    )
     watchers: list[L.Callback] = [
         AtSteps("validation", every(config.callbacks.val_every, recipe.n_steps), validation, all_ranks=True)
     ]
@@ -294,7 +299,11 @@ def train(
         stages.begin(Report(run=run_facts(config, command), weights=weights, sections=sections))
         if config.ood.enabled:
             with stages("representation"):
-                stages.add(representation=describe_representation(config, trained.model, start, splits, run_dir))
+                stages.add(
+                    representation=describe_representation(
+                        config, trained.model, start, splits, corpus.tokenizer, run_dir
+                    )
+                )
     return TrainedRun(model=trained.model, corpus=corpus, export=folder)
 
 
@@ -315,6 +324,7 @@ def describe_representation(
     model: Transformer,
     start: Callable[[Transformer], object],
     splits: Sequence[WatchedSplit],
+    tokenizer: Tokenizer,
     run_dir: Path,
 ) -> RepresentationSection:
     """The report's section on representation sparsity: curves of the training, and a survey of the finished model.
@@ -335,7 +345,8 @@ def describe_representation(
     places = {split.name: [f"{split.name}:{i}" for i in range(len(split.tokens))] for split in splits}
     write_examples(run_dir / "ood_examples.csv", measured, places)
     files = FilesEntry(table=table.name, examples="ood_examples.csv")
-    return replace(survey_section(measured, model), step=curves.step, training=curves.training, files=files)
+    characters = {split.name: tokenizer.n_chars[split.tokens] for split in splits}
+    return replace(survey_section(measured, model, characters), step=curves.step, training=curves.training, files=files)
 
 
 def text_windows(corpus: Corpus, config: RunConfig, split: str, n_windows: int) -> torch.Tensor:

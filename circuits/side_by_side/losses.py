@@ -1,15 +1,14 @@
 """How well the models of two runs predict text: final losses per token and per character, and their curves."""
 
 from collections.abc import Mapping
-from math import log
 
 from circuits.side_by_side.run import SideRun
 from circuits.side_by_side.section import CurvePair, LossEntry, LossesEntry, NumberPair
-from sparsetrain.data import DataSection
+from sparsetrain.stats.bits import UNIT
 from sparsetrain.stats.intervals import minus
 from sparsetrain.stats.number import Number, StepCurve, number
 
-VAL, TRAIN = "val_loss", "train_loss"
+VAL, TRAIN, BITS = "val_loss", "train_loss", "val_bits_per_char"
 MIXED = "mixed"
 
 
@@ -20,11 +19,11 @@ def pair(a: Number | None, b: Number | None) -> NumberPair:
 
 def compare_losses(a: SideRun, b: SideRun) -> LossesEntry:
     """Validation losses of both runs, final and over training; of an unfinished run those of its last validation."""
-    per_token, per_character = [final_losses(run) for run in (a, b)], [bits_per_character(run) for run in (a, b)]
+    per_token, per_character = [final_losses(run) for run in (a, b)], [bits_per_char(run) for run in (a, b)]
     curves = {
         name: CurvePair(a=a.curves.get(name), b=b.curves.get(name))
-        for name in dict.fromkeys((VAL, TRAIN, *a.curves, *b.curves))
-        if name in (VAL, TRAIN) or name.startswith(f"{VAL}/")
+        for name in dict.fromkeys((VAL, TRAIN, BITS, *a.curves, *b.curves))
+        if name.partition("/")[0] in (VAL, TRAIN, BITS)
     }
     return LossesEntry(
         per_token=_pairs(*per_token),
@@ -40,35 +39,27 @@ def _pairs(a: Mapping[str, Number], b: Mapping[str, Number]) -> tuple[LossEntry,
 
 def final_losses(run: SideRun) -> dict[str, Number]:
     """Source -> validation loss, nats/token; `mixed` first."""
-    if run.training is not None:
-        return dict(sorted(run.training.val_loss.items(), key=lambda entry: entry[0] != MIXED))
+    return _last(run, VAL, "nats/token") if run.training is None else _mixed_first(run.training.val_loss)
+
+
+def bits_per_char(run: SideRun) -> dict[str, Number]:
+    """Source -> validation loss, bits/char; `mixed` first. Empty for a run that did not count characters."""
+    return _last(run, BITS, UNIT) if run.training is None else _mixed_first(run.training.bits_per_char)
+
+
+def _last(run: SideRun, series: str, unit: str) -> dict[str, Number]:
+    """The last of metrics.csv."""
     found: dict[str, Number] = {}
     for name, curve in run.curves.items():
-        if name == VAL or name.startswith(f"{VAL}/"):
+        kind, _, source = name.partition("/")
+        if kind == series:
             step, value = curve.step[-1], curve.value[-1]
-            found[name.partition("/")[2] or MIXED] = number(value, "nats/token", "measured", note=f"at step {step:,}")
-    return dict(sorted(found.items(), key=lambda entry: entry[0] != MIXED))
+            found[source or MIXED] = number(value, unit, "measured", note=f"at step {step:,}")
+    return _mixed_first(found)
 
 
-def bits_per_character(run: SideRun) -> dict[str, Number]:
-    """Source -> validation loss in bits/character: nats/token / (ln 2 x characters per token of the source's validation text)."""
-    if run.data is None:
-        return {}
-    lengths = characters_per_token(run.data)
-    return {
-        name: number(None if loss.value is None else loss.value / log(2) / lengths[name], "bits/character", n=loss.n)
-        for name, loss in final_losses(run).items()
-        if name in lengths
-    }
-
-
-def characters_per_token(data: DataSection) -> dict[str, float]:
-    """Of each source's validation text, and of the mixture of their tokens."""
-    sources = {name: s for name, s in data.sources.items() if s.n_tokens.get("val") and s.n_chars.get("val")}
-    lengths = {name: source.n_chars["val"] / source.n_tokens["val"] for name, source in sources.items()}
-    total = sum(source.weight for source in sources.values())
-    mixed = sum(lengths[name] * source.weight / total for name, source in sources.items())
-    return {MIXED: mixed, **lengths} if len(lengths) == len(data.sources) else lengths
+def _mixed_first(losses: Mapping[str, Number]) -> dict[str, Number]:
+    return dict(sorted(losses.items(), key=lambda entry: entry[0] != MIXED))
 
 
 def _notes(a: SideRun, b: SideRun) -> list[str]:

@@ -99,9 +99,9 @@ class LossesEntry:
     per_token: tuple[LossEntry, ...]
     """nats/token."""
     per_character: tuple[LossEntry, ...]
-    """bits/character, which tokenizers of different vocabularies leave comparable."""
+    """bits/char, which models of different vocabularies can be compared by; empty where neither run counted characters."""
     curves: Mapping[str, CurvePair]
-    """Scalars of metrics.csv: `val_loss`, `train_loss`, `val_loss/<source>`."""
+    """Scalars of metrics.csv: `val_loss`, `train_loss`, `val_bits_per_char`, and of each source."""
     notes: tuple[str, ...]
 
 
@@ -162,6 +162,7 @@ class SplitSide:
     n_examples: int
     n_tokens: int
     loss: Number
+    bits_per_char: Number | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

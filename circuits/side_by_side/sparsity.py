@@ -41,7 +41,8 @@ def _splits(a: RepresentationSection, b: RepresentationSection) -> tuple[SplitPa
 def _split(entry: SplitEntry | None) -> SplitSide | None:
     if entry is None:
         return None
-    return SplitSide(level=entry.level, n_examples=entry.n_examples, n_tokens=entry.n_tokens, loss=entry.loss)
+    shared = ("level", "n_examples", "n_tokens", "loss", "bits_per_char")
+    return SplitSide(**{key: getattr(entry, key) for key in shared})
 
 
 def _points(a: RepresentationSection, b: RepresentationSection, splits: list[str]) -> tuple[PointPair, ...]:

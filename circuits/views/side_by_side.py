@@ -39,9 +39,15 @@ from sparsetrain.report.blocks import (
     format_number,
     format_unit,
 )
+from sparsetrain.stats.bits import CONVENTION, UNIT
 from sparsetrain.stats.number import Number
 
-LOSSES = {"val_loss": "Validation loss", "train_loss": "Training loss"}
+LOSSES = {
+    "val_loss": ("Validation loss", "nats/token"),
+    "train_loss": ("Training loss", "nats/token"),
+    "val_bits_per_char": ("Validation loss per character", UNIT),
+}
+"""Series of metrics.csv -> words and unit."""
 MAX_NAMED = 60
 """Shared nodes that a line names; report.json has them all."""
 MAX_LINES, MAX_VALUE = 20, 60
@@ -128,7 +134,8 @@ def _settings_tile(settings: SettingsEntry) -> Tile:
 
 def _loss_tile(losses: LossesEntry) -> Tile:
     label = "Validation loss, b − a"
-    mixed = next((entry for entry in losses.per_token if entry.source == "mixed"), None)
+    known = [entry for entry in (*losses.per_character, *losses.per_token) if entry.source == "mixed"]
+    mixed = next((entry for entry in known if entry.difference and entry.difference.value is not None), None)
     if mixed is None or mixed.difference is None or mixed.difference.value is None:
         return _tile(label, MISSING, losses.notes[0] if losses.notes else "not known in both")
     change = mixed.difference.value
@@ -139,7 +146,7 @@ def _loss_tile(losses: LossesEntry) -> Tile:
 
 def _when(loss: Number | None) -> str:
     """The step of a loss that is not that of a finished training."""
-    return f" {loss.note}" if loss is not None and loss.note else ""
+    return f" {loss.note}" if loss is not None and loss.note and loss.status == "measured" else ""
 
 
 def _tasks_tile(tasks: TasksEntry) -> Tile:
@@ -284,10 +291,10 @@ def _losses(losses: LossesEntry) -> list[Block]:
     if characters:
         columns = [
             Column(label="Source"),
-            *_columns("", "nats/token over ln 2 and the characters of a token of that source's validation text"),
+            *_columns("", CONVENTION),
         ]
         rows = [(entry.source, *_values(entry)) for entry in losses.per_character]
-        blocks.append(Table(title="Validation loss, bits/character", columns=tuple(columns), rows=tuple(rows)))
+        blocks.append(Table(title=f"Validation loss, {UNIT}", columns=tuple(columns), rows=tuple(rows)))
     if len(blocks) == 2:
         blocks = [Grid(blocks=tuple(blocks))]
     drawn = {name: _curves(name, pair) for name, pair in losses.curves.items()}
@@ -315,10 +322,11 @@ def _values(pair: NumberPair) -> tuple[Value, ...]:
 def _curves(name: str, pair: CurvePair) -> Lines:
     known = {side: curve for side, curve in (("a", pair.a), ("b", pair.b)) if curve is not None}
     words, _, source = name.partition("/")
-    title = LOSSES.get(words, words) + (f", {source}" if source else "")
+    words, unit = LOSSES.get(words, (words, ""))
+    title = words + (f", {source}" if source else "")
     curves = tuple(Curve(name=side, x=curve.step, y=curve.value) for side, curve in known.items())
     missing = "" if len(known) == 2 else f"{'a' if 'b' in known else 'b'} has not logged it"
-    return Lines(title=title, x_label="step", y_label="nats/token", curves=curves, note=missing)
+    return Lines(title=title, x_label="step", y_label=unit, curves=curves, note=missing)
 
 
 def _tasks(tasks: TasksEntry) -> list[Block]:

@@ -43,6 +43,13 @@ class TextTokenizer(Protocol):
         """Ids of a text that begins here, with whatever the model expects in front of it."""
         ...
 
+    def characters(self, text: str) -> list[int] | None:
+        """Characters of the text that each token of `encode` stands for; None: not known.
+
+        A character that several tokens share counts in the first of them, blanks that no token holds in the one behind.
+        """
+        ...
+
     def decode(self, ids: Sequence[int]) -> str: ...
 
     def token(self, id: int) -> str:

@@ -20,6 +20,9 @@ class DocumentTokenizer:
     def encode(self, text: str) -> list[int]:
         return [self.tokenizer.eot_id, *self.tokenizer.encode(text)]
 
+    def characters(self, text: str) -> list[int]:
+        return self.tokenizer.n_chars[self.encode(text)].tolist()
+
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids)
 

@@ -4,6 +4,7 @@ import hashlib
 import pickle
 from collections.abc import Sequence
 from difflib import get_close_matches
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +41,13 @@ class HubTokenizer:
         ids = [int(i) for i in self._backend.encode(text, verbose=False)]
         # An end behind the text would be read as the last token; a text goes on.
         return ids[:-1] if ids and ids[-1] in self._ends else ids
+
+    def characters(self, text: str) -> list[int] | None:
+        if not self._backend.is_fast:  # the others do not say where in the text a token stands
+            return None
+        found = self._backend(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+        ends = list(accumulate((end for _, end in found), max))
+        return [end - before for before, end in pairwise([0, *ends])][: len(self.encode(text))]
 
     @property
     def eot_id(self) -> int:

@@ -6,7 +6,7 @@
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -142,6 +142,16 @@ def _share(n_rows: int, rank: int, n_ranks: int) -> range:
         raise ValueError(f"batch_size={n_rows} cannot be divided among {n_ranks} ranks")
     assert 0 <= rank < n_ranks, (rank, n_ranks)
     return range(rank * n_rows // n_ranks, (rank + 1) * n_rows // n_ranks)
+
+
+def chars_per_token(batches: Iterable[Tensor], n_chars: NDArray[np.int64]) -> float:
+    """Characters per predicted token of batches `[batch, n_ctx + 1]`: the first token of a row is given, not predicted.
+
+    Args:
+        n_chars: characters of every token, `[d_vocab]`.
+    """
+    predicted = np.concatenate([batch[:, 1:].numpy().ravel() for batch in batches])
+    return float(n_chars[predicted].mean())
 
 
 def val_batches(corpus: Corpus, n_ctx: int, batch_size: int, n: int) -> dict[str, list[Tensor]]:

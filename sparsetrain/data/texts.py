@@ -9,7 +9,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,6 +74,8 @@ class Encoder(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
 
+    def characters(self, text: str) -> list[int] | None: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextSplit:
@@ -94,6 +96,8 @@ class TextSplit:
     """Examples left out as shorter than min_tokens."""
     n_unknown: int
     """Examples left out as without a known token."""
+    characters: NDArray[np.int64] | None = field(default=None, repr=False)
+    """Of each token, `[n_examples, n_ctx]`, 0 behind the end; None where the tokenizer does not say."""
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -114,7 +118,9 @@ class TextSplit:
         if len(self.tokens) <= n_examples:
             return self
         rows = np.sort(np.random.default_rng(seed).choice(len(self.tokens), n_examples, replace=False))
-        return replace(self, tokens=self.tokens[rows], places=tuple(self.places[row] for row in rows))
+        characters = None if self.characters is None else self.characters[rows]
+        places = tuple(self.places[row] for row in rows)
+        return replace(self, tokens=self.tokens[rows], characters=characters, places=places)
 
 
 class Texts(list[TextSplit]):
@@ -135,6 +141,7 @@ class _Example:
     level: int | None
     place: str
     ids: list[int]
+    characters: list[int] | None
 
 
 def read_texts(paths: Sequence[str], encoder: Encoder, config: TextsConfig) -> Texts:
@@ -188,19 +195,22 @@ def _examples(path: Path, name: str, encoder: Encoder, config: TextsConfig, skip
         if isinstance(item, Skip):
             skipped.append(item)
             continue
-        ids = encoder.encode(item.text) if item.text else []
+        ids, lengths = (encoder.encode(item.text), encoder.characters(item.text)) if item.text else ([], None)
         if ending(path) in FORMATS:
             level, label = (
                 _level(item.fields.get(config.level_field), item.name, config),
                 item.fields.get(config.label_field),
             )
             split = name if level is None else f"level_{level}"
-            yield _Example(split=split if label in (None, "") else str(label), level=level, place=item.name, ids=ids)
+            split = split if label in (None, "") else str(label)
+            yield _Example(split=split, level=level, place=item.name, ids=ids, characters=lengths)
             n_found += 1
         elif item.text.strip():
             # A piece shorter than min_tokens is the file's end, and counted as left out.
             for n_found, start in enumerate(range(0, len(ids), n_ctx), start=1):
-                yield _Example(split=name, level=None, place=f"{path}:{n_found}", ids=ids[start : start + n_ctx])
+                piece = slice(start, start + n_ctx)
+                known = None if lengths is None else lengths[piece]
+                yield _Example(split=name, level=None, place=f"{path}:{n_found}", ids=ids[piece], characters=known)
     if not n_found and len(skipped) > n_skipped:
         first = skipped[n_skipped]
         raise Unreadable(
@@ -248,15 +258,18 @@ def _split(name: str, level: int, found: Sequence[_Example], encoder: Encoder, c
         )
     n_ctx = _n_ctx(config)
     tokens = np.full((len(kept), min(n_ctx, max(len(example.ids) for example in kept))), PADDING, dtype=np.int64)
-    for row, example in zip(tokens, kept, strict=True):
+    characters = np.zeros_like(tokens)
+    for row, lengths, example in zip(tokens, characters, kept, strict=True):
         ids = example.ids[:n_ctx]
         row[: len(ids)] = ids
+        lengths[: len(ids)] = (example.characters or [0] * len(ids))[:n_ctx]
     n_unknown = 0 if encoder.unknown_id is None else int((tokens == encoder.unknown_id).sum())
     files = list(dict.fromkeys(example.place.rpartition(":")[0] for example in kept))
     return TextSplit(
         name=name,
         level=level,
         tokens=tokens,
+        characters=None if any(example.characters is None for example in kept) else characters,
         description=", ".join(Path(file).name for file in files),
         places=tuple(example.place for example in kept),
         unknown_share=n_unknown / int((tokens != PADDING).sum()),

@@ -13,9 +13,12 @@ encoded as ordinary bytes.
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from sparsetrain.data.pieces import cut
@@ -108,6 +111,22 @@ class Tokenizer:
             return surface
         text = bytes(self._bytes_of_char[char] for char in surface).decode("utf-8", errors="backslashreplace")
         return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+    @cached_property
+    def n_chars(self) -> NDArray[np.int64]:
+        """Characters of every token, `[d_vocab]`: code points that begin in it, so that those of a text's tokens sum to its length.
+
+        The separator has none.
+        """
+        n = np.zeros(self.d_vocab, np.int64)
+        for id in range(self.d_vocab):
+            if id != self.eot_id:
+                surface = self._backend.id_to_token(id)
+                assert surface is not None
+                n[id] = sum(
+                    self._bytes_of_char[char] & 0xC0 != 0x80 for char in surface
+                )  # 10xxxxxx goes on with a character
+        return n
 
     def to_json(self) -> str:
         """The tokenizer as the text of a `tokenizer.json`."""

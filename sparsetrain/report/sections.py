@@ -1,7 +1,7 @@
 """Views of what sparsetrain itself reports: training, data, sparsity, representation."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sparsetrain.data import DataSection
@@ -25,6 +25,7 @@ from sparsetrain.report.blocks import (
 from sparsetrain.report.sparsity_page import measurement, representation
 from sparsetrain.representation.section import MeasurementSection, RepresentationSection
 from sparsetrain.sparsity import SparsitySection
+from sparsetrain.stats.bits import CONVENTION, UNIT
 from sparsetrain.stats.number import Number, StepCurve
 
 BIGRAM_MARGIN = 0.2  # nats/token; ours: less than this below a bigram table and the weights have learned little
@@ -43,8 +44,12 @@ class TrainingSection:
     """`mixed` in the training mixture, and per source."""
     bigram_loss: Mapping[str, Number | str]
     """Of a bigram table fitted on the same tokens; in words its `smoothing`, and `model_bigram_init`: where the model's own began."""
+    bits_per_char: Mapping[str, Number] = field(default_factory=dict[str, Number])
+    """`val_loss` per character of the predicted tokens, which models of different vocabularies can be compared by; empty in runs before there was any."""
+    bigram_bits_per_char: Mapping[str, Number] = field(default_factory=dict[str, Number])
+    """The same of the bigram table."""
     curves: Mapping[str, StepCurve]
-    """Scalars of metrics.csv: `train_loss val_loss val_loss/<source> density lr tokens_per_s`."""
+    """Scalars of metrics.csv: `train_loss val_loss val_loss/<source> val_bits_per_char val_bits_per_char/<source> density lr tokens_per_s`."""
 
 
 def training(data: TrainingSection) -> list[Block]:
@@ -57,14 +62,20 @@ def training(data: TrainingSection) -> list[Block]:
     # The label already says the unit of a count.
     counts = [KeyNumber(label=label, value=value.value, note=note_of(value)) for label, value in speed]
     counts.insert(2, KeyNumber(label="parameters", value=data.n_params))
-    columns = (
-        Column(label="Source"),
-        Column(label="Validation loss", form="number"),
-        Column(label="Bigram table", form="number"),
+    shown = {
+        "Validation loss, nats/token": loss,
+        "Bigram table, nats/token": bigram,
+        f"Validation loss, {UNIT}": data.bits_per_char,
+        f"Bigram table, {UNIT}": data.bigram_bits_per_char,
+    }
+    known = {label: values for label, values in shown.items() if values}
+    columns = (Column(label="Source"), *(Column(label=label, form="number") for label in known))
+    rows = tuple(
+        (name, *(values.get(name) for values in known.values()))
+        for name in sorted(loss, key=lambda name: name != "mixed")
     )
-    rows = tuple((name, loss[name], bigram.get(name)) for name in sorted(loss, key=lambda name: name != "mixed"))
     note = (
-        f"Loss: {data.loss_convention}. Bigram table for comparison: {bigram['smoothing']}. "
+        f"Loss: {data.loss_convention}. {CONVENTION}. Bigram table for comparison: {bigram['smoothing']}. "
         f"The model's own bigram table: {bigram['model_bigram_init']}."
     )
     return [
@@ -75,8 +86,15 @@ def training(data: TrainingSection) -> list[Block]:
             note=f"a smoothed bigram table reaches {format_number(baseline.value)}; "
             f"to pass, the model must be {BIGRAM_MARGIN} below",
         ),
-        KeyNumbers(items=(_key("validation loss", mixed), _key("bigram table", baseline), *counts)),
-        Table(title="Loss by source, nats/token", columns=columns, rows=rows),
+        KeyNumbers(
+            items=(
+                _key("validation loss", mixed),
+                *([_key("validation loss", data.bits_per_char["mixed"])] if data.bits_per_char else []),
+                _key("bigram table", baseline),
+                *counts,
+            )
+        ),
+        Table(title="Loss by source", columns=columns, rows=rows),
         *_training_curves(data.curves, baseline.value),
         Text(text=note, tone="note"),
     ]
@@ -91,7 +109,10 @@ def _training_curves(curves: Mapping[str, StepCurve], bigram: float) -> list[Blo
         )
         return Lines(title=title, x_label="step", y_label=y_label, curves=shown, **more)
 
-    sources = {name: name.partition("/")[2] for name in curves if name.startswith("val_loss/")}
+    def by_source(name: str) -> dict[str, str]:
+        found = {one: one.partition("/")[2] for one in curves if one.startswith(f"{name}/")}
+        return found if len(found) > 1 else {}
+
     baseline = (Reference(label="bigram table", value=bigram),)
     loss = lines("Loss", "nats/token", {"train_loss": "train", "val_loss": "val"}, references=baseline)
     small = (
@@ -99,8 +120,17 @@ def _training_curves(curves: Mapping[str, StepCurve], bigram: float) -> list[Blo
         lines("Speed", "tokens/s", {"tokens_per_s": "tokens/s"}),
         lines("Learning rate", "learning rate", {"lr": "lr"}),
     )
-    by_source = [lines("Validation loss by source", "nats/token", sources)] if len(sources) > 1 else []
-    return [loss, *by_source, Grid(blocks=tuple(block for block in small if block.curves))]
+    bits = "val_bits_per_char"
+    validation = (
+        lines("Validation loss by source", "nats/token", by_source("val_loss")),
+        lines("Validation loss per character", UNIT, {bits: "mixed", **by_source(bits)}),
+    )
+    drawn = tuple(block for block in validation if block.curves)
+    return [
+        loss,
+        *([Grid(blocks=drawn)] if drawn else []),
+        Grid(blocks=tuple(block for block in small if block.curves)),
+    ]
 
 
 def _key(label: str, value: Any) -> KeyNumber:

@@ -38,6 +38,7 @@ from sparsetrain.representation.section import (
     SplitEntry,
     TrainingCurves,
 )
+from sparsetrain.stats.bits import CONVENTION, UNIT
 from sparsetrain.stats.number import Number
 
 BESIDE = ("top5", "top10")
@@ -174,13 +175,17 @@ def _splits(splits: Sequence[SplitEntry]) -> Table:
             Column(label="Unknown", form="number", unit="fraction", help="tokens that the tokenizer does not know"),
             Column(label="Left out", form="number", help="examples that are too short or have no known token"),
         ]
-    columns += [Column(label=m.replace("_", " "), form="number", help=MEASURE_WORDS[m]) for m in LOGIT_MEASURES]
+    of_logits = [Column(label=m.replace("_", " "), form="number", help=MEASURE_WORDS[m]) for m in LOGIT_MEASURES]
+    if known := any(split.bits_per_char is not None for split in splits):
+        of_logits.insert(1, Column(label=f"loss, {UNIT}", form="number", help=CONVENTION))
+    columns += of_logits
     rows: list[tuple[Value | Cell, ...]] = []
     for split in splits:
         counts = (split.unknown_share, (split.n_short or 0) + (split.n_unknown or 0)) if counted else ()
         head = (Cell(value=split.name, sub=split.description), split.level, split.n_examples)
         median = int(split.median_tokens) if split.median_tokens.is_integer() else split.median_tokens
-        rows.append((*head, median, *counts, split.loss, split.entropy, split.logit_norm))
+        bits = (split.bits_per_char,) if known else ()
+        rows.append((*head, median, *counts, split.loss, *bits, split.entropy, split.logit_norm))
     return Table(title="Splits", columns=tuple(columns), rows=tuple(rows))
 
 

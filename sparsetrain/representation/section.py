@@ -43,6 +43,9 @@ class SplitEntry:
     loss: Number
     entropy: Number
     logit_norm: Number
+    bits_per_char: Number | None = None
+    """`loss` per character of the tokens predicted at the positions read; None where the tokenizer does not say which token stands for which
+    characters, and in sections of a training's table alone."""
     unknown_share: float | None = None
     """Of a user's texts: share of the tokens that the tokenizer does not know."""
     n_cut: int | None = None

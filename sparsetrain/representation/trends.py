@@ -6,14 +6,19 @@
 2. `compare_seeds` puts several models beside each other that differ in their seed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TypedDict, get_args
 
 import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from sparsetrain.representation.evaluate import LOGITS
 from sparsetrain.representation.measures import HEADLINE
+from sparsetrain.representation.positions import WatchedSplit, positions_of, split_tokens
 from sparsetrain.representation.section import (
     UNITS,
     LossGroups,
@@ -26,6 +31,7 @@ from sparsetrain.representation.section import (
     row_number,
 )
 from sparsetrain.representation.survey import Covariate, Survey, SurveyConfig
+from sparsetrain.stats.bits import UNIT, bits_per_char
 from sparsetrain.stats.correlation import permutation_p, spearman
 from sparsetrain.stats.decisions import sign_test
 from sparsetrain.stats.intervals import bootstrap, difference, over_seeds
@@ -46,8 +52,16 @@ def _interval(config: SurveyConfig) -> _Interval:
     return {"n_bootstrap": config.n_bootstrap, "confidence": config.confidence, "seed": config.seed}
 
 
-def survey_section(measured: Survey, model: nn.Module) -> RepresentationSection:
-    """What report.json says of a survey."""
+def survey_section(
+    measured: Survey, model: nn.Module, characters: Mapping[str, ArrayLike] = MappingProxyType({})
+) -> RepresentationSection:
+    """What report.json says of a survey.
+
+    Args:
+        measured: the survey.
+        model: that was measured.
+        characters: split -> characters of each token, integers `[n_examples or more, n_ctx]`, of the splits where they are known.
+    """
     section = evaluation_section(measured.plain.rows, measured.splits, measured.config.watch(), model)
     under: dict[tuple[str, str], dict[str, Number]] = {}
     for control, evaluation in measured.controls.items():
@@ -67,6 +81,12 @@ def survey_section(measured: Survey, model: nn.Module) -> RepresentationSection:
         section,
         interval=section.interval.replace("windows", "examples"),
         positions=section.positions.replace("window", "example"),
+        splits=tuple(
+            replace(entry, bits_per_char=split_bits(measured, split, characters[split.name]))
+            if split.name in characters
+            else entry
+            for entry, split in zip(section.splits, measured.splits, strict=True)
+        ),
         points=points,
         covariates=measured.config.covariates,
         against_loss=tuple(
@@ -76,6 +96,30 @@ def survey_section(measured: Survey, model: nn.Module) -> RepresentationSection:
             for split in measured.splits
         ),
     )
+
+
+def split_bits(measured: Survey, split: WatchedSplit, characters: ArrayLike) -> Number:
+    """Loss on a split in bits/char: mean loss over mean characters of the tokens that are predicted, over examples.
+
+    Args:
+        characters: of each token of the split, integers `[n_examples or more, n_ctx]`.
+    """
+    config = measured.config
+    loss = measured.plain.per_window(split.name, LOGITS, "loss")
+    shortest = min(int(measured.lengths(other).min()) for other in measured.splits)
+    positions = positions_of(split_tokens(split)[: len(loss)], config, shortest)
+    predicted = torch.as_tensor(np.asarray(characters)[: len(loss), 1:]).double()
+    n_chars = positions.mean(positions.of(predicted)).numpy()
+
+    def bits(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        means = zip(loss[rows].mean(1), n_chars[rows].mean(1), strict=True)
+        return np.array([bits_per_char(nats, chars) for nats, chars in means])
+
+    n, tail = len(loss), (1 - config.confidence) / 2
+    n_bootstrap = config.n_bootstrap if n > 1 else 0
+    lo, hi = bootstrap(bits, n, n_bootstrap=n_bootstrap, tail=tail, seed=config.seed)
+    note = f"{n_chars.mean():.3f} characters per predicted token"
+    return number(bits(np.arange(n)[None])[0], UNIT, n=n, lo=finite(lo), hi=finite(hi), note=note)
 
 
 def differences(measured: Survey, point: str) -> dict[str, Number]:

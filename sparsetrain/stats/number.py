@@ -14,7 +14,7 @@ class Number:
     value: int | float | None
     """None: not available, `note` says why."""
     unit: str
-    """`nats/token`, `nats`, `tokens`, `tokens/s`, `s`, `fraction` (0 to 1), `nodes`, `edges`, ..."""
+    """`nats/token`, `bits/char`, `nats`, `tokens`, `tokens/s`, `s`, `fraction` (0 to 1), `nodes`, `edges`, ..."""
     status: Status = "recomputable"
     """`recomputable`: a function of saved weights and data, checked in a fresh process; `measured`: times, curves of the training."""
     n: int | None = None

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor
 
 from sparsetrain.model import Transformer
+from sparsetrain.stats.bits import bits_per_char
 from sparsetrain.training.metrics import log_scalars
 from sparsetrain.training.objectives import next_token_loss
 from sparsetrain.typed import Count
@@ -123,9 +124,11 @@ class Validation:
     """Source -> tokens `[batch, n_ctx + 1]`."""
     weights: Mapping[str, float]
     """Source -> share of the training mixture."""
+    chars_per_token: Mapping[str, float]
+    """Source -> characters per predicted token of its batches."""
 
     def mixed(self, losses: Mapping[str, float]) -> dict[str, float]:
-        """Losses per source, and their weighted mean, `mixed`, before them."""
+        """Means over tokens per source, and their weighted mean, `mixed`, before them."""
         total = sum(self.weights[source] for source in losses)
         return {"mixed": sum(losses[source] * self.weights[source] / total for source in losses), **losses}
 
@@ -141,9 +144,19 @@ class Validation:
         model.train(was_training)
         return self.mixed(losses)
 
+    def bits_per_char(self, losses: Mapping[str, float]) -> dict[str, float]:
+        """Losses of `mixed` and sources in nats/token as bits/char."""
+        lengths = self.mixed(self.chars_per_token)
+        return {name: bits_per_char(loss, lengths[name]) for name, loss in losses.items()}
+
     def __call__(self, model: Transformer, step: int) -> dict[str, float]:
         losses = self.evaluate(model)
-        return {"val_loss" if name == "mixed" else f"val_loss/{name}": value for name, value in losses.items()}
+        series = {"val_loss": losses, "val_bits_per_char": self.bits_per_char(losses)}
+        return {
+            name if source == "mixed" else f"{name}/{source}": value
+            for name, values in series.items()
+            for source, value in values.items()
+        }
 
 
 class StepScalars(L.Callback):

@@ -9,13 +9,14 @@ import torch
 from sparsetrain.data import BigramTable
 from sparsetrain.export import n_params
 from sparsetrain.report.sections import TrainingSection
+from sparsetrain.stats.bits import UNIT
 from sparsetrain.stats.number import Number, StepCurve, number
 from sparsetrain.training.callbacks import Validation
 from sparsetrain.training.fit import Trained
 from sparsetrain.training.metrics import read_metrics
 
-CURVES = ("train_loss", "val_loss", "density", "lr", "tokens_per_s")
-"""Scalars of metrics.csv that the report shows, and `val_loss/<source>`."""
+CURVES = ("train_loss", "val_loss", "val_bits_per_char", "density", "lr", "tokens_per_s")
+"""Scalars of metrics.csv that the report shows, those of validation also per source: `val_loss/<source>`."""
 
 
 def training_section(
@@ -36,6 +37,14 @@ def training_section(
     def nats(values: Mapping[str, float]) -> dict[str, Number]:
         return {k: number(v, "nats/token", n=counts[k], seed=recipe.seed) for k, v in values.items()}
 
+    lengths = validation.mixed(validation.chars_per_token)
+
+    def bits(losses: Mapping[str, float]) -> dict[str, Number]:
+        found = validation.bits_per_char(losses).items()
+        notes = {k: f"{lengths[k]:.3f} characters per predicted token" for k in losses}
+        return {k: number(v, UNIT, n=counts[k], seed=recipe.seed, note=notes[k]) for k, v in found}
+
+    losses = validation.evaluate(trained.model)
     by_table = validation.mixed({source: bigram.loss(torch.cat(batches)) for source, batches in val.items()})
     n_tokens = recipe.n_steps * recipe.trainer.batch_size * recipe.model.n_ctx
     return TrainingSection(
@@ -50,7 +59,9 @@ def training_section(
         ),
         n_params=n_params(trained.model),
         loss_convention="mean cross-entropy of the next token, nats/token; mixed: per-source means weighted by the training mixture",
-        val_loss=nats(validation.evaluate(trained.model)),
+        val_loss=nats(losses),
+        bits_per_char=bits(losses),
+        bigram_bits_per_char=bits(by_table),
         bigram_loss={**nats(by_table), "smoothing": bigram.description, "model_bigram_init": model_bigram_init},
         curves=training_curves(trained.exporter.folder / "metrics.csv"),
     )
@@ -58,7 +69,7 @@ def training_section(
 
 def training_curves(path: Path) -> dict[str, StepCurve]:
     """The scalars of a metrics.csv that the report shows; what is not finite is a gap."""
-    rows = [row for row in read_metrics(path) if row[1] in CURVES or row[1].startswith("val_loss/")]
+    rows = [row for row in read_metrics(path) if row[1].partition("/")[0] in CURVES]
     return {
         name: StepCurve(
             step=tuple(step for step, n, _ in rows if n == name),

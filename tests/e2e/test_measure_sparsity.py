@@ -6,6 +6,7 @@ import random
 import re
 import runpy
 import sys
+from math import log
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,10 @@ def test_a_run_of_ours_and_a_plain_text(make_model, tmp_path, measure):
     out = measure(f"model={tmp_path}/ours", both, "measure.points=[blocks.1.mlp.hook_neuron]", "measure.positions=last")
     report = json.loads((out / "report.json").read_text())
     section = report["measurement"]
+    for split in section["splits"]:
+        bits, loss = split["bits_per_char"], split["loss"]["value"]
+        assert bits["unit"] == "bits/char" and bits["lo"] <= bits["value"] <= bits["hi"]
+        assert bits["value"] * float(bits["note"].split()[0]) * log(2) == pytest.approx(loss, rel=1e-3)
     assert report["weights"]["step"] == 5 and [s["name"] for s in section["splits"]] == ["code", "noise"]
     assert [p["hook_point"] for p in section["points"]] == ["blocks.1.mlp.hook_neuron"]
     assert section["points"][0]["values"]["code"]["l0"]["value"] == 0.25, "AbsTopK keeps a quarter"

@@ -6,6 +6,7 @@ import json
 import runpy
 import shutil
 import sys
+from math import log
 from pathlib import Path
 
 import pytest
@@ -144,7 +145,15 @@ def test_run_folder_is_complete(smoke):
     assert all(tensor["exact"] for tensor in report["sparsity"]["tensors"])
     assert {"data", "training", "export", "circuits"} <= {stage["name"] for stage in report["stages"]}
     assert report["training"]["n_tokens"]["value"] == 12 * 4 * 64
+    for name, bits in report["training"]["bits_per_char"].items():
+        per_token = float(bits["note"].split()[0])
+        assert bits["value"] * per_token * log(2) == pytest.approx(
+            report["training"]["val_loss"][name]["value"], rel=1e-3
+        )
+        series = "val_bits_per_char" if name == "mixed" else f"val_bits_per_char/{name}"
+        assert report["training"]["curves"][series]["value"][-1] == pytest.approx(bits["value"])
     section = report["representation"]
+    assert all(split["bits_per_char"]["unit"] == "bits/char" for split in section["splits"])
     assert len(section["splits"]) >= 5 and section["training"]["steps"] == [0, 4, 8, 12]
     assert len({curve["hook_point"] for curve in section["training"]["curves"]}) == 27, (
         "all hook points, and the logits"

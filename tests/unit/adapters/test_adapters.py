@@ -245,6 +245,7 @@ def test_exports_of_ours_have_the_same_verbs(make_model, tmp_path):
     folder = export_model(ours, tmp_path / "export" / "step_3", tokenizer.to_json(), {"step": 3})
     model = load_language_model(str(tmp_path), device="cpu")
     ids = model.tokenizer.encode("for i")
+    assert model.tokenizer.characters("for i") == [0, *tokenizer.n_chars[ids[1:]]] and sum(tokenizer.n_chars[ids]) == 5
     assert ids == [tokenizer.eot_id, *tokenizer.encode("for i")] and model.tokenizer.unknown_id is None
     assert torch.equal(model.logits(torch.tensor([ids])), ours(torch.tensor([ids])))
     assert model.step == 3 and list(model.hook_points()) == list(hook_points(ours)) and folder.is_dir()
@@ -299,3 +300,8 @@ def test_a_special_token_that_a_text_spells_stays_text():
         tokenizer = HubTokenizer(plain)
         ids = tokenizer.encode(text)
         assert not special & set(ids) and tokenizer.decode(ids) == text
+    tokenizer = HubTokenizer(fast)
+    for text in ("a  é b\n", "", "\u6f22\u5b57 "):
+        ids, characters = tokenizer.encode(text), tokenizer.characters(text)
+        assert len(characters) == len(ids) and sum(characters) == len(text) and min(characters, default=0) >= 0
+    assert HubTokenizer(transformers.ByT5Tokenizer()).characters("a") is None  # it does not say where a token stands

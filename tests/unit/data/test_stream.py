@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from data_example import small_corpus
 
 from sparsetrain.data import Corpus, TokenStream, fit_bigram
 from sparsetrain.data.bigram import ALPHAS, count_bigrams
+from sparsetrain.data.stream import chars_per_token
 from sparsetrain.model import Transformer
 from sparsetrain.run import init_bigram_
 
@@ -28,6 +30,12 @@ def test_a_batch_is_a_function_of_seed_and_number(corpus: Corpus) -> None:
     assert forwards[0].shape == (8, 17) and forwards[0].dtype == np.int64
     assert not (forwards[0] == forwards[1]).all()
     assert not (forwards[0] == TokenStream(corpus, "train", 16, 8, 4).batch(0)).all()
+
+
+def test_characters_of_predicted_tokens_by_hand() -> None:
+    n_chars = np.array([0, 1, 5])  # the separator, a letter, a word
+    batches = [torch.tensor([[2, 1, 0], [2, 2, 1]]), torch.tensor([[0, 2, 2]])]
+    assert chars_per_token(batches, n_chars) == (1 + 0 + 5 + 1 + 5 + 5) / 6  # what stands first in a row is given
 
 
 def test_rows_are_windows_of_the_split(corpus: Corpus) -> None:

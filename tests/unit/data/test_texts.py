@@ -1,6 +1,7 @@
 """A user's files as splits: names, levels, lengths, what is left out, and every mistake as one line."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,6 +17,10 @@ class Letters:
 
     def encode(self, text):
         return [0, *(ord(c) - 95 if c.islower() else 1 for c in text if not c.isspace())]
+
+    def characters(self, text):
+        places = [i for i, c in enumerate(text) if not c.isspace()]
+        return [0, *(i - before for before, i in pairwise([-1, *places]))]
 
 
 def write(path, *records):

@@ -25,6 +25,14 @@ def test_any_text_comes_back_exactly(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(ids) == text
     assert list(tokenizer.encode_documents([[text], [text]])) == [(0, ids), (1, ids)]
     assert tokenizer.eot_id not in ids
+    assert tokenizer.n_chars[ids].sum() == len(text)
+
+
+def test_a_character_of_several_tokens_counts_in_the_first_and_the_separator_has_none(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("é")
+    assert len(ids) == 2 and tokenizer.n_chars[ids].tolist() == [1, 0]
+    assert tokenizer.n_chars[tokenizer.encode("\n    ")].tolist() == [1, 4]
+    assert tokenizer.n_chars[tokenizer.eot_id] == 0 and tokenizer.n_chars.shape == (400,)
 
 
 def surface(tokenizer: Tokenizer, text: str) -> list[str]:

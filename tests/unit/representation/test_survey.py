@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import dataclass, replace
+from math import log
 
 import numpy as np
 import pytest
@@ -13,7 +14,14 @@ from sparsetrain.representation.controls import random_rotation
 from sparsetrain.representation.measures import MEASURES, all_measures, gaussian_reference, gini
 from sparsetrain.representation.section import RepresentationSection, SeedsEntry
 from sparsetrain.representation.survey import CONTROLS, Survey, SurveyConfig, survey, write_examples
-from sparsetrain.representation.trends import against_loss, compare_seeds, differences, survey_section, trends
+from sparsetrain.representation.trends import (
+    against_loss,
+    compare_seeds,
+    differences,
+    split_bits,
+    survey_section,
+    trends,
+)
 from sparsetrain.typed import from_dict, plain
 
 CONFIG = SurveyConfig(n_examples=40, measures=("gini", "top5", "l0"), n_bootstrap=200)
@@ -51,6 +59,17 @@ def known(gini, loss, splits, length_effect=0.0, config=CONFIG):
         for measure in ("entropy", "logit_norm"):
             columns[split.name, "logits", measure] = rng.normal(size=n)
     return Survey(config=config, splits=tuple(splits), plain=Known(columns), controls={})
+
+
+def test_loss_of_a_split_per_character_by_hand():
+    config = replace(CONFIG, position_stride=4)
+    split = make_split("s", 0, n=2, lengths=[20, 9])
+    measured = known(lambda level, x: x, lambda level, x: np.array([2.0, 4.0]) * log(2), [split], config=config)
+    characters = np.tile(np.arange(20), (3, 1))  # a row more than examples were measured
+    # Positions 3, 7, 11, 15 predict tokens 4, 8, 12, 16 of the first; 3 and 7 predict tokens 4 and 8 of the second.
+    bits = split_bits(measured, split, characters)
+    assert bits.value == pytest.approx((2 + 4) / (10 + 6)) and bits.unit == "bits/char" and bits.n == 2
+    assert bits.lo == pytest.approx(2 / 10) and bits.hi == pytest.approx(4 / 6)
 
 
 def test_trends_tell_distance_from_length():

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from math import log
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,10 @@ from sparsetrain.stats.number import StepCurve, number
 from sparsetrain.typed import plain
 
 SPACE = NodeSpace(("blocks.0.attn.hook_in", "blocks.0.mlp.hook_neuron"), (8, 32))
-METRICS = "step,name,value\n4,val_loss,5.0\n4,val_loss/x,5.5\n4,train_loss,6.0\n8,val_loss,4.0\n8,val_loss/x,4.5\n"
+METRICS = (
+    "step,name,value\n4,val_loss,5.0\n4,val_loss/x,5.5\n4,val_bits_per_char,2.5\n4,train_loss,6.0\n"
+    "8,val_loss,4.0\n8,val_loss/x,4.5\n8,val_bits_per_char,2.0\n"
+)
 
 
 def circuit_of(nodes: dict[str, tuple[int, ...]], space: NodeSpace = SPACE) -> Circuit:
@@ -49,9 +51,12 @@ def circuit_of(nodes: dict[str, tuple[int, ...]], space: NodeSpace = SPACE) -> C
     )
 
 
-def training(loss: float, source: float) -> TrainingSection:
+def training(loss: float, source: float, *, counted: bool = True) -> TrainingSection:
     losses = {"x": number(source, "nats/token", n=64), "mixed": number(loss, "nats/token", n=64)}
-    return filled(TrainingSection, {"val_loss": losses, "bigram_loss": losses, "curves": {}})
+    bits = (
+        {name: number(n.value / 2, "bits/char", note="2 characters") for name, n in losses.items()} if counted else {}
+    )
+    return filled(TrainingSection, {"val_loss": losses, "bits_per_char": bits, "bigram_loss": losses, "curves": {}})
 
 
 def data(content_hash: str = "aa") -> DataSection:
@@ -93,12 +98,10 @@ def test_losses_per_token_and_per_character_by_hand(tmp_path):
     assert (mixed.source, x.source) == ("mixed", "x")
     assert mixed.difference.value == -0.5 and x.difference.value == pytest.approx(0.2)
     bits = {entry.source: entry for entry in losses.per_character}
-    assert bits["x"].a.value == pytest.approx(2.0 / log(2) / 3) and bits["mixed"].b.value == pytest.approx(
-        2.5 / log(2) / 3
-    )
-    assert not losses.notes
-    lines = "\n".join(overview(compare(a, b)))
-    assert "-0.500 nats/token (b is better: 3.000 in a, 2.500 in b)" in lines
+    assert bits["x"].a.value == 1 and bits["mixed"].difference.value == -0.25 and not losses.notes
+    assert "-0.250 bits/char (b is better: 1.500 in a, 1.250 in b)" in "\n".join(overview(compare(a, b)))
+    older = read(folder(tmp_path / "older", training=training(3.5, 2.0, counted=False), data=data()))
+    assert "-0.500 nats/token (b is better: 3.500 in a, 3.000 in b)" in "\n".join(overview(compare(older, a)))
 
 
 def test_another_corpus_is_said(tmp_path):
@@ -114,7 +117,8 @@ def test_an_unfinished_run_shows_its_last_validation_and_that_it_is_one(tmp_path
     assert section.b.lacks == ("no config.yaml", "no report.json: the run has not finished") and section.b.step == 8
     assert section.losses.per_token[0].b.value == 4.0 and "step 8" in section.losses.per_token[0].b.note
     assert any("At step 8" in note for note in section.losses.notes)
-    assert "4.000 in b at step 8" in "\n".join(overview(section))
+    assert section.losses.per_character[0].b.value == 2.0
+    assert "2.000 in b at step 8" in "\n".join(overview(section))
 
 
 def test_last_common_step():

@@ -1,5 +1,6 @@
 """One training: looks at whole steps and changes nothing, an interrupted one goes on with the state of its looks."""
 
+from math import log
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from sparsetrain.data.stream import RowsStream
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
 from sparsetrain.sparsity import SparsityConfig
-from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, every
+from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, Validation, every
 from sparsetrain.training.checkpoints import CheckpointsConfig, newest
 from sparsetrain.training.fit import Exporter, Recipe, TrainerConfig, train_model
 from sparsetrain.training.guard import GuardConfig
@@ -30,6 +31,15 @@ def recipe(n_steps: int = 6, accumulate: int = 1) -> Recipe:
         optim=OptimConfig(),
         trainer=TrainerConfig(n_steps=n_steps, batch_size=4, accumulate=accumulate, device="cpu", progress=False),
     )
+
+
+def test_validation_per_character_by_hand() -> None:
+    chars = {"code": 3.0, "words": 5.0}
+    validation = Validation(batches={}, weights={"code": 3.0, "words": 1.0}, chars_per_token=chars)
+    losses = validation.mixed({"code": 3 * log(2), "words": 2 * log(2)})
+    bits = validation.bits_per_char(losses)
+    # a token of the mixture has 3/4 * 3 + 1/4 * 2 bits and 3/4 * 3 + 1/4 * 5 characters
+    assert bits == {"mixed": pytest.approx(2.75 / 3.5), "code": pytest.approx(1), "words": pytest.approx(2 / 5)}
 
 
 class Seen:
