@@ -57,6 +57,7 @@ SMALL = {
     "train": ("+debug=smoke", "trainer.progress=false", "logger=none"),
     "find_circuits": (*(f"circuits.find.{setting}" for setting in CIRCUITS), "wandb=disabled", "progress=false"),
     "calibrate_card": ("families=[lookup,seen]", "forms=[plain]", "progress=false"),
+    "interval_coverage": ("n_sets=5", "progress=false"),
     "measure_sparsity": ("measure.n_examples=8", "measure.n_bootstrap=20", "progress=false"),
 }
 """Settings that make a command small."""
