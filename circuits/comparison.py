@@ -1,34 +1,38 @@
-"""The study `comparison`: several models trained alike and read alike, dense beside sparse, or a grid of sizes.
+"""The study `comparison`: several models trained alike and read alike, with sparse weights, AbsTopK, both or neither, or a grid of sizes.
 
-1. An arm is a difference from the run's own config (width, density, AbsTopK); each is trained per seed with the whole
-   schedule and the same tokens, and searched for circuits of the same tasks with the same number of trials.
+1. An arm is a difference from the run's own config (width, density, AbsTopK, its own learning rate); each is trained per seed with the
+   whole schedule and the same tokens, and searched for circuits of the same tasks with the same number of trials.
 2. A model per arm and seed is a run of its own under `<run>/models/`; one that is finished is not run again, and one whose
    search has other settings now is searched anew, not trained.
-3. Pairs: a dense and a sparse arm. Compared are the tasks for which both have a circuit at the target; the ratio of geometric-mean
-   edges gets an interval from a bootstrap over tasks and, within tasks, seeds. Gates: validation losses (mean over seeds) within
-   `max_gap`, and `min_tasks` such tasks.
-4. Frontier: validation loss against the geometric mean of edges over the tasks that every arm solves.
+3. Pairs: an arm that is sparse in weights (or has AbsTopK) and one that is not. Compared are the tasks for which both have a circuit
+   at the target. A circuit has three sizes: nodes, edges, and slots, the weights between its nodes whether they are zero or not. Sparse
+   weights leave slots empty, so a ratio of edges exceeds one even between the same nodes: the ratio of slots decides, edges stand beside.
+4. Intervals are over tasks and model seeds (`stats.crossed`). Gates: validation losses (mean over seeds) within `max_gap`, `min_tasks`
+   such tasks, `min_seeds` seeds.
+5. Frontier: bits per character against nonzeros and against the size of circuits of the tasks that every arm solves.
 
-Source: Gao et al. 2025, figures 2 and 3 (there on one pretraining loss, at 16x; grids of L0 and width).
+Source: Gao et al. 2025, figures 2 and 3 (there edges, on one pretraining loss, at 16x; grids of L0 and width). Slots are ours.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import exp, log, log2, nan
+from math import log2, nan
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import torch
 
-from circuits.edges import count_edges
+from circuits.circuit import Circuit
+from circuits.edges import count_edges, count_slots
 from circuits.masks import NodeSpace
-from circuits.section import ArmEntry, ArmsSection, CircuitsSection, PairEntry
+from circuits.section import ArmEntry, ArmsSection, CircuitSize, CircuitsSection, Pair, PairEntry, Sizes
 from sparsetrain.export import latest_export, load_model, read_meta
 from sparsetrain.run import RunConfig
+from sparsetrain.stats.crossed import crossed_difference
 from sparsetrain.stats.decisions import Word
-from sparsetrain.stats.intervals import Estimate
-from sparsetrain.stats.number import number
+from sparsetrain.stats.intervals import Estimate, Floats
+from sparsetrain.stats.number import Number, number
 from sparsetrain.studies.arm import of_arm
 from sparsetrain.studies.engine import StageResult
 from sparsetrain.studies.section import StudySection
@@ -38,33 +42,53 @@ from sparsetrain.training.tracking import LoggerConfig
 from sparsetrain.typed import Above0, Count
 
 C = TypeVar("C", bound=RunConfig)
+Kind = Literal["slots", "edges", "nodes"]
+KINDS: Mapping[Kind, str] = {"slots": "slots between the nodes", "edges": "edges", "nodes": "nodes"}
+"""Sizes of a circuit in words; the first decides."""
 BASELINE = 1.1
-"""Smallest ratio of edges of interest. ours"""
+"""Smallest ratio of sizes of interest. ours"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonConfig:
     """How models are compared. All numbers are ours."""
 
+    about: tuple[Literal["weights", "abs_topk"], ...] = ("weights",)
+    """Which sparsity is judged: arms of sparse weights against dense ones; arms with AbsTopK against those without, of the same weights
+    (sparse or dense). None: no pairs, just the frontier."""
     max_gap: Above0 = 0.01
-    """Largest relative difference of the validation losses of a dense and a sparse arm that are compared."""
-    min_tasks: Count = 5
+    """Largest relative difference of the validation losses of two arms that are compared."""
+    min_tasks: Count = 6
     """Tasks that both must solve for a verdict."""
-    n_boot: Count = 2000
+    min_seeds: Count = 3
+    """Model seeds that both must have circuits in for a verdict: the interval covers what it promises from three on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What is read of one model."""
+
+    val_loss: float
+    """In the training mixture, nats/token."""
+    bits_per_char: float
+    """The same per character."""
+    circuits: CircuitsSection
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member(StageResult):
     """One finished model of an arm."""
 
+    n_nonzero: int
+    """Nonzero parameters, the bigram table left out."""
     n_edges: int
     """Nonzero weights between node hook points: the edges of the circuit that is the whole model."""
     val_loss: float
-    """In the training mixture, nats/token."""
+    bits_per_char: float
     passed: tuple[str, ...]
     """Tasks whose gate the model passes and the empty circuit does not."""
-    edges: Mapping[str, int]
-    """Task -> edges of its best circuit, of the tasks that have one at the target."""
+    circuits: Mapping[str, CircuitSize]
+    """Task -> its best circuit, of the tasks that have one at the target."""
 
 
 def known(value: float | None) -> float:
@@ -72,41 +96,52 @@ def known(value: float | None) -> float:
     return nan if value is None else value
 
 
-def octaves(pair: PairEntry) -> Estimate:
-    """The ratio of a pair as its log2; undefined where there is none."""
-    value, lo, hi = (log2(known(end)) for end in (pair.ratio.value, pair.ratio.lo, pair.ratio.hi))
-    return Estimate(value=value, lo=lo, hi=hi, n=len(pair.tasks), method=pair.ratio.note or "")
+def has_abs_topk(run: RunConfig) -> bool:
+    """Whether any place keeps less than all."""
+    return any(share < 1 for share in run.model.abs_topk.values())
+
+
+def octaves(kind: Kind) -> Callable[[PairEntry], Estimate]:
+    """A function from a pair to the ratio of a size as its log2; undefined where there is none."""
+
+    def effect(pair: PairEntry) -> Estimate:
+        ratio: Number = getattr(pair.ratios, kind)
+        value, lo, hi = (log2(known(end)) for end in (ratio.value, ratio.lo, ratio.hi))
+        return Estimate(value=value, lo=lo, hi=hi, n=len(pair.tasks), method=ratio.note or "")
+
+    return effect
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonStudy(Study[PairEntry], Generic[C]):
-    """Arms are models, and pairs of a sparse and a dense one, about which claims are made."""
+    """Arms are models, and pairs of them, about which claims are made."""
 
-    question = "Are circuits of weight-sparse models smaller than those of dense models of the same loss?"
-    hypotheses = (
+    question = "Are circuits of sparser models smaller than those of denser ones of the same loss, and which sparsity makes them so?"
+    hypotheses = tuple(
         Hypothesis(
-            key="edges",
-            claim="edges of circuits, dense / sparse (log2 of the ratio of geometric means over tasks)",
+            key=kind,
+            claim=f"{words} of circuits, denser / sparser (log2 of the ratio of geometric means over tasks)",
             expected="positive",
-            effect=octaves,
+            effect=octaves(kind),
             unit="octaves",
             margin=log2(BASELINE),
             per_seed=False,
-        ),
+        )
+        for kind, words in KINDS.items()
     )
     rulings = (
         Ruling(
             name="smaller circuits",
-            statement="at equal loss, circuits of the sparse model are smaller",
-            needs=("edges",),
+            statement="at equal loss, circuits of the sparser model have fewer slots between their nodes",
+            needs=("slots",),
         ),
     )
     result = Member
 
     config: C
     comparison: ComparisonConfig
-    search: Callable[[C, Path], tuple[float, CircuitsSection]]
-    """Trains one model in a folder (or goes on with it) and searches it; gives its validation loss and circuits."""
+    search: Callable[[C, Path], Outcome]
+    """Trains one model in a folder (or goes on with it) and searches it."""
 
     @property
     def runs(self) -> dict[str, C]:
@@ -124,10 +159,24 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
         return super().seeds[: 1 if self.config.debug else None]
 
     @property
-    def pairs(self) -> dict[str, tuple[str, str]]:
-        """Every sparse arm with every dense one."""
-        dense = {name: run.sparsity.is_dense for name, run in self.runs.items()}
-        return {f"{a} / {b}": (a, b) for a in dense for b in dense if not dense[a] and dense[b]}
+    def pairs(self) -> dict[str, Pair]:
+        """`denser / sparser` -> the two."""
+        found = [self._pair(a, b) for a in self.runs for b in self.runs]
+        return {f"{pair.denser} / {pair.sparser}": pair for pair in found if pair is not None}
+
+    def _pair(self, sparser: str, denser: str) -> Pair | None:
+        """The two as a pair, if they differ in something that is judged."""
+        a, b = self.runs[sparser], self.runs[denser]
+        dense, topk = (a.sparsity.is_dense, b.sparsity.is_dense), (has_abs_topk(a), has_abs_topk(b))
+        if dense == (False, True) and "weights" in self.comparison.about:
+            about, others = "weights", {"abs_topk": topk[0] != topk[1]}
+        elif dense[0] == dense[1] and topk == (True, False) and "abs_topk" in self.comparison.about:
+            about, others = "abs_topk", {"density": a.sparsity != b.sparsity}
+        else:
+            return None
+        others["d_model"] = a.model.d_model != b.model.d_model
+        also = tuple(key for key, differs in others.items() if differs)
+        return Pair(sparser=sparser, denser=denser, about=about, also=also)
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -143,28 +192,36 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
 
     def method(self) -> tuple[str, ...]:
         return (
-            "Every arm has the same data, the same number of tokens and the whole schedule, and is searched for circuits of the same "
-            "tasks with the same settings and number of trials. Arms are compared in pairs, a sparse and a dense one, over the tasks "
-            "for which both have a circuit at the target.",
-            f"A ratio of edges below {BASELINE} does not count. Intervals: tasks are resampled and, within task and arm, seeds.",
+            "Every arm has the same data, the same number of tokens and the whole schedule, its own learning rate, and is searched for "
+            "circuits of the same tasks with the same settings and number of trials. Arms are compared in pairs, over the tasks for "
+            "which both have a circuit at the target.",
+            "A slot is a weight, zero or not, that joins two kept nodes. Edges fill all slots of a dense model and a part of those of a "
+            "sparse one, so that edges alone make circuits of the same nodes look smaller: the ratio of slots decides, those of edges and "
+            f"nodes stand beside it. A ratio below {BASELINE} does not count.",
+            "Intervals are over tasks and model seeds: both are a sample, and all tasks share the seeds.",
         )
 
     def gates(self) -> Gates[PairEntry]:
-        gap, tasks = number(self.comparison.max_gap, "fraction"), number(self.comparison.min_tasks, "tasks")
-        differ, solved = "the validation losses differ by", "tasks that both solve"
+        rules = self.comparison
+        gap, tasks = number(rules.max_gap, "fraction"), number(rules.min_tasks, "tasks")
+        seeds = number(rules.min_seeds, "seeds")
 
         def gap_of(pair: PairEntry) -> float:
             return abs(known(pair.loss_gap.value))
 
-        def n_tasks(pair: PairEntry) -> float:
+        def tasks_of(pair: PairEntry) -> float:
             return len(pair.tasks)
+
+        def seeds_of(pair: PairEntry) -> float:
+            return pair.n_seeds
 
         return [
             made
             for arm in self.pairs
             for made in (
-                gate(f"{arm}: loss", f"{arm}: {differ}", gap, gap_of, rule="at most", arm=arm),
-                gate(f"{arm}: tasks", f"{arm}: {solved}", tasks, n_tasks, arm=arm),
+                gate(f"{arm}: loss", f"{arm}: the validation losses differ by", gap, gap_of, rule="at most", arm=arm),
+                gate(f"{arm}: tasks", f"{arm}: tasks that both solve", tasks, tasks_of, arm=arm),
+                gate(f"{arm}: seeds", f"{arm}: model seeds of each", seeds, seeds_of, arm=arm),
             )
         ]
 
@@ -184,17 +241,26 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
 
     def work(self, config: C, folder: Path) -> Member:
         begun = newest(folder) is not None
-        val_loss, circuits = self.search(replace(config, ckpt_path="last") if begun else config, folder)
-        export = latest_export(folder)
+        found = self.search(replace(config, ckpt_path="last") if begun else config, folder)
+        export, tasks = latest_export(folder), found.circuits.tasks
         model = load_model(export)
         space = NodeSpace.of(model)
-        best = {task.task: task.circuits[0] for task in circuits.tasks if task.has_circuit}
+
+        def size(path: str) -> CircuitSize:
+            keep = Circuit.load(folder / path).keep
+            edges, slots = count_edges(model, space, keep), count_slots(model, space, keep)
+            return CircuitSize(seed=config.seed, n_nodes=int(keep.sum()), n_edges=edges, n_slots=slots)
+
         return Member(
             weights_sha256=read_meta(export)["weights_sha256"],
+            n_nonzero=sum(
+                int(p.count_nonzero()) for key, p in model.named_parameters() if not key.startswith("bigram")
+            ),
             n_edges=count_edges(model, space, torch.ones(space.n_nodes, dtype=torch.bool)),
-            val_loss=val_loss,
-            passed=tuple(t.task for t in circuits.tasks if t.gate.passed and t.status != "bigram"),
-            edges={task: max(1, int(circuit.n_edges.value or 0)) for task, circuit in best.items()},
+            val_loss=found.val_loss,
+            bits_per_char=found.bits_per_char,
+            passed=tuple(t.task for t in tasks if t.gate.passed and t.status != "bigram"),
+            circuits={task.task: size(task.circuits[0].path) for task in tasks if task.has_circuit},
         )
 
     def models(self, results: Mapping[str, StageResult]) -> dict[str, ArmEntry]:
@@ -203,36 +269,42 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
         for stage, result in results.items():
             assert isinstance(result, Member)
             members.setdefault(stage.removeprefix("models/").rpartition("-seed_")[0], []).append(result)
-        solved = [{task for member in found for task in member.edges} for found in members.values()]
+        solved = [{task for member in found for task in member.circuits} for found in members.values()]
         return {name: self._entry(name, found, set.intersection(*solved)) for name, found in members.items()}
 
     def _entry(self, name: str, members: Sequence[Member], common: Collection[str]) -> ArmEntry:
-        run, losses = self.runs[name], [member.val_loss for member in members]
-        edges: dict[str, tuple[int, ...]] = {}
+        run = self.runs[name]
+        circuits: dict[str, tuple[CircuitSize, ...]] = {}
         for member in members:
-            for task, n_edges in member.edges.items():
-                edges[task] = (*edges.get(task, ()), n_edges)
-        low, high = (min(losses), max(losses)) if len(losses) > 1 else (None, None)
-        size = exp(sum(log_mean(edges[task]) for task in sorted(common)) / len(common)) if common else None
-        loss, of_loss = sum(losses) / len(losses), "lo and hi: range over seeds"
+            for task, size in member.circuits.items():
+                circuits[task] = (*circuits.get(task, ()), size)
+
+        def mean_of(kind: Kind) -> Number:
+            mean = 2 ** np.nanmean(table(circuits, sorted(common), kind), 1).mean() if common else None
+            return number(mean, kind, "measured", n=len(common), note="geometric mean")
+
         return ArmEntry(
             name=name,
             d_model=run.model.d_model,
             method="none" if run.sparsity.is_dense else run.sparsity.method,
             density=number(run.sparsity.density, "fraction"),
-            abs_topk=bool(run.model.abs_topk),
+            abs_topk=run.model.abs_topk if has_abs_topk(run) else {},
+            lr_peak=run.optim.lr_peak,
+            eps=run.optim.eps,
+            n_nonzero=number(members[0].n_nonzero, "weights", note="of all parameters but the bigram table"),
             n_edges=number(members[0].n_edges, "weights", note="nonzero weights between nodes"),
-            val_loss=number(loss, "nats/token", "measured", n=len(losses), lo=low, hi=high, note=of_loss),
+            val_loss=over_range([member.val_loss for member in members], "nats/token"),
+            bits_per_char=over_range([member.bits_per_char for member in members], "bits/char"),
             passed=tuple(sorted(set.intersection(*(set(member.passed) for member in members)))),
-            edges=dict(sorted(edges.items())),
-            common_edges=number(size, "edges", "measured", n=len(common), note="geometric mean"),
+            circuits=dict(sorted(circuits.items())),
+            common=Sizes(nodes=mean_of("nodes"), edges=mean_of("edges"), slots=mean_of("slots")),
         )
 
     def read(self, run_dir: Path, results: Mapping[str, StageResult]) -> Mapping[Subject, Sequence[PairEntry]]:
         models = self.models(results)
         return {
-            Subject(arm=name): [pair_of(models[a], models[b], self.comparison.n_boot)]
-            for name, (a, b) in self.pairs.items()
+            Subject(arm=name): [compared(pair, models[pair.sparser], models[pair.denser])]
+            for name, pair in self.pairs.items()
         }
 
     def sections(
@@ -244,7 +316,7 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
             "arms": ArmsSection(
                 seeds=self.seeds,
                 max_gap=self.comparison.max_gap,
-                common_tasks=tuple(sorted(set.intersection(*(set(model.edges) for model in models)))),
+                common_tasks=tuple(sorted(set.intersection(*(set(model.circuits) for model in models)))),
                 models=models,
                 pairs=tuple(
                     replace(pair, verdict=verdicts[subject.arm])
@@ -255,49 +327,43 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
         }
 
 
-def pair_of(sparse: ArmEntry, dense: ArmEntry, n_boot: int) -> PairEntry:
-    """What is compared of two arms."""
-    tasks = sorted(set(sparse.edges) & set(dense.edges))
-    passed = set(sparse.passed) & set(dense.passed)
-    a, b = ([arm.edges[task] for task in tasks] for arm in (sparse, dense))
-    value, lo, hi, how = None, None, None, "no task that both solve"
-    if tasks:
-        value = exp(sum(log_mean(y) - log_mean(x) for x, y in zip(a, b, strict=True)) / len(tasks))
-        lo, hi = bootstrap_ratio(a, b, n_boot)
-        how = f"95% bootstrap over tasks and, within them, seeds ({n_boot} resamples, seed 0)"
-    gap = known(dense.val_loss.value) / known(sparse.val_loss.value) - 1
+def over_range(values: Sequence[float], unit: str) -> Number:
+    """Mean over seeds, with their range."""
+    low, high = (min(values), max(values)) if len(values) > 1 else (None, None)
+    mean, words = sum(values) / len(values), "lo and hi: range over seeds"
+    return number(mean, unit, "measured", n=len(values), lo=low, hi=high, note=words)
+
+
+def table(circuits: Mapping[str, Sequence[CircuitSize]], tasks: Sequence[str], kind: Kind) -> Floats:
+    """log2 of a size of circuits, `[n_tasks, n_seeds]`, NaN where a seed has none; a size of 0 counts as 1."""
+    seeds = sorted({size.seed for task in tasks for size in circuits[task]})
+    found = np.full((len(tasks), len(seeds)), nan)
+    for i, task in enumerate(tasks):
+        for size in circuits[task]:
+            found[i, seeds.index(size.seed)] = log2(max(1, getattr(size, f"n_{kind}")))
+    return found
+
+
+def compared(pair: Pair, sparser: ArmEntry, denser: ArmEntry) -> PairEntry:
+    """The pair with what is known of its arms."""
+    arms = (sparser, denser)
+    tasks = sorted(set(sparser.circuits) & set(denser.circuits))
+    passed = set(sparser.passed) & set(denser.passed)
+
+    def ratio(kind: Kind) -> Number:
+        if not tasks:
+            return number(None, "factor", "measured", n=0, note="no task that both solve")
+        found = crossed_difference(*(table(arm.circuits, tasks, kind) for arm in arms))
+        value, lo, hi = (2**end for end in (found.value, found.lo, found.hi))
+        lo, hi = (None, None) if np.isnan(lo) else (lo, hi)
+        return number(value, "factor", "measured", n=len(tasks), lo=lo, hi=hi, note=found.method)
+
     return PairEntry(
-        sparse=sparse.name,
-        dense=dense.name,
-        loss_gap=number(gap, "fraction", "measured"),
+        **vars(pair),
+        loss_gap=number(known(denser.val_loss.value) / known(sparser.val_loss.value) - 1, "fraction", "measured"),
+        n_seeds=min(len({size.seed for task in tasks for size in arm.circuits[task]}) for arm in arms),
         tasks=tuple(tasks),
         passed_by_both=tuple(sorted(passed)),
-        without_circuit={arm.name: tuple(sorted(passed - set(arm.edges))) for arm in (sparse, dense)},
-        ratio=number(value, "factor", "measured", n=len(tasks), lo=lo, hi=hi, seed=0, note=how),
+        without_circuit={arm.name: tuple(sorted(passed - set(arm.circuits))) for arm in arms},
+        ratios=Sizes(nodes=ratio("nodes"), edges=ratio("edges"), slots=ratio("slots")),
     )
-
-
-def log_mean(sizes: Sequence[int]) -> float:
-    """Logarithm of the geometric mean."""
-    return sum(log(size) for size in sizes) / len(sizes)
-
-
-def bootstrap_ratio(
-    sparse: Sequence[Sequence[int]], dense: Sequence[Sequence[int]], n_boot: int
-) -> tuple[float, float]:
-    """95% interval of the ratio of geometric means, dense / sparse: tasks are resampled, and seeds within task and arm.
-
-    Args:
-        sparse: edges per task and seed; tasks may have different numbers of seeds.
-        dense: the same tasks.
-        n_boot: resamples.
-    """
-    rng = np.random.default_rng(0)
-    logs = [[np.log(sizes) for sizes in arm] for arm in (sparse, dense)]
-    found = []
-    for _ in range(n_boot):
-        tasks = rng.integers(len(sparse), size=len(sparse))
-        a, b = (np.mean([rng.choice(arm[t], len(arm[t])).mean() for t in tasks]) for arm in logs)
-        found.append(exp(b - a))
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)

@@ -120,6 +120,15 @@ def count_edges(model: nn.Module, space: NodeSpace, keep: Tensor) -> int:
     return sum(int(weight.count_nonzero()) for *_, weight in _kept_weights(model, space, keep))
 
 
+def count_slots(model: nn.Module, space: NodeSpace, keep: Tensor) -> int:
+    """Number of weights, zero or not, that join two kept nodes: the edges that a node circuit would have if none were zero.
+
+    Edges of a dense model fill their slots, those of a sparse one a part of them: what is left of a ratio of edges in the ratio of
+    slots is not owed to zeros between the kept nodes (`keep`: bool `[n_nodes]`).
+    """
+    return sum(weight.numel() for *_, weight in _kept_weights(model, space, keep))
+
+
 def size_of(model: nn.Module, space: NodeSpace, keep: Tensor) -> int:
     """What a circuit's size is counted in: edges; nodes, where the model has no edges."""
     return count_edges(model, space, keep) if has_edges(model) else int(keep.sum())

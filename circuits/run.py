@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.comparison import ComparisonConfig, ComparisonStudy
+from circuits.comparison import ComparisonConfig, ComparisonStudy, Outcome
 from circuits.evidence.gather import CARD_WINDOWS, RunFiles, card_of, solved
 from circuits.evidence.thresholds import CardConfig
 from circuits.explain.activity import MAX_NODES, VERSION, activity
@@ -121,17 +121,24 @@ def studies(command: str) -> Catalogue:
         command: the command line, for the reports of single models.
     """
 
-    def read(config: TrainRun, folder: Path) -> tuple[float, CircuitsSection]:
+    def read(config: TrainRun, folder: Path) -> Outcome:
         report = train_and_read(config, folder, command)
         assert report is not None, "only stop_at_step ends a run early, and a study has none"
-        return val_loss(report), report.section("circuits", CircuitsSection)
+        bits = report.section("training", TrainingSection).bits_per_char["mixed"].value
+        assert bits is not None
+        return Outcome(
+            val_loss=val_loss(report), bits_per_char=bits, circuits=report.section("circuits", CircuitsSection)
+        )
 
-    return {
-        **STUDIES,
-        "comparison": lambda config, study: ComparisonStudy(
-            config=config, rules=study, comparison=study.comparison, search=read
-        ),
-    }
+    def comparison(config: TrainRun, study: TrainStudy) -> ComparisonStudy[TrainRun]:
+        if config.circuits.most or not config.circuits.tasks:
+            raise ValueError(
+                f"circuits.most={config.circuits.most} and circuits.tasks={list(config.circuits.tasks)}: a comparison searches the same "
+                f"tasks in every arm; give circuits.most=0 and some tasks"
+            )
+        return ComparisonStudy(config=config, rules=study, comparison=study.comparison, search=read)
+
+    return {**STUDIES, "comparison": comparison}
 
 
 def val_loss(report: Report) -> float:

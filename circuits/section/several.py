@@ -64,6 +64,27 @@ class FormationSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CircuitSize:
+    """The best circuit of a task in the model of one seed."""
+
+    seed: int
+    n_nodes: int
+    n_edges: int
+    n_slots: int
+    """Weights, zero or not, that join two of its nodes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The three sizes of circuits: means of an arm, or ratios of two arms."""
+
+    nodes: Number
+    edges: Number
+    slots: Number
+    """Weights, zero or not, that join two kept nodes: what the edges would be if no weight between them were zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArmEntry:
     """One arm, over its seeds."""
 
@@ -71,32 +92,53 @@ class ArmEntry:
     d_model: int
     method: Literal["topk", "none"]
     density: Number
-    abs_topk: bool
+    abs_topk: Mapping[str, float]
+    """Kind of hook point -> share of its width that AbsTopK keeps; empty: no AbsTopK."""
+    lr_peak: float
+    eps: float
+    """AdamW's."""
+    n_nonzero: Number
+    """Of all parameters but the bigram table."""
     n_edges: Number
+    """Of these, the weights between nodes."""
     val_loss: Number
+    bits_per_char: Number
+    """The same loss per character."""
     passed: tuple[str, ...]
     """Tasks, in every seed; those that the empty circuit solves do not count."""
-    edges: Mapping[str, tuple[int, ...]]
-    """Task -> edges of its circuit in every seed that has one."""
-    common_edges: Number
-    """Geometric mean over the tasks that every arm solves."""
+    circuits: Mapping[str, tuple[CircuitSize, ...]]
+    """Task -> its circuit in every seed that has one."""
+    common: Sizes
+    """Geometric means over the tasks that every arm solves."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairEntry:
-    """A sparse and a dense arm of about the same loss."""
+class Pair:
+    """Two arms, one of which is sparser."""
 
-    sparse: str
-    dense: str
+    sparser: str
+    denser: str
+    about: Literal["weights", "abs_topk"]
+    """What is sparse in the one and dense in the other."""
+    also: tuple[str, ...]
+    """What differs besides: `abs_topk`, `density`, `d_model`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairEntry(Pair):
+    """A pair of about the same loss, compared."""
+
     loss_gap: Number
-    """Dense / sparse - 1."""
+    """Denser / sparser - 1."""
+    n_seeds: int
+    """Of the arm that has fewer, those with a circuit for some of the tasks."""
     tasks: tuple[str, ...]
-    """Compared."""
+    """Compared: both have a circuit for them in some seed."""
     passed_by_both: tuple[str, ...]
     without_circuit: Mapping[str, tuple[str, ...]]
     """Arm -> tasks that both pass and for which it has no circuit."""
-    ratio: Number
-    """Edges, dense / sparse."""
+    ratios: Sizes
+    """Denser / sparser; that of slots decides the verdict."""
     verdict: Word = "undecided"
 
 

@@ -1,6 +1,6 @@
-"""Several models side by side: loss against circuit size, and dense beside sparse at equal loss."""
+"""Several models side by side: loss against size, and arms that differ in a sparsity at equal loss."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from circuits.section import ArmEntry, ArmsSection, PairEntry
 from sparsetrain.report.blocks import (
@@ -18,27 +18,44 @@ from sparsetrain.report.blocks import (
     format_interval,
     format_number,
 )
+from sparsetrain.stats.number import Number
 
 TONES: Mapping[str, Tone] = {"supported": "pass", "not supported": "fail", "undecided": "warn"}
+VERDICTS: Mapping[str, str] = {"supported": "smaller", "not supported": "no smaller", "undecided": "undecided"}
+"""What became of the claim, as said of circuits of the sparser arm."""
+ABOUT: Mapping[str, str] = {
+    "weights": "sparse weights",
+    "abs_topk": "AbsTopK",
+    "density": "density",
+    "d_model": "width",
+}
+SIZE = "Circuit size, denser / sparser"
 
 
 def arms(section: ArmsSection) -> list[Block]:
-    """What the models are, how large their circuits, and by how much those of dense ones are larger at equal loss."""
+    """What the models are, how large their circuits, and by how much those of denser ones are larger at equal loss."""
     gap = format_number(section.max_gap, "fraction")
     common = ", ".join(section.common_tasks) or "none"
     tiles = [
         Tile(
-            label="Dense / sparse circuit size",
-            value=pair.ratio,
+            label=SIZE,
+            value=pair.ratios.slots,
             tone=TONES[pair.verdict],
-            note=f"{pair.dense} against {pair.sparse}: 95% interval {format_interval(pair.ratio) or MISSING}, {len(pair.tasks)} tasks",
+            note=(
+                f"{VERDICTS[pair.verdict]} with {ABOUT[pair.about]}: slots of {pair.denser} against {pair.sparser}, 95% interval "
+                f"{format_interval(pair.ratios.slots) or MISSING}, {len(pair.tasks)} tasks, {pair.n_seeds} seeds"
+            ),
         )
         for pair in section.pairs
     ]
-    none = f"no dense and sparse arm have validation losses within {gap} of each other"
-    text = f"Sizes are edges of node circuits at the target loss; 'common' is their geometric mean over the tasks that every arm solves ({common})."
+    none = f"no arms that differ in a sparsity have validation losses within {gap} of each other"
+    text = (
+        f"Circuits are node circuits at the target loss. Their sizes: nodes; edges, the nonzero weights between them; slots, all weights "
+        f"between them, zero or not. Edges fill the slots of a dense model, so the ratio of slots decides, and those of edges and nodes "
+        f"stand beside it. Sizes of an arm are geometric means over the tasks that every arm solves ({common})."
+    )
     return [
-        *(tiles or [Tile(label="Dense / sparse circuit size", value=MISSING, tone="warn", note=none)]),
+        *(tiles or [Tile(label=SIZE, value=MISSING, tone="warn", note=none)]),
         Text(text=text),
         _models(section.models),
         *_frontier(section.models),
@@ -47,85 +64,119 @@ def arms(section: ArmsSection) -> list[Block]:
     ]
 
 
+def _abs_topk(model: ArmEntry) -> str:
+    """What AbsTopK keeps, in words."""
+    return ", ".join(f"{share:.3g}" for share in sorted(set(model.abs_topk.values()))) or "none"
+
+
 def _models(models: Sequence[ArmEntry]) -> Table:
     columns = (
         Column(label="Arm"),
-        Column(label="Width", form="number"),
-        Column(label="Density", form="number"),
-        Column(label="Edges of the model", form="number", help="nonzero weights between nodes"),
-        Column(label="Validation loss", form="number"),
-        Column(
-            label="Tasks passed", form="number", help="in every seed; those that the empty circuit solves do not count"
-        ),
-        Column(label="Tasks with a circuit", form="number", help="in at least one seed"),
-        Column(label="Edges, common tasks", form="number", help="geometric mean"),
-    )
+        Column(label="Density", form="number", help="nonzeros / entries of weight matrices"),
+        Column(label="AbsTopK", form="number", help="share of the width that is kept"),
+        Column(label="Rate", form="number", help="peak of the learning rate, the arm's own"),
+        Column(label="Nonzeros", form="number", help="of all parameters but the bigram table; below: between nodes"),
+        Column(label="Validation loss", form="number", help="mean over seeds"),
+        Column(label="Bits/char", form="number", help="the same loss per character"),
+        Column(label="Tasks", form="number", help="passed in every seed; below: with a circuit in some seed. Those that the empty circuit solves do not count"),
+        Column(label="Nodes", form="number", help="geometric mean over common tasks, as edges and slots"),
+        Column(label="Edges", form="number"),
+        Column(label="Slots", form="number", help="weights, zero or not, between kept nodes; below: the share that edges fill"),
+    )  # fmt: skip
     rows = tuple(
         (
-            Cell(value=model.name, sub="AbsTopK" if model.abs_topk else "no AbsTopK"),
-            model.d_model,
+            Cell(value=model.name, sub=f"width {model.d_model}"),
             model.density.value,
-            model.n_edges.value,
+            _abs_topk(model),
+            Cell(value=model.lr_peak, sub=f"eps {model.eps:g}"),
+            Cell(value=model.n_nonzero.value, sub=f"{format_number(model.n_edges.value)} between nodes"),
             model.val_loss,
-            len(model.passed),
-            len(model.edges),
-            model.common_edges.value,
+            model.bits_per_char,
+            Cell(value=len(model.passed), sub=f"{len(model.circuits)} with a circuit"),
+            model.common.nodes.value,
+            model.common.edges.value,
+            Cell(value=model.common.slots.value, sub=_filled(model)),
         )
         for model in models
     )
     return Table(title="Models", columns=columns, rows=rows)
 
 
+def _filled(model: ArmEntry) -> str:
+    """Edges as a share of slots."""
+    edges, slots = model.common.edges.value, model.common.slots.value
+    return f"{format_number(edges / slots, 'fraction')} filled" if edges and slots else ""
+
+
 def _frontier(models: Sequence[ArmEntry]) -> list[Block]:
-    """Loss against size, one line per family: dense or sparse, with AbsTopK or without."""
-    families: dict[str, list[tuple[float, float]]] = {}
-    for model in models:
-        loss, size = model.val_loss.value, model.common_edges.value
-        if loss is not None and size is not None:
-            kind = "dense" if model.method == "none" else "sparse"
-            name = kind if model.abs_topk else f"{kind}, no AbsTopK"
-            families.setdefault(name, []).append((loss, size))
-    curves = tuple(
-        Curve(name=name, x=tuple(x for x, _ in sorted(points)), y=tuple(y for _, y in sorted(points)))
-        for name, points in families.items()
+    """Loss against size of the model and of its circuits, one line per family: dense or sparse, with AbsTopK or without."""
+    pictures: Sequence[tuple[str, str, Callable[[ArmEntry], Number]]] = (
+        ("nonzeros", "nonzero parameters", lambda model: model.n_nonzero),
+        ("edges of circuits", "edges, geometric mean", lambda model: model.common.edges),
+        ("slots of circuits", "slots, geometric mean", lambda model: model.common.slots),
     )
-    lines = Lines(
-        title="Validation loss against size of circuits",
-        x_label="nats/token",
-        y_label="edges, geometric mean",
-        curves=curves,
-        log_y=True,
-        note="lower left is better; a point per arm",
-    )
-    return [lines] if curves else []
+    drawn: list[Block] = []
+    for title, y_label, size_of in pictures:
+        families: dict[str, list[tuple[float, float]]] = {}
+        for model in models:
+            loss, size = model.bits_per_char.value, size_of(model).value
+            if loss is not None and size is not None:
+                name = "dense" if model.method == "none" else "sparse"
+                families.setdefault(f"{name}, AbsTopK {_abs_topk(model)}", []).append((loss, size))
+        curves = tuple(
+            Curve(name=name, x=tuple(x for x, _ in sorted(points)), y=tuple(y for _, y in sorted(points)))
+            for name, points in families.items()
+        )
+        lines = Lines(
+            title=f"Validation loss against {title}",
+            x_label="bits/char",
+            y_label=y_label,
+            curves=curves,
+            log_y=True,
+            note="lower left is better; a point per arm",
+        )
+        drawn += [lines] if curves else []
+    return drawn
 
 
 def _pairs(pairs: Sequence[PairEntry], gap: str) -> list[Block]:
     columns = (
-        Column(label="Sparse"),
-        Column(label="Dense"),
-        Column(label="Loss gap", form="number", help="dense / sparse - 1"),
-        Column(
-            label="Edges, dense / sparse",
-            form="number",
-            help="geometric mean over tasks; 95% interval over tasks and seeds",
-        ),
-        Column(label="Tasks", form="number"),
+        Column(label="Denser / sparser"),
+        Column(label="Loss gap", form="number", help="denser / sparser - 1"),
+        Column(label="Slots", form="number", help="ratio of geometric means over tasks; 95% interval over tasks and model seeds"),
+        Column(label="Edges", form="number", help="the same"),
+        Column(label="Nodes", form="number", help="the same"),
+        Column(label="Tasks", form="number", help="that both solve; below: model seeds"),
+        Column(label="Circuits of the sparser are", form="status", tones={VERDICTS[word]: tone for word, tone in TONES.items()}, help="by the ratio of slots"),
         Column(label="Passed by both, but without a circuit in one"),
-    )
+    )  # fmt: skip
     rows = []
     for pair in pairs:
         lost = [f"{task} ({name})" for name, tasks in pair.without_circuit.items() for task in tasks]
-        words = ", ".join(lost) or MISSING
-        rows.append((pair.sparse, pair.dense, pair.loss_gap.value, pair.ratio, len(pair.tasks), words))
+        also = f", also {' and '.join(ABOUT[key] for key in pair.also)}" if pair.also else ""
+        rows.append(
+            (
+                Cell(value=f"{pair.denser} / {pair.sparser}", sub=f"differ in {ABOUT[pair.about]}{also}"),
+                pair.loss_gap.value,
+                pair.ratios.slots,
+                pair.ratios.edges,
+                pair.ratios.nodes,
+                Cell(value=len(pair.tasks), sub=f"{pair.n_seeds} seeds"),
+                VERDICTS[pair.verdict],
+                ", ".join(lost) or MISSING,
+            )
+        )
     return [Table(title=f"Pairs within {gap} of loss", columns=columns, rows=tuple(rows))] if rows else []
 
 
 def _sizes(models: Sequence[ArmEntry]) -> Block:
-    tasks = sorted({task for model in models for task in model.edges})
+    tasks = sorted({task for model in models for task in model.circuits})
     columns = (Column(label="Task"), *(Column(label=model.name) for model in models))
-    rows = tuple(
-        (task, *(", ".join(map(str, model.edges.get(task, ()))) or MISSING for model in models)) for task in tasks
-    )
-    table = Table(title="Edges per task and seed", columns=columns, rows=rows)
-    return Details(summary="Edges of every task in every arm", blocks=(table,))
+    rows = tuple((task, *(_in_words(model, task) for model in models)) for task in tasks)
+    table = Table(title="Nodes / edges / slots per task and seed", columns=columns, rows=rows)
+    return Details(summary="Circuits of every task in every arm", blocks=(table,))
+
+
+def _in_words(model: ArmEntry, task: str) -> str:
+    sizes = model.circuits.get(task, ())
+    return ", ".join(f"{size.n_nodes} / {size.n_edges} / {size.n_slots}" for size in sizes) or MISSING

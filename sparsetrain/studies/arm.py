@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sparsetrain.data.stream import RowsStream
 from sparsetrain.export import read_meta
+from sparsetrain.hooks import NODE_KINDS
 from sparsetrain.model import Transformer
 from sparsetrain.representation.tracker import SparsityTracker
 from sparsetrain.run import RunConfig
@@ -41,16 +42,14 @@ def of_arm(config: C, arm: Arm, seed: int, *, name: str | None = None) -> C:
     model, sparsity, optim = config.model, config.sparsity, config.optim
     if arm.d_model is not None:
         model = replace(model, d_model=arm.d_model)
-    if not arm.abs_topk:
-        model = replace(model, abs_topk={})
+    if arm.abs_topk is not None:
+        model = replace(model, abs_topk={} if arm.abs_topk == 1 else dict.fromkeys(NODE_KINDS, arm.abs_topk))
     if arm.density is not None:
         sparsity = replace(sparsity, density=arm.density)
     if arm.density == 1:
         sparsity = replace(sparsity, embed_density=None, bias_density=None)
-    if arm.lr_peak is not None:
-        optim = replace(optim, lr_peak=arm.lr_peak)
-    if arm.decay is not None:
-        optim = replace(optim, decay=arm.decay)
+    given = {key: getattr(arm, key) for key in ("lr_peak", "eps", "decay")}
+    optim = replace(optim, **{key: value for key, value in given.items() if value is not None})
     return replace(config, seed=seed, name=name or config.name, model=model, sparsity=sparsity, optim=optim)
 
 

@@ -50,9 +50,11 @@ class Arm:
     d_model: Count | None = None
     density: Share | None = None
     """Nonzeros / entries of the weight matrices at the end; 1: dense."""
-    abs_topk: bool = True
-    """False: no AbsTopK anywhere."""
+    abs_topk: Share | None = None
+    """Share of every place's width that AbsTopK keeps; 1: no AbsTopK."""
     lr_peak: Above0 | None = None
+    eps: Above0 | None = None
+    """AdamW's."""
     decay: Literal["linear", "cosine", "constant"] | None = None
     """Learning rate after the warm-up."""
 
