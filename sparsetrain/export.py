@@ -7,7 +7,8 @@ config, loads strictly, needs neither Lightning nor pickle, and carries the hash
 import hashlib
 import json
 import re
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,32 @@ from sparsetrain.store import sha256, write_atomic
 from sparsetrain.typed import from_dict, from_json
 
 FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ancestor:
+    """One of the trainings behind a model's weights, as the meta.json of its export tells it; None: an older version, which did not say."""
+
+    name: str | None
+    """Of the experiment."""
+    weights_sha256: str
+    step: int
+    n_tokens: int | None
+    """Training tokens of this training alone."""
+    seed: int | None
+    density: float | None
+    """Of the weight matrices at the end."""
+    schedule: str | None
+    """Learning rate and density over its steps, in words."""
+    corpus_hash: str | None
+    next_batch: int
+    """Of its stream, behind the last one that was taken."""
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any]) -> "Ancestor":
+        """The training whose export has this meta.json."""
+        known = {field.name: meta.get(field.name) for field in fields(cls)}
+        return from_dict(cls, {**known, "next_batch": meta.get("next_batch", meta["step"])})
 
 
 def export_model(model: Transformer, folder: Path, tokenizer_json: str | None, meta: dict[str, Any]) -> Path:
@@ -90,8 +117,12 @@ def read_meta(folder: str | Path) -> dict[str, Any]:
     return meta
 
 
-def latest_export(run: str | Path) -> Path:
+def latest_export(run: str | Path, key: str = "run") -> Path:
     """The export of the highest step in a run's folder (or the folder itself, if it is an export).
+
+    Args:
+        run: the folder.
+        key: of the setting that names it, for messages.
 
     Raises:
         FileNotFoundError: no such folder, or nothing was exported in it.
@@ -99,7 +130,7 @@ def latest_export(run: str | Path) -> Path:
     run = Path(run)
     if not run.is_dir():
         raise FileNotFoundError(
-            f"run={run}: no such folder; give the folder of a finished run (runs/<experiment>/<stamp>)"
+            f"{key}={run}: no such folder; give the folder of a finished run (runs/<experiment>/<stamp>)"
         )
     if (run / "model.safetensors").is_file():
         return run
@@ -109,7 +140,7 @@ def latest_export(run: str | Path) -> Path:
         if (match := re.fullmatch(r"step_(\d+)", path.name)) and (path / "meta.json").is_file()
     }
     if not exports:
-        raise FileNotFoundError(f"run={run} holds no export (export/step_<n>/); has the run finished?")
+        raise FileNotFoundError(f"{key}={run} holds no export (export/step_<n>/); has the run finished?")
     return exports[max(exports)]
 
 

@@ -20,7 +20,7 @@ How each parameter starts:
 
 from dataclasses import dataclass, field
 from math import sqrt
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +80,19 @@ class ModelConfig:
                     f"model.abs_topk.{kind}={share} must lie in [1/{self.width(kind)}, 1]: a share of "
                     f"{self.width(kind)} channels"
                 )
+
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """The settings that say which weights there are and how they belong together: models that agree in them can take each other's.
+
+        AbsTopK, `norm_eps`, `attention` and, without positions, `n_ctx` are not among them.
+        """
+        free = {"abs_topk", "norm_eps", "init_std", "attention"} | ({"n_ctx"} if self.positions == "none" else set())
+        free |= set() if self.positions == "concat" else {"d_pos"}
+        return {key: value for key, value in vars(self).items() if key not in free} | {
+            "n_head": self.heads,
+            "d_mlp": self.mlp_width,
+        }
 
     @property
     def heads(self) -> int:

@@ -19,7 +19,6 @@ from sparsetrain.data import BigramTable, Corpus, DataConfig, TokenStream, descr
 from sparsetrain.data.shifts import ShiftsConfig, build_shifts
 from sparsetrain.data.stream import chars_per_token, val_batches
 from sparsetrain.data.tokenizer import Tokenizer
-from sparsetrain.export import load_model
 from sparsetrain.job import Job, is_main_process, redacted
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
@@ -39,8 +38,9 @@ from sparsetrain.training.checkpoints import CheckpointsConfig, newest, resume_p
 from sparsetrain.training.devices import check_launch, first_rank_first
 from sparsetrain.training.fit import Exporter, Recipe, TrainerConfig, train_model
 from sparsetrain.training.guard import GuardConfig
-from sparsetrain.training.resume import ResumeConfig, check_settings, differences, settings_of
+from sparsetrain.training.resume import ResumeConfig, check_settings, settings_of
 from sparsetrain.training.section import training_section
+from sparsetrain.training.start import load_weights_, start_of
 from sparsetrain.training.tracking import LoggerConfig, RunKind, Tracker, tracking
 from sparsetrain.typed import Seed, to_dict
 
@@ -79,7 +79,8 @@ class RunConfig:
     bigram_init: Literal["counts", "zeros"] = "counts"
     """Where the model's bigram table starts: smoothed log counts of the training tokens (ours), or zeros."""
     init_from: str | None = None
-    """Start from the weights of an export folder, of a model with the same `model` settings: a new run, not the resumption of one."""
+    """Start from the weights of a run (its latest export) or of an export, under a schedule of its own: a new run, not the resumption of one.
+    Settings that do not shape weights may differ; see `sparsetrain/training/start.py`."""
     cache_dir: str = "~/.cache/sparsetrain"
     """Tokenised corpora, named by content hash."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -130,24 +131,6 @@ def init_bigram_(model: Transformer, table: BigramTable) -> None:
             model.bigram.weight[start:stop, :n] = torch.from_numpy(table.rows(start, stop))
 
 
-def load_weights_(model: Transformer, export: Path, tokenizer: str) -> None:
-    """Gives the model the weights of an export folder.
-
-    Raises:
-        ValueError: an export of a model with other settings, which are named, or of another tokenizer.
-        OSError: no export there.
-    """
-    given = load_model(export)
-    if (export / "tokenizer.json").read_text(encoding="utf-8") != tokenizer:
-        raise ValueError(
-            f"init_from={export} reads another tokenizer's tokens than this run; give it the data settings of that run"
-        )
-    if differing := differences(to_dict(given.config), to_dict(model.config)):
-        named = ", ".join(f"model.{key}={a} there, {b} here" for key, (a, b) in differing.items())
-        raise ValueError(f"init_from={export} is of another model: {named}")
-    model.load_state_dict(given.state_dict())
-
-
 def corpus_of(config: RunConfig) -> Corpus:
     """The prepared corpus; says which documents were left out and why (report.json has them all).
 
@@ -170,15 +153,27 @@ def corpus_of(config: RunConfig) -> Corpus:
     return corpus
 
 
-def check(config: RunConfig, run_dir: Path) -> Path | None:
-    """Refuses what cannot be trained before any text is read; returns the checkpoint to go on from, if any.
+def recipe_of(config: RunConfig, checkpoint: Path | None) -> Recipe:
+    """The recipe with the weights that a training starts from, or that the one of a checkpoint did.
+
+    Raises:
+        FileNotFoundError: `init_from` names no export.
+        ValueError: weights of another shape, a checkpoint of a training that started elsewhere.
+    """
+    return replace(config.recipe, start=start_of(config.init_from, config.model, checkpoint))
+
+
+def check(config: RunConfig, run_dir: Path) -> tuple[Recipe, Path | None]:
+    """Refuses what cannot be trained before any text is read; returns the recipe, and the checkpoint to go on from, if any.
 
     Raises:
         ValueError: an infeasible weight budget, which names the tensor; ranks that nobody would start.
         KeyError: a hook point to watch that does not exist; lists near names.
-        FileNotFoundError: no such checkpoint.
+        FileNotFoundError: no such checkpoint, or no weights to start from.
     """
-    config.recipe.check()
+    resume = resume_path(config.ckpt_path, run_dir)
+    recipe = recipe_of(config, resume)
+    recipe.check()
     check_launch(config.trainer.devices, config.trainer.nodes, in_sweep=Job.load(run_dir).sweep is not None)
     if config.ood.enabled:
         with torch.device("meta"):
@@ -186,15 +181,24 @@ def check(config: RunConfig, run_dir: Path) -> Path | None:
         watched_points(model, config.ood.tracker)
         if config.ood.survey is not None:
             watched_points(model, config.ood.survey.watch())
-    return resume_path(config.ckpt_path, run_dir)
+    return recipe, resume
 
 
 def check_resume(config: RunConfig, run_dir: Path) -> None:
-    """Refuses to go on with a checkpoint of other settings, before anything in the run's folder is touched; the ValueError names them."""
+    """Refuses what would harm or misread what the run's folder holds, before anything in it is touched.
+
+    Raises:
+        ValueError: a checkpoint of other settings, which are named; weights to start from that `overwrite` would remove.
+    """
+    removed = config.overwrite and config.init_from is not None
+    if removed and Path(str(config.init_from)).resolve().is_relative_to(run_dir.resolve()):
+        raise ValueError(
+            f"init_from={config.init_from} lies in the folder that overwrite=true removes; choose another hydra.run.dir"
+        )
     if config.ckpt_path is not None:
         path = newest(run_dir) if config.ckpt_path == "last" else Path(config.ckpt_path)
         if path is not None and path.is_file() and is_whole(path):
-            check_settings(settings_of(path), to_dict(config.recipe), config.resume.allow)
+            check_settings(settings_of(path), to_dict(recipe_of(config, path)), config.resume.allow)
 
 
 def trackers_of(config: RunConfig, run_dir: Path, kind: RunKind) -> AbstractContextManager[list[Tracker]]:
@@ -229,13 +233,14 @@ def train(
         KeyError: a hook point to watch that does not exist.
         OSError: the disk refused a file; the message names it.
     """
-    recipe, n_ctx, batch = config.recipe, config.model.n_ctx, config.trainer.micro_batch
-    resume = check(config, run_dir)
+    recipe, resume = check(config, run_dir)
+    n_ctx, batch = config.model.n_ctx, config.trainer.micro_batch
     stages = stages or Stages(run_dir, KINDS, later_stages(config))
     with stages("data"):
         with first_rank_first():
             corpus = corpus_of(config)
-        stream = TokenStream(corpus, "train", n_ctx, batch, config.seed)
+        first = 0 if recipe.start is None else recipe.start.first_batch(corpus.content_hash, config.seed)
+        stream = TokenStream(corpus, "train", n_ctx, batch, config.seed, first=first)
         val = val_batches(corpus, n_ctx, batch, config.callbacks.n_val_batches)
         n_batches = config.trainer.n_steps * config.trainer.accumulate
         # The other ranks of a training get the first one's weights, so that any table does for them.
@@ -247,7 +252,8 @@ def train(
         recipe=recipe,
         folder=run_dir,
         tokenizer=corpus.tokenizer.to_json(),
-        facts={"corpus_hash": corpus.content_hash},
+        facts={"name": redacted(config.name), "corpus_hash": corpus.content_hash},
+        first_batch=first,
     )
     validation = Validation(
         batches=val,
@@ -261,11 +267,15 @@ def train(
         watchers.append(SparsityTracker(config.ood.tracker, splits, run_dir / "ood_sparsity.csv"))
     watchers += watch(corpus, export)
 
-    def start(model: Transformer) -> None:
-        if config.init_from is not None:
-            load_weights_(model, Path(config.init_from), corpus.tokenizer.to_json())
-        elif config.model.bigram and config.bigram_init == "counts":
+    def untrained(model: Transformer) -> None:
+        if config.model.bigram and config.bigram_init == "counts":
             init_bigram_(model, bigram)
+
+    def start(model: Transformer) -> None:
+        if recipe.start is None:
+            untrained(model)
+        else:
+            load_weights_(model, recipe.start, corpus.tokenizer.to_json())
 
     with stages("training"):
         trained = train_model(
@@ -286,7 +296,9 @@ def train(
     if trained.complete:
         with stages("export"):
             folder = trained.export()
-        model_bigram = config.bigram_init if config.model.bigram else "the model has no bigram table"
+        model_bigram = "the model has no bigram table"
+        if config.model.bigram:
+            model_bigram = config.bigram_init if recipe.start is None else "as the given weights have it"
         weights = WeightsFacts(step=trained.step, sha256=sha256(folder / "model.safetensors"))
         sections = {
             "training": training_section(trained, validation, bigram, model_bigram),
@@ -301,7 +313,7 @@ def train(
             with stages("representation"):
                 stages.add(
                     representation=describe_representation(
-                        config, trained.model, start, splits, corpus.tokenizer, run_dir
+                        config, trained.model, untrained, splits, corpus.tokenizer, run_dir
                     )
                 )
     return TrainedRun(model=trained.model, corpus=corpus, export=folder)
@@ -322,7 +334,7 @@ def run_facts(config: RunConfig, command: str) -> RunFacts:
 def describe_representation(
     config: RunConfig,
     model: Transformer,
-    start: Callable[[Transformer], object],
+    untrained: Callable[[Transformer], object],
     splits: Sequence[WatchedSplit],
     tokenizer: Tokenizer,
     run_dir: Path,
@@ -339,7 +351,7 @@ def describe_representation(
 
     def before_training() -> Transformer:
         with torch.random.fork_rng(devices=[]):
-            return config.recipe.draw(start).to(next(model.parameters()).device)
+            return config.recipe.draw(untrained).to(next(model.parameters()).device)
 
     measured = survey(model, splits, settings, initial=before_training)
     places = {split.name: [f"{split.name}:{i}" for i in range(len(split.tokens))] for split in splits}

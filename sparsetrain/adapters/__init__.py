@@ -158,8 +158,7 @@ def check_finite(name: str, model: nn.Module) -> None:
 def at_initialisation(model: LanguageModel, seed: int) -> nn.Module:
     """The same architecture with the weights that training begins with, as a `LanguageModel.module`.
 
-    Of a run of ours these are the very weights it began with, but for a bigram table, which adds to the logits alone and is
-    zero here. Of another model they are drawn as its library draws them.
+    Of a run of ours these are the very weights it drew, but for a bigram table, which adds to the logits alone and is zero here. Of another model they are drawn as its library draws them.
 
     Args:
         model: as loaded.

@@ -46,6 +46,7 @@ class TokenStream:
         batch_size: rows of the global batch.
         seed: of the order, 0 or more.
         weights: share of each source, at least one above zero; the corpus's own if absent.
+        first: batch 0 here is that of this number otherwise: the stream of a training that goes on behind another one's.
 
     Raises:
         ValueError: a source has fewer than `n_ctx + 1` tokens in this split; unknown source or split; bad sizes.
@@ -59,6 +60,7 @@ class TokenStream:
         batch_size: int,
         seed: int,
         weights: Mapping[str, float] | None = None,
+        first: int = 0,
     ) -> None:
         if n_ctx < 1 or batch_size < 1 or seed < 0:
             raise ValueError(f"n_ctx={n_ctx} and batch_size={batch_size} must be at least 1, seed={seed} at least 0")
@@ -69,6 +71,7 @@ class TokenStream:
         self.n_ctx = n_ctx
         self.batch_size = batch_size
         self.seed = seed
+        self.first = first
         self.n_batches = None
         self._content_hash = corpus.content_hash
         self._weights = {name: float(weight) for name, weight in weights.items()}
@@ -93,7 +96,7 @@ class TokenStream:
             ValueError: the batch cannot be divided among the ranks.
         """
         mine = _share(self.batch_size, rank, n_ranks)
-        generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, k], dtype=np.uint64)))
+        generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, self.first + k], dtype=np.uint64)))
         # The last edge can fall a rounding error short of 1.
         sources = np.minimum(
             np.searchsorted(self._edges, generator.random(self.batch_size), side="right"), len(self._edges) - 1
@@ -106,7 +109,8 @@ class TokenStream:
 
     def identity(self) -> dict[str, Any]:
         order = {"seed": self.seed, "n_ctx": self.n_ctx, "batch_size": self.batch_size}
-        return {"corpus": self._content_hash, **order, "weights": self._weights}
+        later = {"first": self.first} if self.first else {}
+        return {"corpus": self._content_hash, **order, **later, "weights": self._weights}
 
 
 class RowsStream:

@@ -141,6 +141,7 @@ def entry(
         if not new_run or not is_main_process():
             return False
         held.enter_context(own(run_dir))
+        check(config, run_dir)
         checkpoint = getattr(config, "ckpt_path", None)
         begin(
             run_dir,
@@ -148,7 +149,6 @@ def entry(
             go_on=goes_on(checkpoint, run_dir) if "ckpt_path" in base else None,
             overwrite=config.overwrite,
         )
-        check(config, run_dir)
         remove_temporary(run_dir)
         (run_dir / RECORD).unlink(missing_ok=True)
         return True

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sparsetrain.data import DataSection
+from sparsetrain.export import Ancestor
 from sparsetrain.report import Kinds, SectionKind
 from sparsetrain.report.blocks import (
     Block,
@@ -19,6 +20,7 @@ from sparsetrain.report.blocks import (
     Table,
     Text,
     Tile,
+    Value,
     format_number,
     note_of,
 )
@@ -29,6 +31,22 @@ from sparsetrain.stats.bits import CONVENTION, UNIT
 from sparsetrain.stats.number import Number, StepCurve
 
 BIGRAM_MARGIN = 0.2  # nats/token; ours: less than this below a bigram table and the weights have learned little
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineageEntry:
+    """Where the weights come from that a training started from."""
+
+    ancestors: tuple[Ancestor, ...]
+    """The trainings behind them, the first one first."""
+    schedule: str
+    """Of this training, in words."""
+    n_tokens: Number
+    """Training tokens of all of them and of this one."""
+    first_batch: int
+    """Number of this training's first batch in its stream: behind the last one of an ancestor of the same corpus and seed; 0: the beginning."""
+    changed: tuple[str, ...]
+    """Settings of the model that differ from those of the last ancestor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +66,8 @@ class TrainingSection:
     """`val_loss` per character of the predicted tokens, which models of different vocabularies can be compared by; empty in runs before there was any."""
     bigram_bits_per_char: Mapping[str, Number] = field(default_factory=dict[str, Number])
     """The same of the bigram table."""
+    lineage: LineageEntry | None = None
+    """None: the weights were drawn."""
     curves: Mapping[str, StepCurve]
     """Scalars of metrics.csv: `train_loss val_loss val_loss/<source> val_bits_per_char val_bits_per_char/<source> density lr tokens_per_s`."""
 
@@ -95,8 +115,37 @@ def training(data: TrainingSection) -> list[Block]:
             )
         ),
         Table(title="Loss by source", columns=columns, rows=rows),
+        *([] if data.lineage is None else _lineage(data.lineage, data)),
         *_training_curves(data.curves, baseline.value),
         Text(text=note, tone="note"),
+    ]
+
+
+def _lineage(lineage: LineageEntry, data: TrainingSection) -> list[Block]:
+    columns = (
+        Column(label="Training"),
+        Column(label="Steps", form="number"),
+        Column(label="Tokens", form="number"),
+        Column(label="Seed", form="number"),
+        Column(label="Schedule"),
+        Column(label="Weights", form="code", help="first signs of their SHA-256"),
+    )
+    rows: list[tuple[Value, ...]] = [
+        (one.name, one.step, one.n_tokens, one.seed, one.schedule, one.weights_sha256[:12]) for one in lineage.ancestors
+    ]
+    rows.append(("this one", data.n_steps, data.n_tokens, None, lineage.schedule, "see the head of the page"))
+    place = "the beginning of its stream: data or seed are not those of the trainings before"
+    if lineage.first_batch:
+        place = f"batch {lineage.first_batch:,} of the same stream, behind the last one that was trained on"
+    text = (
+        f"This training started from given weights, with a schedule and an optimizer state of its own. Data: from {place}. "
+        f"Training tokens, together with those before: {format_number(lineage.n_tokens)}."
+    )
+    changed = f"Settings of the model that differ from the training before: {'; '.join(lineage.changed)}."
+    return [
+        Table(title="Where the weights come from", columns=columns, rows=tuple(rows)),
+        Text(text=text),
+        *([Text(text=changed, tone="warning")] if lineage.changed else []),
     ]
 
 

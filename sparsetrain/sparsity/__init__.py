@@ -2,10 +2,12 @@
 
 from sparsetrain.sparsity.method import SparsityMethod, SparsitySection, TensorAudit
 from sparsetrain.sparsity.projection import SparsityConfig, TopKProjection, build_sparsity, require_attached
-from sparsetrain.sparsity.schedule import DensitySchedule, ScheduleConfig
+from sparsetrain.sparsity.schedule import DENSE, DensitySchedule, InitialDensity, ScheduleConfig, initial_density
 
 __all__ = [
+    "DENSE",
     "DensitySchedule",
+    "InitialDensity",
     "ScheduleConfig",
     "SparsityConfig",
     "SparsityMethod",
@@ -13,5 +15,6 @@ __all__ = [
     "TensorAudit",
     "TopKProjection",
     "build_sparsity",
+    "initial_density",
     "require_attached",
 ]

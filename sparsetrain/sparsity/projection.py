@@ -4,14 +4,14 @@
 2. `attach` registers a step-post-hook: after step s every tensor is projected to round(density(s) * entries) nonzeros,
    each neuron or attention channel keeping at least `floor` of its own weights inside that budget.
 3. Gradients and Adam's moments stay dense, so a weight that was cut can come back.
+4. Given weights that are sparse already stay so: each tensor goes from its own density to its target.
 
 Floors stand on the rows ([out, in]) of the q, k, v and MLP-in matrices and on the columns of the two output projections:
 one line per attention channel or neuron either way.
 Source: Gao et al. 2025, A.2.
 """
 
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -27,7 +27,7 @@ from sparsetrain.kernels import (
     warm_start_state,
 )
 from sparsetrain.sparsity.method import STEP_KEY, SparsityMethod, TensorAudit
-from sparsetrain.sparsity.schedule import DensitySchedule, ScheduleConfig
+from sparsetrain.sparsity.schedule import DENSE, MATRICES, DensitySchedule, InitialDensity, ScheduleConfig
 from sparsetrain.typed import Index, Share
 
 FLOOR_AXIS: dict[str, Literal["rows", "columns"]] = {
@@ -74,6 +74,8 @@ class SparseTensor:
     name: str
     param: nn.Parameter
     target: float
+    initial: float
+    """Density of the weights that the training starts from."""
     floor: int
     floor_axis: Literal["rows", "columns"] | None
 
@@ -108,11 +110,15 @@ class TopKProjection:
     Args:
         config: densities and floor.
         n_steps: optimizer steps of the whole run.
+        initial: densities of the weights that the training starts from.
     """
 
-    def __init__(self, config: SparsityConfig, n_steps: int) -> None:
+    def __init__(self, config: SparsityConfig, n_steps: int, initial: InitialDensity = DENSE) -> None:
         self.config = config
-        self.schedule = DensitySchedule(target=config.density, n_steps=n_steps, config=config.schedule)
+        self.initial = initial
+        self.schedule = DensitySchedule(
+            target=config.density, n_steps=n_steps, config=config.schedule, initial=initial.matrices
+        )
         self.tensors: list[SparseTensor] = []
         self._optimizer: Optimizer | None = None
         self._thresholds = torch.empty(0)
@@ -131,18 +137,20 @@ class TopKProjection:
                 target = config.bias_density
             elif path in ("embed", "unembed"):
                 target = config.embed_density
-            elif re.fullmatch(r"blocks\.\d+\.(attn\.W_[qkvo]|mlp\.W_(in|out))", path):
+            elif MATRICES.fullmatch(name):
                 target = config.density
             else:  # gains, sinks, positions, bigram table: never cut
                 continue
             target = config.density if target is None else target
             axis = None if part == "bias" else FLOOR_AXIS.get(path.split(".", 2)[-1])
-            floor = config.floor_for(target, param.shape[1 if axis == "rows" else 0]) if axis else 0
+            initial = self.initial.of(name)
+            least = min(target, initial)
+            floor = config.floor_for(least, param.shape[1 if axis == "rows" else 0]) if axis else 0
             tensor = SparseTensor(
-                name=name, param=param, target=target, floor=floor, floor_axis=axis if floor else None
+                name=name, param=param, target=target, initial=initial, floor=floor, floor_axis=axis if floor else None
             )
             if target < 1:
-                check_budget(name, param.shape, tensor.spec(target))
+                check_budget(name, param.shape, tensor.spec(least))
                 self.tensors.append(tensor)
 
     def attach(self, optimizer: Optimizer) -> None:
@@ -168,10 +176,12 @@ class TopKProjection:
 
     @torch.no_grad()
     def _project_(self, step: int) -> None:
-        if self.schedule.progress(step) == 0 or not self.tensors:
+        begun = self.schedule.progress(step) > 0
+        cut = [tensor for tensor in self.tensors if begun or tensor.initial < 1]
+        if not cut:
             return
-        params = [tensor.param for tensor in self.tensors]
-        specs = [tensor.spec(self.schedule.density(step, tensor.target)) for tensor in self.tensors]
+        params = [tensor.param for tensor in cut]
+        specs = [tensor.spec(self.density_of(tensor, step)) for tensor in cut]
         if len(self._thresholds) != len(params):
             self._thresholds = warm_start_state(len(params), params[0].device)
         project_each_topk_(params, specs, self._thresholds)
@@ -179,16 +189,19 @@ class TopKProjection:
     def density(self, step: int) -> float:
         return self.schedule.density(step)
 
+    def density_of(self, tensor: SparseTensor, step: int) -> float:
+        """Density of one tensor after `step` optimizer steps."""
+        return replace(self.schedule, target=tensor.target, initial=tensor.initial).density(step)
+
     def audit(self, step: int | None = None) -> tuple[TensorAudit, ...]:
         return tuple(
-            tensor.audit(tensor.target if step is None else self.schedule.density(step, tensor.target))
-            for tensor in self.tensors
+            tensor.audit(tensor.target if step is None else self.density_of(tensor, step)) for tensor in self.tensors
         )
 
 
-def build_sparsity(config: SparsityConfig, n_steps: int) -> SparsityMethod | None:
-    """The configured method; None for a dense run."""
-    return None if config.is_dense else TopKProjection(config, n_steps)
+def build_sparsity(config: SparsityConfig, n_steps: int, initial: InitialDensity = DENSE) -> SparsityMethod | None:
+    """The configured method, for weights that start with these densities; None for a dense run."""
+    return None if config.is_dense else TopKProjection(config, n_steps, initial)
 
 
 def require_attached(optimizer: Optimizer) -> None:

@@ -1,12 +1,20 @@
 """Density as a function of the optimizer step.
 
-1 until `start * n_steps`, then down to the target at `end * n_steps`, then constant. Either the density falls by equal
+The initial density until `start * n_steps`, then to the target at `end * n_steps`, then constant. Either the density falls by equal
 amounts (linear, the paper's) or by equal factors (exponential; kinder to short runs, where a linear schedule
 takes the last factors of two within a few steps).
+The initial density is 1, or that of the given weights that a training starts from.
 """
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
+
+from torch import Tensor
+
+MATRICES = re.compile(r"blocks\.\d+\.(attn\.W_[qkvo]|mlp\.W_(in|out))\.weight")
+"""Names of the weight matrices whose density is *the* density of a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +33,33 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InitialDensity:
+    """How dense weights are when their training starts; without any numbers: dense."""
+
+    matrices: float = 1.0
+    """Nonzeros / entries of all weight matrices together."""
+    tensors: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Of the tensors that have zeros, by name."""
+
+    def of(self, name: str) -> float:
+        """Density of a tensor."""
+        return self.tensors.get(name, 1.0)
+
+
+DENSE = InitialDensity()
+
+
+def initial_density(weights: Iterable[tuple[str, Tensor]]) -> InitialDensity:
+    """That of given weights, as (name, tensor); an empty tensor counts as one of a single nonzero."""
+    counts = {name: (max(1, int(tensor.count_nonzero())), tensor.numel()) for name, tensor in weights}
+    matrices = [count for name, count in counts.items() if MATRICES.fullmatch(name)]
+    return InitialDensity(
+        matrices=sum(n for n, _ in matrices) / sum(of for _, of in matrices) if matrices else 1.0,
+        tensors={name: n / of for name, (n, of) in counts.items() if n < of},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DensitySchedule:
     """Density of a step, for one target.
 
@@ -37,6 +72,8 @@ class DensitySchedule:
     target: float
     n_steps: int
     config: ScheduleConfig
+    initial: float = 1.0
+    """Density at the start."""
 
     def progress(self, step: int) -> float:
         """How far annealing has come after `step` optimizer steps, in [0, 1]."""
@@ -44,10 +81,9 @@ class DensitySchedule:
         # Rounding must not leave the last step short of the target.
         return 1.0 if step >= end or step >= self.n_steps else max(0.0, (step - start) / (end - start))
 
-    def density(self, step: int, target: float | None = None) -> float:
-        """Density after `step` optimizer steps, for this schedule's target or another tensor's own."""
-        target = self.target if target is None else target
+    def density(self, step: int) -> float:
+        """Density after `step` optimizer steps."""
         progress = self.progress(step)
         if self.config.shape == "linear":
-            return 1.0 + (target - 1.0) * progress
-        return target**progress
+            return self.initial + (self.target - self.initial) * progress
+        return self.initial * (self.target / self.initial) ** progress

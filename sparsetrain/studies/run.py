@@ -35,6 +35,10 @@ def run_study(study: Study, run_dir: Path, kinds: Kinds, command: str) -> Report
             f"stop_at_step={config.stop_at_step} and ckpt_path={config.ckpt_path} are for single trainings; a study goes on where it "
             f"stopped with hydra.run.dir=<folder> ckpt_path=last"
         )
+    if config.init_from is not None:
+        raise ValueError(
+            f"init_from={config.init_from} is for single trainings: every arm of a study starts from weights of its own"
+        )
     if config.trainer.n_ranks > 1:
         raise ValueError(
             f"trainer.devices={config.trainer.devices}: a study trains on one device; sweep over seeds instead"

@@ -28,7 +28,7 @@ from sparsetrain.export import export_model
 from sparsetrain.interrupt import Pending, held_back
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig, build_optimizer, lr_factor, scale_gradients_
-from sparsetrain.sparsity import SparsityConfig, SparsityMethod, build_sparsity, require_attached
+from sparsetrain.sparsity import DENSE, SparsityConfig, SparsityMethod, build_sparsity, require_attached
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, ProgressBar, StepScalars, every
 from sparsetrain.training.checkpoints import Checkpoints, CheckpointsConfig, RandomState, VerifiedIO, newest
 from sparsetrain.training.devices import Kind, companions, environment, group_of_ranks, of_first, strategy
@@ -36,6 +36,7 @@ from sparsetrain.training.guard import ADVICE, Guard, GuardConfig, WrongStep
 from sparsetrain.training.metrics import MetricsCSV, ResumeLogs
 from sparsetrain.training.objectives import Objective, next_token_loss
 from sparsetrain.training.resume import SameRun
+from sparsetrain.training.start import Start
 from sparsetrain.training.tracking import kept_ids
 from sparsetrain.typed import Count, to_dict
 
@@ -101,6 +102,8 @@ class Recipe:
     sparsity: SparsityConfig
     optim: OptimConfig
     trainer: TrainerConfig
+    start: Start | None = None
+    """Given weights; None: they are drawn."""
 
     @property
     def n_steps(self) -> int:
@@ -113,10 +116,13 @@ class Recipe:
         Raises:
             ValueError: an infeasible budget; names the tensor.
         """
-        method = build_sparsity(self.sparsity, self.n_steps)
+        method = self._sparsity()
         if method is not None:
             method.prepare(model)
         return method
+
+    def _sparsity(self) -> SparsityMethod | None:
+        return build_sparsity(self.sparsity, self.n_steps, DENSE if self.start is None else self.start.density)
 
     def check(self) -> None:
         """Refuses an infeasible weight budget before any text is read; the ValueError names the tensor."""
@@ -133,8 +139,24 @@ class Recipe:
 
     def density(self, step: int) -> float:
         """Density of the weight matrices after `step` optimizer steps."""
-        method = build_sparsity(self.sparsity, self.n_steps)
+        method = self._sparsity()
         return 1.0 if method is None else method.density(step)
+
+    def n_tokens(self, step: int) -> int:
+        """Tokens that were predicted in so many steps."""
+        return step * self.trainer.batch_size * self.model.n_ctx
+
+    @property
+    def schedule(self) -> str:
+        """Learning rate and density over the steps, in words."""
+        optim, density = self.optim, self.sparsity.schedule
+        rate = f"{self.n_steps:,} steps, lr_peak {optim.lr_peak:g}, warm-up {optim.warmup:.0%}, decay {optim.decay}"
+        if self.density(0) == self.density(self.n_steps):
+            return f"{rate}; density {self.density(0):.3g}"
+        return (
+            f"{rate}; density {self.density(0):.3g} to {self.density(self.n_steps):.3g}, {density.shape} between {density.start:.0%} and "
+            f"{density.end:.0%} of the steps"
+        )
 
     def key(self) -> dict[str, Any]:
         """What equal weights need on one machine: this version and the recipe without what only decides where and how fast."""
@@ -157,10 +179,19 @@ class Exporter:
     """Text of a tokenizer.json."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """More for meta.json."""
+    first_batch: int = 0
+    """Number in its stream of the training's first batch."""
+    data: TokenDataModule | None = None
+    """Knows which batches were taken; None: as many as the steps need."""
 
     def __call__(self, model: Transformer, step: int) -> Path:
-        meta = {"step": step, "seed": self.recipe.seed, "version": sparsetrain.__version__, **self.facts}
-        meta["density"] = self.recipe.density(step)
+        recipe = self.recipe
+        meta = {"step": step, "seed": recipe.seed, "version": sparsetrain.__version__, **self.facts}
+        meta |= {"density": recipe.density(step), "n_tokens": recipe.n_tokens(step), "schedule": recipe.schedule}
+        taken = step * recipe.trainer.accumulate if self.data is None else self.data.next_batch
+        meta["next_batch"] = self.first_batch + taken
+        if recipe.start is not None:
+            meta["lineage"] = to_dict(recipe.start)["ancestors"]
         return export_model(model, self.folder / "export" / f"step_{step}", self.tokenizer, meta)
 
 
@@ -349,7 +380,9 @@ def _train(
     left_out: Collection[int],
 ) -> Trained | None:
     trainer, n_steps, folder = recipe.trainer, recipe.n_steps, export.folder
-    model = recipe.draw(start)
+    data = TokenDataModule(stream, left_out)
+    export = replace(export, data=data)
+    model = recipe.draw(start if resume is None else None)
     sparsity = recipe.build_sparsity(model)
     module = LitTransformer(model, objective, recipe.optim, sparsity, n_steps, guard)
     scalars = StepScalars(module.density, every(callbacks.log_every, n_steps))
@@ -397,7 +430,7 @@ def _train(
         default_root_dir=folder,
     )
     checkpoint = None if resume is None else str(resume)
-    engine.fit(module, TokenDataModule(stream, left_out), ckpt_path=checkpoint, weights_only=True)
+    engine.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if not engine.is_global_zero:
         return None
     step, model = module.global_step, module.model

@@ -39,7 +39,7 @@ class ResumeConfig:
             if not any(covers(one, key) for one in APPLICABLE):
                 raise ValueError(
                     f"resume.allow={key!r} cannot change within a run; allowed: {', '.join(APPLICABLE)} and their keys. To start "
-                    f"another run from the weights, use init_from=<export folder>"
+                    f"another run from the weights, use init_from=<run or export folder>"
                 )
 
 

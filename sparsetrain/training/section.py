@@ -8,7 +8,7 @@ import torch
 
 from sparsetrain.data import BigramTable
 from sparsetrain.export import n_params
-from sparsetrain.report.sections import TrainingSection
+from sparsetrain.report.sections import LineageEntry, TrainingSection
 from sparsetrain.stats.bits import UNIT
 from sparsetrain.stats.number import Number, StepCurve, number
 from sparsetrain.training.callbacks import Validation
@@ -46,7 +46,7 @@ def training_section(
 
     losses = validation.evaluate(trained.model)
     by_table = validation.mixed({source: bigram.loss(torch.cat(batches)) for source, batches in val.items()})
-    n_tokens = recipe.n_steps * recipe.trainer.batch_size * recipe.model.n_ctx
+    n_tokens = recipe.n_tokens(recipe.n_steps)
     return TrainingSection(
         n_steps=number(recipe.n_steps, "steps", "measured"),
         n_tokens=number(n_tokens, "tokens", "measured"),
@@ -63,7 +63,27 @@ def training_section(
         bits_per_char=bits(losses),
         bigram_bits_per_char=bits(by_table),
         bigram_loss={**nats(by_table), "smoothing": bigram.description, "model_bigram_init": model_bigram_init},
+        lineage=lineage_entry(trained, n_tokens),
         curves=training_curves(trained.exporter.folder / "metrics.csv"),
+    )
+
+
+def lineage_entry(trained: Trained, n_tokens: int) -> LineageEntry | None:
+    """Where the weights come from; None: they were drawn."""
+    exporter, start = trained.exporter, trained.exporter.recipe.start
+    if start is None:
+        return None
+    before = [one.n_tokens for one in start.ancestors]
+    known = [n for n in before if n is not None]
+    total = number(sum(known) + n_tokens, "tokens", "measured")
+    if len(known) < len(before):
+        total = number(None, "tokens", "measured", note="an ancestor of an older version did not count its tokens")
+    return LineageEntry(
+        ancestors=start.ancestors,
+        schedule=exporter.recipe.schedule,
+        n_tokens=total,
+        first_batch=exporter.first_batch,
+        changed=start.changed,
     )
 
 

@@ -32,6 +32,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 REASONS = {"installs packages", "needs a network", "needs a GPU", "needs SLURM", "takes hours"}
 PLACEHOLDERS = {
     "runs/quickstart/<stamp>": "runs/quickstart/smoke",
+    "runs/dense_baseline/<stamp>": "runs/quickstart/smoke",
     "run=...": "run=runs/quickstart/smoke",
     "<quickstart run>": "runs/quickstart/smoke",
     "runs/<...>": "runs/quickstart/smoke",

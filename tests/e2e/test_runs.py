@@ -24,6 +24,7 @@ from sparsetrain.entry import conf_dir
 from sparsetrain.export import load_model
 from sparsetrain.run import train as train_stage
 from sparsetrain.training.checkpoints import checkpoint_path
+from sparsetrain.training.metrics import read_metrics
 from sparsetrain.typed import from_dict
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
@@ -56,7 +57,7 @@ def test_mistyped_key_in_an_experiment_file_is_an_error(python, tmp_path):
     )
 
 
-def short(tmp_path: Path, name: str, cache: Path, **settings: object) -> Path:
+def short(tmp_path: Path, name: str, cache: Path, /, **settings: object) -> Path:
     """A training without watchers, in this process; returns its run folder."""
     run_dir = tmp_path / name
     overrides = [f"{key}={value}" for key, value in settings.items()]
@@ -129,6 +130,46 @@ def test_another_run_may_start_from_the_weights_of_one(straight, corpus_cache):
         short(base, "other", corpus_cache, **{**settings, "model.d_head": 8})
     with pytest.raises(ValueError, match="reads another tokenizer's tokens"):
         short(base, "tokens", corpus_cache, **{**settings, "data.sources.idioms.n_chars": 60_000})
+
+
+def test_a_finished_training_is_extended_and_resumed_without_its_parent(straight, corpus_cache):
+    base, _ = straight
+    settings = {"init_from": base / "parent", "trainer.n_steps": 6, "name": "extended"}
+    shutil.copytree(base / "straight", base / "parent")
+    run_dir = short(base, "extended", corpus_cache, **settings)
+    weights = (run_dir / "export" / "step_6" / "model.safetensors").read_bytes()
+    meta = json.loads((run_dir / "export" / "step_6" / "meta.json").read_text())
+    parent = json.loads((base / "parent" / "export" / "step_12" / "meta.json").read_text())
+    assert parent["next_batch"] == 12 and meta["next_batch"] == 18, "the stream goes on where it was left"
+    assert [one["weights_sha256"] for one in meta["lineage"]] == [parent["weights_sha256"]]
+    told = json.loads((run_dir / "report.json").read_text())["training"]["lineage"]
+    assert told["first_batch"] == 12 and told["n_tokens"]["value"] == (12 + 6) * 4 * 64
+    assert told["ancestors"][0]["schedule"].startswith("12 steps, lr_peak") and told["schedule"].startswith("6 steps")
+    densities = [value for _, name, value in read_metrics(run_dir / "metrics.csv") if name == "density"]
+    assert densities == pytest.approx([parent["density"]] * 6), "sparse weights stay as sparse as they were"
+
+    short(base, "again", corpus_cache, **settings, stop_at_step=4)
+    shutil.rmtree(base / "parent")
+    with pytest.raises(ValueError, match=r"the checkpoint is of a training with init_from=.*parent, here it is None"):
+        short(base, "again", corpus_cache, **{"trainer.n_steps": 6, "ckpt_path": "last"})
+    again = short(base, "again", corpus_cache, **settings, ckpt_path="last")
+    assert (again / "export" / "step_6" / "model.safetensors").read_bytes() == weights
+    assert json.loads((again / "export" / "step_6" / "meta.json").read_text()) == meta
+
+    grandchild = short(base, "grandchild", corpus_cache, **{**settings, "init_from": again, "seed": 1})
+    meta = json.loads((grandchild / "export" / "step_6" / "meta.json").read_text())
+    assert [one["name"] for one in meta["lineage"]] == ["quickstart", "extended"] and meta["next_batch"] == 6
+
+
+def test_a_dense_model_is_made_sparse(corpus_cache, tmp_path):
+    dense = {"sparsity.density": 1, "sparsity.embed_density": "null", "sparsity.bias_density": "null"}
+    parent = short(tmp_path, "dense", corpus_cache, **dense)
+    run_dir = short(tmp_path, "sparsified", corpus_cache, init_from=parent, **{"model.abs_topk": "{attn_in: 0.5}"})
+    report = json.loads((run_dir / "report.json").read_text())
+    assert all(tensor["exact"] for tensor in report["sparsity"]["tensors"])
+    assert any("model.abs_topk.attn_in" in words for words in report["training"]["lineage"]["changed"])
+    densities = [value for _, name, value in read_metrics(run_dir / "metrics.csv") if name == "density"]
+    assert densities[0] > densities[-1] == report["sparsity"]["tensors"][0]["density_target"]
 
 
 def test_run_folder_is_complete(smoke):
@@ -229,6 +270,13 @@ def test_circuits_of_a_finished_run_join_its_report_and_go_to_wandb(smoke, pytho
             "no hook point named 'final_norm.hook_nrm'; near names: final_norm.hook_norm",
         ),
         (["train.py", *SMOKE, "ckpt_path=nowhere.ckpt"], "ckpt_path does not exist: nowhere.ckpt"),
+        (["train.py", *SMOKE, "init_from=nowhere"], "init_from=nowhere: no such folder; give the folder of a finished"),
+        (["train.py", *SMOKE, "init_from=."], "init_from=. holds no export (export/step_<n>/); has the run finished?"),
+        (["train.py", *SMOKE, "init_from=export", "overwrite=true"], "lies in the folder that overwrite=true removes"),
+        (
+            ["train.py", "+experiment=knowledge_graph", "+debug=smoke", "init_from=x"],
+            "init_from=x is for single trainings",
+        ),
         (
             ["train.py", "+experiment=familiarity", "+debug=smoke", "study.margin=0"],
             "study.margin=0: input should be greater than 0",

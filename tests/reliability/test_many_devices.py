@@ -63,7 +63,7 @@ class Watched:
         sparsity = ONE.build_sparsity(model)
         assert sparsity is not None
         for tensor in sparsity.tensors:
-            k = tensor.k(sparsity.schedule.density(step, tensor.target))
+            k = tensor.k(sparsity.density_of(tensor, step))
             if step:  # the first is dense
                 assert int(tensor.param.count_nonzero()) == k, (step, tensor.name)
             if tensor.floor:

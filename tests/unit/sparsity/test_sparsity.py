@@ -24,9 +24,7 @@ def train(model, method, n_steps, start=0, optimizer=None):
 
 
 def budget_violations(method, step):
-    return [
-        t.name for t in method.tensors if int(t.param.count_nonzero()) > t.k(method.schedule.density(step, t.target))
-    ]
+    return [t.name for t in method.tensors if int(t.param.count_nonzero()) > t.k(method.density_of(t, step))]
 
 
 def test_every_step_keeps_budgets_and_floors(make_model):
