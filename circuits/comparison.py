@@ -26,7 +26,7 @@ import torch
 from circuits.circuit import Circuit
 from circuits.edges import count_edges, count_slots
 from circuits.masks import NodeSpace
-from circuits.section import ArmEntry, ArmsSection, CircuitSize, CircuitsSection, Pair, PairEntry, Sizes
+from circuits.section import ArmEntry, ArmsSection, CircuitSize, CircuitsSection, Difference, Pair, PairEntry, Sizes
 from sparsetrain.export import latest_export, load_model, read_meta
 from sparsetrain.run import RunConfig
 from sparsetrain.stats.crossed import crossed_difference
@@ -168,15 +168,19 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
         """The two as a pair, if they differ in something that is judged."""
         a, b = self.runs[sparser], self.runs[denser]
         dense, topk = (a.sparsity.is_dense, b.sparsity.is_dense), (has_abs_topk(a), has_abs_topk(b))
+        differs: dict[Difference, bool] = {
+            "density": a.sparsity != b.sparsity,
+            "abs_topk": topk[0] != topk[1],
+            "d_model": a.model.d_model != b.model.d_model,
+        }
         if dense == (False, True) and "weights" in self.comparison.about:
-            about, others = "weights", {"abs_topk": topk[0] != topk[1]}
+            about, implied = "weights", "density"
         elif dense[0] == dense[1] and topk == (True, False) and "abs_topk" in self.comparison.about:
-            about, others = "abs_topk", {"density": a.sparsity != b.sparsity}
+            about, implied = "abs_topk", "abs_topk"
         else:
             return None
-        others["d_model"] = a.model.d_model != b.model.d_model
-        also = tuple(key for key, differs in others.items() if differs)
-        return Pair(sparser=sparser, denser=denser, about=about, also=also)
+        also: list[Difference] = [key for key, other in differs.items() if other and key != implied]
+        return Pair(sparser=sparser, denser=denser, about=about, also=tuple(also))
 
     @property
     def arms(self) -> tuple[str, ...]:

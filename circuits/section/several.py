@@ -112,6 +112,9 @@ class ArmEntry:
     """Geometric means over the tasks that every arm solves."""
 
 
+Difference = Literal["density", "abs_topk", "d_model"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """Two arms, one of which is sparser."""
@@ -120,8 +123,8 @@ class Pair:
     denser: str
     about: Literal["weights", "abs_topk"]
     """What is sparse in the one and dense in the other."""
-    also: tuple[str, ...]
-    """What differs besides: `abs_topk`, `density`, `d_model`."""
+    also: tuple[Difference, ...]
+    """What differs besides."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -361,7 +361,7 @@ def test_document_has_a_section_per_view_and_all_verdicts():
     assert {"training", "data", "sparsity", "representation", "circuits"} <= set(report.sections)
     verdicts = {verdict.label: (verdict.value, verdict.tone) for verdict in document.tiles if verdict.tone != "none"}
     assert value_of(verdicts.pop("Validation loss")[0]) == 3.123
-    ratio, tone = verdicts.pop("Dense / sparse circuit size")
+    ratio, tone = verdicts.pop("Circuit size, denser / sparser")
     assert value_of(ratio) == 10.7 and tone == "warn", "two tasks are too few to decide"
     assert verdicts == {
         "Tensors exactly at their density": ("24 of 24", "pass"),
@@ -390,7 +390,7 @@ def test_failures_are_shown_as_failures():
         "Tasks with a circuit": "pass",
         "Circuits that beat every random one": "fail",
         "Circuits that nonsense does not have": "fail",
-        "Dense / sparse circuit size": "warn",
+        "Circuit size, denser / sparser": "warn",
     }
 
 
