@@ -241,7 +241,8 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
         return {key: value for key, value in vars(config).items() if key not in how}
 
     def kept_under(self, config: RunConfig) -> Mapping[str, object]:
-        return {**config.recipe.key(), "data": config.data, "bigram_init": config.bigram_init}
+        begun = {"bigram_init": config.bigram_init, "init_from": config.init_from}
+        return {**config.recipe.key(), "data": config.data, **begun}
 
     def work(self, config: C, folder: Path) -> Member:
         begun = newest(folder) is not None

@@ -261,3 +261,6 @@ def test_a_finished_arm_is_not_run_again_and_one_of_other_settings_is(tmp_path):
     assert ran[4:] == [("models/sparse-seed_0", False), ("models/sparse-seed_1", False)], "another model: from nothing"
     run_stages(stages(wider=True, other_search=True), tmp_path)
     assert [trained for _, trained in ran[6:]] == [True] * 4, "read in another way: the same weights"
+    other_start = replace(study(n_seeds=1), config=RunConfig(init_from="runs/a"))
+    kept = [whole.stages()[0].kept_under for whole in (other_start, replace(other_start, config=RunConfig()))]
+    assert kept[0] != kept[1], "from other weights: from nothing"
