@@ -6,15 +6,22 @@ python train.py --help
 
 from pathlib import Path
 
+from circuits.recipe.frontier import write_frontier
 from circuits.run import KINDS, TrainRun, studies, train_and_read, val_loss
-from sparsetrain.entry import entry
+from sparsetrain.entry import entry, load_run
 from sparsetrain.job import command_line
 from sparsetrain.run import check_resume
 from sparsetrain.studies.catalogue import build_study
 from sparsetrain.studies.run import run_study
 
 
-@entry(TrainRun, "train", new_run=True, named=("data.sources", "study.arms"), check=check_resume)
+def frontier(sweep: Path) -> None:
+    """Writes the page of a search."""
+    write_frontier(sweep, KINDS, lambda trial: load_run(TrainRun, trial).selection, command_line())
+    print(f"frontier: {sweep / 'report.html'}")
+
+
+@entry(TrainRun, "train", new_run=True, named=("data.sources", "study.arms"), check=check_resume, searched=frontier)
 def main(config: TrainRun, run_dir: Path) -> float | None:
     """Runs every stage; returns the validation loss (nats/token) of a single model, for sweeps."""
     command = command_line()

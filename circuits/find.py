@@ -16,8 +16,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from circuits.answers import pair_answers
-from circuits.calibrate import calibrated_loss
 from circuits.circuit import Circuit
 from circuits.edges import NO_EDGES, count_biases, count_edges, has_edges, size_of
 from circuits.evidence import random_circuits
@@ -153,8 +151,7 @@ def passed_over(
             continue
         entry = examined(subject)
         if entry.status != "bigram" and entry.gate.passed:
-            answers = pair_answers(model, subject.pairs.val, config.batch_size)[None]
-            losses[task.name] = float(calibrated_loss(answers, subject.kept_calibration(subject.pairs))[0])
+            losses[task.name] = subject.val_loss
             entries[task.name] = replace(entry, status="not_searched")
     best = sorted(losses, key=losses.__getitem__)[:most]
     return {name: entry for name, entry in entries.items() if name not in best}

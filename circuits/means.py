@@ -7,6 +7,7 @@ Source: Gao et al. 2025, arXiv 2511.13653, section A.5.
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from circuits.masks import NodeSpace
 from sparsetrain.hooks import HookPoint, hooked
 from sparsetrain.store import write_atomic
 from sparsetrain.typed import one_line
+
+MEANS = "means.safetensors"
+"""In a run's `circuits/`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,3 +142,22 @@ def measure_means(
 
 def _widths(space: NodeSpace) -> list[tuple[str, int]]:
     return list(zip(space.names, space.widths, strict=True))
+
+
+def means_once(
+    model: nn.Module, path: Path, windows: Callable[[], Tensor], *, source: str, weights_sha256: str
+) -> Means:
+    """The means of these weights from a file, or measured and written there.
+
+    Args:
+        model: see `measure_means`, as the following.
+        path: of the file.
+        windows: gives the windows; called only if the file has no means of these weights.
+        source: what text they are, in words.
+        weights_sha256: hash of the model's weights.
+    """
+    means = Means.load(path) if path.is_file() else None
+    if means is None or means.weights_sha256 != weights_sha256:
+        means = measure_means(model, windows(), source=source, weights_sha256=weights_sha256)
+        means.save(path)
+    return means

@@ -21,7 +21,8 @@ from circuits.evidence.thresholds import CardConfig
 from circuits.explain.activity import MAX_NODES, VERSION, activity
 from circuits.find import find_once, passed_over, section_of
 from circuits.formation import FormationConfig, formation_section, halving_steps, look
-from circuits.means import Means, measure_means
+from circuits.means import MEANS, Means, means_once
+from circuits.recipe.selection import SelectionConfig, real_code, select
 from circuits.search.comparison import ranked_circuits
 from circuits.search.learn import Progress
 from circuits.search.task import FindConfig, TaskSearch, heldout_pairs
@@ -30,10 +31,11 @@ from circuits.section import (
     CircuitEntry,
     CircuitsSection,
     RankedCircuit,
+    SelectionSection,
     TaskEntry,
     Viewer,
 )
-from circuits.tasks import TASKS, Task, get_task
+from circuits.tasks import Task, get_task, get_tasks
 from circuits.views import KINDS as CIRCUIT_KINDS
 from sparsetrain.data import Corpus
 from sparsetrain.data.tokenizer import Tokenizer
@@ -43,7 +45,17 @@ from sparsetrain.progress import progress_bar
 from sparsetrain.report import Kinds, Report
 from sparsetrain.report.sections import TrainingSection
 from sparsetrain.report.stages import Stages
-from sparsetrain.run import MEANS_SOURCE, RunConfig, Watch, check, later_stages, text_windows, trackers_of, train
+from sparsetrain.run import (
+    MEANS_SOURCE,
+    RunConfig,
+    TrainedRun,
+    Watch,
+    check,
+    later_stages,
+    text_windows,
+    trackers_of,
+    train,
+)
 from sparsetrain.store import fingerprint, once, sha256
 from sparsetrain.studies.catalogue import STUDIES, Catalogue, StudyConfig
 from sparsetrain.studies.page import KINDS as OWN_KINDS
@@ -85,8 +97,7 @@ class CircuitsConfig:
 
     def behaviours(self) -> dict[str, Task]:
         """The same by name, each once."""
-        named = [name for task in self.tasks for name in (TASKS if task == "all" else [task])]
-        return {task.name: task for task in map(get_task, named)}
+        return get_tasks(self.tasks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +113,7 @@ class TrainRun(RunConfig):
 
     circuits: CircuitsConfig = field(default_factory=CircuitsConfig)
     formation: FormationConfig = field(default_factory=FormationConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
     study: TrainStudy = field(default_factory=TrainStudy)
     """A study that is run instead of one training; kind=none: none."""
 
@@ -173,11 +185,11 @@ def train_and_read(config: TrainRun, run_dir: Path, command: str) -> Report | No
 
 
 def _stages(config: TrainRun, run_dir: Path, command: str, trackers: Sequence[Tracker]) -> Report | None:
-    later = [name for name, chosen in (("circuits", config.circuits), ("formation", config.formation)) if chosen.tasks]
+    later = [name for name in ("circuits", "formation", "selection") if getattr(config, name).tasks]
     stages = Stages(run_dir, KINDS, (*later_stages(config), *later))
     done = train(config, run_dir, command, watch=_watch(config, run_dir), loggers=trackers, stages=stages)
     if done.export is None:
-        print(f"stopped at step {config.stop_at_step}; continue with ckpt_path=last hydra.run.dir={run_dir}")
+        print(f"stopped at step {done.step}; continue with ckpt_path=last hydra.run.dir={run_dir}")
         return None
     if config.circuits.tasks:
         with stages("circuits"):
@@ -194,9 +206,26 @@ def _stages(config: TrainRun, run_dir: Path, command: str, trackers: Sequence[Tr
             )
     if config.formation.tasks:
         with stages.part("formation"):
-            steps = config.trainer.n_steps
-            stages.add(formation=formation_section(run_dir, config.formation.names(), steps, stages.report))
+            stages.add(formation=formation_section(run_dir, config.formation.names(), done.n_steps, stages.report))
+    if config.selection.tasks:
+        with stages("selection"):
+            stages.add(selection=select_run(config, run_dir, done, stages.report))
     return publish(stages, trackers)
+
+
+def select_run(config: TrainRun, run_dir: Path, done: TrainedRun, report: Report) -> SelectionSection:
+    """What the run's recipe is chosen by, see `circuits.recipe.selection`."""
+    assert done.export is not None
+    bits = real_code(report.section("training", TrainingSection), config.data.sources)
+    model, tokenizer = load_model(done.export), Tokenizer.load(done.export / "tokenizer.json")
+    means = means_once(
+        model,
+        run_dir / "circuits" / MEANS,
+        lambda: text_windows(done.corpus, config, "means", config.circuits.n_means_windows),
+        source=MEANS_SOURCE,
+        weights_sha256=read_meta(done.export)["weights_sha256"],
+    )
+    return select(model, tokenizer, means, config.selection, bits, run_dir / "circuits")
 
 
 def _watch(config: TrainRun, run_dir: Path) -> Watch:
@@ -214,7 +243,7 @@ def _watch(config: TrainRun, run_dir: Path) -> Watch:
             weights = export(model, step)
             return look(step, run_dir, lambda folder: run_circuits(weights, folder, followed, windows, progress=False))
 
-        return [AtSteps("formation", halving_steps(config.trainer.n_steps, config.formation.n_looks), look_at)]
+        return [AtSteps("formation", halving_steps(export.recipe.n_steps, config.formation.n_looks), look_at)]
 
     return watch
 
@@ -251,11 +280,8 @@ def run_circuits(
         progress: draw a progress bar on stderr.
     """
     model, tokenizer, out_dir = load_model(export), Tokenizer.load(export / "tokenizer.json"), run_dir / "circuits"
-    weights_sha256, path = read_meta(export)["weights_sha256"], out_dir / "means.safetensors"
-    means = Means.load(path) if path.is_file() else None
-    if means is None or means.weights_sha256 != weights_sha256:
-        means = measure_means(model, windows(), source=windows_source, weights_sha256=weights_sha256)
-        means.save(path)
+    weights_sha256 = read_meta(export)["weights_sha256"]
+    means = means_once(model, out_dir / MEANS, windows, source=windows_source, weights_sha256=weights_sha256)
 
     def section(tasks: Sequence[TaskEntry]) -> CircuitsSection:
         found = section_of(means, config.find, tasks)
@@ -368,7 +394,7 @@ def run_baselines(
     """
     model, tokenizer = load_model(export), Tokenizer.load(export / "tokenizer.json")
     out_dir = run_dir / "circuits"
-    means = Means.load(out_dir / "means.safetensors")
+    means = Means.load(out_dir / MEANS)
 
     def compared(task: TaskEntry, report: Progress) -> TaskEntry:
         def make() -> tuple[RankedCircuit, ...]:

@@ -2,7 +2,8 @@
 
 1. `Job` stands in every run folder as `job.json`; whoever names or groups runs reads it there, also when the run is gone on with.
 2. `redacted` and `redact` blank secrets; everything that is kept of a command line or a config passes through one of them.
-3. `is_main_process`: of several processes that train together, the one that writes.
+3. `Trials`, `trials.json` of a sweep whose values are chosen from what its jobs have reached.
+4. `is_main_process`: of several processes that train together, the one that writes.
 
 Knows neither Hydra nor Lightning, so that every room may use it.
 """
@@ -15,12 +16,15 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sparsetrain.store import write_atomic
 from sparsetrain.typed import from_dict, to_dict
 
 BLANK = "<secret>"
+TRIALS = "trials.json"
+RETURNED = "returned"
+"""The objective that is no number of a report: what the command returns."""
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK")
 MAX_TITLE, MAX_VALUE = 100, 24  # ours: W&B takes 128 characters for a run's name
 ELSEWHERE = {
@@ -125,6 +129,43 @@ class Job:
         """How the run in a folder was asked for; a run that was started from Python has no command."""
         path = run_dir / "job.json"
         return from_dict(cls, json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else cls(command="")
+
+
+TrialState = Literal["complete", "pruned", "fail", "running"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A job of a search. pruned: given up, as its validation loss was behind."""
+
+    number: int
+    """Also the name of its folder in the sweep's."""
+    state: TrialState
+    overrides: dict[str, str]
+    values: tuple[float, ...] | None
+    """Of the objectives, in their order; None where it has not reached its end."""
+    rungs: dict[str, float]
+    """Share of the steps -> validation loss there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """What a search has tried."""
+
+    objectives: tuple[str, ...]
+    """What is minimised: places of numbers in a job's report.json, or `RETURNED`."""
+    is_whole: bool
+    """Whether it has had all its trials."""
+    trials: tuple[Trial, ...]
+
+    def save(self, folder: Path) -> None:
+        """Writes `trials.json` into the sweep's folder."""
+        write_atomic(folder / TRIALS, json.dumps(to_dict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Trials":
+        """Reads it."""
+        return from_dict(cls, json.loads((folder / TRIALS).read_text(encoding="utf-8")))
 
 
 def shortened(overrides: Iterable[str]) -> str:

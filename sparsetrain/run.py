@@ -4,6 +4,7 @@
 watchers, exports the model and returns a `TrainedRun`, from which later stages (circuits, report) read.
 """
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -32,17 +33,19 @@ from sparsetrain.representation.survey import SurveyConfig, survey, write_exampl
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
 from sparsetrain.representation.trends import survey_section
 from sparsetrain.sparsity import SparsityConfig, SparsitySection
-from sparsetrain.store import home, is_whole, sha256
+from sparsetrain.store import home, is_whole, sha256, write_atomic
+from sparsetrain.training.budget import BUDGET, StepBudget, steps_within
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, Validation, every
 from sparsetrain.training.checkpoints import CheckpointsConfig, newest, resume_path
 from sparsetrain.training.devices import check_launch, first_rank_first
+from sparsetrain.training.early import EarlyStop, EarlyStopConfig
 from sparsetrain.training.fit import Exporter, Recipe, TrainerConfig, train_model
 from sparsetrain.training.guard import GuardConfig
 from sparsetrain.training.resume import ResumeConfig, check_settings, settings_of
 from sparsetrain.training.section import training_section
 from sparsetrain.training.start import load_weights_, start_of
 from sparsetrain.training.tracking import LoggerConfig, RunKind, Tracker, tracking
-from sparsetrain.typed import Seed, to_dict
+from sparsetrain.typed import Seed, from_json, to_dict
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +77,7 @@ class RunConfig:
     """Resume: `last` (this run folder's newest whole checkpoint, or from the beginning where there is none) or a path."""
     overwrite: bool = False
     """Remove the run that the folder holds, which is refused otherwise, and start anew."""
+    early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
     stop_at_step: int | None = None
     """Stop after this step as an interruption would, with a checkpoint; schedules keep their length."""
     bigram_init: Literal["counts", "zeros"] = "counts"
@@ -113,6 +117,10 @@ class TrainedRun:
     corpus: Corpus
     export: Path | None
     """None where the run was stopped before its schedule ended: nothing was exported, and there is no report."""
+    step: int
+    """The last one."""
+    n_steps: int
+    """Of the whole schedule."""
 
 
 def cache_dir(config: RunConfig) -> Path:
@@ -154,13 +162,17 @@ def corpus_of(config: RunConfig) -> Corpus:
 
 
 def recipe_of(config: RunConfig, checkpoint: Path | None) -> Recipe:
-    """The recipe with the weights that a training starts from, or that the one of a checkpoint did.
+    """The recipe with the weights that a training starts from, or that the one of a checkpoint did, and with as many steps as that
+    one has if it is for the same `trainer.minutes`.
 
     Raises:
         FileNotFoundError: `init_from` names no export.
         ValueError: weights of another shape, a checkpoint of a training that started elsewhere.
     """
-    return replace(config.recipe, start=start_of(config.init_from, config.model, checkpoint))
+    trainer = config.trainer
+    if checkpoint is not None and counts_on(config, checkpoint):
+        trainer = replace(trainer, n_steps=settings_of(checkpoint)["trainer"]["n_steps"])
+    return replace(config.recipe, trainer=trainer, start=start_of(config.init_from, config.model, checkpoint))
 
 
 def check(config: RunConfig, run_dir: Path) -> tuple[Recipe, Path | None]:
@@ -199,6 +211,29 @@ def check_resume(config: RunConfig, run_dir: Path) -> None:
         path = newest(run_dir) if config.ckpt_path == "last" else Path(config.ckpt_path)
         if path is not None and path.is_file() and is_whole(path):
             check_settings(settings_of(path), to_dict(recipe_of(config, path)), config.resume.allow)
+
+
+def counts_on(config: RunConfig, checkpoint: Path | None) -> bool:
+    """Whether a checkpoint is of a training for the same `trainer.minutes`, whose number of steps is kept."""
+    minutes = config.trainer.minutes
+    return (
+        minutes is not None and checkpoint is not None and settings_of(checkpoint)["trainer"].get("minutes") == minutes
+    )
+
+
+def with_steps(config: RunConfig, recipe: Recipe, run_dir: Path, resume: Path | None, stream: TokenStream) -> Recipe:
+    """The recipe with as many steps as fit into `trainer.minutes`, where that is given; writes `budget.json`."""
+    if config.trainer.minutes is None or counts_on(config, resume):
+        return recipe
+    fits = steps_within(config.trainer.minutes, recipe, stream)
+    write_atomic(run_dir / BUDGET, json.dumps(to_dict(fits), indent=1) + "\n")
+    return replace(recipe, trainer=replace(recipe.trainer, n_steps=fits.n_steps))
+
+
+def budget_of(run_dir: Path, config: RunConfig) -> StepBudget | None:
+    """How the number of a run's steps was found; None where it was given, or the run was begun in another folder."""
+    path = run_dir / BUDGET
+    return from_json(StepBudget, path) if config.trainer.minutes is not None and path.is_file() else None
 
 
 def trackers_of(config: RunConfig, run_dir: Path, kind: RunKind) -> AbstractContextManager[list[Tracker]]:
@@ -242,7 +277,8 @@ def train(
         first = 0 if recipe.start is None else recipe.start.first_batch(corpus.content_hash, config.seed)
         stream = TokenStream(corpus, "train", n_ctx, batch, config.seed, first=first)
         val = val_batches(corpus, n_ctx, batch, config.callbacks.n_val_batches)
-        n_batches = config.trainer.n_steps * config.trainer.accumulate
+        recipe = with_steps(config, recipe, run_dir, resume, stream)
+        n_batches = recipe.n_steps * config.trainer.accumulate
         # The other ranks of a training get the first one's weights, so that any table does for them.
         batches = (stream.batch(k) for k in range(n_batches if is_main_process() else 1))
         bigram = fit_bigram(batches, corpus.tokenizer.d_vocab, val)
@@ -260,9 +296,9 @@ def train(
         weights={name: source.weight for name, source in config.data.sources.items()},
         chars_per_token={name: chars_per_token(of, corpus.tokenizer.n_chars) for name, of in val.items()},
     )
-    watchers: list[L.Callback] = [
-        AtSteps("validation", every(config.callbacks.val_every, recipe.n_steps), validation, all_ranks=True)
-    ]
+    looks = every(config.callbacks.val_every, recipe.n_steps) | config.early_stop.bounds(recipe.n_steps).keys()
+    validated = AtSteps("validation", looks, validation, all_ranks=True)
+    watchers: list[L.Callback] = [validated, EarlyStop(validated, config.early_stop, recipe.n_steps)]
     if config.ood.enabled:
         watchers.append(SparsityTracker(config.ood.tracker, splits, run_dir / "ood_sparsity.csv"))
     watchers += watch(corpus, export)
@@ -301,7 +337,7 @@ def train(
             model_bigram = config.bigram_init if recipe.start is None else "as the given weights have it"
         weights = WeightsFacts(step=trained.step, sha256=sha256(folder / "model.safetensors"))
         sections = {
-            "training": training_section(trained, validation, bigram, model_bigram),
+            "training": training_section(trained, validation, bigram, model_bigram, budget_of(run_dir, config)),
             "data": describe(corpus),
             "sparsity": SparsitySection(
                 method="none" if trained.sparsity is None else config.sparsity.method,
@@ -316,7 +352,7 @@ def train(
                         config, trained.model, untrained, splits, corpus.tokenizer, run_dir
                     )
                 )
-    return TrainedRun(model=trained.model, corpus=corpus, export=folder)
+    return TrainedRun(model=trained.model, corpus=corpus, export=folder, step=trained.step, n_steps=recipe.n_steps)
 
 
 def later_stages(config: RunConfig) -> tuple[str, ...]:

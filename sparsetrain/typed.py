@@ -232,3 +232,18 @@ def with_defaults(schema: type, tree: Mapping[str, Any]) -> dict[str, Any]:
             continue
         found[field.name] = adapter(hints[field.name]).dump_python(read, mode="json")
     return found
+
+
+def entry_at(tree: Any, place: str) -> Any:
+    """What stands in nested mappings at a dotted place.
+
+    Raises:
+        ValueError: nothing; names the part that is missing and what there is instead.
+    """
+    found = tree
+    for part in place.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            there = f"; there are {', '.join(map(str, found))}" if isinstance(found, Mapping) else ""
+            raise ValueError(f"there is no {place}: {part!r} is missing{there}")
+        found = found[part]
+    return found

@@ -249,6 +249,19 @@ class TaskSearch:
         fit, heldout = (self.ablated.answers(nothing, pairs)[0] for pairs in (self.pairs.fit, self.pairs.heldout))
         return heldout, model_calibration(self.config.calibration, fit)
 
+    @cached_property
+    def val_loss(self) -> float:
+        """Task loss of the full model on the validation pairs, calibrated as its circuits are: what choices go by."""
+        answers = pair_answers(self.model, self.pairs.val, self.config.batch_size)[None]
+        return float(calibrated_loss(answers, self.kept_calibration(self.pairs))[0])
+
+    @cached_property
+    def empty_val_loss(self) -> float:
+        """The same of the empty circuit, calibrated on the fit pairs as in `empty`."""
+        nothing = torch.zeros(1, self.space.n_nodes, dtype=torch.bool)
+        fit, val = (self.ablated.answers(nothing, pairs)[0] for pairs in (self.pairs.fit, self.pairs.val))
+        return float(task_loss(model_calibration(self.config.calibration, fit).apply(val)))
+
     def calibration(self, pairs: Pairs) -> Calibration:
         """The full model's calibration for the answers of these pairs: the task's own, or a twin's."""
         answers = pair_answers(self.model, pairs.fit, self.config.batch_size)
@@ -313,9 +326,7 @@ def aim(subject: TaskSearch, passed: bool = True) -> Aim:
     config = subject.config
     target = config.margin * config.target_loss
     if not passed:
-        answers = pair_answers(subject.model, subject.pairs.val, config.batch_size)[None]
-        loss, _ = calibrated_loss(answers, subject.kept_calibration(subject.pairs))
-        target = max(target, float(loss) + 0.01)
+        target = max(target, subject.val_loss + 0.01)
     return Aim(
         model=subject.model,
         means=subject.means.values,

@@ -46,6 +46,14 @@ from circuits.section.found import (
     TaskStatus,
     TwinEntry,
 )
+from circuits.section.recipe import (
+    FrontierSection,
+    FrontierTrial,
+    HeldoutGates,
+    SearchedCircuit,
+    SelectionSection,
+    TaskLoss,
+)
 from circuits.section.several import (
     ArmEntry,
     ArmsSection,
@@ -84,7 +92,10 @@ __all__ = [
     "FormationPoint",
     "FormationSection",
     "FormationTask",
+    "FrontierSection",
+    "FrontierTrial",
     "HeadAttention",
+    "HeldoutGates",
     "MaskSeeds",
     "MeansFacts",
     "ModelGate",
@@ -102,6 +113,8 @@ __all__ = [
     "Redundancy",
     "Role",
     "Scaling",
+    "SearchedCircuit",
+    "SelectionSection",
     "Sense",
     "Short",
     "Side",
@@ -110,6 +123,7 @@ __all__ = [
     "SparsityCurves",
     "SplitCurve",
     "TaskEntry",
+    "TaskLoss",
     "TaskStatus",
     "TextActivity",
     "TextFacts",

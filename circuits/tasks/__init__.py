@@ -4,7 +4,7 @@
 scores a model's answers. To add a task: write a function with `@task()` in a family's file and add it to that file's `TASKS`.
 """
 
-from circuits.tasks.catalogue import ENGLISH_TASKS, PYTHON_TASKS, TASKS, get_task
+from circuits.tasks.catalogue import ENGLISH_TASKS, PYTHON_TASKS, TASKS, get_task, get_tasks
 from circuits.tasks.pairs import PairSet, Twin, UnsuitableTask, build_pairs
 from circuits.tasks.task import PAIR_SPLITS, GeneratedTask, PairSplit, PairText, PairTokenizer, Side, Task
 
@@ -24,4 +24,5 @@ __all__ = [
     "UnsuitableTask",
     "build_pairs",
     "get_task",
+    "get_tasks",
 ]

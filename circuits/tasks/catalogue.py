@@ -6,6 +6,7 @@ names the pairs of a file.
 """
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 from circuits.tasks import assignments, brackets, english, files, functions, keywords, loops, quotes
@@ -40,3 +41,13 @@ def get_task(name: str, kept: Path | None = None) -> Task:
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise ValueError(f"unknown task {name!r}: {hint}tasks are {', '.join(TASKS)}, or file:<pairs.jsonl>")
     return TASKS[name]
+
+
+def get_tasks(names: Sequence[str]) -> dict[str, Task]:
+    """Tasks by name, each once; `all` names every one.
+
+    Raises:
+        ValueError: as `get_task`.
+    """
+    every = [one for name in names for one in (TASKS if name == "all" else [name])]
+    return {task.name: task for task in map(get_task, every)}

@@ -4,19 +4,22 @@ they form, several models beside each other, and two runs side by side.
 The entry point hands `KINDS` to the report beside those of `sparsetrain.report.sections`.
 """
 
-from circuits.section import ArmsSection, CircuitsSection, FormationSection
+from circuits.section import ArmsSection, CircuitsSection, FormationSection, FrontierSection, SelectionSection
 from circuits.side_by_side.section import SideBySideSection
 from circuits.views.arms import arms
 from circuits.views.formation import formation
+from circuits.views.recipe import frontier, selection
 from circuits.views.side_by_side import side_by_side
 from circuits.views.tasks import circuits
 from sparsetrain.report import Kinds, SectionKind
 
 KINDS: Kinds = {
+    "frontier": SectionKind(schema=FrontierSection, view=frontier),
     "side_by_side": SectionKind(schema=SideBySideSection, view=side_by_side),
     "arms": SectionKind(schema=ArmsSection, view=arms),
     "circuits": SectionKind(schema=CircuitsSection, view=circuits),
     "formation": SectionKind(schema=FormationSection, view=formation),
+    "selection": SectionKind(schema=SelectionSection, view=selection),
 }
 
-__all__ = ["KINDS", "arms", "circuits", "formation", "side_by_side"]
+__all__ = ["KINDS", "arms", "circuits", "formation", "frontier", "selection", "side_by_side"]

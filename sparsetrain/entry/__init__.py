@@ -36,7 +36,7 @@ from sparsetrain.entry.agent import translated
 from sparsetrain.entry.arguments import drop_defaults_, read_literally, replacing
 from sparsetrain.entry.failures import RECORD, JobError, ending, lasting_streams
 from sparsetrain.entry.saved import load_run, load_settings, read_config
-from sparsetrain.entry.sweeps import Jobs, go_on_, in_sweep, job_of, unfinished
+from sparsetrain.entry.sweeps import Jobs, go_on_, in_sweep, job_of, searches, unfinished
 from sparsetrain.entry.targets import guarded
 from sparsetrain.entry.tune import register
 from sparsetrain.folder import begin, own
@@ -113,6 +113,7 @@ def entry(
     named: Sequence[str] = (),
     literal: Sequence[str] = (),
     check: Callable[[T, Path], object] = lambda config, run_dir: None,
+    searched: Callable[[Path], object] = lambda sweep: None,
 ) -> Callable[[Callable[[T, Path], Any]], Callable[[], None]]:
     """Decorator: `main(config: schema, run_dir) -> float | None` becomes a Hydra command without arguments.
 
@@ -130,6 +131,7 @@ def entry(
             `+<mapping>.<name>=...` adds one, `<mapping>.<name>.<key>=...` changes a default one.
         literal: keys whose values on the command line are text as they stand: prompts, paths, names.
         check: called once the folder is owned and before anything in it is touched; raises where the run cannot work.
+        searched: called with the folder of a sweep whose values Optuna has chosen, when it ends or is interrupted.
     """
     base = to_dict(schema())
     lists = [name for name, hint in typing.get_type_hints(schema).items() if hint is not str]
@@ -250,6 +252,13 @@ def entry(
             finally:
                 sys.argv = list(arguments)
                 os.environ["HYDRA_FULL_ERROR"] = "1" if whole_traceback else "0"
+                for sweep in searches():
+                    try:
+                        searched(sweep)
+                    except Exception as error:
+                        if whole_traceback:
+                            raise
+                        fail(error)
                 for line in unfinished():
                     failures.append(line)
                     print(line, file=sys.stderr)

@@ -21,7 +21,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from sparsetrain.job import Job, is_main_process, redact, redacted, short_path, shortened
+from sparsetrain.job import TRIALS, Job, is_main_process, redact, redacted, short_path, shortened
 from sparsetrain.store import write_atomic
 
 
@@ -147,6 +147,11 @@ class Jobs(Callback):
             message=redacted(message),
         )
         write_atomic(self._path(config), json.dumps(asdict(outcome), indent=1) + "\n")
+
+
+def searches() -> list[Path]:
+    """Folders of the last sweeps whose values were chosen from what their jobs have reached."""
+    return [folder.parent for folder in Jobs.launched if (folder.parent / TRIALS).is_file()]
 
 
 def unfinished() -> Iterator[str]:

@@ -113,6 +113,8 @@ class Curve:
     y: tuple[float | None, ...]
     lo: tuple[float | None, ...] = ()
     hi: tuple[float | None, ...] = ()
+    joined: bool = True
+    """False: points alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

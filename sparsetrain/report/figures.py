@@ -62,7 +62,7 @@ def _traces(index: int, curve: Curve) -> list[dict[str, Any]]:
     color = PALETTE[index % len(PALETTE)]
     trace = {
         "type": "scatter",
-        "mode": "lines+markers" if len(curve.x) <= MAX_MARKED else "lines",
+        "mode": "markers" if not curve.joined else "lines+markers" if len(curve.x) <= MAX_MARKED else "lines",
         "name": _text(curve.name),
         "legendgroup": str(index),
         "x": list(curve.x),

@@ -50,6 +50,19 @@ class LineageEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TimeBudget:
+    """The time that a training was given instead of a number of steps (`trainer.minutes`)."""
+
+    given: Number
+    step: Number
+    """What a step takes: the number of steps is `given` over this."""
+    step_median: Number
+    """Far above `step`: the machine was busy while it was timed."""
+    trained: Number
+    """What the steps took in the end, alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingSection:
     """What one training reached, and how fast."""
 
@@ -70,6 +83,7 @@ class TrainingSection:
     """None: the weights were drawn."""
     curves: Mapping[str, StepCurve]
     """Scalars of metrics.csv: `train_loss val_loss val_loss/<source> val_bits_per_char val_bits_per_char/<source> density lr tokens_per_s`."""
+    budget: TimeBudget | None = None
 
 
 def training(data: TrainingSection) -> list[Block]:
@@ -82,6 +96,8 @@ def training(data: TrainingSection) -> list[Block]:
     # The label already says the unit of a count.
     counts = [KeyNumber(label=label, value=value.value, note=note_of(value)) for label, value in speed]
     counts.insert(2, KeyNumber(label="parameters", value=data.n_params))
+    if data.budget is not None:
+        counts += [_key("time given", data.budget.given), _key("time of its steps", data.budget.trained)]
     shown = {
         "Validation loss, nats/token": loss,
         "Bigram table, nats/token": bigram,

@@ -12,17 +12,19 @@ DASHES = ("", "7 4", "2 3", "7 3 2 3", "12 4", "12 3 2 3")
 
 
 def to_svg(lines: Lines) -> str:
-    """`lines` as one SVG document with linear axes, bands, reference lines and a legend."""
+    """`lines` as one SVG document with bands, reference lines and a legend."""
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    xs = [x for curve in lines.curves for x in curve.x]
-    (x0, x1), (y0, y1) = _apart(min(xs, default=0.0), max(xs, default=1.0)), _apart(*limits(lines))
+    along_x, along_y = (math.log10 if log else float for log in (lines.log_x, lines.log_y))
+    xs = [along_x(x) for curve in lines.curves for x in curve.x]
+    x0, x1 = _apart(min(xs, default=0.0), max(xs, default=1.0))
+    y0, y1 = _apart(*map(along_y, limits(lines)))
     y0, y1 = y0 - 0.04 * (y1 - y0), y1 + 0.04 * (y1 - y0)
 
     def across(x: float) -> float:
-        return LEFT + (x - x0) / (x1 - x0) * (right - LEFT)
+        return LEFT + (along_x(x) - x0) / (x1 - x0) * (right - LEFT)
 
     def down(y: float) -> float:
-        return bottom - (y - y0) / (y1 - y0) * (bottom - TOP)
+        return bottom - (along_y(y) - y0) / (y1 - y0) * (bottom - TOP)
 
     def points(pairs: Iterable[tuple[float, float | None]]) -> str:
         return " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in pairs if y is not None)
@@ -37,9 +39,9 @@ def to_svg(lines: Lines) -> str:
         _text((LEFT + right) / 2, HEIGHT - 10, lines.x_label, anchor="middle"),
         f'<g transform="translate(14 {(TOP + bottom) / 2}) rotate(-90)">{_text(0, 0, lines.y_label, anchor="middle")}</g>',
     ]
-    for tick in _ticks(y0, y1):
+    for tick in _ticks(y0, y1, lines.log_y):
         parts += [rule(tick, 'stroke="#dddddd"'), _text(LEFT - 6, down(tick) + 4, f"{tick:g}", anchor="end")]
-    parts += [_text(across(tick), bottom + 16, f"{tick:g}", anchor="middle") for tick in _ticks(x0, x1)]
+    parts += [_text(across(tick), bottom + 16, f"{tick:g}", anchor="middle") for tick in _ticks(x0, x1, lines.log_x)]
     for reference in lines.references:
         label = f"{reference.label} {format_number(reference.value)}"
         parts += [rule(reference.value, 'stroke="#555555" stroke-dasharray="2 3"')]
@@ -55,11 +57,16 @@ def to_svg(lines: Lines) -> str:
         if len(band) > 1:
             outline = points([*((x, hi) for x, (_, hi) in band), *((x, lo) for x, (lo, _) in reversed(band))])
             parts.append(f'<polygon points="{outline}" fill="{color}" fill-opacity="0.16"/>')
-        parts += [
-            f'<polyline points="{points(zip(curve.x, curve.y, strict=True))}" fill="none" {style}/>',
-            f'<line x1="{right + 10}" y1="{y - 4}" x2="{right + 36}" y2="{y - 4}" {style}/>',
-            _text(right + 42, y, curve.name),
-        ]
+        known = [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if y is not None]
+        if curve.joined:
+            parts += [
+                f'<polyline points="{points(known)}" fill="none" {style}/>',
+                f'<line x1="{right + 10}" y1="{y - 4}" x2="{right + 36}" y2="{y - 4}" {style}/>',
+            ]
+        else:
+            places = [*((across(a), down(b)) for a, b in known), (right + 23.0, y - 4.0)]
+            parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5" fill="{color}"/>' for a, b in places]
+        parts.append(_text(right + 42, y, curve.name))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -67,7 +74,11 @@ def _apart(low: float, high: float) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def _ticks(low: float, high: float, log: bool) -> list[float]:
+    """Round values between the ends of an axis, which are logarithms (base 10) where it is a logarithmic one."""
+    if log:
+        powers = range(math.floor(low), math.ceil(high) + 1)
+        return [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= math.log10(m * 10.0**p) <= high]
     rough = (high - low) / 5
     power = 10 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)

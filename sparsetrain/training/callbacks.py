@@ -72,6 +72,8 @@ class AtSteps(L.Callback):
         self.steps = frozenset(steps)
         self.look = look
         self.all_ranks = all_ranks
+        self.seen: Mapping[str, float] = {}
+        """Scalars of the last look of this process."""
         self._last: int | None = None
 
     @property
@@ -112,6 +114,7 @@ class AtSteps(L.Callback):
             torch.set_rng_state(state)
         self._last = step
         if isinstance(seen, Mapping):
+            self.seen = seen
             log_scalars(trainer, seen, step)
             trainer.progress_bar_metrics.update({name: value for name, value in seen.items() if "/" not in name})
 

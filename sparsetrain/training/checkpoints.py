@@ -229,7 +229,7 @@ class Checkpoints(L.Callback):
         if not is_step_end(trainer, batch_idx):
             return
         step, signum = trainer.global_step, self._asked(trainer)
-        if step % self.config.every == 0 or step >= trainer.max_steps or signum is not None:
+        if step % self.config.every == 0 or step >= trainer.max_steps or signum is not None or trainer.should_stop:
             self.save(trainer, pl_module)
         if signum is not None:
             self.wait()

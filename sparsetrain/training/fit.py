@@ -38,7 +38,7 @@ from sparsetrain.training.objectives import Objective, next_token_loss
 from sparsetrain.training.resume import SameRun
 from sparsetrain.training.start import Start
 from sparsetrain.training.tracking import kept_ids
-from sparsetrain.typed import Count, to_dict
+from sparsetrain.typed import Above0, Count, to_dict
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,9 @@ class TrainerConfig:
 
     n_steps: Count = 2000
     """Optimizer steps of the whole run: the length of every schedule."""
+    minutes: Above0 | None = None
+    """Minutes of optimizer steps, in the place of `n_steps`: so many as fit, by timing the first ones of a throwaway copy. A run that is
+    resumed keeps their number."""
     batch_size: Count = 16
     """Sequences of n_ctx tokens in one optimizer step, over all devices and accumulated micro-batches."""
     accumulate: Count = 1
@@ -74,6 +77,10 @@ class TrainerConfig:
             raise ValueError(
                 f"batch_size={self.batch_size} must be a multiple of accumulate * devices * nodes = "
                 f"{self.accumulate * self.n_ranks}"
+            )
+        if self.minutes is not None and self.n_ranks > 1:
+            raise ValueError(
+                f"minutes={self.minutes} is for one device, of {self.n_ranks} each would count other steps; give n_steps"
             )
         if self.strategy != "auto" and self.n_ranks == 1:
             raise ValueError(
@@ -271,14 +278,29 @@ class LitTransformer(L.LightningModule):
         self.guard.load_state_dict(checkpoint["guard"])
 
 
-def take_step(module: LitTransformer, optimizer: Optimizer, batch: Mapping[str, Tensor]) -> Tensor:
-    """One optimizer step as Lightning takes it with this module, without Lightning (for benchmarks); returns the loss."""
+def take_step(module: LitTransformer, optimizer: Optimizer, *batches: Mapping[str, Tensor]) -> Tensor:
+    """One optimizer step as Lightning takes it with this module, without Lightning (to be timed); returns the loss.
+
+    Args:
+        batches: its micro-batches.
+    """
     optimizer.zero_grad()
-    loss = module.objective(module.model, batch)
-    loss.backward()
+    losses: list[Tensor] = []
+    for batch in batches:
+        loss = module.objective(module.model, batch) / len(batches)
+        loss.backward()
+        losses.append(loss.detach())
     scale_gradients_(module.model.parameters(), module.optim)
     optimizer.step()
-    return loss.detach()
+    return torch.stack(losses).sum()
+
+
+def set_arithmetic(trainer: TrainerConfig) -> None:
+    """Sets what changes the last bits of a training, and its speed, for this process."""
+    # Denormals slow CPU arithmetic by up to half late in training; every rank needs this, and it changes the last bits.
+    torch.set_flush_denormal(True)
+    if trainer.n_threads is not None:
+        torch.set_num_threads(trainer.n_threads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -390,10 +412,7 @@ def _train(
         folder, checkpoints, pending, on_unhealthy=refuse_unhealthy, at_start=guard.config.policy == "rollback"
     )
     exports = every(callbacks.export_every or n_steps, n_steps) - {n_steps}
-    # Denormals slow CPU arithmetic by up to half late in training; every rank needs this, and it changes the last bits.
-    torch.set_flush_denormal(True)
-    if trainer.n_threads is not None:
-        torch.set_num_threads(trainer.n_threads)
+    set_arithmetic(trainer)
     if trainer.compile:
         model.compile()
     engine = L.Trainer(

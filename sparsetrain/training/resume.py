@@ -23,7 +23,7 @@ ELSEWHERE = tuple(
     f"trainer.{key}" for key in ("device", "devices", "nodes", "strategy", "n_threads", "compile", "progress")
 )
 """Settings that may differ: where and how fast a run is computed."""
-APPLICABLE = ("optim", "sparsity", "trainer.n_steps", "trainer.precision")
+APPLICABLE = ("optim", "sparsity", "trainer.n_steps", "trainer.minutes", "trainer.precision")
 """Settings that `resume.allow` may name, whole or a key of them; the others decide shapes, or the order of the data."""
 
 

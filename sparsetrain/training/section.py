@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sparsetrain.data import BigramTable
 from sparsetrain.export import n_params
-from sparsetrain.report.sections import LineageEntry, TrainingSection
+from sparsetrain.report.sections import LineageEntry, TimeBudget, TrainingSection
 from sparsetrain.stats.bits import UNIT
 from sparsetrain.stats.number import Number, StepCurve, number
-from sparsetrain.training.callbacks import Validation
+from sparsetrain.training.budget import StepBudget
+from sparsetrain.training.callbacks import StepScalars, Validation
 from sparsetrain.training.fit import Trained
 from sparsetrain.training.metrics import read_metrics
 
@@ -20,7 +22,11 @@ CURVES = ("train_loss", "val_loss", "val_bits_per_char", "density", "lr", "token
 
 
 def training_section(
-    trained: Trained, validation: Validation, bigram: BigramTable, model_bigram_init: str
+    trained: Trained,
+    validation: Validation,
+    bigram: BigramTable,
+    model_bigram_init: str,
+    budget: StepBudget | None = None,
 ) -> TrainingSection:
     """What the training reached, how and how fast.
 
@@ -29,6 +35,7 @@ def training_section(
         validation: its validation batches.
         bigram: the baseline, fitted on the same tokens.
         model_bigram_init: where the model's own bigram table started, in words.
+        budget: how the number of steps was found, if it was.
     """
     recipe, scalars, val = trained.exporter.recipe, trained.scalars, validation.batches
     counts = {source: sum(t.shape[0] * (t.shape[1] - 1) for t in batches) for source, batches in val.items()}
@@ -65,6 +72,26 @@ def training_section(
         bigram_loss={**nats(by_table), "smoothing": bigram.description, "model_bigram_init": model_bigram_init},
         lineage=lineage_entry(trained, n_tokens),
         curves=training_curves(trained.exporter.folder / "metrics.csv"),
+        budget=None if budget is None else budget_entry(budget, scalars),
+    )
+
+
+def budget_entry(budget: StepBudget, scalars: StepScalars) -> TimeBudget:
+    """The time that was given, the steps that were to fill it, and the time they took."""
+
+    def seconds(value: float | None, **more: Any) -> Number:
+        return number(value, "s", "measured", **more)
+
+    return TimeBudget(
+        given=seconds(60 * budget.minutes),
+        step=seconds(budget.seconds_per_step, n=budget.n_timed, note="lower quartile of timed steps of a copy"),
+        step_median=seconds(budget.median, n=budget.n_timed),
+        trained=seconds(
+            scalars.seconds if scalars.n_steps_run == budget.n_steps else None,
+            note=None
+            if scalars.n_steps_run == budget.n_steps
+            else "the run was resumed: no process has taken all steps",
+        ),
     )
 
 

@@ -22,7 +22,9 @@ from circuits.search.task import heldout_pairs
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import conf_dir
 from sparsetrain.export import load_model
+from sparsetrain.run import check_resume
 from sparsetrain.run import train as train_stage
+from sparsetrain.training import budget
 from sparsetrain.training.checkpoints import checkpoint_path
 from sparsetrain.training.metrics import read_metrics
 from sparsetrain.typed import from_dict
@@ -98,6 +100,22 @@ def test_stopped_and_resumed_is_the_straight_run(straight, corpus_cache, step):
     with (run_dir / "metrics.csv").open() as a, (base / "straight" / "metrics.csv").open() as b:
         rows = [[row for row in csv.reader(f) if "tokens_per_s" not in row] for f in (a, b)]
     assert rows[0] == rows[1]
+
+
+def test_a_run_of_so_many_minutes_keeps_its_steps_when_it_is_resumed(tmp_path, corpus_cache, monkeypatch):
+    """On the machine of the resumption a step takes ten times as long."""
+    seconds = iter([0.01, 0.01, 0.1])
+    monkeypatch.setattr(budget, "step_times", lambda recipe, stream: [next(seconds)] * 4)
+    straight = short(tmp_path, "straight", corpus_cache, **{"trainer.minutes": 0.002})
+    weights = (straight / "export" / "step_12" / "model.safetensors").read_bytes()
+    stopped = short(tmp_path, "stopped", corpus_cache, **{"trainer.minutes": 0.002}, stop_at_step=5)
+    config = config_of(*SMOKE, "trainer.minutes=0.002", f"cache_dir={corpus_cache}", "ckpt_path=last")
+    check_resume(config, stopped)
+    short(tmp_path, "stopped", corpus_cache, **{"trainer.minutes": 0.002}, ckpt_path="last")
+    assert (stopped / "export" / "step_12" / "model.safetensors").read_bytes() == weights
+    assert json.loads((stopped / "budget.json").read_text())["n_steps"] == 12
+    with pytest.raises(ValueError, match=r"trainer.minutes=0.002 there, 0.004 here"):
+        short(tmp_path, "stopped", corpus_cache, **{"trainer.minutes": 0.004}, ckpt_path="last")
 
 
 def test_last_without_a_checkpoint_starts_from_the_beginning_and_says_so(straight, corpus_cache, caplog):

@@ -200,3 +200,37 @@ def test_the_sample_sweep_runs_as_an_agent_starts_it(corpus_cache, tmp_path, mon
     assert run.config["sparsity"]["density"] == 0.25 and run.config["optim"]["lr_peak"] == 0.0003
     assert run.config["model"]["bigram"] is True and run.config["seed"] == 0
     assert any("val_loss" in row for row in run.history), "the sweep's metric is logged"
+
+
+@pytest.mark.slow
+def test_a_search_for_a_recipe_goes_on_where_it_was_and_ends_in_a_page(python: Forks, corpus_cache, tmp_path):
+    """Two objectives of real trainings, each with a time of its own; the second command has one trial left to do."""
+    same = (
+        "data.d_vocab=512",
+        "model.d_model=64",
+        "model.d_head=16",
+        "model.n_layer=1",
+        "model.n_ctx=64",
+        "trainer.batch_size=8",
+    )
+    command = [
+        "train.py", "-m", "+experiment=recipe", "+debug=smoke", *same, "trainer.minutes=0.005", "trainer.progress=false", "logger=none",
+        "selection.tasks=[with_as,var_if]", "selection.circuits=[with_as]", f"hydra.sweep.dir={tmp_path}/study", f"cache_dir={corpus_cache}",
+    ]  # fmt: skip
+    for n_trials in (1, 2):
+        done = python(*command, f"hydra.sweeper.n_trials={n_trials}")
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == f"frontier: {tmp_path}/study/report.html"
+    report = json.loads((tmp_path / "study" / "report.json").read_text())["frontier"]
+    assert report["is_whole"] and [trial["state"] for trial in report["trials"]] == ["complete", "complete"]
+    first, second = report["trials"]
+    assert (first["overrides"]["abs_topk"], second["overrides"]["abs_topk"]) == ("everywhere", "none")
+    assert {len(trial["rungs"]) for trial in report["trials"]} == {2}
+    for trial in report["trials"]:
+        of_run = json.loads((tmp_path / "study" / str(trial["number"]) / "report.json").read_text())
+        numbers = [of_run["selection"][name]["value"] for name in ("capability_loss", "circuit_edges")]
+        assert [value["value"] for value in trial["values"]] == numbers
+        budget = of_run["training"]["budget"]
+        assert budget["given"]["value"] == pytest.approx(0.3)
+        assert trial["n_steps"]["value"] == max(1, int(0.3 / budget["step"]["value"]))
+        assert ("heldout" in trial) == trial["on_front"]

@@ -93,8 +93,9 @@ CIRCUITS = {
     "verify": THING | {"section", "search", "evidence", "explain", "find", "run"},
     "hub": THING | {"section", "search", "find", "run"},
     "comparison": THING | {"section"},
+    "recipe": THING | {"section", "search", "find", "views"},
     "doctor": {"circuit", "means"},
-    "run": THING | {"section", "search", "evidence", "explain", "views", "find", "formation", "comparison"},
+    "run": THING | {"section", "search", "evidence", "explain", "views", "find", "formation", "comparison", "recipe"},
 }  # fmt: skip
 """The same of `circuits`."""
 

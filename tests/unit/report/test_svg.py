@@ -2,6 +2,8 @@
 
 import xml.etree.ElementTree as ET
 
+import pytest
+
 from sparsetrain.report.blocks import Curve, Lines, Reference
 from sparsetrain.report.svg import to_svg
 
@@ -30,3 +32,14 @@ def test_curves_bands_and_names():
 
 def test_one_point_still_draws():
     ET.fromstring(to_svg(Lines(title="t", x_label="x", y_label="y", curves=(Curve(name="a", x=(1.0,), y=(2.0,)),))))
+
+
+def test_logarithmic_axes_and_points_that_no_line_joins():
+    curve = Curve(name="trials", x=(1.0, 10.0, 100.0), y=(1.0, 10.0, 100.0), joined=False)
+    root = ET.fromstring(to_svg(Lines(title="t", x_label="x", y_label="y", curves=(curve,), log_x=True, log_y=True)))
+    *points, legend = root.findall(f"{NAME}circle")
+    x, y = ([float(point.attrib[key]) for point in points] for key in ("cx", "cy"))
+    assert x[1] - x[0] == pytest.approx(x[2] - x[1]) and y[0] - y[1] == pytest.approx(y[1] - y[2])
+    assert x[0] < x[1] and y[0] > y[1] and float(legend.attrib["cx"]) > x[2]
+    assert not root.findall(f"{NAME}polyline")
+    assert {"1", "2", "5", "10", "20", "50", "100"} <= {t.text for t in root.iter(f"{NAME}text")}
