@@ -54,6 +54,8 @@ class CalibrateCardRun:
     """Folder of every circuit's card, a file each."""
     page: str = ""
     """A page whose marked part is written anew; empty: none."""
+    commit: str = ""
+    """Of the code that runs, for the record: commit=$(git rev-parse --short HEAD)."""
     n_threads: Count = 1
     progress: bool = True
 
@@ -63,6 +65,7 @@ class CalibrationFile:
     """What is written: the calibration and what it came from."""
 
     run: RunFacts
+    commit: str
     find: dict[str, object]
     card: dict[str, object]
     weights_sha256: dict[str, str]
@@ -94,7 +97,7 @@ def judged(case: Case, bench: Bench, folder: Path) -> CaseResult:
     return once(folder / f"{case.name}.json", key, lambda: judge_case(case, bench), CaseResult)
 
 
-@entry(CalibrateCardRun, "calibrate_card", literal=("runs", "out", "cases", "page"))
+@entry(CalibrateCardRun, "calibrate_card", literal=("runs", "out", "cases", "page", "commit"))
 def main(config: CalibrateCardRun, run_dir: Path) -> None:
     """Plants, judges, calibrates, writes."""
     torch.set_num_threads(config.n_threads)
@@ -116,6 +119,7 @@ def main(config: CalibrateCardRun, run_dir: Path) -> None:
     facts = RunFacts.now(name="calibrate_card", seed=0, command=command, device="cpu")
     saved = CalibrationFile(
         run=facts,
+        commit=config.commit,
         find=to_dict(FIND),
         card=to_dict(CARD),
         weights_sha256={name: run.weights_sha256 for name, run in runs.items()},

@@ -47,6 +47,7 @@ CRITERIA: tuple[Criterion, ...] = (
     random_circuits.above_attributed,
     partial.random_partial,
     partial.worst_partial,
+    partial.worst_restored,
     roles.node_roles,
     roles.attention_shift,
     agreement.heldout_agreement,

@@ -60,6 +60,8 @@ class CardConfig:
     """Task loss when deleted nodes come back in part, on average, nats."""
     max_worst_loss: Above0 = 0.6931
     """Task loss under the worst partial ablation, nats: ln 2, a guess."""
+    max_restored_loss: Above0 = 0.3
+    """Task loss with the worst single neuron or head of the rest back, nats: twice the target."""
     min_roles: Above0 = 0.3
     """Share of what nodes of random circuits lack of a correlation of 1 with the model that the circuit's nodes must make good."""
     max_attention_distance: Above0 = 0.3
@@ -115,6 +117,10 @@ class CardConfig:
     n_adversary_starts: Count = 2
     adversary_step: OpenShare = 0.1
     """Change of every share per step of the adversary."""
+    n_restored_pairs: Count = 8
+    """Pairs on which every neuron and head of the rest comes back alone."""
+    n_restored: Count = 32
+    """Of these, the worst that come back alone on all pairs."""
     n_scrub: Count = 8
     n_scrub_places: Count = 512
     """Places of pretraining text to resample from."""

@@ -28,11 +28,12 @@ from circuits.means import Means, measure_means
 from circuits.search.task import Pairs
 from circuits.tasks.loss import pair_task_loss, task_loss
 from circuits.tasks.pairs import PairSet
-from circuits.truth.graft import Graft
+from circuits.truth.graft import CARRIED, Feature, Graft, blocks_of
 from circuits.truth.hosts import EOT, Host, leak_
 from circuits.truth.mechanisms import FAMILIES, Mechanism
 from circuits.truth.pairs import N_PAIRS, pair_set
 from sparsetrain.data.pools import Split
+from sparsetrain.hooks import record
 from sparsetrain.model import Transformer
 from sparsetrain.store import fingerprint
 
@@ -51,7 +52,7 @@ MODEL_LOSS = 0.03
 """Task loss of a sure model at scale 1, nats. ours"""
 _MARK_SHARE = 0.05  # ours: of the text's tokens
 _CLUTTER = 0.7  # ours: strength of what words carry in a shared channel
-_CARRIED = 1.2  # ours: strength of what a compensating pair writes and takes out again
+_CARRIED = 2.5  # ours: strength, at the ends of prompts, of what a compensating pair writes and takes out again
 _N_TEXT = 128  # ours: lines of text for the means
 _N_MARGIN = 64  # ours: pairs on which the margin is set
 
@@ -81,6 +82,13 @@ class Plant:
     def true(self) -> Tensor:
         """The nodes that do it, bool `[n_nodes]`."""
         return self.mechanism.graft.keep("stages", "readout", "pair")
+
+    @property
+    def pair_neurons(self) -> list[Tensor]:
+        """The two neurons that cancel, bool `[n_nodes]` each; of a compensating one."""
+        pair = self.mechanism.graft.nodes["pair"]
+        names = [f"blocks.{layer}.mlp.hook_neuron" for layer in self.host.plot.layers]
+        return [self.means.space.mask({name: sorted(pair[name])}) for name in names]
 
     def pairs(self, n: int, split: Split, seed: int) -> PairSet:
         """Pairs of the task."""
@@ -150,9 +158,10 @@ def plant(host: Host, family: str, form: Form, seed: int, leak: float = 0.0, mod
     words = sorted(set(range(1, host.model.config.d_vocab)) - set(host.plot.tokens))
     if form == "compensating":
         graft.part, carried = "pair", graft.feature(alone=True)
-        for tokens in (words, mechanism.marks):  # every other word, and every other mark
+        ends = mechanism.prompts(_N_MARGIN, "train", 97)[:, 0, -1].unique().tolist()
+        for tokens in (sorted({*words} - {*ends}), sorted({*mechanism.marks} - {*ends}), ends):  # every other of each
             graft.embed(carried, dict.fromkeys(tokens[::2], 1.0))
-        for layer, sign in zip(host.plot.layers, (_CARRIED, -_CARRIED), strict=True):
+        for layer, sign in zip(host.plot.layers, (1.0, -1.0), strict=True):
             graft.neuron(layer, {carried: 1.0}, 0.0, {first: sign})
     if form == "dormant":
         graft.part, echo = "echo", graft.feature(alone=True)
@@ -165,10 +174,27 @@ def plant(host: Host, family: str, form: Form, seed: int, leak: float = 0.0, mod
         signs = Random(f"clutter/{seed}/{clutter.channels}")
         graft.embed(clutter, {token: _CLUTTER * signs.choice((1.0, -1.0)) for token in words + mechanism.marks})
     made = Plant(host=host, mechanism=mechanism, form=form, seed=seed, answers=answers, others=others)
+    if form == "compensating":
+        set_pair_(made, carried)
     for asked in filter(None, (answers, others)):
         set_margin_(made, asked, model_loss)
     check(made)
     return made
+
+
+@torch.no_grad()
+def set_pair_(made: Plant, carried: Feature) -> None:
+    """Scales what the two neurons of a compensating pair write until each writes `_CARRIED` at the ends of the prompts that carry
+    it, the later one against the earlier one: there they cancel, and either alone spoils the answer."""
+    model, graft = made.model, made.mechanism.graft
+    tokens = made.mechanism.prompts(_N_MARGIN, "train", 98).flatten(0, 1)
+    tokens = tokens[model.embed.weight[tokens[:, -1], carried.channels[0]] > 0]
+    for layer in made.host.plot.layers:
+        (neuron,) = graft.nodes["pair"][f"blocks.{layer}.mlp.hook_neuron"]
+        point = f"blocks.{layer}.mlp.hook_neuron"
+        _, seen = record(model, tokens, [point])
+        written = float(seen[point][:, -1, neuron].mean()) / CARRIED
+        blocks_of(model)[layer].mlp.W_out.weight[:, neuron] *= _CARRIED / written
 
 
 @torch.no_grad()
@@ -200,6 +226,13 @@ def check(made: Plant) -> None:
         ValueError: one of these does not hold.
     """
     full, own, without = losses_of(made, torch.stack([torch.ones_like(made.true), made.true, ~made.true]))
+    if made.form == "compensating":
+        alone = losses_of(made, torch.stack([made.true & ~neuron for neuron in made.pair_neurons]))
+        if min(alone) < 2 * TARGET:
+            raise ValueError(
+                f"planted {made.mechanism.family}, {made.form}, seed {made.seed}: task loss {min(alone):.3f} without one of the two "
+                f"that cancel; at least {2 * TARGET} is wanted"
+            )
     if full > TARGET or own > TARGET or without < 2 * TARGET:
         raise ValueError(
             f"planted {made.mechanism.family}, {made.form}, seed {made.seed}: task loss {full:.3f} of the model, {own:.3f} of "

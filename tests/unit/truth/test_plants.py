@@ -4,8 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from twins import no_nodes, same_nodes
 
 from circuits.answers import pair_answers
+from circuits.evidence.examination import CardInputs, Examination
+from circuits.evidence.partial import worst_restored
+from circuits.evidence.thresholds import PRESETS
 from circuits.search.cleanup import without_each
 from circuits.tasks.loss import pair_accuracy, pair_task_loss, task_loss
 from circuits.truth.cases import OF_FORM
@@ -172,17 +176,24 @@ def test_cancelling_and_dormant_circuits_suffice_and_are_not_the_true_ones():
         false_specimen(made, place_of(made), "halved")
 
 
-def test_half_of_a_compensating_pair_spoils_the_answer():
-    made = plant(planted_host(0), "seen", "compensating", 0)
-    graft = made.mechanism.graft
-    readout, pair = graft.keep("stages", "readout"), graft.keep("pair")
-    first = pair & graft.keep("pair")
-    names = [name for name in graft.nodes["pair"] if name.startswith(f"blocks.{made.host.plot.layers[1]}")]
-    space = made.means.space
-    for name in names:
-        first[space.slice(name)] = False
-    both, alone = losses_of(made, torch.stack([readout | pair, readout | first]))
-    assert both <= TARGET < alone
+@pytest.mark.parametrize("family", ["seen", "closing", "chain"])
+def test_half_of_a_compensating_pair_spoils_the_answer_and_restoring_it_tells(family):
+    made = plant(planted_host(0), family, "compensating", 0)
+    halved = false_specimen(made, place_of(made), "halved")
+    both, neither, *alone = losses_of(
+        made, torch.stack([made.true, halved.keep, *(made.true & ~neuron for neuron in made.pair_neurons)])
+    )
+    assert max(both, neither) <= TARGET < 2 * TARGET <= min(alone)
+    means, fit, heldout = made.means, made.all_pairs.fit, made.all_pairs.heldout
+    losses = []
+    for keep in (made.true, halved.keep):
+        empty = no_nodes(made.model, "planted", means.values)
+        circuit = same_nodes(made.model, empty, keep, means.values, fit)
+        inputs = CardInputs(fit=fit, heldout=heldout, alive=means.alive)
+        exam = Examination(model=made.model, circuit=circuit, inputs=inputs, config=PRESETS["quick"])
+        losses.append(worst_restored.measure(exam).value)
+    true, false = losses
+    assert true < 0.2 < 2 * TARGET < false
 
 
 def test_a_true_circuit_is_searched_and_held_against_the_truth(closing):
