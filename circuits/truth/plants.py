@@ -5,7 +5,7 @@
 | plain | nothing |
 | shared | a second behaviour, with answers of its own, reads what the first one reads |
 | superposed | every feature shares its two channels with another that words carry |
-| compensating | a neuron writes what a word carries into the answer, a later one takes it out again |
+| compensating | a neuron writes what every other last token carries into the answer, a later one takes it out again |
 | dormant | a second readout does the same, and neurons behind it take what it wrote out again |
 
 Which nodes are true? Those of the mechanism; of a compensating one with the pair that cancels, as the answer stays right only
@@ -54,6 +54,7 @@ _MARK_SHARE = 0.05  # ours: of the text's tokens
 _CLUTTER = 0.7  # ours: strength of what words carry in a shared channel
 _CARRIED = 2.5  # ours: strength, at the ends of prompts, of what a compensating pair writes and takes out again
 _N_TEXT = 128  # ours: lines of text for the means
+_N_ENDS = 256  # ours: prompts of a split in which a compensating pair looks for the tokens that end them
 _N_MARGIN = 64  # ours: pairs on which the margin is set
 
 
@@ -158,9 +159,10 @@ def plant(host: Host, family: str, form: Form, seed: int, leak: float = 0.0, mod
     words = sorted(set(range(1, host.model.config.d_vocab)) - set(host.plot.tokens))
     if form == "compensating":
         graft.part, carried = "pair", graft.feature(alone=True)
-        ends = mechanism.prompts(_N_MARGIN, "train", 97)[:, 0, -1].unique().tolist()
-        for tokens in (sorted({*words} - {*ends}), sorted({*mechanism.marks} - {*ends}), ends):  # every other of each
-            graft.embed(carried, dict.fromkeys(tokens[::2], 1.0))
+        splits: tuple[Split, ...] = ("train", "val", "heldout")
+        prompts = torch.cat([mechanism.prompts(_N_ENDS, split, 97) for split in splits])
+        ends = prompts[:, 0, -1].unique().tolist()
+        graft.embed(carried, dict.fromkeys(ends[::2], 1.0))
         for layer, sign in zip(host.plot.layers, (1.0, -1.0), strict=True):
             graft.neuron(layer, {carried: 1.0}, 0.0, {first: sign})
     if form == "dormant":

@@ -176,9 +176,9 @@ def test_cancelling_and_dormant_circuits_suffice_and_are_not_the_true_ones():
         false_specimen(made, place_of(made), "halved")
 
 
-@pytest.mark.parametrize("family", ["seen", "closing", "chain"])
+@pytest.mark.parametrize("family", ["closing", "chain"])
 def test_half_of_a_compensating_pair_spoils_the_answer_and_restoring_it_tells(family):
-    made = plant(planted_host(0), family, "compensating", 0)
+    made = plant(planted_host(0), family, "compensating", 0, model_loss=0.06)
     halved = false_specimen(made, place_of(made), "halved")
     both, neither, *alone = losses_of(
         made, torch.stack([made.true, halved.keep, *(made.true & ~neuron for neuron in made.pair_neurons)])
