@@ -250,8 +250,8 @@ def test_the_card_renders_on_the_page(entries):
 
 
 def test_a_failing_card_names_the_criteria_that_failed(entries):
-    failed = [replace(entry, verdict="fail") if entry.name == "completeness" else entry for entry in entries]
-    assert "The circuit fails (completeness)." in summary(failed)
+    failed = [replace(entry, verdict="fail") if entry.name == "minimality" else entry for entry in entries]
+    assert "The circuit fails (minimality)." in summary(failed)
 
 
 def test_nothing_to_show():
