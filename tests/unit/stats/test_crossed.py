@@ -1,5 +1,8 @@
 """The interval over items crossed with runs: by hand, with cells missing, and how often it covers the truth."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -95,3 +98,11 @@ def test_intervals_that_forget_that_items_share_the_runs_do_not_cover():
     }
     covered = {name: coverage(interval, PLAUSIBLE, n_sets=300, seed=1).covered for name, interval in forgetful.items()}
     assert max(covered.values()) < 0.91, covered
+
+
+def test_the_result_of_the_docs_says_that_the_interval_covers_from_six_items_and_three_runs_on():
+    result = Path(__file__).parents[3] / "docs/results/dense_vs_sparse/coverage.json"
+    saved = json.loads(result.read_text(encoding="utf-8"))
+    rows = [row for row in saved["rows"] if row["n_tasks"] >= 6 and row["n_seeds"] >= 3 and "skew" not in row["kind"]]
+    covered = [row["covered"]["tasks and seeds"] for row in rows]
+    assert saved["n_sets"] >= 2000 and len(rows) == 45 and min(covered) >= 0.93 and max(covered) <= 0.97
