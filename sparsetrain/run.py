@@ -310,7 +310,7 @@ def train(
     def start(model: Transformer) -> None:
         if recipe.start is None:
             untrained(model)
-        else:
+        elif resume is None:  # a checkpoint brings its own; the folder that they came from may be gone
             load_weights_(model, recipe.start, corpus.tokenizer.to_json())
 
     with stages("training"):

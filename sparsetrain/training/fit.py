@@ -404,7 +404,7 @@ def _train(
     trainer, n_steps, folder = recipe.trainer, recipe.n_steps, export.folder
     data = TokenDataModule(stream, left_out)
     export = replace(export, data=data)
-    model = recipe.draw(start if resume is None else None)
+    model = recipe.draw(start)
     sparsity = recipe.build_sparsity(model)
     module = LitTransformer(model, objective, recipe.optim, sparsity, n_steps, guard)
     scalars = StepScalars(module.density, every(callbacks.log_every, n_steps))

@@ -115,10 +115,15 @@ def test_odd_input(number, finished, corpus_cache, tmp_path, monkeypatch, capsys
         assert len(said) == 1 and err.splitlines()[-1] == said[0] and len(said[0]) > len("error: "), story
     if code == 0:
         assert not said, story
-        assert out.strip() or not case.prints, story
+        assert out or not case.prints, story  # blank lines are what a model may write
         assert not [path for path in case.promised(tmp_path) if not complete(path)], story
     if case.kept:
-        rewritten = lost(before, reported, tmp_path / case.kept)
+        renewed = case.renews if code == 0 else ""
+        rewritten = [
+            name
+            for name in lost(before, reported, tmp_path / case.kept)
+            if not (renewed and name.startswith(renewed) and (tmp_path / case.kept / name).is_file())
+        ]
         assert not rewritten, f"{rewritten} of the run are not what they were\n{story}"
 
 
