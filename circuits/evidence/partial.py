@@ -78,7 +78,7 @@ def worst_restored(exam: Examination) -> Measurement:
     """Does it keep the task loss whichever single neuron or head of the rest comes back, with what this reads and writes?
 
     Every unit is tried on a few pairs, and those that hurt most there on all; an adversary may choose on the pairs that are
-    judged. The interval is over pairs, at the worst unit.
+    judged. The interval is over pairs, at the worst unit. Nats; ours: two units that cancel pass every complete ablation.
     """
     config, rest = exam.config, units(exam.transformer, exam.space)
     rest = rest[(rest & ~exam.keep.cpu()).any(1)]
