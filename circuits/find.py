@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from circuits.answers import pair_answers
 from circuits.circuit import Circuit
 from circuits.edges import NO_EDGES, count_biases, count_edges, has_edges, size_of
 from circuits.evidence import random_circuits
@@ -51,6 +52,7 @@ from circuits.section import (
     MaskSeeds,
     MeansFacts,
     ModelGate,
+    ParaphrasedGate,
     RandomLosses,
     RandomNecessity,
     RawNumbers,
@@ -60,7 +62,7 @@ from circuits.section import (
     TaskStatus,
     TwinEntry,
 )
-from circuits.tasks import PairText, Task, UnsuitableTask, get_task
+from circuits.tasks import PairSet, PairText, Task, UnsuitableTask, get_task
 from circuits.tasks.loss import TASK_LOSS_CONVENTION, logit_diff, task_loss
 from sparsetrain.stats.number import Number, number
 from sparsetrain.stats.sets import jaccard
@@ -241,12 +243,25 @@ def examined(subject: TaskSearch) -> TaskEntry:
             raw_accuracy=subject.accuracy(full),
             raw_loss=subject.loss(full),
             calibration=Scaling(scale=float(full_fit.scale), shift=float(full_fit.shift)),
+            paraphrased=None if subject.paraphrased is None else paraphrased_gate(subject, subject.paraphrased),
         ),
         empty=EmptyCircuit(loss=subject.loss(nothing)),
         rejected=dict(pairs.rejected),
         example=example_of(pairs.texts[0]),
         circuits=(),
         note=subject.note,
+    )
+
+
+def paraphrased_gate(subject: TaskSearch, pairs: PairSet) -> ParaphrasedGate:
+    """What the gate comes to on the task's second wording."""
+    raw = pair_answers(subject.model, pairs, subject.config.batch_size)
+    answers = subject.full[1].apply(raw)
+    return ParaphrasedGate(
+        passed=float(task_loss(answers)) <= subject.config.target_loss,
+        loss=subject.loss(answers, pairs),
+        accuracy=subject.accuracy(answers, pairs),
+        raw_accuracy=subject.accuracy(raw, pairs),
     )
 
 

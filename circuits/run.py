@@ -478,6 +478,8 @@ def describe_task(task: TaskEntry) -> str:
     if task.status == "unsuitable":
         return f"{task.task}: does not suit this tokenizer; {task.note}"
     text = f"{task.task}: {task.status}, model {gate.accuracy.value:.0%} right, loss {gate.loss.value:.3f}"
+    if gate.paraphrased is not None:
+        text += f" ({gate.paraphrased.loss.value:.3f} in a second wording)"
     if task.circuits:
         best = task.circuits[0]
         text += (

@@ -24,9 +24,9 @@ from circuits.search.comparison import N_PATH_STEPS
 from circuits.search.learn import Progress, silent
 from circuits.search.rankings import edge_effects
 from circuits.search.search import Pruned
-from circuits.search.task import FindConfig, Pairs, TaskSearch, aim, best_pruned, circuit_of
+from circuits.search.task import FindConfig, Pairs, TaskSearch, aim, best_pruned, circuit_of, judging_pairs
 from circuits.section import CardEntry, TaskEntry
-from circuits.tasks import PairSet, PairSplit, Task, UnsuitableTask, build_pairs, get_task
+from circuits.tasks import PairSet, PairSplit, Task, get_task
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.export import load_model
 from sparsetrain.model import Transformer
@@ -78,12 +78,8 @@ class RunFiles:
         return get_task(name, self.folder / "circuits")
 
     def judging(self, task: str, split: PairSplit) -> PairSet | None:
-        """Pairs of a split that nothing but the card sees, of up to twice the search's length; None where the task has none with this tokenizer."""
-        n, seed, most = self.find.n_heldout, self.find.pair_seed, 2 * self.find.max_tokens
-        try:
-            return build_pairs(self.task(task), self.tokenizer, split, n, seed, max_tokens=most)
-        except UnsuitableTask:
-            return None
+        """See `judging_pairs`."""
+        return judging_pairs(self.task(task), self.tokenizer, split, self.find)
 
 
 def twin_searches(task: TaskEntry) -> list[Searched]:

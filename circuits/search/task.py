@@ -140,6 +140,15 @@ class Pairs:
         return sha256(b"".join(parts)).hexdigest()
 
 
+def judging_pairs(task: Task | str, tokenizer: PairTokenizer, split: PairSplit, config: FindConfig) -> PairSet | None:
+    """Pairs of a split that no search sees, of up to twice the search's length; None where the task has none with this tokenizer."""
+    most = 2 * config.max_tokens
+    try:
+        return build_pairs(task, tokenizer, split, config.n_heldout, config.pair_seed, max_tokens=most)
+    except UnsuitableTask:
+        return None
+
+
 def heldout_pairs(circuit: Circuit, tokenizer: PairTokenizer, kept: Path | None = None) -> PairSet:
     """The held-out pairs on which a saved circuit's task loss was reported.
 
@@ -161,6 +170,7 @@ class TaskSearch:
         means: of this model.
         token: id -> readable text.
         twin: the same prompts with unrelated answers, or None.
+        paraphrased: held-out pairs in the task's second wording, for judging alone; None where it has none.
         note: what a reader has to know of pairs and twin.
         progress: called with (stage, done, total).
 
@@ -176,6 +186,7 @@ class TaskSearch:
     config: FindConfig
     token: Callable[[int], str] = str
     twin: Pairs | None = None
+    paraphrased: PairSet | None = None
     note: str | None = None
     progress: Progress = silent
 
@@ -209,6 +220,9 @@ class TaskSearch:
             raise UnsuitableTask(
                 f"prompts of up to {longest} tokens, but the model reads n_ctx={most}; set circuits.find.max_tokens={most}"
             )
+        paraphrased = judging_pairs(known, tokenizer, "paraphrased", config)
+        if paraphrased is not None and most is not None and int(paraphrased.last.max()) >= most:
+            paraphrased = None
         if config.nonsense_twin:
             try:
                 twin = Pairs.build(known, tokenizer, config, "nonsense")
@@ -220,6 +234,7 @@ class TaskSearch:
             description=known.description,
             pairs=pairs,
             twin=twin,
+            paraphrased=paraphrased,
             note="; ".join(filter(None, notes)) or None,
             means=means,
             config=config,
@@ -279,15 +294,15 @@ class TaskSearch:
         """A circuit's place in the run's folder."""
         return "/".join(["circuits", self.task, *place, "circuit.json"])
 
-    def mean(self, values: Tensor, unit: str, value: float) -> Number:
-        """A mean over held-out pairs with its interval; distinct pairs are counted, and resampled."""
-        pairs = self.pairs.heldout
+    def mean(self, values: Tensor, unit: str, value: float, pairs: PairSet | None = None) -> Number:
+        """A mean over pairs, held-out ones unless others are given, with its interval; distinct pairs are counted, and resampled."""
+        pairs = self.pairs.heldout if pairs is None else pairs
         low, high = interval(values, self.config.pair_seed, self.config.n_boot, groups=pairs.groups)
         return number(value, unit, n=pairs.n_distinct, lo=low, hi=high, seed=self.config.pair_seed)
 
-    def loss(self, answers: Tensor) -> Number:
+    def loss(self, answers: Tensor, pairs: PairSet | None = None) -> Number:
         """Task loss of calibrated answers."""
-        return self.mean(pair_task_loss(answers), "nats", float(task_loss(answers)))
+        return self.mean(pair_task_loss(answers), "nats", float(task_loss(answers)), pairs)
 
     def agreement(self, answers: Tensor, reference: Tensor) -> Number:
         """Share of prompts on which two runs' answers `[n, side, answer]` put the same one ahead."""
@@ -295,9 +310,9 @@ class TaskSearch:
         same = (ahead == other).double().mean(-1)
         return self.mean(same, "fraction", float(same.mean()))
 
-    def accuracy(self, answers: Tensor) -> Number:
+    def accuracy(self, answers: Tensor, pairs: PairSet | None = None) -> Number:
         """Share of sides answered rightly."""
-        return self.mean(pair_accuracy(answers), "fraction", float(pair_accuracy(answers).mean()))
+        return self.mean(pair_accuracy(answers), "fraction", float(pair_accuracy(answers).mean()), pairs)
 
 
 @dataclass(frozen=True, kw_only=True)

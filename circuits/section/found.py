@@ -194,6 +194,17 @@ class RankedCircuit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParaphrasedGate:
+    """The full model on held-out pairs in a second wording, which nothing is fitted to or chosen by."""
+
+    passed: bool
+    loss: Number
+    """With the calibration from the fit pairs of the first wording."""
+    accuracy: Number
+    raw_accuracy: Number
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelGate:
     """The full model on held-out pairs."""
 
@@ -204,6 +215,8 @@ class ModelGate:
     raw_loss: Number
     calibration: Scaling
     """From the fit pairs."""
+    paraphrased: ParaphrasedGate | None = None
+    """None where the task has no second wording, or not with this tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True)

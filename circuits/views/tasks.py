@@ -113,13 +113,23 @@ def _verdicts(section: CircuitsSection) -> list[Block]:
     solved = [(task, circuit) for task in tasks if task.has_circuit and (circuit := best(task))]
     n_suited = sum(task.status != "unsuitable" for task in tasks)
     others = f"; {len(tasks) - n_suited} more do not suit the tokenizer" if n_suited < len(tasks) else ""
+    done = [task for task in tasks if task.gate.passed and task.status != "bigram"]
+    worded = [task.gate.paraphrased.passed for task in done if task.gate.paraphrased is not None]
+    n_bigram = sum(task.status == "bigram" for task in tasks)
+    apart = f"; {n_bigram} more that the current token decides" if n_bigram else ""
     blocks: list[Block] = [
+        Tile(
+            label="Tasks that the model does",
+            value=f"{len(done)} of {n_suited}",
+            tone="pass" if done else "fail" if n_suited else "none",
+            note=f"{sum(worded)} of {len(worded)} also in a second wording, which nothing was fitted to{apart}",
+        ),
         Tile(
             label="Tasks with a circuit",
             value=f"{len(solved)} of {n_suited}",
             tone="pass" if solved else "fail" if n_suited else "none",
             note=f"task loss {target} or below on held-out pairs{others}",
-        )
+        ),
     ]
     if solved:
         beaten = sum(circuit.random.n_beaten.value == circuit.random.n for _, circuit in solved)
@@ -203,6 +213,9 @@ def _task(task: TaskEntry, target: float, is_open: bool) -> Details:
         "model accuracy, raw": task.gate.raw_accuracy,
         "empty circuit": task.empty.loss,
     }
+    if task.gate.paraphrased is not None:
+        gate["model accuracy, second wording"] = task.gate.paraphrased.accuracy
+        gate["model loss, second wording"] = task.gate.paraphrased.loss
     blocks.append(KeyNumbers(items=tuple(_key(label, value) for label, value in gate.items())))
     circuit = best(task)
     if len(task.circuits) > 1:

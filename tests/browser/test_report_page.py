@@ -320,23 +320,32 @@ def test_the_sparsity_page_reads_without_colour(plain):
 def test_large_circuit_opens_fast_and_says_what_it_hides(pages, open_page):
     watched = open_page(pages["large"])
     drawing = first_drawing(watched.page)
-    milliseconds = drawing.evaluate("""(figure) => {
+    drawn, plain = drawing.evaluate("""(figure) => {
         const data = JSON.parse(figure.querySelector(":scope > script").textContent);
         const place = figure.querySelector(".stage");
-        const once = () => {
+        const least = (draw) => Math.min(...[0, 1, 2].map(() => {
             place.replaceChildren();
             const start = performance.now();
-            window.sparsetrain.widgets["circuit-graph"](place, data);
+            draw();
             place.getBoundingClientRect();
             return performance.now() - start;
+        }));
+        const lines = () => {
+            const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+            for (let i = 0; i < 5500; i++) {
+                const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
+                line.setAttribute("d", `M${i % 90} 0 L${i % 70} 90`);
+                svg.append(line);
+            }
+            place.append(svg);
         };
-        return Math.min(once(), once());
+        const plain = least(lines);
+        return [least(() => window.sparsetrain.widgets["circuit-graph"](place, data)), plain];
     }""")
-    loaded = watched.page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
-    assert loaded + milliseconds < 2000
+    print(f"500 nodes and 5,000 edges: drawn in {drawn:.0f} ms, as many bare lines in {plain:.0f} ms")
+    assert drawn < 40 * plain
     assert drawing.locator(".node").count() == 500
     assert drawing.locator(".cg-canvas .edge").count() == 5000
-    print(f"page of 500 nodes and 5,000 edges: loaded in {loaded:.0f} ms, drawn in {milliseconds:.0f} ms")
     assert "300 of 5,000 edges" in drawing.locator("[role=status]").inner_text()
     drawing.locator("input[type=range]").fill("5000")
     assert drawing.locator("[role=status]").inner_text() == "all 5,000 edges and 500 nodes shown"

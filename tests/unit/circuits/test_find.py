@@ -18,8 +18,8 @@ from circuits.search.comparison import size_ratios
 from circuits.search.learn import PruneConfig
 from circuits.search.task import FindConfig, TaskSearch, heldout_pairs
 from circuits.section import CircuitsSection, TaskEntry
-from circuits.tasks import TASKS
-from circuits.tasks.loss import task_loss
+from circuits.tasks import TASKS, build_pairs
+from circuits.tasks.loss import pair_accuracy, task_loss
 from sparsetrain.data.pools import pool
 from sparsetrain.data.tokenizer import Tokenizer, train_tokenizer
 from sparsetrain.model import Transformer
@@ -178,6 +178,21 @@ def test_without_words_for_a_nonsense_twin_the_task_is_searched_and_says_so(mode
     assert note.startswith("no nonsense twin of task 'for_while': fewer than two of its 2 words")
     found = find_task(subject)
     assert found.nonsense_twin is None and found.note == f"{note}; {GATE_OFF_NOTE}" and found.circuits
+
+
+def test_the_gate_tells_of_the_second_wording_with_the_calibration_of_the_first(model, means, tokenizer):
+    subject = TaskSearch.of(model, "for_while", tokenizer, means, CONFIG)
+    again = build_pairs("for_while", tokenizer, "paraphrased", CONFIG.n_heldout, CONFIG.pair_seed, max_tokens=80)
+    raw = pair_answers(model, again)
+    shift = fit_shifts(pair_answers(model, subject.pairs.fit))
+    gate = examined(subject).gate
+    assert gate.paraphrased is not None
+    assert gate.paraphrased.loss.value == pytest.approx(float(task_loss(shift.apply(raw.double()))), abs=1e-6)
+    assert gate.paraphrased.raw_accuracy.value == float(pair_accuracy(raw).mean())
+    assert gate.paraphrased.loss.n == again.n_distinct and gate.paraphrased.loss.value != gate.loss.value
+    for target in (gate.paraphrased.loss.value - 1e-6, gate.paraphrased.loss.value + 1e-6):
+        other = examined(replace(subject, config=replace(CONFIG, target_loss=target))).gate.paraphrased
+        assert other is not None and other.passed == (target > gate.paraphrased.loss.value)
 
 
 def test_a_task_that_begins_to_suit_or_ceases_to_takes_its_entrys_place(model, means, tokenizer, tmp_path: Path):
