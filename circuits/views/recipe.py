@@ -132,7 +132,8 @@ def _trials(section: FrontierSection, trials: list[FrontierTrial]) -> Table:
 def _short(value: str) -> str:
     """A drawn number in three digits; other values as they are."""
     try:
-        return f"{float(value):.3g}"
+        number = float(value)
+        return value if number.is_integer() else f"{number:.3g}"
     except ValueError:
         return value
 

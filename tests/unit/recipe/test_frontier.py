@@ -23,7 +23,11 @@ TWO = ("selection.capability_loss", "selection.circuit_edges")
 
 def trial(n: int, *values: float, state: Any = "complete") -> Trial:
     return Trial(
-        number=n, state=state, overrides={"optim.lr_peak": "0.0123456"}, values=values or None, rungs={"0.25": 2.0}
+        number=n,
+        state=state,
+        overrides={"optim.lr_peak": "0.0123456", "data.d_vocab": "2048"},
+        values=values or None,
+        rungs={"0.25": 2.0},
     )
 
 
@@ -97,7 +101,7 @@ def test_the_page_has_every_trial_and_its_picture(tmp_path: Path, judged: list[s
     assert lines.log_x and [c.joined for c in lines.curves] == [True, False]
     table = next(block for block in view(section) if isinstance(block, Table) and block.title == "Trials")
     assert [row[:2] for row in table.rows] == [("0", "front"), ("2", "front"), ("1", "complete"), ("3", "pruned")]
-    assert table.rows[0][-1] == "optim.lr_peak=0.0123"
+    assert table.rows[0][-1] == "optim.lr_peak=0.0123 data.d_vocab=2048"
     assert (
         "<svg" in (tmp_path / "frontier.svg").read_text()
         and "capability loss" in (tmp_path / "report.html").read_text()
