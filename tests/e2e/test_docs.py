@@ -44,7 +44,7 @@ PLACEHOLDERS = {
     "<entity/project/sweep>": "mine/sparsetrain/abc",
 }
 STEPS = {
-    "step_4800": "step_12",
+    "step_5600": "step_12",
     "blocks.2.": "blocks.1.",
     "task=with_as": "task=for_while",
     "task=all": "task=for_while",
