@@ -116,8 +116,12 @@ class VerifiedRun:
 
         Raises:
             FileNotFoundError: no export, or no means.
-            ValueError: weights that do not match their hash, or means of other weights.
+            ValueError: a model of somebody else, weights that do not match their hash, or means of other weights.
         """
+        if (folder / "circuits").is_dir() and not (folder / "export").is_dir():
+            raise ValueError(
+                f"run={folder} is of a model of somebody else (find_circuits.py model=hf:...), which is not recomputed; give a run of ours, with its export/"
+            )
         export = latest_export(folder)
         means = Means.load(folder / "circuits" / "means.safetensors")
         if means.weights_sha256 != read_meta(export)["weights_sha256"]:

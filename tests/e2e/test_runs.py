@@ -144,8 +144,8 @@ def test_another_run_may_start_from_the_weights_of_one(straight, corpus_cache):
     again = short(base, "from", corpus_cache, **settings) / "export" / "step_12"
     before, after = load_model(export), load_model(again)
     assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(before.parameters(), after.parameters(), strict=True))
-    with pytest.raises(ValueError, match=r"init_from=.* is of another model: model.d_head=16 there, 8 here"):
-        short(base, "other", corpus_cache, **{**settings, "model.d_head": 8})
+    with pytest.raises(ValueError, match=r"init_from=.* is of another model: model.d_head=8 there, 16 here"):
+        short(base, "other", corpus_cache, **{**settings, "model.d_head": 16})
     with pytest.raises(ValueError, match="reads another tokenizer's tokens"):
         short(base, "tokens", corpus_cache, **{**settings, "data.sources.idioms.n_chars": 60_000})
 

@@ -296,3 +296,6 @@ def test_the_command_from_a_file_of_pairs_to_the_page(tmp_path, python):
     assert again.returncode == 0 and after == report["circuits"], "done already: read from the disk"
     other = python(*command[:2], "task=file:keys.jsonl", "card=full", cwd=tmp_path)
     assert other.returncode == 1 and other.stderr.count("\n") == 1 and "card=full is for runs of ours" in other.stderr
+    checked = python(str(ROOT / "scripts" / "verify_report.py"), "run=out", cwd=tmp_path)
+    assert checked.returncode == 1 and checked.stderr.count("\n") == 1
+    assert "is of a model of somebody else" in checked.stderr
