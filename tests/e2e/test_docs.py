@@ -45,7 +45,6 @@ PLACEHOLDERS = {
 }
 STEPS = {
     "step_5600": "step_12",
-    "blocks.2.": "blocks.1.",
     "task=with_as": "task=for_while",
     "task=all": "task=for_while",
     "circuits/with_as": "circuits/for_while",
