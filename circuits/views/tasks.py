@@ -116,13 +116,15 @@ def _verdicts(section: CircuitsSection) -> list[Block]:
     done = [task for task in tasks if task.gate.passed and task.status != "bigram"]
     worded = [task.gate.paraphrased.passed for task in done if task.gate.paraphrased is not None]
     n_bigram = sum(task.status == "bigram" for task in tasks)
-    apart = f"; {n_bigram} more that the current token decides" if n_bigram else ""
+    notes = [f"task loss {target} or below on held-out pairs"]
+    notes += [f"{sum(worded)} of {len(worded)} also in a second wording"] if worded else []
+    notes += [f"{n_bigram} more that the current token decides"] if n_bigram else []
     blocks: list[Block] = [
         Tile(
             label="Tasks that the model does",
             value=f"{len(done)} of {n_suited}",
             tone="pass" if done else "fail" if n_suited else "none",
-            note=f"{sum(worded)} of {len(worded)} also in a second wording, which nothing was fitted to{apart}",
+            note="; ".join(notes),
         ),
         Tile(
             label="Tasks with a circuit",

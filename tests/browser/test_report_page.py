@@ -51,7 +51,7 @@ def test_page_is_quiet_and_complete(pages, open_page, scheme, width):
     assert watched.requests == [pages["plain"].as_uri()]
     assert watched.complaints == []
     assert watched.page.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out
-    assert watched.page.locator(".tiles .pass").count() == 5
+    assert watched.page.locator(".tiles .pass").count() == 6
     assert watched.page.locator(".banner").count() == 0
     plots = watched.page.locator("[data-lines]:visible")
     assert plots.count() >= 5

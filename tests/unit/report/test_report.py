@@ -365,6 +365,7 @@ def test_document_has_a_section_per_view_and_all_verdicts():
     assert value_of(ratio) == 10.7 and tone == "warn", "two tasks are too few to decide"
     assert verdicts == {
         "Tensors exactly at their density": ("24 of 24", "pass"),
+        "Tasks that the model does": ("3 of 5", "pass"),
         "Tasks with a circuit": ("2 of 5", "pass"),
         "Circuits that beat every random one": ("2 of 2", "pass"),
         "Circuits that nonsense does not have": ("2 of 2", "pass"),
@@ -387,6 +388,7 @@ def test_failures_are_shown_as_failures():
     assert tones == {
         "Validation loss": "fail",
         "Tensors exactly at their density": "fail",
+        "Tasks that the model does": "pass",
         "Tasks with a circuit": "pass",
         "Circuits that beat every random one": "fail",
         "Circuits that nonsense does not have": "fail",
