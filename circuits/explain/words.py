@@ -22,7 +22,7 @@ MAX_EDGES = 40  # ours: beyond this a program is no longer something to read
 N_TOKENS = 3
 MAX_CODE = 72  # characters; notes stand behind this column
 
-_PREAMBLE = "# biases and deleted nodes (held at their means) add constants; AbsTopK keeps the strongest channels"
+_PREAMBLE = "# biases and deleted nodes (held at their means) add constants; AbsTopK, where a model has it, keeps the strongest channels"
 _NODE_ID = re.compile(r"blocks\.\d+\.(attn|mlp)\.hook_\w+:\d+")
 _WORDS = {
     "attn_in": "attention reads residual channel",
