@@ -264,7 +264,7 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
             n_edges=count_edges(model, space, torch.ones(space.n_nodes, dtype=torch.bool)),
             val_loss=found.val_loss,
             bits_per_char=found.bits_per_char,
-            passed=tuple(t.task for t in tasks if t.gate.passed and t.status != "bigram"),
+            passed=tuple(t.task for t in tasks if t.is_solved),
             circuits={task.task: size(task.circuits[0].path) for task in tasks if task.has_circuit},
         )
 

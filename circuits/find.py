@@ -152,7 +152,7 @@ def passed_over(
         if isinstance(subject, str):
             continue
         entry = examined(subject)
-        if entry.status != "bigram" and entry.gate.passed:
+        if entry.is_solved:
             losses[task.name] = subject.val_loss
             entries[task.name] = replace(entry, status="not_searched")
     best = sorted(losses, key=losses.__getitem__)[:most]
@@ -254,7 +254,7 @@ def examined(subject: TaskSearch) -> TaskEntry:
 
 
 def paraphrased_gate(subject: TaskSearch, pairs: PairSet) -> ParaphrasedGate:
-    """What the gate comes to on the task's second wording."""
+    """What the gate comes to on the task's second wording: the full model's loss, nats, with the shift of the first. ours"""
     raw = pair_answers(subject.model, pairs, subject.config.batch_size)
     answers = subject.full[1].apply(raw)
     return ParaphrasedGate(

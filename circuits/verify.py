@@ -116,12 +116,8 @@ class VerifiedRun:
 
         Raises:
             FileNotFoundError: no export, or no means.
-            ValueError: a model of somebody else, weights that do not match their hash, or means of other weights.
+            ValueError: weights that do not match their hash, or means of other weights.
         """
-        if (folder / "circuits").is_dir() and not (folder / "export").is_dir():
-            raise ValueError(
-                f"run={folder} is of a model of somebody else (find_circuits.py model=hf:...), which is not recomputed; give a run of ours, with its export/"
-            )
         export = latest_export(folder)
         means = Means.load(folder / "circuits" / "means.safetensors")
         if means.weights_sha256 != read_meta(export)["weights_sha256"]:
@@ -226,7 +222,7 @@ def recompute(run: VerifiedRun, task: str) -> tuple[TaskEntry, list[Difference]]
         if isinstance(subject, str):
             return unsuitable(known, subject), []
         entry = examined(subject)
-        may_be_searched = entry.gate.passed and entry.status != "bigram"
+        may_be_searched = entry.is_solved
         return (replace(entry, status="not_searched") if may_be_searched else entry), []
     subject = subject_of(run.model, known, run.tokenizer, run.means, config)
     if isinstance(subject, str):

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from circuits.edges import NO_EDGES
 from circuits.run import KINDS
 from circuits.verify import Difference, VerifiedRun, leaves, verify
 from sparsetrain.entry import entry, require
@@ -41,7 +42,15 @@ def main(config: VerifyRun, run_dir: Path) -> None:
     if "circuits" not in report.sections:
         raise ValueError(f"run={folder}: its report holds no circuits; scripts/find_circuits.py finds some")
     torch.set_num_threads(report.run.n_threads)
-    run, stored = VerifiedRun.load(folder), from_json(dict[str, Any], folder / "report.json")["circuits"]
+    stored = from_json(dict[str, Any], folder / "report.json")["circuits"]
+    try:
+        run = VerifiedRun.load(folder)
+    except FileNotFoundError:
+        if NO_EDGES not in stored["definitions"]["kind"]:
+            raise
+        raise ValueError(
+            f"run={folder} is of a model of somebody else (find_circuits.py model=hf:...), which is not recomputed; give a run of ours"
+        ) from None
     n_wrong = 0
     if report.weights is not None and report.weights.sha256 != run.means.weights_sha256:
         say(

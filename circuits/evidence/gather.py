@@ -95,7 +95,7 @@ def twin_searches(task: TaskEntry) -> list[Searched]:
 
 def solved(tasks: Sequence[TaskEntry]) -> list[str]:
     """The tasks beside which a circuit is judged: those that the model solves, and not by the current token alone."""
-    return [task.task for task in tasks if task.gate.passed and task.status != "bigram"]
+    return [task.task for task in tasks if task.is_solved]
 
 
 def card_of(

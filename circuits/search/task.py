@@ -142,9 +142,8 @@ class Pairs:
 
 def judging_pairs(task: Task | str, tokenizer: PairTokenizer, split: PairSplit, config: FindConfig) -> PairSet | None:
     """Pairs of a split that no search sees, of up to twice the search's length; None where the task has none with this tokenizer."""
-    most = 2 * config.max_tokens
     try:
-        return build_pairs(task, tokenizer, split, config.n_heldout, config.pair_seed, max_tokens=most)
+        return build_pairs(task, tokenizer, split, config.n_heldout, config.pair_seed, max_tokens=2 * config.max_tokens)
     except UnsuitableTask:
         return None
 

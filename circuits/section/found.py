@@ -265,6 +265,11 @@ class TaskEntry:
     redundancy: Redundancy | None = None
 
     @property
+    def is_solved(self) -> bool:
+        """Whether the model does the task, and not by the current token alone."""
+        return self.gate.passed and self.status != "bigram"
+
+    @property
     def has_circuit(self) -> bool:
         """Whether a circuit meets the target; a nonsense twin of its size does not take it away, it says what it is worth."""
         return self.status in ("circuit", "like_nonsense")

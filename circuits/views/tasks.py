@@ -113,7 +113,7 @@ def _verdicts(section: CircuitsSection) -> list[Block]:
     solved = [(task, circuit) for task in tasks if task.has_circuit and (circuit := best(task))]
     n_suited = sum(task.status != "unsuitable" for task in tasks)
     others = f"; {len(tasks) - n_suited} more do not suit the tokenizer" if n_suited < len(tasks) else ""
-    done = [task for task in tasks if task.gate.passed and task.status != "bigram"]
+    done = [task for task in tasks if task.is_solved]
     worded = [task.gate.paraphrased.passed for task in done if task.gate.paraphrased is not None]
     n_bigram = sum(task.status == "bigram" for task in tasks)
     notes = [f"task loss {target} or below on held-out pairs"]

@@ -317,7 +317,7 @@ def test_the_sparsity_page_reads_without_colour(plain):
             assert title in text, (section, title)
 
 
-def test_large_circuit_opens_fast_and_says_what_it_hides(pages, open_page):
+def test_large_circuit_is_drawn_fast_and_says_what_it_hides(pages, open_page):
     watched = open_page(pages["large"])
     drawing = first_drawing(watched.page)
     drawn, plain = drawing.evaluate("""(figure) => {
