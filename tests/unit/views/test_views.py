@@ -110,6 +110,11 @@ def test_importance_without_activity():
     assert data["importance"]["nodes"] == [abs(node.ablation_delta or 0) for node in STRINGS.nodes]
 
 
+def tiles_of(section: CircuitsSection) -> dict[str, Tile]:
+    """Label -> tile of the section's page."""
+    return {block.label: block for block in walk(circuits(section)) if isinstance(block, Tile)}
+
+
 def test_a_task_that_does_not_suit_shows_its_reason_and_no_numbers():
     given = replace(task("with_as", "unsuitable", []), note="200 of 200 pairs rejected (too_long: 200)")
     section = replace(example_report().section("circuits", CircuitsSection), tasks=(given,))
@@ -119,8 +124,10 @@ def test_a_task_that_does_not_suit_shows_its_reason_and_no_numbers():
     words = " ".join(block.text for block in walk(details.blocks) if isinstance(block, Text))
     assert "200 of 200 pairs rejected (too_long: 200)." in words
     assert not [block for block in walk(details.blocks) if isinstance(block, KeyNumbers)]
-    (tile,) = [block for block in blocks if isinstance(block, Tile)]
-    assert (tile.value, tile.tone) == ("0 of 0", "none") and "1 more do not suit" in tile.note
+    tiles = tiles_of(section)
+    assert set(tiles) == {"Tasks that the model does", "Tasks with a circuit"}
+    assert {(tile.value, tile.tone) for tile in tiles.values()} == {("0 of 0", "none")}
+    assert "1 more do not suit" in (tiles["Tasks with a circuit"].note or "")
 
 
 def test_tasks_that_do_not_suit_are_not_held_against_a_model():
@@ -128,5 +135,5 @@ def test_tasks_that_do_not_suit_are_not_held_against_a_model():
     n_found = sum(entry.status == "circuit" for entry in section.tasks)
     more = replace(section, tasks=(*section.tasks, task("with_as", "unsuitable", [])))
     for shown in (section, more):
-        tile = next(block for block in walk(circuits(shown)) if isinstance(block, Tile))
-        assert tile.value == f"{n_found} of {len(section.tasks)}"
+        assert tiles_of(shown)["Tasks with a circuit"].value == f"{n_found} of {len(section.tasks)}"
+        assert tiles_of(shown)["Tasks that the model does"].value.endswith(f" of {len(section.tasks)}")
