@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 
 import train
 from sparsetrain.entry import conf_dir, replacing
+from sparsetrain.job import Job
 from sparsetrain.typed import from_dict
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -34,6 +35,7 @@ PLACEHOLDERS = {
     "runs/quickstart/<stamp>": "runs/quickstart/smoke",
     "runs/dense_baseline/<stamp>": "runs/quickstart/smoke",
     "run=...": "run=runs/quickstart/smoke",
+    "sweeps=[runs/quickstart/multirun/<stamp>]": "sweeps=[runs/sweep]",
     "<quickstart run>": "runs/quickstart/smoke",
     "runs/<...>": "runs/quickstart/smoke",
     "<folder or hub name>": "hub",
@@ -217,6 +219,10 @@ def desk(tmp_path_factory, smoke: Path) -> Path:
     (desk / "notebooks").mkdir()
     (desk / "notebooks" / "first.ipynb").write_text(json.dumps(notebook))
     write_files(desk / "corpus" / "part", n_chars=300_000)
+    for number in range(2):  # of a sweep
+        shutil.copytree(smoke, desk / "runs" / "sweep" / str(number))
+        varying = (f"sparsity.density={2.0**-number}", f"seed={number}")
+        Job(command="python train.py -m", varying=varying, number=number).save(desk / "runs" / "sweep" / str(number))
     return desk
 
 
