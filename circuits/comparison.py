@@ -26,7 +26,7 @@ import torch
 from circuits.circuit import Circuit
 from circuits.edges import count_edges, count_slots
 from circuits.masks import NodeSpace
-from circuits.section import ArmEntry, ArmsSection, CircuitSize, CircuitsSection, Difference, Pair, PairEntry, Sizes
+from circuits.section import ArmEntry, ArmsSection, CircuitSize, Difference, Pair, PairEntry, Sizes, TaskEntry
 from sparsetrain.export import latest_export, load_model, read_meta
 from sparsetrain.run import RunConfig
 from sparsetrain.stats.crossed import crossed_difference
@@ -72,7 +72,8 @@ class Outcome:
     """In the training mixture, nats/token."""
     bits_per_char: float
     """The same per character."""
-    circuits: CircuitsSection
+    tasks: tuple[TaskEntry, ...]
+    """None where circuits were not looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,8 @@ class Member(StageResult):
     """Tasks whose gate the model passes and the empty circuit does not."""
     circuits: Mapping[str, CircuitSize]
     """Task -> its best circuit, of the tasks that have one at the target."""
+    searched: bool = True
+    """Whether circuits were looked for."""
 
 
 def known(value: float | None) -> float:
@@ -247,7 +250,7 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
     def work(self, config: C, folder: Path) -> Member:
         begun = newest(folder) is not None
         found = self.search(replace(config, ckpt_path="last") if begun else config, folder)
-        export, tasks = latest_export(folder), found.circuits.tasks
+        export, tasks = latest_export(folder), found.tasks
         model = load_model(export)
         space = NodeSpace.of(model)
 
@@ -264,6 +267,7 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
             n_edges=count_edges(model, space, torch.ones(space.n_nodes, dtype=torch.bool)),
             val_loss=found.val_loss,
             bits_per_char=found.bits_per_char,
+            searched=bool(tasks),
             passed=tuple(t.task for t in tasks if t.is_solved),
             circuits={task.task: size(task.circuits[0].path) for task in tasks if task.has_circuit},
         )
@@ -321,6 +325,7 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
             "arms": ArmsSection(
                 seeds=self.seeds,
                 max_gap=self.comparison.max_gap,
+                searched=any(isinstance(result, Member) and result.searched for result in results.values()),
                 common_tasks=tuple(sorted(set.intersection(*(set(model.circuits) for model in models)))),
                 models=models,
                 pairs=tuple(

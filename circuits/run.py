@@ -138,15 +138,15 @@ def studies(command: str) -> Catalogue:
         assert report is not None, "only stop_at_step ends a run early, and a study has none"
         bits = report.section("training", TrainingSection).bits_per_char["mixed"].value
         assert bits is not None
-        return Outcome(
-            val_loss=val_loss(report), bits_per_char=bits, circuits=report.section("circuits", CircuitsSection)
-        )
+        searched = "circuits" in report.sections
+        tasks = report.section("circuits", CircuitsSection).tasks if searched else ()
+        return Outcome(val_loss=val_loss(report), bits_per_char=bits, tasks=tasks)
 
     def comparison(config: TrainRun, study: TrainStudy) -> ComparisonStudy[TrainRun]:
-        if config.circuits.most or not config.circuits.tasks:
+        if config.circuits.most or (study.comparison.about and not config.circuits.tasks):
             raise ValueError(
                 f"circuits.most={config.circuits.most} and circuits.tasks={list(config.circuits.tasks)}: a comparison searches the same "
-                f"tasks in every arm; give circuits.most=0 and some tasks"
+                f"tasks in every arm; give circuits.most=0 and some tasks, or study.comparison.about=[] for losses alone"
             )
         return ComparisonStudy(config=config, rules=study, comparison=study.comparison, search=read)
 

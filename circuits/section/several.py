@@ -154,3 +154,5 @@ class ArmsSection:
     common_tasks: tuple[str, ...]
     models: tuple[ArmEntry, ...]
     pairs: tuple[PairEntry, ...]
+    searched: bool = True
+    """Whether circuits were looked for."""

@@ -33,7 +33,9 @@ SIZE = "Circuit size, denser / sparser"
 
 
 def arms(section: ArmsSection) -> list[Block]:
-    """What the models are, how large their circuits, and by how much those of denser ones are larger at equal loss."""
+    """What the models are, how large their circuits, and by how much those of denser ones are larger at equal loss; losses alone if none was searched."""
+    if not section.searched:
+        return [_models(section.models, N_TRAINING), *_frontier(section.models)]
     gap = format_number(section.max_gap, "fraction")
     common = ", ".join(section.common_tasks) or "none"
     tiles = [
@@ -69,7 +71,11 @@ def _abs_topk(model: ArmEntry) -> str:
     return ", ".join(f"{share:.3g}" for share in sorted(set(model.abs_topk.values()))) or "none"
 
 
-def _models(models: Sequence[ArmEntry]) -> Table:
+N_TRAINING = 7
+"""Columns of the table of models that say nothing of circuits, its first."""
+
+
+def _models(models: Sequence[ArmEntry], n_columns: int | None = None) -> Table:
     columns = (
         Column(label="Arm"),
         Column(label="Density", form="number", help="nonzeros / entries of weight matrices"),
@@ -99,7 +105,7 @@ def _models(models: Sequence[ArmEntry]) -> Table:
         )
         for model in models
     )
-    return Table(title="Models", columns=columns, rows=rows)
+    return Table(title="Models", columns=columns[:n_columns], rows=tuple(row[:n_columns] for row in rows))
 
 
 def _filled(model: ArmEntry) -> str:

@@ -229,11 +229,26 @@ def test_arms_differ_from_their_run_in_what_they_say():
     }
 
 
+def test_losses_alone_make_no_claim_about_circuits(tmp_path):
+    losses = study(CELLS)
+    losses = replace(losses, comparison=replace(losses.comparison, about=()))
+    members = {name: [replace(member(seed, 3.0, {}), searched=False) for seed in range(3)] for name in CELLS}
+    _, arms = judged(members, losses, tmp_path)
+    assert not arms.searched
+    blocks = view(arms)
+    models = next(block for block in blocks if isinstance(block, Table))
+    assert models.columns[-1].label == "Bits/char" and all(len(row) == len(models.columns) for row in models.rows)
+    assert not [block for block in blocks if isinstance(block, Tile)]
+    assert [block.title for block in blocks if isinstance(block, Lines)] == ["Validation loss against nonzeros"]
+
+
 @pytest.mark.parametrize("circuits", [CircuitsConfig(tasks=("with_as",), most=3), CircuitsConfig()])
 def test_arms_are_searched_for_the_same_tasks(circuits):
     with pytest.raises(ValueError, match=r"give circuits\.most=0 and some tasks"):
         studies("")["comparison"](TrainRun(circuits=circuits), TrainStudy(arms=ARMS))
     assert studies("")["comparison"](TrainRun(circuits=replace(circuits, tasks=("with_as",), most=0)), TrainStudy())
+    alone = TrainStudy(comparison=ComparisonConfig(about=()))
+    assert studies("")["comparison"](TrainRun(circuits=CircuitsConfig()), alone), "losses need no circuits"
 
 
 def test_a_finished_arm_is_not_run_again_and_one_of_other_settings_is(tmp_path):
