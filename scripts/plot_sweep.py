@@ -81,16 +81,21 @@ def place_of(job: Job, x: str, sweep: Path) -> tuple[float, str]:
     """Where a run stands: its x, and the other keys that vary but for the seed, in words.
 
     Raises:
-        ValueError: x does not vary, or is no number.
+        ValueError: x was not given, or is no number.
     """
-    varying = dict(override.lstrip("+").split("=", 1) for override in job.varying)
-    if x not in varying:
-        raise ValueError(f"x={x} does not vary in {sweep}; its runs differ in {', '.join(varying) or 'nothing'}")
+    given, varying = (
+        dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+        for overrides in (job.overrides, job.varying)
+    )
+    if x not in given | varying:
+        raise ValueError(
+            f"x={x} is no key that {sweep} was given; its runs differ in {', '.join(varying) or 'nothing'}"
+        )
+    value = (given | varying)[x]
     try:
-        at = float(varying[x])
+        return float(value), shortened(f"{key}={value}" for key, value in varying.items() if key not in (x, SEED))
     except ValueError:
-        raise ValueError(f"x={x} has values that are no numbers in {sweep}: {varying[x]}; choose another key") from None
-    return at, shortened(f"{key}={value}" for key, value in varying.items() if key not in (x, SEED))
+        raise ValueError(f"x={x} has values that are no numbers in {sweep}: {value}; choose another key") from None
 
 
 def value_of(folder: Path, y: str) -> tuple[float, str] | None:

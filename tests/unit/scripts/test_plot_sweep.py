@@ -36,6 +36,11 @@ def test_an_x_that_cannot_be_drawn_is_refused(tmp_path, x, words):
         place_of(Job(command="", varying=("optim.lr_peak=1", "abs_topk=none")), x, tmp_path)
 
 
+def test_a_sweep_of_one_value_has_a_place_too(tmp_path):
+    job = Job(command="", overrides=("optim.lr_peak=0.1", "study.kind=none", "~logger"), varying=("seed=1",))
+    assert place_of(job, "optim.lr_peak", tmp_path) == (0.1, "")
+
+
 def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no runs of a sweep"):
         jobs_of(tmp_path)
