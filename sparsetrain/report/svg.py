@@ -8,12 +8,16 @@ from sparsetrain.report.blocks import Lines, format_number
 from sparsetrain.report.figures import PALETTE, limits
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 62, 160, 34, 46
+_NAMES_AT, _LETTER = 42, 6.6
+"""Where names of curves begin, right of the picture; about the width of a letter of theirs."""
 DASHES = ("", "7 4", "2 3", "7 3 2 3", "12 4", "12 3 2 3")
 
 
 def to_svg(lines: Lines) -> str:
     """`lines` as one SVG document with bands, reference lines and a legend."""
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    names = max((len(curve.name) for curve in lines.curves), default=0)
+    width = max(WIDTH, math.ceil(right + _NAMES_AT + _LETTER * names))  # a long name makes the picture wider
     along_x, along_y = (math.log10 if log else float for log in (lines.log_x, lines.log_y))
     xs = [along_x(x) for curve in lines.curves for x in curve.x]
     x0, x1 = _apart(min(xs, default=0.0), max(xs, default=1.0))
@@ -33,8 +37,8 @@ def to_svg(lines: Lines) -> str:
         return f'<line x1="{LEFT:.1f}" y1="{down(y):.1f}" x2="{right}" y2="{down(y):.1f}" {style}/>'
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="11">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" font-family="sans-serif" font-size="11">',
+        f'<rect width="{width}" height="{HEIGHT}" fill="#ffffff"/>',
         _text(LEFT, 20, lines.title, size=13),
         _text((LEFT + right) / 2, HEIGHT - 10, lines.x_label, anchor="middle"),
         f'<g transform="translate(14 {(TOP + bottom) / 2}) rotate(-90)">{_text(0, 0, lines.y_label, anchor="middle")}</g>',
@@ -66,7 +70,7 @@ def to_svg(lines: Lines) -> str:
         else:
             places = [*((across(a), down(b)) for a, b in known), (right + 23.0, y - 4.0)]
             parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5" fill="{color}"/>' for a, b in places]
-        parts.append(_text(right + 42, y, curve.name))
+        parts.append(_text(right + _NAMES_AT, y, curve.name))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
