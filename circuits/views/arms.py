@@ -10,7 +10,10 @@ from sparsetrain.report.blocks import (
     Column,
     Curve,
     Details,
+    Intervals,
     Lines,
+    Reference,
+    Row,
     Table,
     Text,
     Tile,
@@ -58,6 +61,7 @@ def arms(section: ArmsSection) -> list[Block]:
     )
     return [
         *(tiles or [Tile(label=SIZE, value=MISSING, tone="warn", note=none)]),
+        *ratios(section.pairs),
         Text(text=text),
         _models(section.models),
         *_frontier(section.models),
@@ -143,6 +147,26 @@ def _frontier(models: Sequence[ArmEntry]) -> list[Block]:
         )
         drawn += [lines] if curves else []
     return drawn
+
+
+def ratios(pairs: Sequence[PairEntry]) -> list[Intervals]:
+    """How much larger the denser arm's circuits are, by each of their sizes; of the deciding one in the colour of the verdict."""
+    rows: list[Row] = []
+    for pair in pairs:
+        tones: Mapping[str, Tone] = {"slots": TONES[pair.verdict], "edges": "none", "nodes": "none"}
+        for size, tone in tones.items():
+            rows.append(
+                Row(label=f"{pair.denser} / {pair.sparser}: {size}", value=getattr(pair.ratios, size), tone=tone)
+            )
+    shown = Intervals(
+        title="Circuits of the denser arm, times as large",
+        x_label="ratio of geometric means over tasks, 95% interval over tasks and model seeds",
+        rows=tuple(rows),
+        references=(Reference(label="equal", value=1.0),),
+        log_x=True,
+        note="coloured: the ratio that decides; slots are the weights between kept nodes, zero or not",
+    )
+    return [shown] if rows else []
 
 
 def _pairs(pairs: Sequence[PairEntry], gap: str) -> list[Block]:

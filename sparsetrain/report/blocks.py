@@ -210,6 +210,33 @@ class Strip:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of `Intervals`; its tone is that of what was decided by it."""
+
+    label: str
+    value: Number
+    tone: Tone = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervals:
+    """Estimates with their intervals below each other, over one axis."""
+
+    title: str
+    x_label: str
+    rows: tuple[Row, ...]
+    references: tuple[Reference, ...] = ()
+    """Vertical lines."""
+    log_x: bool = False
+    note: str = ""
+
+    def table(self) -> Table:
+        """The same as a table."""
+        columns = (Column(label=""), Column(label=self.x_label, form="number"))
+        return Table(title=self.title, columns=columns, rows=tuple((row.label, row.value) for row in self.rows))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Widget:
     """A drawing that its owner brings along."""
 
@@ -272,6 +299,7 @@ Block = (
     | Pick
     | Heatmap
     | Strip
+    | Intervals
     | Widget
     | Grid
     | Details

@@ -19,9 +19,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from sparsetrain.report import blocks
-from sparsetrain.report.blocks import Block, Cell, Column, Heatmap, Lines, Pick, Strip, Value, Widget
+from sparsetrain.report.blocks import Block, Cell, Column, Heatmap, Intervals, Lines, Pick, Strip, Value, Widget
 from sparsetrain.report.document import Document
 from sparsetrain.report.figures import figure
+from sparsetrain.report.svg import intervals_svg
 
 TEMPLATES = Path(__file__).with_name("templates")
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -120,6 +121,11 @@ def heat(heatmap: Heatmap, value: float | None) -> float:
     return (value - center) / top if top else 0.0
 
 
+def intervals_drawing(shown: Intervals) -> Markup:
+    """The picture in the page's own ink, on its own paper; what a run named is escaped in it."""
+    return Markup(intervals_svg(shown, paper="", ink="currentColor"))
+
+
 def _is_block(block: Block, name: str) -> bool:
     return type(block).__name__ == name
 
@@ -135,7 +141,7 @@ def _environment() -> Environment:
     registers = cast(Any, environment)  # jinja leaves their types open
     registers.filters |= {"number": blocks.format_number, "unit": blocks.format_unit, "json": inline_json}
     registers.filters |= {"interval": blocks.format_interval, "note": blocks.note_of}
-    used = (figure, blocks.sample_lines, shares, strip_dots, strip_range, heat, pick_figures)
+    used = (figure, blocks.sample_lines, shares, strip_dots, strip_range, heat, pick_figures, intervals_drawing)
     registers.globals |= {function.__name__: function for function in used}
     registers.tests["block"] = _is_block
     return environment

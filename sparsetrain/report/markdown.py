@@ -17,6 +17,7 @@ from sparsetrain.report.blocks import (
     Grid,
     Heading,
     Heatmap,
+    Intervals,
     KeyNumber,
     KeyNumbers,
     Lines,
@@ -69,6 +70,8 @@ def render_block(block: Block) -> str:
             return _tiles((block,))
         case Table():
             return _table(block)
+        case Intervals():
+            return _table(block.table()) + (f"\n\n*{escape(block.note)}*" if block.note else "")
         case Lines() | Heatmap():
             table = sample_lines(block) if isinstance(block, Lines) else block.table(block.words())
             return _table(table) + (f"\n\n*{escape(block.note)}*" if block.note else "")

@@ -1,15 +1,18 @@
-"""Curves as a plain SVG file, for pages that cannot run scripts: the same colours and dashes as the page's figures."""
+"""Curves and intervals as plain SVG, for pages that cannot run scripts: the same colours and dashes as the page's figures."""
 
 import html
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from sparsetrain.report.blocks import Lines, format_number
+from sparsetrain.report.blocks import Intervals, Lines, Row, Tone, format_interval, format_number
 from sparsetrain.report.figures import PALETTE, limits
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 62, 160, 34, 46
 _NAMES_AT, _LETTER = 42, 6.6
 """Where names of curves begin, right of the picture; about the width of a letter of theirs."""
+_PLOT, _ROW = 360, 22
+"""Width of a picture of intervals between its labels and values; height of a line of it."""
+TONES: Mapping[Tone, str] = {"pass": "#3d9070", "fail": "#c25b66", "warn": "#a3831f", "none": "#7d8791"}
 DASHES = ("", "7 4", "2 3", "7 3 2 3", "12 4", "12 3 2 3")
 
 
@@ -74,6 +77,61 @@ def to_svg(lines: Lines) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
+def intervals_svg(shown: Intervals, *, paper: str = "#ffffff", ink: str = "#222222") -> str:
+    """`shown` as one SVG: a dot and a line per row, whose value stands at the right; where there is no value, a dash.
+
+    Args:
+        shown: what to draw; a logarithmic axis takes values above 0.
+        paper: colour of the ground; empty: none.
+        ink: colour of words and axis.
+    """
+    letters = max((len(row.label) for row in shown.rows), default=0)
+    left = max(LEFT, 16 + round(_LETTER * letters))
+    right, bottom = left + _PLOT, TOP + _ROW * len(shown.rows)
+    width, height = right + RIGHT, bottom + BOTTOM
+    along = math.log10 if shown.log_x else float
+    ends = [end for row in shown.rows for end in (row.value.value, row.value.lo, row.value.hi)]
+    known = [along(end) for end in (*ends, *(mark.value for mark in shown.references)) if end is not None]
+    x0, x1 = _apart(min(known, default=0.0), max(known, default=1.0))
+    x0, x1 = x0 - 0.04 * (x1 - x0), x1 + 0.04 * (x1 - x0)
+
+    def across(x: float) -> float:
+        return left + (along(x) - x0) / (x1 - x0) * _PLOT
+
+    def drawn(row: Row, y: float) -> list[str]:
+        color = TONES[row.tone]
+        value, lo, hi = row.value.value, row.value.lo, row.value.hi
+        parts = [_text(left - 8, y + 4, row.label, anchor="end", ink=ink)]
+        words = " ".join(word for word in (format_number(value), f"({format_interval(row.value)})" if lo is not None else "") if word)  # fmt: skip
+        parts.append(_text(right + 8, y + 4, words, ink=ink))
+        if lo is not None and hi is not None:
+            parts.append(f'<line x1="{across(lo):.1f}" y1="{y}" x2="{across(hi):.1f}" y2="{y}" stroke="{color}" stroke-width="2.5"/>')  # fmt: skip
+        if value is not None:
+            parts.append(f'<circle cx="{across(value):.1f}" cy="{y}" r="4.5" fill="{color}"/>')
+        return parts
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" font-family="sans-serif" font-size="11" role="img" aria-label="{html.escape(shown.title)}">',
+        f'<rect width="{width}" height="{height}" fill="{paper}"/>' if paper else "",
+        _text(8, 20, shown.title, size=13, ink=ink),
+        _text((left + right) / 2, height - 10, shown.x_label, anchor="middle", ink=ink),
+    ]
+    for tick in _ticks(x0, x1, shown.log_x):
+        parts += [
+            f'<line x1="{across(tick):.1f}" y1="{TOP}" x2="{across(tick):.1f}" y2="{bottom}" stroke="{ink}" stroke-opacity="0.13"/>',
+            _text(across(tick), bottom + 16, f"{tick:g}", anchor="middle", ink=ink),
+        ]
+    for mark in shown.references:
+        at = across(mark.value)
+        parts.append(
+            f'<line x1="{at:.1f}" y1="{TOP - 6}" x2="{at:.1f}" y2="{bottom}" stroke="{ink}" stroke-width="1.5"/>'
+        )
+        parts.append(_text(at, TOP - 10, mark.label, anchor="middle", ink=ink))
+    for i, row in enumerate(shown.rows):
+        parts += drawn(row, TOP + _ROW * (i + 0.5))
+    return "\n".join(part for part in (*parts, "</svg>") if part) + "\n"
+
+
 def _apart(low: float, high: float) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
@@ -89,5 +147,5 @@ def _ticks(low: float, high: float, log: bool) -> list[float]:
     return [round(i * step, 10) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 11) -> str:
-    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" font-size="{size}" fill="#222222">{html.escape(text)}</text>'
+def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 11, ink: str = "#222222") -> str:
+    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" font-size="{size}" fill="{ink}">{html.escape(text)}</text>'

@@ -20,7 +20,7 @@ import wandb
 from wandb.sdk import wandb_setup
 
 from sparsetrain.report import Kinds, Report
-from sparsetrain.report.blocks import Block, Cell, Heatmap, Lines, Table, inside, value_of
+from sparsetrain.report.blocks import Block, Cell, Heatmap, Intervals, Lines, Table, inside, value_of
 from sparsetrain.report.document import assemble
 from sparsetrain.report.figures import figure
 from sparsetrain.typed import Json, plain
@@ -237,6 +237,8 @@ def _collect(blocks: Iterable[Block], place: str, media: dict[str, Any]) -> None
                 _add(media, place, block.title or "table", _table(block))
             case Heatmap():
                 _add(media, place, block.title, _table(block.table(block.values)))
+            case Intervals():
+                _add(media, place, block.title, _table(block.table()))
             case Lines():
                 _add(media, place, block.title, wandb.Plotly(go.Figure(figure(block))))
             case _:

@@ -15,7 +15,7 @@ from circuits.section import ArmsSection, CircuitSize
 from circuits.views.arms import arms as view
 from sparsetrain.hooks import NODE_KINDS
 from sparsetrain.model import ModelConfig, Transformer
-from sparsetrain.report.blocks import Lines, Table, Tile
+from sparsetrain.report.blocks import Intervals, Lines, Table, Tile
 from sparsetrain.run import RunConfig
 from sparsetrain.sparsity import SparsityConfig
 from sparsetrain.studies.arm import of_arm
@@ -208,6 +208,12 @@ def test_the_view_says_what_was_compared_and_what_was_not(tmp_path):
     assert "d (dense)" in pairs.rows[0] and "smaller" in pairs.rows[0]
     models = next(block for block in blocks if isinstance(block, Table) and block.title == "Models")
     assert all(len(row) == len(models.columns) for row in models.rows)
+    (ratios,) = [block for block in blocks if isinstance(block, Intervals)]
+    assert [(row.label, row.tone) for row in ratios.rows] == [
+        ("dense / sparse: slots", "pass"),
+        ("dense / sparse: edges", "none"),
+        ("dense / sparse: nodes", "none"),
+    ]
     assert "25% filled" in str(models.rows[0]) and "100% filled" in str(models.rows[1])
 
 

@@ -16,7 +16,7 @@ from sparsetrain.report.html import heat, inline_json, strip_dots, strip_range, 
 from sparsetrain.report.render import render
 
 ALLOWED = """html head meta link title style body main header p span h1 h2 h3 h4 ul li small nav a section dl dt dd div
-figure figcaption table thead tbody tr th td details summary script code pre i b strong label select option"""
+figure figcaption table thead tbody tr th td details summary script code pre i b strong label select option svg line circle text"""
 
 
 class Page(HTMLParser):
