@@ -18,7 +18,7 @@ from sparsetrain.model import Transformer
 from sparsetrain.stats.bits import bits_per_char
 from sparsetrain.training.metrics import log_scalars
 from sparsetrain.training.objectives import next_token_loss
-from sparsetrain.typed import Count
+from sparsetrain.typed import Count, Index
 
 Look = Callable[[Transformer, int], object]
 """Gets the model after so many optimizer steps, which it must leave as it is; a mapping that it returns are scalars to log."""
@@ -34,6 +34,8 @@ class CallbacksConfig:
     """Fixed validation batches per source."""
     export_every: Count | None = None
     """None: only the final step."""
+    profile_steps: Index = 0
+    """Optimizer steps to profile, from the 21st on, into profile.json; they are slower meanwhile."""
 
 
 def every(n: int, n_steps: int) -> set[int]:

@@ -35,6 +35,7 @@ from sparsetrain.training.devices import Kind, companions, environment, group_of
 from sparsetrain.training.guard import ADVICE, Guard, GuardConfig, WrongStep
 from sparsetrain.training.metrics import MetricsCSV, ResumeLogs
 from sparsetrain.training.objectives import Objective, next_token_loss
+from sparsetrain.training.profiling import Profiling
 from sparsetrain.training.resume import SameRun
 from sparsetrain.training.start import Start
 from sparsetrain.training.tracking import kept_ids
@@ -435,6 +436,7 @@ def _train(
             AtSteps(
                 "audit", every(guard.config.audit_every or n_steps, n_steps), partial(audit, sparsity), all_ranks=True
             ),
+            *([Profiling(callbacks.profile_steps, folder)] if callbacks.profile_steps else []),
             *([ProgressBar()] if trainer.progress else []),
             saver,  # after everything that looks at a step, so that its checkpoint holds what they have seen
         ],
