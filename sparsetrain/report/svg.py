@@ -87,7 +87,8 @@ def intervals_svg(shown: Intervals, *, paper: str = "#ffffff", ink: str = "#2222
     """
     letters = max((len(row.label) for row in shown.rows), default=0)
     left = max(LEFT, 16 + round(_LETTER * letters))
-    right, bottom = left + _PLOT, TOP + _ROW * len(shown.rows)
+    top = TOP + _ROW * bool(shown.references)  # room for their names
+    right, bottom = left + _PLOT, top + _ROW * len(shown.rows)
     width, height = right + RIGHT, bottom + BOTTOM
     along = math.log10 if shown.log_x else float
     ends = [end for row in shown.rows for end in (row.value.value, row.value.lo, row.value.hi)]
@@ -118,17 +119,17 @@ def intervals_svg(shown: Intervals, *, paper: str = "#ffffff", ink: str = "#2222
     ]
     for tick in _ticks(x0, x1, shown.log_x):
         parts += [
-            f'<line x1="{across(tick):.1f}" y1="{TOP}" x2="{across(tick):.1f}" y2="{bottom}" stroke="{ink}" stroke-opacity="0.13"/>',
+            f'<line x1="{across(tick):.1f}" y1="{top}" x2="{across(tick):.1f}" y2="{bottom}" stroke="{ink}" stroke-opacity="0.13"/>',
             _text(across(tick), bottom + 16, f"{tick:g}", anchor="middle", ink=ink),
         ]
     for mark in shown.references:
         at = across(mark.value)
         parts.append(
-            f'<line x1="{at:.1f}" y1="{TOP - 6}" x2="{at:.1f}" y2="{bottom}" stroke="{ink}" stroke-width="1.5"/>'
+            f'<line x1="{at:.1f}" y1="{top - 6}" x2="{at:.1f}" y2="{bottom}" stroke="{ink}" stroke-width="1.5"/>'
         )
-        parts.append(_text(at, TOP - 10, mark.label, anchor="middle", ink=ink))
+        parts.append(_text(at, top - 10, mark.label, anchor="middle", ink=ink))
     for i, row in enumerate(shown.rows):
-        parts += drawn(row, TOP + _ROW * (i + 0.5))
+        parts += drawn(row, top + _ROW * (i + 0.5))
     return "\n".join(part for part in (*parts, "</svg>") if part) + "\n"
 
 
