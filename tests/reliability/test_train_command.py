@@ -58,7 +58,7 @@ def test_a_signal_stops_it_in_order(
     refused = python(*command(folder, corpus_cache, "ckpt_path=last", "optim.lr_peak=0.001"))
     assert (
         refused.returncode == 1
-        and "optim.lr_peak=0.005 there, 0.001 here" in refused.stderr
+        and "optim.lr_peak=0.012 there, 0.001 here" in refused.stderr
         and refused.stderr.count("\n") == 1
     )
     assert (folder / "config.yaml").read_bytes() == config, "a refused run leaves the folder as it is"

@@ -45,7 +45,7 @@ def plain(tmp_path_factory) -> Settings:
     [
         ([], {}),
         (["seed=3"], {"seed": ("0", "3")}),
-        (["seed=3", "optim.lr_peak=0.5"], {"seed": ("0", "3"), "optim.lr_peak": ("0.005", "0.5")}),
+        (["seed=3", "optim.lr_peak=0.5"], {"seed": ("0", "3"), "optim.lr_peak": ("0.012", "0.5")}),
         (["ood.survey.positions=last"], {"ood.survey.positions": ("strided", "last")}),
         (
             ["circuits.tasks=[for_while]"],
