@@ -220,7 +220,7 @@ def desk(tmp_path_factory, smoke: Path) -> Path:
     (desk / "notebooks" / "first.ipynb").write_text(json.dumps(notebook))
     write_files(desk / "corpus" / "part", n_chars=300_000)
     for number in range(2):  # of a sweep
-        shutil.copytree(smoke, desk / "runs" / "sweep" / str(number))
+        shutil.copytree(smoke, desk / "runs" / "sweep" / str(number), ignore=shutil.ignore_patterns("job.json"))
         varying = (f"sparsity.density={2.0**-number}", f"seed={number}")
         Job(command="python train.py -m", varying=varying, number=number).save(desk / "runs" / "sweep" / str(number))
     return desk
