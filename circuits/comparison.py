@@ -32,7 +32,7 @@ from sparsetrain.run import RunConfig
 from sparsetrain.stats.crossed import crossed_difference
 from sparsetrain.stats.decisions import Word
 from sparsetrain.stats.intervals import Estimate, Floats
-from sparsetrain.stats.number import Number, number
+from sparsetrain.stats.number import Number, number, over_range
 from sparsetrain.studies.arm import of_arm
 from sparsetrain.studies.engine import StageResult
 from sparsetrain.studies.section import StudySection
@@ -73,7 +73,7 @@ class Outcome:
     bits_per_char: float
     """The same per character."""
     tasks: tuple[TaskEntry, ...]
-    """None where circuits were not looked for."""
+    """With their circuits; empty where none was looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,13 +335,6 @@ class ComparisonStudy(Study[PairEntry], Generic[C]):
                 ),
             )
         }
-
-
-def over_range(values: Sequence[float], unit: str) -> Number:
-    """Mean over seeds, with their range."""
-    low, high = (min(values), max(values)) if len(values) > 1 else (None, None)
-    mean, words = sum(values) / len(values), "lo and hi: range over seeds"
-    return number(mean, unit, "measured", n=len(values), lo=low, hi=high, note=words)
 
 
 def table(circuits: Mapping[str, Sequence[CircuitSize]], tasks: Sequence[str], kind: Kind) -> Floats:

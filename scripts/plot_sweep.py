@@ -10,7 +10,7 @@ has no report yet, or lacks the number, is left out and counted.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from sparsetrain.job import Job, command_line, shortened
 from sparsetrain.report import RunFacts
 from sparsetrain.report.blocks import MISSING, Curve, Lines, format_number
 from sparsetrain.report.svg import to_svg
-from sparsetrain.stats.number import Number, number
+from sparsetrain.stats.number import Number, over_range
 from sparsetrain.store import write_atomic
 from sparsetrain.typed import entry_at, to_dict
 
@@ -110,19 +110,13 @@ def value_of(folder: Path, y: str) -> tuple[float, str] | None:
         return None
 
 
-def mean_of(values: Sequence[float], unit: str) -> Number:
-    """Over seeds, with the range where there are several."""
-    low, high = (min(values), max(values)) if len(values) > 1 else (None, None)
-    return number(sum(values) / len(values), unit, "measured", n=len(values), lo=low, hi=high)
-
-
 def picture(found: SweepFile, unit: str) -> Lines:
     """A curve per combination of the other keys."""
     return Lines(
         title=f"{found.y} against {found.x}",
         x_label=found.x,
         y_label=unit,
-        log_x=True,
+        log_x=all(point.x > 0 for points in found.curves.values() for point in points),
         curves=tuple(
             Curve(
                 name=name,
@@ -173,6 +167,7 @@ def main(config: PlotSweepRun, run_dir: Path) -> None:
         raise ValueError(
             f"y={config.y} is in no report of the {n_left_out} runs; give the place of a number in report.json"
         )
+    unit = "/".join(sorted(units))
     found = SweepFile(
         run=RunFacts.now(name="plot_sweep", command=command_line(), device="cpu"),
         commit=config.commit,
@@ -180,12 +175,12 @@ def main(config: PlotSweepRun, run_dir: Path) -> None:
         x=config.x,
         y=config.y,
         curves={
-            name: tuple(Point(x=x, y=mean_of(points[x], "/".join(sorted(units)))) for x in sorted(points))
+            name: tuple(Point(x=x, y=over_range(points[x], unit)) for x in sorted(points))
             for name, points in sorted(values.items())
         },
     )
     out = Path(config.out or Path(config.sweeps[0]) / "sweep.svg")
-    write_atomic(out, to_svg(picture(found, "/".join(sorted(units)))))
+    write_atomic(out, to_svg(picture(found, unit)))
     write_atomic(out.with_suffix(".json"), json.dumps(to_dict(found), indent=1) + "\n")
     print(table(found.curves))
     print(

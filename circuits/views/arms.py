@@ -33,6 +33,8 @@ ABOUT: Mapping[str, str] = {
     "d_model": "width",
 }
 SIZE = "Circuit size, denser / sparser"
+N_TRAINING = 7
+"""Columns of the table of models that say nothing of circuits, its first."""
 
 
 def arms(section: ArmsSection) -> list[Block]:
@@ -73,10 +75,6 @@ def arms(section: ArmsSection) -> list[Block]:
 def _abs_topk(model: ArmEntry) -> str:
     """What AbsTopK keeps, in words."""
     return ", ".join(f"{share:.3g}" for share in sorted(set(model.abs_topk.values()))) or "none"
-
-
-N_TRAINING = 7
-"""Columns of the table of models that say nothing of circuits, its first."""
 
 
 def _models(models: Sequence[ArmEntry], n_columns: int | None = None) -> Table:

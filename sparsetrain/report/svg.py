@@ -103,7 +103,8 @@ def intervals_svg(shown: Intervals, *, paper: str = "#ffffff", ink: str = "#2222
         color = TONES[row.tone]
         value, lo, hi = row.value.value, row.value.lo, row.value.hi
         parts = [_text(left - 8, y + 4, row.label, anchor="end", ink=ink)]
-        words = " ".join(word for word in (format_number(value), f"({format_interval(row.value)})" if lo is not None else "") if word)  # fmt: skip
+        interval = format_interval(row.value)
+        words = f"{format_number(value)} ({interval})" if interval else format_number(value)
         parts.append(_text(right + 8, y + 4, words, ink=ink))
         if lo is not None and hi is not None:
             parts.append(f'<line x1="{across(lo):.1f}" y1="{y}" x2="{across(hi):.1f}" y2="{y}" stroke="{color}" stroke-width="2.5"/>')  # fmt: skip

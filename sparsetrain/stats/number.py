@@ -1,6 +1,7 @@
 """A number as it is reported: value, unit, sample size, interval and standing in one piece."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -73,3 +74,10 @@ def _scalar(value: Any) -> int | float | None:
     raise ValueError(
         f"{type(value).__name__} {value!r} is not a number; give an int, a float or a one-element tensor; words go into the note"
     )
+
+
+def over_range(values: Sequence[float], unit: str) -> Number:
+    """Mean over seeds, with their range."""
+    low, high = (min(values), max(values)) if len(values) > 1 else (None, None)
+    mean, words = sum(values) / len(values), "lo and hi: range over seeds"
+    return number(mean, unit, "measured", n=len(values), lo=low, hi=high, note=words)

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts.plot_sweep import Point, jobs_of, mean_of, place_of, table, value_of
+from scripts.plot_sweep import Point, SweepFile, jobs_of, picture, place_of, table, value_of
 from sparsetrain.job import Job
+from sparsetrain.report import RunFacts
+from sparsetrain.report.svg import to_svg
+from sparsetrain.stats.number import over_range
 
 
 def save(folder: Path, *varying: str, report: object = None) -> Path:
@@ -61,16 +64,24 @@ def test_what_a_report_lacks_is_no_point(tmp_path, report, value):
 
 
 def test_seeds_are_one_point_with_their_range():
-    one, three = mean_of([2.0], "nats"), mean_of([1.0, 2.0, 6.0], "nats")
+    one, three = over_range([2.0], "nats"), over_range([1.0, 2.0, 6.0], "nats")
     assert (one.value, one.lo, one.hi, one.n) == (2.0, None, None, 1)
     assert (three.value, three.lo, three.hi, three.n) == (3.0, 1.0, 6.0, 3)
 
 
 def test_the_lowest_of_a_line_is_starred():
-    curves = {name: [Point(x=x, y=mean_of([y], "")) for x, y in at] for name, at in {"a": [(1, 2.0), (2, 1.0)], "longer": [(2, 4.0)]}.items()}  # fmt: skip
+    curves = {name: [Point(x=x, y=over_range([y], "")) for x, y in at] for name, at in {"a": [(1, 2.0), (2, 1.0)], "longer": [(2, 4.0)]}.items()}  # fmt: skip
     head, a, longer = table(curves).splitlines()
     assert (
         head.split() == ["1", "2"]
         and a.split() == ["a", "2.000", "1.000*"]
         and longer.split() == ["longer", "–", "4.000*"]
     )
+
+
+@pytest.mark.parametrize(("first", "log"), [(0.5, True), (0.0, False), (-1.0, False)])
+def test_an_axis_with_values_of_zero_or_below_is_no_logarithmic_one(first, log):
+    points = tuple(Point(x=x, y=over_range([x], "nats")) for x in (first, 2.0))
+    facts = RunFacts.now(name="t", command="", device="cpu")
+    drawn = picture(SweepFile(run=facts, commit="", commands=(), x="x", y="y", curves={"a": points}), "nats")
+    assert drawn.log_x is log and "<polyline" in to_svg(drawn)
