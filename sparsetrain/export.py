@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from sparsetrain.model import ModelConfig, Transformer
+from sparsetrain.packed import pack, unpack
 from sparsetrain.store import sha256, write_atomic
 from sparsetrain.typed import from_dict, from_json
 
@@ -48,7 +49,9 @@ class Ancestor:
         return from_dict(cls, {**known, "next_batch": meta.get("next_batch", meta["step"])})
 
 
-def export_model(model: Transformer, folder: Path, tokenizer_json: str | None, meta: dict[str, Any]) -> Path:
+def export_model(
+    model: Transformer, folder: Path, tokenizer_json: str | None, meta: dict[str, Any], *, packed: bool = False
+) -> Path:
     """Writes the export folder of a model.
 
     Args:
@@ -56,8 +59,13 @@ def export_model(model: Transformer, folder: Path, tokenizer_json: str | None, m
         folder: usually `<run>/export/step_<n>`.
         tokenizer_json: serialised tokenizer, or None for a model whose tokens are no text.
         meta: plain JSON (step, seed, hash of the corpus...); the hash of the weights is added.
+        packed: store nonzero values and their places, and the bigram table in half precision (`sparsetrain.packed`).
+
+    Raises:
+        ValueError: packed, and a bigram table that half precision would change.
     """
-    weights = save({name: p.detach().contiguous().cpu() for name, p in model.state_dict().items()})
+    state = {name: p.detach().contiguous().cpu() for name, p in model.state_dict().items()}
+    weights = save(pack(state, half=[name for name in state if name.startswith("bigram")]) if packed else state)
     write_atomic(folder / "model.safetensors", weights)
     if tokenizer_json is not None:
         write_atomic(folder / "tokenizer.json", tokenizer_json.encode())
@@ -96,7 +104,11 @@ def load_model(folder: str | Path, device: str = "cpu") -> Transformer:
         model = Transformer(from_dict(ModelConfig, config))
     except ValueError as error:
         raise ValueError(f"{folder}/config.json: {error}") from None
-    state = load_file(folder / "model.safetensors", device=device)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    try:
+        state = unpack(load_file(folder / "model.safetensors", device=device), shapes)
+    except ValueError as error:
+        raise ValueError(f"{folder}/model.safetensors: {error}") from None
     difference = sorted(set(state) ^ set(model.state_dict()))
     if difference:
         raise ValueError(f"{folder}/model.safetensors does not fit its config.json; tensors in one only: {difference}")
