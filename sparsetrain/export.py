@@ -59,13 +59,11 @@ def export_model(
         folder: usually `<run>/export/step_<n>`.
         tokenizer_json: serialised tokenizer, or None for a model whose tokens are no text.
         meta: plain JSON (step, seed, hash of the corpus...); the hash of the weights is added.
-        packed: store nonzero values and their places, and the bigram table in half precision (`sparsetrain.packed`).
-
-    Raises:
-        ValueError: packed, and a bigram table that half precision would change.
+        packed: store nonzero values and their places, and the bigram table in 256 levels a row (`sparsetrain.packed`): `load_model`
+            then gives a model whose table is rounded to them.
     """
     state = {name: p.detach().contiguous().cpu() for name, p in model.state_dict().items()}
-    weights = save(pack(state, half=[name for name in state if name.startswith("bigram")]) if packed else state)
+    weights = save(pack(state, tables=[name for name in state if name.startswith("bigram")]) if packed else state)
     write_atomic(folder / "model.safetensors", weights)
     if tokenizer_json is not None:
         write_atomic(folder / "tokenizer.json", tokenizer_json.encode())

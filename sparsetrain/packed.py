@@ -1,52 +1,36 @@
-"""Tensors stored small: of a mostly zero one the nonzero values and the gaps between them, a table in half precision.
+"""Tensors stored small: of a mostly zero one the nonzero values and the gaps between them, of a table 256 levels a row.
 
-`pack` gives the tensors of a file, `unpack` those of a model. What a value is does not change, but for tensors that are asked for
-in half precision: round those first (`rounded`), and the file says exactly what the model says.
+`pack` gives the tensors of a file, `unpack` those of a model. Nonzero values are kept as they are. A table's are rounded: what
+`unpack` gives is the model, and whatever is found in it is found in the file too. So pack first, and read what comes back.
 """
 
+import zlib
 from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
 GAPS, VALUES = ":gaps", ":values"
-"""Endings of the two tensors that stand for one; no parameter's name has a colon."""
+LEVELS, LOW, STEP = ":levels", ":low", ":step"
+"""Endings of the tensors that stand for one; no parameter's name has a colon."""
 _MAX_DENSITY = 0.5  # above it, gaps cost more than zeros do
 _GAP_TYPES = (torch.uint8, torch.uint16, torch.int32)
+_N_LEVELS = 256
+_SPARSE, _TABLE = (GAPS, VALUES), (LEVELS, LOW, STEP)
 
 
-def rounded(tensor: Tensor) -> Tensor:
-    """The nearest values that half precision has, in the tensor's own type."""
-    return tensor.to(torch.float16).to(tensor.dtype)
-
-
-def pack(state: Mapping[str, Tensor], half: Collection[str] = ()) -> dict[str, Tensor]:
+def pack(state: Mapping[str, Tensor], tables: Collection[str] = ()) -> dict[str, Tensor]:
     """Tensors to be saved in place of `state`.
 
     Args:
         state: float32 tensors by name.
-        half: names of tensors that hold half precision values (see `rounded`).
-
-    Raises:
-        ValueError: a tensor of `half` that half precision would change.
+        tables: names of matrices whose rows may be rounded to 256 evenly spaced values, from the row's smallest to its largest.
     """
     packed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         tensor = tensor.detach().cpu().contiguous()
-        if name in half:
-            if not torch.equal(rounded(tensor), tensor):
-                raise ValueError(f"{name} has values that half precision has not; round it first")
-            packed[name] = tensor.to(torch.float16)
-            continue
-        flat = tensor.flatten()
-        at = flat.nonzero()[:, 0]
-        if len(at) > _MAX_DENSITY * len(flat):
-            packed[name] = tensor
-            continue
-        gaps = at.diff(prepend=at.new_zeros(1))
-        largest = int(gaps.max()) if len(gaps) else 0
-        kind = next(kind for kind in _GAP_TYPES if largest <= torch.iinfo(kind).max)
-        packed[f"{name}{GAPS}"], packed[f"{name}{VALUES}"] = gaps.to(kind), flat[at]
+        parts = _levels(tensor) if name in tables else _sparse(tensor)
+        packed |= {f"{name}{ending}": part for ending, part in parts.items()}
     return packed
 
 
@@ -58,19 +42,62 @@ def unpack(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> d
         shapes: of the model's tensors.
 
     Raises:
-        ValueError: gaps and values that make no tensor of that shape.
+        ValueError: parts that make no tensor of that shape.
     """
-    state = {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in tensors.items()}
-    for name in sorted({key.rpartition(":")[0] for key in tensors if key.endswith((GAPS, VALUES))}):
-        gaps, values = state.pop(f"{name}{GAPS}", None), state.pop(f"{name}{VALUES}", None)
-        shape = shapes.get(name)
-        if gaps is None or values is None or shape is None or gaps.dtype not in _GAP_TYPES:
-            raise ValueError(f"{name}: it takes gaps, values and a tensor of that name in the model")
-        steps = gaps.to(torch.int64)
-        if not values.shape == steps.shape == (len(steps),) or bool((steps < 0).any()) or bool((steps[1:] == 0).any()):
-            raise ValueError(f"{name}: its gaps are no places in order, one for each value")
-        at = steps.cumsum(0)
-        if len(at) and int(at[-1]) >= shape.numel():
-            raise ValueError(f"{name}: a value lies behind the end of {list(shape)}")
-        state[name] = values.new_zeros(shape.numel()).index_put_((at,), values).reshape(shape)
+    state = {key: tensor for key, tensor in tensors.items() if ":" not in key}
+    parts_of: dict[str, dict[str, Tensor]] = {}
+    for key in tensors.keys() - state.keys():
+        name, _, ending = key.partition(":")
+        parts_of.setdefault(name, {})[f":{ending}"] = tensors[key]
+    for name, parts in sorted(parts_of.items()):
+        if name not in shapes or parts.keys() not in (set(_SPARSE), set(_TABLE)):
+            raise ValueError(f"{name}: its parts {sorted(parts)} stand for no tensor of the model")
+        shape = shapes[name]
+        state[name] = _from_sparse(name, parts, shape) if GAPS in parts else _from_levels(name, parts, shape)
     return state
+
+
+def _sparse(tensor: Tensor) -> dict[str, Tensor]:
+    """Nonzero values and the gaps between them, or the tensor itself where it is too dense for that."""
+    flat = tensor.flatten()
+    at = flat.nonzero()[:, 0]
+    if len(at) > _MAX_DENSITY * len(flat):
+        return {"": tensor}
+    gaps = at.diff(prepend=at.new_zeros(1))
+    largest = int(gaps.max()) if len(gaps) else 0
+    kind = next(kind for kind in _GAP_TYPES if largest <= torch.iinfo(kind).max)
+    return {GAPS: gaps.to(kind), VALUES: flat[at]}
+
+
+def _from_sparse(name: str, parts: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
+    gaps, values = parts[GAPS], parts[VALUES]
+    if gaps.dtype not in _GAP_TYPES:
+        raise ValueError(f"{name}: gaps of type {gaps.dtype}")
+    steps = gaps.to(torch.int64)
+    if not values.shape == steps.shape == (len(steps),) or bool((steps < 0).any()) or bool((steps[1:] == 0).any()):
+        raise ValueError(f"{name}: its gaps are no places in order, one for each value")
+    at = steps.cumsum(0)
+    if len(at) and int(at[-1]) >= shape.numel():
+        raise ValueError(f"{name}: a value lies behind the end of {list(shape)}")
+    return values.new_zeros(shape.numel()).index_put_((at,), values).reshape(shape)
+
+
+def _levels(tensor: Tensor) -> dict[str, Tensor]:
+    """The nearest of 256 values a row, deflated: most of a table's entries are pairs that were never seen, hence alike."""
+    low, high = tensor.amin(1), tensor.amax(1)
+    step = ((high - low) / (_N_LEVELS - 1)).clamp(min=torch.finfo(tensor.dtype).tiny)
+    levels = ((tensor - low[:, None]) / step[:, None]).round().clamp(0, _N_LEVELS - 1).to(torch.uint8)
+    deflated = zlib.compress(levels.numpy().tobytes(), 9)
+    return {LEVELS: torch.frombuffer(bytearray(deflated), dtype=torch.uint8), LOW: low, STEP: step}
+
+
+def _from_levels(name: str, parts: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
+    low, step = parts[LOW], parts[STEP]
+    try:  # never more than what fits, whatever the file promises
+        inflated = zlib.decompressobj().decompress(parts[LEVELS].cpu().numpy().tobytes(), shape.numel() + 1)
+    except zlib.error as error:
+        raise ValueError(f"{name}: its levels cannot be inflated ({error})") from None
+    if len(shape) != 2 or len(inflated) != shape.numel() or not low.shape == step.shape == shape[:1]:
+        raise ValueError(f"{name}: its levels, lows and steps are no table of {list(shape)}")
+    levels = torch.frombuffer(bytearray(inflated), dtype=torch.uint8).to(low.device).reshape(shape)
+    return low[:, None] + levels * step[:, None]
