@@ -17,6 +17,7 @@ from torch import nn
 
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.packed import pack, unpack
+from sparsetrain.shipped import is_shipped, shipped_folder
 from sparsetrain.store import sha256, write_atomic
 from sparsetrain.typed import from_dict, from_json
 
@@ -77,11 +78,15 @@ def export_model(
 def load_model(folder: str | Path, device: str = "cpu") -> Transformer:
     """Loads an export folder: strict, without Lightning and without pickle; the model is in eval mode.
 
+    Args:
+        folder: of an export, or `zoo:<name>` for a model that ships with the package.
+        device: where its weights go.
+
     Raises:
         FileNotFoundError: the folder is no export.
         ValueError: an unknown config key, a missing or unexpected tensor, or weights that do not match their hash.
     """
-    folder = Path(folder)
+    folder = latest_export(folder, "model") if is_shipped(folder) else Path(folder)
     for name in ("config.json", "model.safetensors", "meta.json"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} is not an export folder: it has no {name}")
@@ -131,13 +136,13 @@ def latest_export(run: str | Path, key: str = "run") -> Path:
     """The export of the highest step in a run's folder (or the folder itself, if it is an export).
 
     Args:
-        run: the folder.
+        run: the folder, or `zoo:<name>`.
         key: of the setting that names it, for messages.
 
     Raises:
         FileNotFoundError: no such folder, or nothing was exported in it.
     """
-    run = Path(run)
+    run = shipped_folder(run, key)
     if not run.is_dir():
         raise FileNotFoundError(
             f"{key}={run}: no such folder; give the folder of a finished run (runs/<experiment>/<stamp>)"

@@ -23,6 +23,7 @@ import typing
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -42,6 +43,7 @@ from sparsetrain.entry.tune import register
 from sparsetrain.folder import begin, own
 from sparsetrain.interrupt import Interrupted, asking_to_requeue, in_submitit, raising, requeue
 from sparsetrain.job import command_line, is_main_process, n_launched, redact
+from sparsetrain.shipped import is_shipped, working_copy
 from sparsetrain.store import remove_temporary, write_atomic
 from sparsetrain.typed import from_dict, key_paths, to_dict
 
@@ -77,6 +79,8 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else beside
 
 
+RUNS = ("run", "a", "b")
+"""Keys of commands that name a run's folder to work in."""
 STAMP = "SPARSETRAIN_STAMP"
 """Tells the processes that this one starts the name of their common folder."""
 
@@ -191,7 +195,7 @@ def entry(
                     drop_defaults_(cfg, OmegaConf.create(base), named, HydraConfig.get().overrides.task)
                     if new_run:
                         go_on_(cfg)
-                    config = from_dict(schema, OmegaConf.to_container(cfg, resolve=True))
+                    config = with_copies(from_dict(schema, OmegaConf.to_container(cfg, resolve=True)))
                     is_own = claim(held, config, run_dir)
                     if is_own:
                         composed = redact(OmegaConf.to_container(cfg, resolve=False))
@@ -317,6 +321,13 @@ def is_config_of(path: Path, keys: typing.Collection[str]) -> bool:
         return set(read_config(path.parent)) <= set(keys)
     except (OSError, ValueError):
         return False
+
+
+def with_copies(config: T) -> T:
+    """The config with folders in place of models that ship with the package (`run=zoo:<name>`, see `sparsetrain.shipped`)."""
+    named = {key: getattr(config, key, None) for key in RUNS}
+    copies = {key: str(working_copy(value, key)) for key, value in named.items() if value and is_shipped(value)}
+    return replace(config, **copies)  # pyright: ignore[reportArgumentType]
 
 
 def require(key: str, value: str) -> str:

@@ -20,7 +20,20 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted(p for package in ("sparsetrain", "circuits") for p in (ROOT / package).rglob("*.py"))
 ENTRY_POINTS = [ROOT / "train.py", *sorted((ROOT / "scripts").glob("*.py"))]
 
-FLOOR = {"version", "interrupt", "store", "typed", "folder", "job", "progress", "stats", "kernels", "hooks"}
+FLOOR = {
+    "version",
+    "interrupt",
+    "store",
+    "typed",
+    "folder",
+    "job",
+    "progress",
+    "stats",
+    "kernels",
+    "hooks",
+    "packed",
+    "shipped",
+}
 """Rooms that import nothing of ours, or each other as their rows say: any room above may use them."""
 MODEL = FLOOR | {"model"}
 MIDDLE = MODEL | {"sparsity", "optim", "export", "generate", "data", "representation", "adapters"}
@@ -38,6 +51,8 @@ SPARSETRAIN = {
     "stats": {"typed"},
     "kernels": {"store"},
     "hooks": set(),
+    "packed": set(),
+    "shipped": set(),
     "model": {"kernels", "hooks"},
     "sparsity": MODEL - {"model"},
     "optim": FLOOR,
@@ -50,7 +65,7 @@ SPARSETRAIN = {
     "training": REPORT - {"adapters"},
     "studies": TRAINING | {"run"},
     "run": TRAINING,
-    "entry": {"interrupt", "store", "typed", "folder", "job"},
+    "entry": {"interrupt", "store", "typed", "folder", "job", "shipped"},
     "__main__": {"entry"},
 }
 """Room of `sparsetrain` -> the rooms that it may import; itself is always allowed."""
