@@ -20,6 +20,7 @@ from sparsetrain.data import BigramTable, Corpus, DataConfig, TokenStream, descr
 from sparsetrain.data.shifts import ShiftsConfig, build_shifts
 from sparsetrain.data.stream import chars_per_token, val_batches
 from sparsetrain.data.tokenizer import Tokenizer
+from sparsetrain.export import load_model
 from sparsetrain.job import Job, is_main_process, redacted
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
@@ -290,6 +291,7 @@ def train(
         tokenizer=corpus.tokenizer.to_json(),
         facts={"name": redacted(config.name), "corpus_hash": corpus.content_hash},
         first_batch=first,
+        packed=config.callbacks.export_packed,
     )
     validation = Validation(
         batches=val,
@@ -332,6 +334,8 @@ def train(
     if trained.complete:
         with stages("export"):
             folder = trained.export()
+            if export.packed:
+                trained.model.load_state_dict(load_model(folder).state_dict())
         model_bigram = "the model has no bigram table"
         if config.model.bigram:
             model_bigram = config.bigram_init if recipe.start is None else "as the given weights have it"

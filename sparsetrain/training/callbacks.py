@@ -34,6 +34,9 @@ class CallbacksConfig:
     """Fixed validation batches per source."""
     export_every: Count | None = None
     """None: only the final step."""
+    export_packed: bool = False
+    """Store exports small: nonzero values and their places, and the bigram table rounded to 256 levels a row. What is read after the training
+    (losses, representations, circuits) is then read of the rounded model."""
     profile_steps: Index = 0
     """Optimizer steps to profile, from the 21st on, into profile.json; they are slower meanwhile."""
 

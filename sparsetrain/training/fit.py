@@ -191,6 +191,8 @@ class Exporter:
     """Number in its stream of the training's first batch."""
     data: TokenDataModule | None = None
     """Knows which batches were taken; None: as many as the steps need."""
+    packed: bool = False
+    """Stored small, see `sparsetrain.export.export_model`."""
 
     def __call__(self, model: Transformer, step: int) -> Path:
         recipe = self.recipe
@@ -200,7 +202,8 @@ class Exporter:
         meta["next_batch"] = self.first_batch + taken
         if recipe.start is not None:
             meta["lineage"] = to_dict(recipe.start)["ancestors"]
-        return export_model(model, self.folder / "export" / f"step_{step}", self.tokenizer, meta)
+        folder = self.folder / "export" / f"step_{step}"
+        return export_model(model, folder, self.tokenizer, meta, packed=self.packed)
 
 
 class LitTransformer(L.LightningModule):

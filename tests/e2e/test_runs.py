@@ -190,6 +190,18 @@ def test_a_dense_model_is_made_sparse(corpus_cache, tmp_path):
     assert densities[0] > densities[-1] == min(tensor["density_target"] for tensor in report["sparsity"]["tensors"])
 
 
+def test_a_packed_export_is_small_and_what_the_report_is_about(straight, corpus_cache):
+    base, weights = straight
+    run_dir = short(base, "packed", corpus_cache, **{"callbacks.export_packed": "true"})
+    export = run_dir / "export" / "step_12"
+    assert (export / "model.safetensors").stat().st_size < len(weights) / 2
+    plain, packed = load_model(base / "straight" / "export" / "step_12"), load_model(export)
+    for (name, one), (_, other) in zip(plain.named_parameters(), packed.named_parameters(), strict=True):
+        assert torch.equal(one, other) != name.startswith("bigram"), f"{name}: the table alone is rounded"
+    losses = [json.loads((folder / "report.json").read_text())["training"]["val_loss"]["mixed"]["value"] for folder in (base / "straight", run_dir)]  # fmt: skip
+    assert losses[0] != losses[1] == pytest.approx(losses[0], abs=1e-3)
+
+
 def test_run_folder_is_complete(smoke):
     for name in (
         "config.yaml", "metrics.csv", "ood_sparsity.csv", "report.json", "report.md", "report.html",
