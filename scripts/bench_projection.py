@@ -68,7 +68,7 @@ def main() -> None:
     """Prints the table and the JSON line."""
     arguments = parse_arguments(__doc__ or "")
     bench = Bench(name="projection", device=arguments.device, runs=arguments.runs)
-    for size, n_entries in SIZES.items():
+    for size, n_entries in list(SIZES.items())[: 1 if arguments.small else None]:
         for density, share in DENSITIES.items():
             axes: tuple[FloorAxis | None, ...] = (None, "rows", "columns")
             for axis in axes if n_entries // share >= 2 * FLOOR * isqrt(n_entries) else (None,):

@@ -68,7 +68,8 @@ def main() -> None:
     arguments = parse_arguments(__doc__ or "")
     torch.set_flush_denormal(True)  # as every training does
     bench = Bench(name="step", device=arguments.device, runs=arguments.runs)
-    for width in WIDTHS["cuda" if bench.device.startswith("cuda") else "cpu"]:
+    widths = WIDTHS["cuda" if bench.device.startswith("cuda") else "cpu"]
+    for width in widths[:1] if arguments.small else widths:
         for case in bench_width(bench, width):
             ratio, speed = 1 / case.speedup, 1e3 * BATCH * N_CTX / case.ms
             print(f"{case.name}: {speed:,.0f} tokens/s, {ratio:.3f} times the dense step", flush=True)

@@ -37,12 +37,13 @@ def baseline_blocks(section: CircuitsSection) -> list[Block]:
     sizes = Table(
         title="Edges by ranking",
         columns=(Column(label="Task"), Column(label="learned"), *(Column(label=method) for method in methods)),
-        rows=tuple(_sizes(task, methods) for task in section.tasks if task.baselines is not None),
+        rows=tuple(sizes_by_ranking(task, methods) for task in section.tasks if task.baselines is not None),
     )
     return [Details(summary="Learned pruning beside other rankings", blocks=(Text(text=text), ratios, sizes))]
 
 
-def _sizes(task: TaskEntry, methods: list[str]) -> tuple[str, ...]:
+def sizes_by_ranking(task: TaskEntry, methods: list[str]) -> tuple[str, ...]:
+    """The task, edges of its learned circuits, and of the circuit by each ranking."""
     found = {ranked.method: ranked.n_edges for ranked in task.baselines or () if ranked.reached}
     learned = ", ".join(str(circuit.n_edges.value) for circuit in task.circuits) or "none found"
     sizes = [found.get(method) for method in methods]

@@ -36,7 +36,7 @@ class BenchCase:
 def parse_arguments(
     description: str, argv: list[str] | None = None, *, runs: int = 7, more: Mapping[str, str] | None = None
 ) -> argparse.Namespace:
-    """`--device`, `--runs`, `--threads`, the same for every benchmark; sets torch's threads.
+    """`--device`, `--runs`, `--threads`, `--small`, the same for every benchmark; sets torch's threads.
 
     Args:
         description: of the benchmark.
@@ -50,6 +50,7 @@ def parse_arguments(
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--runs", type=int, default=runs, help="turns; medians are taken over them")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--small", action="store_true", help="of several sizes the smallest alone: does it run?")
     arguments = parser.parse_args(argv)
     if arguments.runs < 1:
         parser.error(f"--runs={arguments.runs} must be at least 1")

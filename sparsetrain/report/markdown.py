@@ -172,14 +172,28 @@ def _cell(value: Value | Cell, column: Column) -> str:
     return escape(f"{text} ({interval})" if interval else text)
 
 
+def between(begin: str, end: str, page: str) -> str:
+    """What stands between the lines `begin` and `end` of the page of `page=`.
+
+    Raises:
+        ValueError: the page does not hold both lines.
+    """
+    return _cut(begin, end, page)[1].strip()
+
+
 def replaced_between(begin: str, end: str, made: str, page: str) -> str:
     """The page of `page=` with `made` between the lines `begin` and `end`, in place of what stood there.
 
     Raises:
         ValueError: the page does not hold both lines.
     """
+    before, _, after = _cut(begin, end, page)
+    return f"{before}{begin}\n\n{made}\n\n{end}{after}"
+
+
+def _cut(begin: str, end: str, page: str) -> tuple[str, str, str]:
     before, first, rest = page.partition(begin)
-    _, last, after = rest.partition(end)
+    inside, last, after = rest.partition(end)
     if not first or not last:
         raise ValueError(f"page= must hold the lines {begin!r} and {end!r}; what is made goes between them")
-    return f"{before}{begin}\n\n{made}\n\n{end}{after}"
+    return before, inside, after

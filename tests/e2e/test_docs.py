@@ -63,16 +63,11 @@ SMALL = {
     "measure_sparsity": ("measure.n_examples=8", "measure.n_bootstrap=20", "progress=false"),
 }
 """Settings that make a command small."""
-BENCHES = {
-    "bench_attention": "SHAPES = ((2, 4, 32, 16),)",
-    "bench_compact": "WIDTHS = (512,)",
-    "bench_projection": "SIZES = {'1M': 1 << 20}",
-    "bench_step": "WIDTHS = {'cpu': (32,)}; m.N_CTX = 32; m.DENSITIES = {'1/8': 1 / 8}",
-    "bench_topk": "WIDTHS = (128,)",
+MODELS = {
     "bench_safety": "MODEL = m.ModelConfig(d_vocab=64, n_layer=1, d_model=32, n_ctx=32); m.EVERY = 4",
     "bench_tracker": "MODEL = m.ModelConfig(d_vocab=64, n_layer=1, d_model=32, n_ctx=32)",
 }
-"""What makes a benchmark small, where `m` is its module."""
+"""What makes a benchmark of one model small, where `m` is its module; those of several sizes have `--small`."""
 
 
 @dataclass(frozen=True)
@@ -230,16 +225,9 @@ def smaller(command: Command, cache: Path) -> list[str]:
     """The arguments of the command at smoke size."""
     words = command.argv[1:]
     if command.script.startswith("bench_"):
-        change = BENCHES[command.script]
-        return [
-            "-c",
-            f"import scripts.{command.script} as m; m.{change}; m.main()",
-            *words[1:],
-            "--runs",
-            "1",
-            "--threads",
-            "1",
-        ]
+        change = f"m.{MODELS[command.script]}; " if command.script in MODELS else ""
+        program = f"import scripts.{command.script} as m; {change}m.main()"
+        return ["-c", program, *words[1:], "--small", "--runs", "1", "--threads", "1"]
     if "--help" in words:
         return words
     for large, small in STEPS.items():

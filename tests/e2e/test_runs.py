@@ -31,6 +31,9 @@ from sparsetrain.typed import from_dict
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
+LADDER = ("hour", "night", "gpu")
+"""Sizes of the quickstart beside its own."""
+
 
 def config_of(*overrides: str) -> TrainRun:
     assert train.main  # importing train.py registers the base config
@@ -43,6 +46,14 @@ def config_of(*overrides: str) -> TrainRun:
 def test_every_experiment_composes(experiment):
     config = config_of(f"+experiment={experiment}", "+debug=smoke")
     assert config.name == experiment and config.debug and config.model.d_model >= 64
+
+
+def test_the_ladder_grows_and_an_experiment_on_it_keeps_what_it_sets():
+    minutes, *larger = (config_of("+experiment=quickstart", f"size={size}") for size in ("minutes", *LADDER))
+    assert minutes == config_of("+experiment=quickstart")
+    tokens = [config.trainer.n_steps * config.trainer.batch_size * config.model.n_ctx for config in (minutes, *larger)]
+    assert tokens[0] < min(tokens[1:]) and all(config.model.d_model > minutes.model.d_model for config in larger)
+    assert config_of("+experiment=dense_baseline", "size=hour").sparsity.density == 1
 
 
 def test_mistyped_key_in_an_experiment_file_is_an_error(python, tmp_path):
@@ -339,11 +350,14 @@ def test_mistakes_end_in_one_line(arguments, message, corpus_cache, tmp_path, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name != "quickstart"])
+@pytest.mark.parametrize(
+    "experiment",
+    [*(name for name in EXPERIMENTS if name != "quickstart"), *(f"quickstart size={size}" for size in LADDER)],
+)
 def test_every_experiment_runs_at_smoke_size(experiment, python, corpus_cache, tmp_path):
     done = python(
         "train.py",
-        f"+experiment={experiment}",
+        *f"+experiment={experiment}".split(),
         "+debug=smoke",
         "trainer.progress=false",
         f"hydra.run.dir={tmp_path}",

@@ -110,6 +110,8 @@ CIRCUITS = {
     "comparison": THING | {"section"},
     "recipe": THING | {"section", "search", "find", "views"},
     "doctor": {"circuit", "means"},
+    "brief": {"section"},
+    "zoo": {"section", "views", "run", "verify"},
     "run": THING | {"section", "search", "evidence", "explain", "views", "find", "formation", "comparison", "recipe"},
 }  # fmt: skip
 """The same of `circuits`."""
@@ -124,6 +126,7 @@ BELOW = {
     "comparison": TRAINING | {"run", "studies"},
     "side_by_side": TRAINING | {"studies"},
     "run": TRAINING | {"run", "studies"},
+    "zoo": TRAINING | {"run"},
     "exports": MODEL | {"export"},
 }
 """Room of `circuits` -> the rooms of `sparsetrain` that it may import; the others: `REPORT`."""
