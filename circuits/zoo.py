@@ -295,7 +295,7 @@ def card(member: ZooModel, about: str) -> str:
         f"the table of bigrams rounded to 256 levels a row; everything said here is of the rounded model. Weights' SHA-256: `{member.report.weights.sha256 if member.report.weights else ''}`.",
         f'```python\nfrom sparsetrain.export import load_model\n\nmodel = load_model("{PREFIX}{member.name}")\n```',
         "## How it was made",
-        f"```sh\n{run.command}\n```",
+        "```sh\n" + "\n".join(_commands(member)) + "\n```",
         f"sparsetrain {run.version}, torch {run.torch}, seed {run.seed}, {run.n_threads} CPU thread{'s' if run.n_threads > 1 else ''}: {minutes.get('training', 0):.0f} minutes of training "
         f"({format_number(training.n_tokens.value)} tokens), {sum(minutes.values()):.0f} in all. Another machine's Python has another standard library and rounds otherwise, so the command gives a like model, not this one.",
         "## Data",
@@ -318,6 +318,16 @@ def card(member: ZooModel, about: str) -> str:
         "Copyright Python Software Foundation, under the PSF License Version 2 (parts of the library have notices of their own).",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _commands(member: ZooModel) -> list[str]:
+    """The training, and the cards where there are any."""
+    judged = any(circuit.card for task in member.tasks for circuit in task.circuits)
+    n_searched = sum(bool(task.circuits or task.nonsense_twin) for task in member.tasks)
+    cards = (
+        f"python scripts/find_circuits.py run=runs/quickstart/<stamp> task=all circuits.most={n_searched} card=quick"
+    )
+    return [member.report.run.command, *([cards] if judged else [])]
 
 
 def _losses(training: TrainingSection, data: DataSection, source: str) -> tuple[Any, ...]:
