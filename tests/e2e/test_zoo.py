@@ -74,7 +74,7 @@ import json, sys
 from pathlib import Path
 import torch
 from circuits.circuit import Circuit
-from circuits.find import heldout_pairs
+from circuits.search.task import heldout_pairs
 from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.export import latest_export, load_model
 from sparsetrain.shipped import shipped, shipped_folder
