@@ -13,6 +13,7 @@ shipped files. Exit code 1 where a table differs.
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from circuits.zoo import ZooModel, row_differences, ship, tables
@@ -64,10 +65,8 @@ def main(config: ZooRun, run_dir: Path) -> None:
     models = [ZooModel.load(name, shipped_folder(f"{PREFIX}{name}", "model")) for name in names]
     if config.recompute or config.page:
         with progress_bar(config.progress) as bar:
-            task = bar.add_task("models", total=len(models))
-            for i, member in enumerate(models):
-                models[i] = member.recomputed()
-                bar.advance(task)
+            task = bar.add_task("tasks", total=sum(len(member.tasks) for member in models))
+            models = [member.recomputed(partial(bar.advance, task)) for member in models]
     made = tables(models)
     if not config.page:
         print("\n\n".join(f"## {name.capitalize()}\n\n{table}" for name, table in made.items()))

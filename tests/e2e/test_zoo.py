@@ -176,8 +176,10 @@ def test_a_run_joins_the_zoo_and_its_tables_are_held_against_a_page(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     monkeypatch.setattr(shipped, "zoo_dir", lambda: tmp_path / "zoo")
-    monkeypatch.setattr("circuits.zoo.zoo_dir", shipped.zoo_dir)
+    monkeypatch.setattr("circuits.zoo.ship.zoo_dir", shipped.zoo_dir)
     folder = ship(run, "small", "A try.")
+    with pytest.raises(ValueError, match="a name is made of"):
+        ship(run, "../other", "A try.")
     with pytest.raises(ValueError, match="is there already"):
         ship(run, "small", "again")
     member = ZooModel.load("small", folder)
@@ -199,8 +201,8 @@ def test_a_run_joins_the_zoo_and_its_tables_are_held_against_a_page(
 
 @pytest.mark.slow
 def test_an_export_that_is_too_large_does_not_ship(smoke, tmp_path, monkeypatch):
-    monkeypatch.setattr("circuits.zoo.zoo_dir", lambda: tmp_path / "zoo")
-    monkeypatch.setattr("circuits.zoo.MAX_EXPORT", 1000)
+    monkeypatch.setattr("circuits.zoo.ship.zoo_dir", lambda: tmp_path / "zoo")
+    monkeypatch.setattr("circuits.zoo.ship.MAX_EXPORT", 1000)
     with pytest.raises(ValueError, match=r"train with callbacks\.export_packed=true"):
         ship(smoke, "large", "too large")
     assert not (tmp_path / "zoo" / "large").exists()
