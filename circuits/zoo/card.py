@@ -63,7 +63,7 @@ def _commands(member: ZooModel) -> list[str]:
     judged = any(circuit.card for task in member.tasks for circuit in task.circuits)
     n_searched = sum(bool(task.circuits or task.nonsense_twin) for task in member.tasks)
     cards = (
-        f"python scripts/find_circuits.py run=runs/quickstart/<stamp> task=all circuits.most={n_searched} card=quick"
+        f"python scripts/find_circuits.py run=runs/quickstart/<stamp> circuits.most={n_searched} card=quick"
     )
     return [member.report.run.command, *([cards] if judged else [])]
 
