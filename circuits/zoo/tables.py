@@ -56,7 +56,7 @@ def gate_words(task: TaskEntry | None) -> str:
     loss = _nats(task.gate.loss)
     if task.status == "bigram":
         return "bigram"
-    return loss if task.gate.passed else f"misses: {loss}, right {format_number(task.gate.raw_accuracy)}"
+    return loss if task.gate.passed else f"misses: {loss}, right {format_number(task.gate.accuracy)}"
 
 
 def circuits_table(models: Sequence[ZooModel]) -> Table:
