@@ -1,7 +1,7 @@
 """The models that ship with the package: what they are and do, what their circuits are, and whether the docs say what they say.
 
     python scripts/zoo.py                                       a table of the models, their tasks, their circuits
-    python scripts/zoo.py model=python-hour                     one of them
+    python scripts/zoo.py only=python-hour                      one of them
     python scripts/zoo.py recompute=true                        the same with the circuits' numbers computed again from the shipped files
     python scripts/zoo.py page=docs/circuits.md check=true      recomputed and held against the tables of that page; what differs is named
     python scripts/zoo.py page=docs/circuits.md                 the tables written into that page
@@ -35,7 +35,7 @@ def begin(table: str) -> str:
 class ZooRun:
     """Which models, and what is done with them."""
 
-    model: str = ""
+    only: str = ""
     """A model's name; empty: all of them."""
     recompute: bool = False
     """Compute the numbers of circuits again, minutes a model; otherwise they are read from the shipped reports."""
@@ -52,7 +52,7 @@ class ZooRun:
     progress: bool = True
 
 
-@entry(ZooRun, "zoo", literal=("model", "page", "add", "name", "about"))
+@entry(ZooRun, "zoo", literal=("only", "page", "add", "name", "about"))
 def main(config: ZooRun, run_dir: Path) -> None:
     """Prints, compares, writes or adds."""
     if config.add:
@@ -61,8 +61,12 @@ def main(config: ZooRun, run_dir: Path) -> None:
         return
     if config.check and not config.page:
         raise ValueError("check=true compares with the tables of a page; give page=docs/circuits.md")
-    names = [config.model.removeprefix(PREFIX)] if config.model else list(shipped())
-    models = [ZooModel.load(name, shipped_folder(f"{PREFIX}{name}", "model")) for name in names]
+    names = [config.only.removeprefix(PREFIX)] if config.only else list(shipped())
+    models = [ZooModel.load(name, shipped_folder(f"{PREFIX}{name}", "only")) for name in names]
+    if config.page:  # before minutes of work
+        page = Path(config.page).read_text(encoding="utf-8")
+        for name in tables(models):
+            between(begin(name), END, page)
     if config.recompute or config.page:
         with progress_bar(config.progress) as bar:
             task = bar.add_task("tasks", total=sum(len(member.tasks) for member in models))

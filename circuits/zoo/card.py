@@ -62,9 +62,7 @@ def _commands(member: ZooModel) -> list[str]:
     """The training, and the cards where there are any."""
     judged = any(circuit.card for task in member.tasks for circuit in task.circuits)
     n_searched = sum(bool(task.circuits or task.nonsense_twin) for task in member.tasks)
-    cards = (
-        f"python scripts/find_circuits.py run=runs/quickstart/<stamp> circuits.most={n_searched} card=quick"
-    )
+    cards = f"python scripts/find_circuits.py run=runs/quickstart/<stamp> circuits.most={n_searched} card=quick"
     return [member.report.run.command, *([cards] if judged else [])]
 
 

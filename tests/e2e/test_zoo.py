@@ -135,7 +135,7 @@ def desk(tmp_path_factory) -> Path:
         ("compare.py", "a=zoo:python-hour", "b=zoo:{other}"),
         ("measure_sparsity.py", "model=zoo:python-hour", "data=some.txt", "measure.n_examples=8", "measure.n_bootstrap=20"),
         ("find_circuits.py", "run=zoo:python-hour", "task={task}", "wandb=disabled", "progress=false"),
-        ("zoo.py", "model=python-hour"),
+        ("zoo.py", "only=python-hour"),
         ("ablate.py", "run=zoo:python-hour", "prompt='for i in'", "nodes='blocks.1.attn.hook_v:1'", "mode=zero"),
         ("../train.py", *SMOKE, "init_from=zoo:python-hour", "circuits=none", "ood=none"),
     ],
@@ -165,6 +165,8 @@ def test_what_is_no_model_is_said_with_those_that_are(python):
     assert done.returncode == 1 and "zoo:python-hour" in done.stderr.splitlines()[-1]
     done = python("scripts/zoo.py", "check=true")
     assert done.returncode == 1 and "page=docs/circuits.md" in done.stderr.splitlines()[-1]
+    done = python("scripts/zoo.py", "page=docs/recipe.md", "check=true")  # said before anything is computed
+    assert done.returncode == 1 and "must hold the lines" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -177,7 +179,7 @@ def test_a_run_joins_the_zoo_and_its_tables_are_held_against_a_page(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     monkeypatch.setattr(shipped, "zoo_dir", lambda: tmp_path / "zoo")
-    monkeypatch.setattr("circuits.zoo.ship.zoo_dir", shipped.zoo_dir)
+    monkeypatch.setattr("circuits.zoo.shipping.zoo_dir", shipped.zoo_dir)
     folder = ship(run, "small", "A try.")
     with pytest.raises(ValueError, match="a name is made of"):
         ship(run, "../other", "A try.")
@@ -202,8 +204,8 @@ def test_a_run_joins_the_zoo_and_its_tables_are_held_against_a_page(
 
 @pytest.mark.slow
 def test_an_export_that_is_too_large_does_not_ship(smoke, tmp_path, monkeypatch):
-    monkeypatch.setattr("circuits.zoo.ship.zoo_dir", lambda: tmp_path / "zoo")
-    monkeypatch.setattr("circuits.zoo.ship.MAX_EXPORT", 1000)
+    monkeypatch.setattr("circuits.zoo.shipping.zoo_dir", lambda: tmp_path / "zoo")
+    monkeypatch.setattr("circuits.zoo.shipping.MAX_EXPORT", 1000)
     with pytest.raises(ValueError, match=r"train with callbacks\.export_packed=true"):
         ship(smoke, "large", "too large")
     assert not (tmp_path / "zoo" / "large").exists()
