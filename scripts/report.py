@@ -6,6 +6,8 @@ python scripts/report.py run=runs/quickstart/<stamp> brief=numbers.json      # a
 """
 
 import json
+import os
+import sys
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +44,14 @@ def main(config: ReportRun, run_dir: Path) -> None:
         write_atomic(Path(config.brief), json.dumps(brief(report), indent=1, ensure_ascii=False) + "\n")
         print(f"numbers: {config.brief}")
     print(f"report: {paths['html']}")
-    if config.open and not webbrowser.open(paths["html"].resolve().as_uri()):
+    if config.open and not shown(paths["html"]):
         print("no browser to be found here: open the page by its path")
+
+
+def shown(page: Path) -> bool:
+    """Opens a page in a browser with windows; False where there is none. One in the terminal would not run the page."""
+    windows = sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+    return windows and webbrowser.open(page.resolve().as_uri())
 
 
 if __name__ == "__main__":
