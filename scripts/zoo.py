@@ -63,9 +63,10 @@ def main(config: ZooRun, run_dir: Path) -> None:
         raise ValueError("check=true compares with the tables of a page; give page=docs/circuits.md")
     names = [config.only.removeprefix(PREFIX)] if config.only else list(shipped())
     models = [ZooModel.load(name, shipped_folder(f"{PREFIX}{name}", "only")) for name in names]
-    if config.page:  # before minutes of work
-        page = Path(config.page).read_text(encoding="utf-8")
-        for name in tables(models):
+    path, page = Path(config.page), ""
+    if config.page:
+        page = path.read_text(encoding="utf-8")
+        for name in tables(models):  # a page without their lines is refused before minutes of work
             between(begin(name), END, page)
     if config.recompute or config.page:
         with progress_bar(config.progress) as bar:
@@ -75,8 +76,6 @@ def main(config: ZooRun, run_dir: Path) -> None:
     if not config.page:
         print("\n\n".join(f"## {name.capitalize()}\n\n{table}" for name, table in made.items()))
         return
-    path = Path(config.page)
-    page = path.read_text(encoding="utf-8")
     n_wrong = 0
     for name, table in made.items():
         for stored, now in row_differences(between(begin(name), END, page), table):

@@ -1,5 +1,6 @@
 """A finished run becomes a model of the zoo: what others need of its folder, and its card."""
 
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from sparsetrain.store import write_atomic
 MAX_EXPORT = 6_000_000
 """Bytes of an export that ships: a wheel is to stay below 40 MB. ours"""
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_KEPT = ("config.yaml", "job.json", "metrics.csv", "report.json")
+_KEPT = ("config.yaml", "job.json", "metrics.csv")
 
 
 def ship(run: Path, name: str, about: str) -> Path:
@@ -47,6 +48,8 @@ def ship(run: Path, name: str, about: str) -> Path:
         for file in _KEPT:
             if (run / file).is_file():
                 shutil.copy2(run / file, part / file)
+        report = json.loads((run / "report.json").read_bytes())
+        write_atomic(part / "report.json", json.dumps(report, ensure_ascii=False, separators=(",", ":")) + "\n")
         write_atomic(part / "README.md", card(member, about).encode())
         part.rename(folder)
     finally:
