@@ -21,7 +21,7 @@ from circuits.search.comparison import ranked_circuits
 from circuits.search.task import FindConfig, Pairs, TaskSearch
 from circuits.section import CircuitsSection, RankedCircuit, TaskEntry
 from circuits.tasks import Task, UnsuitableTask
-from sparsetrain.adapters import HUB_PREFIX, LanguageModel, load_language_model
+from sparsetrain.adapters import LanguageModel, is_of_others, load_language_model
 from sparsetrain.adapters.hub_files import HubTokenizer
 from sparsetrain.data.texts import PADDING, TextsConfig, read_texts
 from sparsetrain.store import once
@@ -73,8 +73,10 @@ class HubSearch:
         Raises:
             ValueError: not an `hf:` model, hook points that its circuits need are absent, or nothing to read in the files.
         """
-        if not name.startswith(HUB_PREFIX):
-            raise ValueError(f"model={name} must be hf:<folder or hub name>; a run of ours is given as run=<folder>")
+        if not is_of_others(name):
+            raise ValueError(
+                f"model={name} must be hf:<folder or hub name> or gguf:<file>; a run of ours is given as run=<folder>"
+            )
         model = load_language_model(name, device="cpu")
         assert isinstance(model.tokenizer, HubTokenizer)
         tokenizer = PromptTokenizer(backend=model.tokenizer, eot_id=model.tokenizer.eot_id)

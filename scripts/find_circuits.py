@@ -55,7 +55,7 @@ class FindCircuitsRun:
     run: str = ""
     """Folder of a finished run; with `model` the folder of its report, empty for runs/find_circuits/<stamp>."""
     model: str = ""
-    """hf:<folder or hub name>: a causal language model of somebody else, instead of a run."""
+    """hf:<folder or hub name> or gguf:<file>: a causal language model of somebody else, instead of a run."""
     data: str | list[str] = ""
     """With `model`: files, folders or patterns of text over which the means of deleted nodes are taken; empty: over the prompts of the
     task's training pairs."""

@@ -45,7 +45,7 @@ class MeasureSparsityRun:
     """A model, texts, and what is measured."""
 
     model: str = ""
-    """hf:<folder or hub name>, or the folder of a finished run."""
+    """hf:<folder or hub name>, gguf:<file>, or the folder of a finished run."""
     data: str | list[str] = ""
     """Files, folders or patterns: one, several as a,b or as a list."""
     seeds: str | list[str] = ""

@@ -1,6 +1,6 @@
 """Other people's models behind the same few verbs as ours: logits, hook points, tokenizer.
 
-1. `load_language_model("hf:<path or name>")` or `("<run folder>")` gives a `LanguageModel`, whichever it is.
+1. `load_language_model("hf:<path or name>")`, `("gguf:<file>")` or `("<run folder>")` gives a `LanguageModel`, whichever it is.
 2. Its `module` maps tokens to logits and has hook points in the same naming, so that `hooked`, `record` and
    `measure_splits` work on it as on a model of ours (`hugging_face.py` says how).
 3. What an architecture does not show is not made up: it is absent, with the reason in `left_out`.
@@ -13,12 +13,13 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from sparsetrain.adapters import exported, hub_files, hugging_face
+from sparsetrain.adapters import exported, gguf_files, hub_files, hugging_face
 from sparsetrain.export import latest_export, n_params, read_meta
 from sparsetrain.hooks import HookPoint, hook_points
 from sparsetrain.model import Transformer
 
 HUB_PREFIX = "hf:"
+GGUF_PREFIX = "gguf:"
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -92,11 +93,16 @@ class LanguageModel:
         return hook_points(self.module)
 
 
+def is_of_others(name: str) -> bool:
+    """Whether a name is of a model that was not trained here."""
+    return name.startswith((HUB_PREFIX, GGUF_PREFIX))
+
+
 def load_language_model(name: str, *, device: str, precision: Precision = "float32") -> LanguageModel:
     """Loads a model by what the user calls it.
 
     Args:
-        name: `hf:<folder or hub name>`, or the folder of a run or export of ours.
+        name: `hf:<folder or hub name>`, `gguf:<file>`, or the folder of a run or export of ours.
         device: cpu or cuda.
         precision: of the weights; ours are float32 only.
 
@@ -105,8 +111,10 @@ def load_language_model(name: str, *, device: str, precision: Precision = "float
             point, a hidden size that changes between layers, weights that are not finite.
         FileNotFoundError: no such run.
     """
-    if name.startswith(HUB_PREFIX):
+    if is_of_others(name):
         source = name.removeprefix(HUB_PREFIX)
+        if name.startswith(GGUF_PREFIX):
+            source = str(gguf_files.converted(name.removeprefix(GGUF_PREFIX)))
         hub, tokenizer = hub_files.load(source, getattr(torch, precision))
         check_finite(name, hub)
         module = hugging_face.HookedHubModel(hub.to(device))
@@ -122,7 +130,9 @@ def load_language_model(name: str, *, device: str, precision: Precision = "float
             left_out=module.left_out,
         )
     if precision != "float32":
-        raise ValueError(f"precision={precision} is for models behind {HUB_PREFIX!r}; exports of ours run in float32")
+        raise ValueError(
+            f"precision={precision} is for models behind {HUB_PREFIX!r} and {GGUF_PREFIX!r}; exports of ours run in float32"
+        )
     folder = latest_export(name)
     model, tokenizer = exported.load(folder, device)
     check_finite(name, model)

@@ -187,7 +187,7 @@ def row_losses(model: nn.Module, tokens: Tensor, batch_size: int = 64, at: slice
     with evaluating(model):
         for batch in tokens.split(batch_size):
             logits = model(batch[:, :-1].to(device)).float().cpu()
-            losses.append(_measure_logits(logits[:, at], batch[:, 1:][:, at])[..., 0].mean(1))
+            losses.append(measure_logits(logits[:, at], batch[:, 1:][:, at])[..., 0].mean(1))
     return torch.cat(losses)
 
 
@@ -360,7 +360,7 @@ def _measure_split(
             logits = positions.of(model(batch[:, :-1].clamp_min(0)))
         for width in list(readings.pending):
             readings.flush(width)
-        of_logits = positions.mean(_measure_logits(logits.float(), positions.of(batch[:, 1:])))
+        of_logits = positions.mean(measure_logits(logits.float(), positions.of(batch[:, 1:])))
         means.update(
             torch.cat([readings.values.flatten(1), of_logits], 1),
             torch.cat([readings.defined.flatten(1), torch.ones_like(of_logits, dtype=torch.bool)], 1),
@@ -371,7 +371,7 @@ def _measure_split(
     return means, units
 
 
-def _measure_logits(logits: Tensor, targets: Tensor) -> Tensor:
+def measure_logits(logits: Tensor, targets: Tensor) -> Tensor:
     """`LOGIT_MEASURES` per position: `[n, pos, d_vocab]`, `[n, pos]` -> `[n, pos, 3]`."""
     log_p = F.log_softmax(logits, dim=-1)
     loss = -log_p.gather(-1, targets[..., None])[..., 0]

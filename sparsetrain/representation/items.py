@@ -1,0 +1,198 @@
+"""Texts read one by one: how sparse is each at every hook point, at its last token, over all its tokens, at its first?
+
+1. An `Item` is a row of tokens, with an answer at its end or without. Rows of any lengths are read together: they are sorted by length and
+   filled up on the right, which a causal model does not see.
+2. Read-outs: `last` is the position that predicts the answer (without one: the last that has a next token); `all` the mean over
+   all such positions but the first; `first` the first alone, where many models keep an attention sink.
+3. Few measures of every vector, and no sums per unit: reading every hook point costs less than the forward pass itself
+   (`scripts/bench_items.py`).
+4. What is read is an array per item, so that any statistic over items can be had later.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sparsetrain.hooks import HookPoint, hook_points, hooked
+from sparsetrain.representation.controls import gain_of, quiet_channels, random_rotation
+from sparsetrain.representation.evaluate import LOGIT_MEASURES, evaluating, measure_logits
+from sparsetrain.representation.measures import HEADLINE, MEASURES, Magnitudes
+
+ReadOut = Literal["last", "all", "first"]
+READ_OUTS: tuple[ReadOut, ...] = get_args(ReadOut)
+MEASURED = (HEADLINE, "top5")
+"""Read by default: the headline, and what the literature plots."""
+Arrays = Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A text as a model reads it.
+
+    Args:
+        tokens: at least two, with whatever the model expects in front.
+        n_answer: how many of the last are the answer; 0: the text goes on by itself.
+    """
+
+    tokens: tuple[int, ...]
+    n_answer: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) < 2 or not 0 <= self.n_answer < len(self.tokens):
+            raise ValueError(
+                f"an item of {len(self.tokens)} tokens, {self.n_answer} of them the answer: it needs two tokens, and one in front of the answer"
+            )
+
+    @property
+    def last(self) -> int:
+        """Position that is read as `last`."""
+        return len(self.tokens) - 1 - max(1, self.n_answer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """Where and how items are read.
+
+    Args:
+        points: hook points, read as they are.
+        controlled: hook points of them that are also read in a random basis (`rotated`) and, where `energy` is given, without
+            the strongest 1% of channels (`trimmed`); at norms also with the gain (`gain`).
+        energy: hook point -> `[width]`, sum of h^2 of each channel over reference texts: says which channels are the strongest.
+        measures: names in `MEASURES`; controls have the headline alone.
+        rotation_seed: of the random basis.
+    """
+
+    points: tuple[str, ...]
+    controlled: tuple[str, ...] = ()
+    energy: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor], repr=False)
+    measures: tuple[str, ...] = MEASURED
+    rotation_seed: int = 0
+
+
+def read_items_of_any_length(
+    model: nn.Module,
+    items: Sequence[Item],
+    looks: Looks,
+    *,
+    batch_size: int = 8,
+    on_batch: Callable[[Sequence[int], Arrays], None] | None = None,
+) -> Arrays:
+    """Reads every item.
+
+    Args:
+        model: tokens `[batch, pos]` int64 -> logits `[batch, pos, d_vocab]`; causal, with hook points.
+        items: of any lengths.
+        looks: where and how.
+        batch_size: items of one forward pass; changes the speed alone.
+        on_batch: called with the numbers of the items of a batch, and what was read of them.
+
+    Returns:
+        Name -> `[n_items]` float64 in the items' order. `<hook point>|<control>|<read-out>|<measure>`, and
+        for each of `LOGIT_MEASURES` `<name>|last`, `<name>|all`, `answer_loss` (mean over the answer's tokens; NaN without an answer), `correct` (whether each token of the
+        answer is the likeliest one; NaN without), `n_tokens`.
+
+    Raises:
+        KeyError: a hook point that does not exist.
+    """
+    found: dict[str, NDArray[np.float64]] = {}
+    order = sorted(range(len(items)), key=lambda i: len(items[i].tokens))
+    reader = _Reader(model, looks)
+    with evaluating(model):
+        for start in range(0, len(order), batch_size):
+            numbers = order[start : start + batch_size]
+            arrays = reader.read([items[i] for i in numbers])
+            for name, values in arrays.items():
+                found.setdefault(name, np.full(len(items), np.nan))[numbers] = values
+            if on_batch is not None:
+                on_batch(numbers, arrays)
+    return found
+
+
+class _Reader:
+    """One batch after the other; bases and channels are made once."""
+
+    def __init__(self, model: nn.Module, looks: Looks) -> None:
+        points = hook_points(model)
+        unknown = [name for name in (*looks.points, *looks.controlled) if name not in points]
+        if unknown:
+            raise KeyError(f"no hook point {unknown[0]!r} in this model")
+        self.model, self.looks = model, looks
+        self.device = next(model.parameters()).device
+        self.bases = {
+            w: random_rotation(w, looks.rotation_seed) for w in {points[name].width for name in looks.controlled}
+        }
+        self.kept = {name: quiet_channels(looks.energy[name]) for name in looks.controlled if name in looks.energy}
+        self.gains = {name: gain_of(model, name) for name in looks.controlled if points[name].kind == "norm"}
+
+    def read(self, items: Sequence[Item]) -> dict[str, NDArray[np.float64]]:
+        lengths = torch.tensor([len(item.tokens) for item in items])
+        tokens = torch.zeros(len(items), int(lengths.max()), dtype=torch.int64)
+        for row, item in zip(tokens, items, strict=True):
+            row[: len(item.tokens)] = torch.tensor(item.tokens)
+        last = torch.tensor([item.last for item in items])
+        at = _Places(last=last, valid=torch.arange(tokens.shape[1] - 1) <= lengths[:, None] - 2)
+        found: dict[str, Tensor] = {}
+
+        def watch(x: Tensor, point: HookPoint) -> Tensor:
+            for control, h in self._variants(point.name, x):
+                magnitudes = Magnitudes(h)
+                for measure in self.looks.measures if control == "none" else (HEADLINE,):
+                    for read_out, values in at.read(MEASURES[measure].fn(magnitudes).cpu()).items():
+                        found[f"{point.name}|{control}|{read_out}|{measure}"] = values
+            return x
+
+        with hooked(self.model, dict.fromkeys(self.looks.points, watch)):
+            logits = self.model(tokens[:, :-1].to(self.device)).float()
+        covariates = measure_logits(logits, tokens[:, 1:].to(self.device)).cpu().unbind(-1)
+        for name, values in zip(LOGIT_MEASURES, covariates, strict=True):
+            found |= {f"{name}|{read_out}": v for read_out, v in at.read(values).items() if read_out != "first"}
+        right = (logits.argmax(-1).cpu() == tokens[:, 1:]).double()
+        found |= {"answer_loss": _over_answers(covariates[0], items), "correct": _over_answers(right, items).floor()}
+        found["n_tokens"] = lengths
+        return {name: values.double().numpy() for name, values in found.items()}
+
+    def _variants(self, point: str, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The activation as it is, and under the controls."""
+        yield "none", x
+        if point in self.looks.controlled:
+            yield "rotated", x.float() @ self.bases[x.shape[-1]].to(x.device)
+            if (gain := self.gains.get(point)) is not None:
+                yield "gain", x * gain.to(x)
+            if point in self.kept:
+                yield "trimmed", x[..., self.kept[point].to(x.device)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Places:
+    """Which positions of a batch are read."""
+
+    last: Tensor
+    """`[n]` int64."""
+    valid: Tensor
+    """`[n, pos]` bool: positions that have a next token."""
+
+    def read(self, values: Tensor) -> dict[ReadOut, Tensor]:
+        """`[n, pos] -> [n]` for each read-out. A position without a value (a zero vector) is left out; a text of one position has no `all`."""
+        counted = self.valid & ~values.isnan()
+        counted[:, 0] = False
+        return {
+            "last": values[torch.arange(len(values)), self.last],
+            "all": torch.where(counted, values, 0.0).double().sum(1) / counted.sum(1),
+            "first": values[:, 0],
+        }
+
+
+def _over_answers(values: Tensor, items: Sequence[Item]) -> Tensor:
+    """Mean over the tokens of each answer of `[n, pos]` values at the positions that predict them; NaN without an answer."""
+    means = [
+        row[item.last : item.last + item.n_answer].double().mean()
+        if item.n_answer
+        else torch.tensor(torch.nan).double()
+        for row, item in zip(values, items, strict=True)
+    ]
+    return torch.stack(means)

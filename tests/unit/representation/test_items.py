@@ -1,0 +1,78 @@
+"""Texts of any lengths, read one by one: what is read where, and that neither company nor padding matters."""
+
+import numpy as np
+import pytest
+import torch
+
+from sparsetrain.hooks import hook_points, record
+from sparsetrain.representation.controls import read_items
+from sparsetrain.representation.items import Item, Looks, read_items_of_any_length
+from sparsetrain.representation.measures import gini
+
+FINAL = "final_norm.hook_norm"
+LENGTHS = ((2, 0), (9, 2), (30, 1), (17, 0), (64, 3))
+
+
+@pytest.fixture(scope="module")
+def model(make_model):
+    return make_model(n_layer=2, d_model=32, d_head=8, n_ctx=64, d_vocab=50)
+
+
+def items() -> list[Item]:
+    generator = torch.Generator().manual_seed(0)
+    return [Item(tokens=tuple(torch.randint(50, (n,), generator=generator).tolist()), n_answer=a) for n, a in LENGTHS]
+
+
+def test_neither_the_batch_nor_the_padding_changes_anything(model):
+    points = tuple(name for name, point in hook_points(model).items() if point.width > 1)
+    looks = Looks(points=points, controlled=(FINAL,), energy={FINAL: torch.arange(32.0)})
+    together, alone = (read_items_of_any_length(model, items(), looks, batch_size=n) for n in (5, 1))
+    assert together.keys() == alone.keys() and len(together) > 3 * 2 * len(points)
+    for name, values in together.items():
+        np.testing.assert_allclose(values, alone[name], atol=1e-5, err_msg=name)
+
+
+def test_last_is_where_the_answer_is_predicted(model):
+    item = items()[2]
+    found = read_items_of_any_length(model, [item], Looks(points=(FINAL,), controlled=(FINAL,)))
+    known = read_items(model, torch.tensor([item.tokens]), (FINAL,))
+    for control in ("none", "gain", "rotated"):
+        assert found[f"{FINAL}|{control}|last|gini"][0] == pytest.approx(
+            float(known.measures[FINAL, control, "gini"]), abs=1e-6
+        )
+    assert found["answer_loss"][0] == found["loss|last"][0] == pytest.approx(float(known.loss), abs=1e-5)
+    assert found["correct"][0] == float(known.logits.argmax() == item.tokens[-1])
+
+
+def test_all_leaves_the_first_token_out(model):
+    item = items()[3]
+
+    _, seen = record(model, torch.tensor([item.tokens[:-1]]), [FINAL])
+    each = gini(seen[FINAL][0].detach())
+    found = read_items_of_any_length(model, [item], Looks(points=(FINAL,)))
+    assert found[f"{FINAL}|none|all|gini"][0] == pytest.approx(each[1:].mean().item(), abs=1e-6)
+    assert found[f"{FINAL}|none|first|gini"][0] == pytest.approx(each[0].item(), abs=1e-6)
+    assert np.isnan(found["answer_loss"][0])
+
+
+def test_an_answer_of_several_tokens_counts_by_its_length_and_is_right_as_a_whole(model):
+    start = items()[0].tokens
+    with torch.no_grad():
+        first = int(model(torch.tensor([start]))[0, -1].argmax())
+        second = int(model(torch.tensor([[*start, first]]))[0, -1].argmax())
+    wrong = (second + 1) % 50
+    right, half = (Item(tokens=(*start, first, last), n_answer=2) for last in (second, wrong))
+    found = read_items_of_any_length(model, [right, half], Looks(points=(FINAL,)))
+    assert found["correct"].tolist() == [1.0, 0.0]
+    with torch.no_grad():
+        log_p = model(torch.tensor([[*start, first]])).log_softmax(-1)[0, -2:]
+    assert found["answer_loss"][0] == pytest.approx(-float((log_p[0, first] + log_p[1, second]) / 2), abs=1e-5)
+
+
+def test_what_cannot_be_read_is_said(model):
+    with pytest.raises(ValueError, match="it needs two tokens"):
+        Item(tokens=(1,))
+    with pytest.raises(ValueError, match="one in front of the answer"):
+        Item(tokens=(1, 2), n_answer=2)
+    with pytest.raises(KeyError, match="no hook point 'nowhere'"):
+        read_items_of_any_length(model, items(), Looks(points=("nowhere",)))
