@@ -68,7 +68,11 @@ def _convert(path: Path, folder: Path, named: str) -> None:
     level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    place: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
+    place: dict[str, Any] = {
+        "pretrained_model_name_or_path": str(path.parent),
+        "gguf_file": path.name,
+        "local_files_only": True,
+    }
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(**place)
         loaded = cast(Any, transformers.AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32))
