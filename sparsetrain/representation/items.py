@@ -9,8 +9,10 @@
 4. What is read is an array per item, so that any statistic over items can be had later.
 """
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -22,6 +24,7 @@ from sparsetrain.hooks import HookPoint, hook_points, hooked
 from sparsetrain.representation.controls import gain_of, quiet_channels, random_rotation
 from sparsetrain.representation.evaluate import LOGIT_MEASURES, evaluating, measure_logits
 from sparsetrain.representation.measures import HEADLINE, MEASURES, Magnitudes
+from sparsetrain.store import write_atomic
 
 ReadOut = Literal["last", "all", "first"]
 READ_OUTS: tuple[ReadOut, ...] = get_args(ReadOut)
@@ -80,7 +83,6 @@ def read_items_of_any_length(
     looks: Looks,
     *,
     batch_size: int = 8,
-    on_batch: Callable[[Sequence[int], Arrays], None] | None = None,
 ) -> Arrays:
     """Reads every item.
 
@@ -89,7 +91,6 @@ def read_items_of_any_length(
         items: of any lengths.
         looks: where and how.
         batch_size: items of one forward pass; changes the speed alone.
-        on_batch: called with the numbers of the items of a batch, and what was read of them.
 
     Returns:
         Name -> `[n_items]` float64 in the items' order. `<hook point>|<control>|<read-out>|<measure>`, and
@@ -108,8 +109,6 @@ def read_items_of_any_length(
             arrays = reader.read([items[i] for i in numbers])
             for name, values in arrays.items():
                 found.setdefault(name, np.full(len(items), np.nan))[numbers] = values
-            if on_batch is not None:
-                on_batch(numbers, arrays)
     return found
 
 
@@ -196,3 +195,54 @@ def _over_answers(values: Tensor, items: Sequence[Item]) -> Tensor:
         for row, item in zip(values, items, strict=True)
     ]
     return torch.stack(means)
+
+
+def read_resumably(
+    model: nn.Module,
+    items: Sequence[Item],
+    looks: Looks,
+    folder: Path,
+    *,
+    batch_size: int = 8,
+    on_items: Callable[[int], object] = lambda n: None,
+) -> Arrays:
+    """`read_items_of_any_length`, kept batch by batch: what an interruption left is not read again.
+
+    Args:
+        model, items, looks, batch_size: as there.
+        folder: holds batches until all are read, then `readings.npz` alone. Whoever calls sees to it that it is of this model and these items.
+        on_items: called with the number of items of each batch, also of those that were kept.
+    """
+    whole = folder / "readings.npz"
+    if whole.is_file():
+        on_items(len(items))
+        return _loaded(whole)
+    folder.mkdir(parents=True, exist_ok=True)
+    order = sorted(range(len(items)), key=lambda i: len(items[i].tokens))
+    found: dict[str, NDArray[np.float64]] = {}
+    reader = _Reader(model, looks)
+    parts: list[Path] = []
+    for start in range(0, len(order), batch_size):
+        numbers, part = order[start : start + batch_size], folder / f"batch_{start}.npz"
+        parts.append(part)
+        if not part.is_file():
+            with evaluating(model):
+                _save(part, reader.read([items[i] for i in numbers]))
+        for name, values in _loaded(part).items():
+            found.setdefault(name, np.full(len(items), np.nan))[numbers] = values
+        on_items(len(numbers))
+    _save(whole, found)
+    for part in parts:
+        part.unlink()
+    return found
+
+
+def _save(path: Path, arrays: Arrays) -> None:
+    data = io.BytesIO()
+    np.savez(data, **arrays)  # pyright: ignore[reportArgumentType]
+    write_atomic(path, data.getvalue())
+
+
+def _loaded(path: Path) -> dict[str, NDArray[np.float64]]:
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files}

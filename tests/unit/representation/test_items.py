@@ -6,7 +6,7 @@ import torch
 
 from sparsetrain.hooks import hook_points, record
 from sparsetrain.representation.controls import read_items
-from sparsetrain.representation.items import Item, Looks, read_items_of_any_length
+from sparsetrain.representation.items import Item, Looks, read_items_of_any_length, read_resumably
 from sparsetrain.representation.measures import gini
 
 FINAL = "final_norm.hook_norm"
@@ -76,3 +76,24 @@ def test_what_cannot_be_read_is_said(model):
         Item(tokens=(1, 2), n_answer=2)
     with pytest.raises(KeyError, match="no hook point 'nowhere'"):
         read_items_of_any_length(model, items(), Looks(points=("nowhere",)))
+
+
+def test_what_an_interruption_left_is_not_read_again(model, tmp_path):
+    looks, seen = Looks(points=(FINAL,)), []
+
+    def stop(n: int) -> None:
+        seen.append(n)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        read_resumably(model, items(), looks, tmp_path, batch_size=2, on_items=stop)
+    kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(kept) == 2
+    found = read_resumably(model, items(), looks, tmp_path, batch_size=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["readings.npz"]
+    straight = read_items_of_any_length(model, items(), looks, batch_size=2)
+    for again in (found, read_resumably(model, items(), looks, tmp_path)):
+        assert again.keys() == straight.keys()
+        for name, values in straight.items():
+            np.testing.assert_array_equal(again[name], values)
