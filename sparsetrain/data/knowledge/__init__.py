@@ -1,7 +1,7 @@
 """What a pretrained model may know: facts and words from packages of the registry, each with how well known it is.
 
 1. A *relation* maps subjects to answers: countries to capitals, elements to symbols, verbs to past tenses. Its file says which package
-   (extra `facts`) it rests on; versions go into a report with the facts, for another version says other things.
+   (extra `probes`) it rests on; versions go into a report with the facts, for another version says other things.
 2. `fame` grades the strength of what a model has learned without asking it: log10 of a country's population, or the Zipf frequency of a
    word (log10 of its occurrences in a billion words, as `wordfreq` has it).
 3. Facts are in an order of their own, by fame and then by name: nothing is drawn here.
@@ -68,7 +68,7 @@ def relation(
 
 
 def needed(package: str) -> ModuleType:
-    """A package of the extra `facts`.
+    """A package of the extra `probes`.
 
     Raises:
         ValueError: it is not installed.
@@ -77,7 +77,7 @@ def needed(package: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError:
         raise ValueError(
-            f"{package} is not installed, and these facts come from it; pip install 'sparsetrain[facts]'"
+            f"{package} is not installed, and these facts come from it; pip install 'sparsetrain[probes]'"
         ) from None
 
 
