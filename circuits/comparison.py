@@ -36,7 +36,7 @@ from sparsetrain.stats.number import Number, number, over_range
 from sparsetrain.studies.arm import of_arm
 from sparsetrain.studies.engine import StageResult
 from sparsetrain.studies.section import StudySection
-from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Study, Subject, gate
+from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Subject, TrainedStudy, gate
 from sparsetrain.training.checkpoints import newest
 from sparsetrain.training.tracking import LoggerConfig
 from sparsetrain.typed import Above0, Count
@@ -116,7 +116,7 @@ def octaves(kind: Kind) -> Callable[[PairEntry], Estimate]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparisonStudy(Study[PairEntry], Generic[C]):
+class ComparisonStudy(TrainedStudy[PairEntry], Generic[C]):
     """Arms are models, and pairs of them, about which claims are made."""
 
     question = "Are circuits of sparser models smaller than those of denser ones of the same loss, and which sparsity makes them so?"

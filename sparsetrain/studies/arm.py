@@ -20,7 +20,7 @@ from sparsetrain.model import Transformer
 from sparsetrain.representation.tracker import SparsityTracker
 from sparsetrain.run import RunConfig
 from sparsetrain.studies.engine import Arm
-from sparsetrain.studies.study import R, Study
+from sparsetrain.studies.study import R, TrainedStudy
 from sparsetrain.training.callbacks import AtSteps
 from sparsetrain.training.checkpoints import newest
 from sparsetrain.training.fit import Exporter, train_model
@@ -126,7 +126,7 @@ def train_arm(
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorldStudy(Study[R]):
+class WorldStudy(TrainedStudy[R]):
     """A study of prompts of a made world."""
 
     @property

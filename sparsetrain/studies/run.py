@@ -52,6 +52,8 @@ def run_study(study: Study, run_dir: Path, kinds: Kinds, command: str) -> Report
     with trackers_of(config, run_dir, "study") as trackers:
         stages = Stages(run_dir, kinds, (*(stage.name for stage in study.stages()), CONCLUSIONS))
         stages.begin(Report(run=run_facts(config, command), sections=known_sections(planned, run_dir, kinds)))
+        if line := study.announce(run_dir):
+            print(line, flush=True)
         results = run_stages(study.stages(), run_dir, stages.part)
         stages.seconds |= {name: result.seconds for name, result in results.items()}
         with stages(CONCLUSIONS):

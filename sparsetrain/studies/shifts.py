@@ -44,7 +44,7 @@ from sparsetrain.studies.readings import (
     sparsity,
 )
 from sparsetrain.studies.section import Figure, ResultTable, TableCell
-from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Study, Subject, gate
+from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Subject, TrainedStudy, gate
 from sparsetrain.training.objectives import next_token_loss
 
 OWN = "own_loss"
@@ -145,7 +145,7 @@ class Material:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShiftsStudy(Study[ShiftReadings]):
+class ShiftsStudy(TrainedStudy[ShiftReadings]):
     """One training per seed, with the run's own optimizer and weight sparsity; claims are made about each shift."""
 
     question = "Do representations get sparser as input gets harder, longer, or contradicts what was learned?"

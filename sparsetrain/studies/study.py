@@ -2,8 +2,8 @@
 
 1. `Hypothesis`: a claim with the number that decides it, as a function of what was read of one subject in one seed.
 2. A `Subject` is what the claims are about: an arm, or a place in an arm.
-3. `Study.plan` makes a claim of every hypothesis and subject; its stages train every arm in every seed; `Study.conclude` reads
-   every subject in every seed, applies the plan, and adds figures and tables.
+3. `Study.plan` makes a claim of every hypothesis and subject; its stages do the work (in a `TrainedStudy` they train every arm in every
+   seed); `Study.conclude` reads every subject in every seed, applies the plan, and adds figures and tables.
 """
 
 from abc import ABC, abstractmethod
@@ -90,9 +90,6 @@ class Study(ABC, Generic[R]):
     rulings: ClassVar[Sequence[Ruling]]
     as_first: ClassVar[tuple[str, str] | None] = None
     """A hypothesis whose effect is compared with that of the first arm, and what differs in it, in words."""
-    result: ClassVar[type[StageResult]] = StageResult
-    """What a stage leaves."""
-
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(self.config.seed + i for i in range(self.rules.n_seeds))
@@ -101,11 +98,6 @@ class Study(ABC, Generic[R]):
     @abstractmethod
     def arms(self) -> tuple[str, ...]:
         """What the claims are sorted by; the first is the one that the others are compared with."""
-
-    @property
-    def trained(self) -> tuple[str, ...]:
-        """The arms that are trained."""
-        return self.arms
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
@@ -117,6 +109,133 @@ class Study(ABC, Generic[R]):
 
     @abstractmethod
     def gates(self) -> Gates[R]: ...
+
+    def asked(self, subject: Subject) -> Sequence[Hypothesis]:
+        """The hypotheses about a subject; all of the study's, where it does not say otherwise."""
+        return self.hypotheses
+
+    def ruled(self, subject: Subject) -> Sequence[Ruling]:
+        """The verdicts about a subject; all of the study's, where it does not say otherwise."""
+        return self.rulings
+
+    @abstractmethod
+    def stages(self) -> Sequence[Stage]:
+        """All work, in its order."""
+
+    @abstractmethod
+    def read(self, run_dir: Path, results: Mapping[str, StageResult]) -> Mapping[Subject, Sequence[R]]:
+        """What the stages left, of each subject in each seed."""
+
+    def announce(self, run_dir: Path) -> str:
+        """A line that is printed before the stages begin: how much there is to do, where that is known; empty: nothing."""
+        return ""
+
+    def figures(self, read: Mapping[Subject, Sequence[R]]) -> Sequence[Figure]:
+        return ()
+
+    def tables(self, read: Mapping[Subject, Sequence[R]], results: Mapping[str, StageResult]) -> Sequence[ResultTable]:
+        return ()
+
+    def sections(
+        self, run_dir: Path, results: Mapping[str, StageResult], section: StudySection
+    ) -> Mapping[str, object]:
+        """More sections of the report, beside the study's own."""
+        return {}
+
+    def effects(self, r: R, subject: Subject | None = None) -> dict[str, float | Estimate]:
+        """The number of each hypothesis about a subject (None: of all there are) in one seed."""
+        hypotheses = self.hypotheses if subject is None else self.asked(subject)
+        return {hypothesis.key: hypothesis.effect(r) for hypothesis in hypotheses}
+
+    def plan(self) -> Plan:
+        """All that is fixed before the run."""
+        return Plan(
+            question=self.question,
+            method=self.method(),
+            seeds=self.seeds,
+            arms=self.arms,
+            gates=tuple(gate for gate, _ in self.gates()),
+            claims=tuple(rule.claim() for rule in self.claims()),
+            rules=tuple(
+                VerdictRule(
+                    name=f"{ruling.name}, {subject.place}" if subject.place else ruling.name,
+                    arm=subject.arm,
+                    statement=ruling.statement,
+                    needs=tuple(f"{subject.key}: {key}" for key in ruling.needs),
+                )
+                for subject in self.subjects
+                for ruling in self.ruled(subject)
+            ),
+        )
+
+    def claims(self) -> tuple[ClaimRule, ...]:
+        """Every hypothesis about every subject."""
+        return tuple(
+            ClaimRule(
+                key=f"{subject.key}: {hypothesis.key}",
+                arm=subject.arm,
+                rule=DecisionRule(
+                    claim=f"{subject.place}: {hypothesis.claim}" if subject.place else hypothesis.claim,
+                    expected=hypothesis.expected,
+                    margin=self.rules.margin if hypothesis.margin is None else hypothesis.margin,
+                    n_agreeing=self.rules.n_agreeing if hypothesis.per_seed and hypothesis.expected != "none" else None,
+                ),
+                unit=hypothesis.unit,
+            )
+            for subject in self.subjects
+            for hypothesis in (*self.asked(subject), *self._as_first(subject))
+        )
+
+    def _as_first(self, subject: Subject) -> list[Hypothesis]:
+        if self.as_first is None or subject.arm == self.arms[0]:
+            return []
+        key, words = self.as_first
+        compared = next(hypothesis for hypothesis in self.hypotheses if hypothesis.key == key)
+        claim = f"the difference {words} is that of arm {self.arms[0]}"
+        return [replace(compared, key="as first arm", claim=claim, expected="none")]
+
+    def conclude(self, plan: Plan, run_dir: Path, results: Mapping[str, StageResult]) -> StudySection:
+        """The section of the report.
+
+        Args:
+            plan: as preregistered.
+            run_dir: folder with the stages' folders.
+            results: of the stages.
+        """
+        read = self.read(run_dir, results)
+        effects: dict[str, list[Any]] = {}
+        for subject, seeds in read.items():
+            for r in seeds:
+                for key, value in self.effects(r, subject).items():
+                    effects.setdefault(f"{subject.key}: {key}", []).append(value)
+        if self.as_first is not None:
+            for subject in read:
+                own, first = (effects[f"{s.key}: {self.as_first[0]}"] for s in (subject, replace(subject, arm=self.arms[0])))  # fmt: skip
+                effects[f"{subject.key}: as first arm"] = [a - b for a, b in zip(own, first, strict=True)]
+        once_per_arm = {subject.arm: seeds for subject, seeds in [*read.items()][::-1]}
+        gates = {
+            gate.key: [value(r) for arm, seeds in once_per_arm.items() if gate.arm in (None, arm) for r in seeds]
+            for gate, value in self.gates()
+        }
+        return replace(
+            conclude(plan, self.claims(), gates=gates, effects=effects),
+            figures=tuple(self.figures(read)),
+            tables=tuple(self.tables(read, results)),
+            models={name: result.weights_sha256 for name, result in results.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedStudy(Study[R]):
+    """A study that trains every arm in every seed."""
+
+    result: ClassVar[type[StageResult]] = StageResult
+    """What a stage leaves."""
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The arms that are trained."""
+        return self.arms
 
     @abstractmethod
     def config_of(self, arm: str, seed: int) -> RunConfig:
@@ -144,18 +263,6 @@ class Study(ABC, Generic[R]):
             f"{type(self).__name__} says neither how a stage is loaded nor has a `read` of its own; give it one"
         )
 
-    def figures(self, read: Mapping[Subject, Sequence[R]]) -> Sequence[Figure]:
-        return ()
-
-    def tables(self, read: Mapping[Subject, Sequence[R]], results: Mapping[str, StageResult]) -> Sequence[ResultTable]:
-        return ()
-
-    def sections(
-        self, run_dir: Path, results: Mapping[str, StageResult], section: StudySection
-    ) -> Mapping[str, object]:
-        """More sections of the report, beside the study's own."""
-        return {}
-
     def folder(self, arm: str, seed: int) -> str:
         """Where an arm is trained, inside the run's folder; arms of one folder share its training."""
         return f"{arm}/seed_{seed}"
@@ -180,84 +287,3 @@ class Study(ABC, Generic[R]):
             subject: [self.load(run_dir / self.folder(subject.arm, seed), subject, seed) for seed in self.seeds]
             for subject in self.subjects
         }
-
-    def effects(self, r: R) -> dict[str, float | Estimate]:
-        """The number of each hypothesis about one subject in one seed."""
-        return {hypothesis.key: hypothesis.effect(r) for hypothesis in self.hypotheses}
-
-    def plan(self) -> Plan:
-        """All that is fixed before the run."""
-        return Plan(
-            question=self.question,
-            method=self.method(),
-            seeds=self.seeds,
-            arms=self.arms,
-            gates=tuple(gate for gate, _ in self.gates()),
-            claims=tuple(rule.claim() for rule in self.claims()),
-            rules=tuple(
-                VerdictRule(
-                    name=f"{ruling.name}, {subject.place}" if subject.place else ruling.name,
-                    arm=subject.arm,
-                    statement=ruling.statement,
-                    needs=tuple(f"{subject.key}: {key}" for key in ruling.needs),
-                )
-                for subject in self.subjects
-                for ruling in self.rulings
-            ),
-        )
-
-    def claims(self) -> tuple[ClaimRule, ...]:
-        """Every hypothesis about every subject."""
-        return tuple(
-            ClaimRule(
-                key=f"{subject.key}: {hypothesis.key}",
-                arm=subject.arm,
-                rule=DecisionRule(
-                    claim=f"{subject.place}: {hypothesis.claim}" if subject.place else hypothesis.claim,
-                    expected=hypothesis.expected,
-                    margin=self.rules.margin if hypothesis.margin is None else hypothesis.margin,
-                    n_agreeing=self.rules.n_agreeing if hypothesis.per_seed and hypothesis.expected != "none" else None,
-                ),
-                unit=hypothesis.unit,
-            )
-            for subject in self.subjects
-            for hypothesis in (*self.hypotheses, *self._as_first(subject))
-        )
-
-    def _as_first(self, subject: Subject) -> list[Hypothesis]:
-        if self.as_first is None or subject.arm == self.arms[0]:
-            return []
-        key, words = self.as_first
-        compared = next(hypothesis for hypothesis in self.hypotheses if hypothesis.key == key)
-        claim = f"the difference {words} is that of arm {self.arms[0]}"
-        return [replace(compared, key="as first arm", claim=claim, expected="none")]
-
-    def conclude(self, plan: Plan, run_dir: Path, results: Mapping[str, StageResult]) -> StudySection:
-        """The section of the report.
-
-        Args:
-            plan: as preregistered.
-            run_dir: folder with the stages' folders.
-            results: of the stages.
-        """
-        read = self.read(run_dir, results)
-        effects: dict[str, list[Any]] = {}
-        for subject, seeds in read.items():
-            for r in seeds:
-                for key, value in self.effects(r).items():
-                    effects.setdefault(f"{subject.key}: {key}", []).append(value)
-        if self.as_first is not None:
-            for subject in read:
-                own, first = (effects[f"{s.key}: {self.as_first[0]}"] for s in (subject, replace(subject, arm=self.arms[0])))  # fmt: skip
-                effects[f"{subject.key}: as first arm"] = [a - b for a, b in zip(own, first, strict=True)]
-        once_per_arm = {subject.arm: seeds for subject, seeds in [*read.items()][::-1]}
-        gates = {
-            gate.key: [value(r) for arm, seeds in once_per_arm.items() if gate.arm in (None, arm) for r in seeds]
-            for gate, value in self.gates()
-        }
-        return replace(
-            conclude(plan, self.claims(), gates=gates, effects=effects),
-            figures=tuple(self.figures(read)),
-            tables=tuple(self.tables(read, results)),
-            models={name: result.weights_sha256 for name, result in results.items()},
-        )
