@@ -197,6 +197,21 @@ def _over_answers(values: Tensor, items: Sequence[Item]) -> Tensor:
     return torch.stack(means)
 
 
+def channel_energy(model: nn.Module, items: Sequence[Item], points: Sequence[str]) -> dict[str, Tensor]:
+    """Sum of h^2 of each channel over items' tokens but the first: hook point -> `[width]` float64, on the CPU."""
+    energy = {name: torch.zeros(hook_points(model)[name].width, dtype=torch.float64) for name in points}
+    device = next(model.parameters()).device
+    for item in items:
+
+        def add(x: Tensor, point: HookPoint) -> Tensor:
+            energy[point.name] += x[0, 1:].double().square().sum(0).cpu()
+            return x
+
+        with evaluating(model), hooked(model, dict.fromkeys(points, add)):
+            model(torch.tensor([item.tokens[:-1]], device=device))
+    return energy
+
+
 def read_resumably(
     model: nn.Module,
     items: Sequence[Item],

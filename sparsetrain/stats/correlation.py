@@ -61,17 +61,25 @@ def spearman(
     Given covariates it is partial: the correlation of what the covariates' ranks leave of the ranks of x and y.
 
     Args:
-        x, y: `[n]`, for instance shift level and a measure, one item per window.
-        given: covariates, each `[n]`; n >= 3 + their number. An indicator (0/1) works as one.
+        x, y: `[n]`, for instance shift level and a measure, one item per window. `[n_rows, m]`: the m items of a row belong together (one
+            text at every level), and rows are resampled.
+        given: covariates, each of the same shape; at least 3 + their number of items. An indicator (0/1) works as one.
         n_bootstrap, confidence, seed: of the interval.
 
     Returns:
         Correlation in [-1, 1]; NaN where one side is constant, or determined by the covariates, as no data can then tell.
     """
-    named = {f"covariate_{i}": covariate for i, covariate in enumerate(given)}
-    ranks_of = [_ranks(v) for v in columns(3 + len(given), x=x, y=y, **named)]
+    shape = np.shape(x)
+    if any(np.shape(other) != shape for other in (y, *given)) and len(shape) > 1:
+        raise ValueError(
+            f"x is {list(shape)}, others are {[list(np.shape(other)) for other in (y, *given)]}; give one value per item"
+        )
+    n_rows, m = shape[0] if shape else 0, int(np.prod(shape[1:]))
+    named = {f"covariate_{i}": np.ravel(covariate) for i, covariate in enumerate(given)}
+    ranks_of = [_ranks(v) for v in columns(3 + len(given), x=np.ravel(x), y=np.ravel(y), **named)]
 
-    def statistic(i: Ints) -> Floats:
+    def statistic(rows: Ints) -> Floats:
+        i = (rows[..., None] * m + np.arange(m)).reshape(len(rows), -1)
         rank_x, rank_y, *rank_c = (ranks(i) for ranks in ranks_of)
         if not rank_c:
             return _correlate(rank_x, rank_y)
@@ -79,8 +87,8 @@ def spearman(
         return _correlate(_residual(rank_x, c), _residual(rank_y, c))
 
     what = f"partial Spearman over items given {len(given)} covariates" if given else "Spearman over items"
-    n = len(np.asarray(x))
-    return estimate(what, statistic, n, n_bootstrap=n_bootstrap, confidence=confidence, seed=seed)
+    what = f"{what}, rows of {m} items" if len(shape) > 1 else what
+    return estimate(what, statistic, n_rows, n_bootstrap=n_bootstrap, confidence=confidence, seed=seed)
 
 
 def permutation_p(x: ArrayLike, y: ArrayLike, *, n_permutations: int = 1000, seed: int) -> float:

@@ -90,6 +90,7 @@ class Study(ABC, Generic[R]):
     rulings: ClassVar[Sequence[Ruling]]
     as_first: ClassVar[tuple[str, str] | None] = None
     """A hypothesis whose effect is compared with that of the first arm, and what differs in it, in words."""
+
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(self.config.seed + i for i in range(self.rules.n_seeds))

@@ -1,0 +1,407 @@
+"""Studies of models that are trained already: probes are put to a model, and nothing is trained.
+
+1. One stage per model and set of probes: every item is read once (`representation/items.py`), batch by batch on the disk, so that an interruption
+   costs a batch. Everything afterwards is computed from what was read of each item.
+2. `ProbeReadings` are what one stage left: arrays by side, level and row. Effects are estimates over rows: levels and sides are compared row by
+   row, and intervals are of rows resampled. There is one model, so nothing here holds for other models of its kind.
+3. Intervals are widened for the number of shifts a study asks about (Bonferroni), those of a map over layers for its size (max-t).
+4. The plan has the hashes of all probes and the versions of the packages they are made of.
+"""
+
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sparsetrain.adapters import LanguageModel, load_language_model
+from sparsetrain.data.probes import SIDES, Builder, Probe, Probes, ProbesConfig
+from sparsetrain.progress import progress_bar
+from sparsetrain.representation.items import (
+    Item,
+    Looks,
+    ReadOut,
+    channel_energy,
+    read_items_of_any_length,
+    read_resumably,
+)
+from sparsetrain.representation.measures import HEADLINE
+from sparsetrain.stats.intervals import Estimate, Floats, over_items
+from sparsetrain.stats.number import number
+from sparsetrain.store import recall
+from sparsetrain.studies.engine import Stage, StageResult
+from sparsetrain.studies.readings import FINAL
+from sparsetrain.studies.section import ResultTable, TableCell
+from sparsetrain.studies.study import R, Study, Subject
+from sparsetrain.typed import Count
+
+KINDS = ("resid", "norm", "attn_in", "mlp_in", "mlp_neuron")
+"""Hook points that are read: before a norm, behind it without its gain, with it, and neurons."""
+N_TIMED = 16
+"""Items that the expected time rests on."""
+FAMILY = 0.05
+"""Chance that one of a study's intervals misses, shared among its arms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenConfig:
+    """Which models are read, and with which probes. ours"""
+
+    model: str = ""
+    """gguf:<file>, hf:<folder or hub name>, zoo:<name>, or the folder of a run."""
+    second: str = ""
+    """Another model, whose numbers stand beside; empty: none."""
+    probes_of: tuple[str, ...] = ()
+    """Sets of probes by name; none given: all of the study's."""
+    second_probes_of: tuple[str, ...] = ()
+    """Those that the second model reads; none given: those that are text."""
+    batch_size: Count = 8
+    """Items of one forward pass; changes the speed alone."""
+    n_bootstrap: Count = 4000
+    """Resamples of rows behind every interval."""
+    probes: ProbesConfig = field(default_factory=ProbesConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadResult(StageResult):
+    """What one stage leaves besides its readings."""
+
+    n_items: int
+    n_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Put:
+    """A set of probes put to a model."""
+
+    name: str
+    """Of the set."""
+    model: str
+    """What the user called it."""
+    arm: str
+
+    @property
+    def is_second(self) -> bool:
+        return self.arm != self.name
+
+
+@cache
+def loaded(name: str, device: str) -> LanguageModel:
+    """A model, once per process."""
+    return load_language_model(name, device=device)
+
+
+def label_of(model: str) -> str:
+    """A model's name without its folder: `gguf:/somewhere/x.gguf` -> `x.gguf`, `zoo:python-hour` -> `python-hour`."""
+    return Path(model.partition(":")[2] or model).name
+
+
+def points_of(model: LanguageModel) -> tuple[str, ...]:
+    """The hook points that are read, in forward order."""
+    return tuple(name for name, point in model.hook_points().items() if point.kind in KINDS)
+
+
+def item_of(probe: Probe) -> Item:
+    """A probe as it is read."""
+    return Item(tokens=probe.tokens, n_answer=probe.n_answer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeReadings:
+    """One set of probes as one model read it."""
+
+    probes: Probes
+    arrays: Mapping[str, Floats] = field(repr=False)
+    """As `read_items_of_any_length` returns them, in the order of the probes."""
+    read_out: ReadOut
+    """Where verdicts are read: `last`, the token that predicts the answer, or `all` tokens of a text."""
+    kept: NDArray[np.bool_] | None = None
+    """Rows that count, of a matched set; None: all."""
+    n_bootstrap: int = 1000
+    confidence: float = 0.95
+
+    def __getitem__(self, name: str) -> Floats:
+        """An array: of a matched set `[n_sides, n_levels, n_rows]`, the rows that count; else `[n_probes]`."""
+        values = self.arrays[name]
+        if not self.probes.matched:
+            return values
+        shaped = values.reshape(self.probes.shape)
+        return shaped if self.kept is None else shaped[..., self.kept]
+
+    @cached_property
+    def points(self) -> tuple[str, ...]:
+        """The hook points that were read."""
+        return tuple(dict.fromkeys(name.partition("|")[0] for name in self.arrays if name.count("|") == 3))
+
+    def sparsity(self, control: str = "none", *, point: str = FINAL, read_out: ReadOut | None = None) -> Floats:
+        """The headline measure."""
+        return self[f"{point}|{control}|{read_out or self.read_out}|{HEADLINE}"]
+
+    def naive(self, control: str = "none") -> Floats:
+        """What one reads who leaves nothing out: of texts the mean over all tokens, the first too."""
+        if self.read_out != "all":
+            return self.sparsity(control)
+        others = self["n_tokens"] - 2
+        return (others * self.sparsity(control) + self.sparsity(control, read_out="first")) / (others + 1)
+
+    def covariate(self, name: str) -> Floats:
+        """loss, entropy or logit_norm: of texts the mean over tokens, of prompts at the answer."""
+        if name == "loss" and self.read_out == "last":
+            return self["answer_loss"]
+        return self[f"{name}|{'all' if self.read_out == 'all' else 'last'}"]
+
+    def own_loss(self) -> Floats:
+        """Mean loss over all tokens of the item: how far it is, as the model sees it."""
+        return self["loss|all"]
+
+    def rise(self, values: Floats, *, controlled: bool = False, level: int = -1, start: int = 0) -> Floats:
+        """The farthest level minus level 0 of each row, in the shift; `controlled`: less the same in the control. `[n_rows]`"""
+        of_side = values[:, level] - values[:, start]
+        return of_side[0] - of_side[1] if controlled else of_side[0]
+
+    def mean(self, values: Floats) -> Estimate:
+        """Mean over rows with its interval; not defined with fewer than two."""
+        if len(values) < 2:
+            return Estimate(value=math.nan, lo=math.nan, hi=math.nan, n=len(values), method="fewer than two rows")
+        return over_items(values, n_bootstrap=self.n_bootstrap, confidence=self.confidence, seed=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenStudy(Study[R]):
+    """A study of probes put to one model, and to a second one beside it.
+
+    Raises:
+        ValueError: no model, a set of probes that does not exist, or a setting of trainings.
+    """
+
+    frozen: FrozenConfig
+    builders: ClassVar[Mapping[str, Builder]]
+    """Sets of probes by name, in the order of the page."""
+    texts: ClassVar[frozenset[str]] = frozenset()
+    """Those that are text, read at all tokens; the others are prompts, read where the answer is predicted."""
+    pools: ClassVar[frozenset[str]] = frozenset()
+    """Those that are read beside others and have no claims of their own."""
+
+    def __post_init__(self) -> None:
+        if not self.frozen.model:
+            raise ValueError(
+                "study.frozen.model= is missing: give study.frozen.model=gguf:<file>, hf:<folder or hub name>, zoo:<name> or a run's folder; "
+                "docs/real_model.md says how to get a small one"
+            )
+        for key in ("probes_of", "second_probes_of"):
+            unknown = [name for name in getattr(self.frozen, key) if name not in self.builders]
+            if unknown:
+                raise ValueError(f"study.frozen.{key} has {', '.join(unknown)}; there are {', '.join(self.builders)}")
+        if self.frozen.second_probes_of and not self.frozen.second:
+            raise ValueError(
+                f"study.frozen.second_probes_of={list(self.frozen.second_probes_of)} is for a second model; give study.frozen.second=<model>"
+            )
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return (self.frozen.probes.seed,)
+
+    @cached_property
+    def puts(self) -> tuple[Put, ...]:
+        """Every set of probes put to every model, in the order of the stages; pools too."""
+        names = self.frozen.probes_of or tuple(self.builders)
+        second = self.frozen.second_probes_of or tuple(name for name in names if name in self.texts)
+        first = [Put(name=name, model=self.frozen.model, arm=name) for name in names]
+        if not self.frozen.second:
+            return tuple(first)
+        label = label_of(self.frozen.second)
+        return (*first, *(Put(name=name, model=self.frozen.second, arm=f"{name} ({label})") for name in second))
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return tuple(put.arm for put in self.puts if put.name not in self.pools)
+
+    @property
+    def confidence(self) -> float:
+        """Of every interval that a verdict rests on."""
+        return 1 - FAMILY / len(self.arms)
+
+    def put_of(self, arm: str) -> Put:
+        """What an arm's name stands for."""
+        return next(put for put in self.puts if put.arm == arm)
+
+    def read_out_of(self, put: Put) -> ReadOut:
+        """Where verdicts about a set are read."""
+        return "all" if put.name in self.texts else "last"
+
+    def model_of(self, put: Put) -> LanguageModel:
+        """The model that reads a set."""
+        return loaded(put.model, device_of(self.config.trainer.device))
+
+    @cached_property
+    def probes(self) -> Mapping[str, Probes]:
+        """Arm (or pool) -> its probes."""
+        built: dict[str, Probes] = {}
+        for put in self.puts:
+            model = self.model_of(put)
+            probes = built[put.arm] = self.builders[put.name](self.frozen.probes, model.tokenizer)
+            longest = max(len(probe.tokens) for probe in probes.probes)
+            if model.n_ctx is not None and longest - 1 > model.n_ctx:
+                raise ValueError(
+                    f"study.frozen: the probes of {put.name} have up to {longest} tokens, and {label_of(put.model)} reads {model.n_ctx} positions; "
+                    f"lower study.frozen.probes.n_tokens or leave {put.name} out"
+                )
+        return built
+
+    def paragraphs(self) -> tuple[str, ...]:
+        """What the method of all such studies has in common."""
+        models = dict.fromkeys(put.model for put in self.puts)
+        of_models = "; ".join(
+            f"{label_of(name)}: {model.architecture}, {model.n_params:,} parameters, weights sha256 {model.weights_sha256[:12]}"
+            for name in models
+            for model in [loaded(name, device_of(self.config.trainer.device))]
+        )
+        sources = {package: version for probes in self.probes.values() for package, version in probes.sources.items()}
+        n_tokens = sum(probes.n_tokens for probes in self.probes.values())
+        rejected = {arm: dict(probes.rejected) for arm, probes in self.probes.items() if probes.rejected}
+        return (
+            f"Models, as they are given: {of_models}. They are read in float32; one that comes from a quantised file is the quantised one.",
+            f"{n_tokens:,} tokens in {sum(len(p.probes) for p in self.probes.values()):,} items. Packages: "
+            f"{', '.join(f'{name} {version}' for name, version in sorted(sources.items()))}. Left out: {rejected or 'nothing'}.",
+            "Sets of probes and the sha256 of their tokens: "
+            + "; ".join(f"{arm} {probes.sha256[:12]} ({n_of(probes)})" for arm, probes in self.probes.items())
+            + ".",
+            f"One model and one seed of texts: intervals are of rows resampled ({self.frozen.n_bootstrap} resamples), and widened for {len(self.arms)} "
+            f"arms (Bonferroni: {self.confidence:.4f} each, so that all hold together at .95).",
+        )
+
+    def announce(self, run_dir: Path) -> str:
+        """How much is still to be read, and how long that will take here."""
+        left = [put for put in self.puts if recall(run_dir / self.folder(put) / "result.json", ReadResult) is None]
+        n_tokens = sum(self.probes[put.arm].n_tokens for put in left)
+        if not left:
+            return "everything is read; what follows is computed from it"
+        seconds = 0.0
+        for name in dict.fromkeys(put.model for put in left):
+            of_model = [put for put in left if put.model == name]
+            probes = [probe for put in of_model for probe in self.probes[put.arm].probes]
+            some = [item_of(probes[i]) for i in np.linspace(0, len(probes) - 1, N_TIMED).astype(int)]
+            model = self.model_of(of_model[0])
+            looks = Looks(points=points_of(model), controlled=(FINAL,))
+            started = time.perf_counter()
+            read_items_of_any_length(model.module, some, looks, batch_size=self.frozen.batch_size)
+            rate = (time.perf_counter() - started) / sum(len(item.tokens) for item in some)
+            seconds += rate * sum(len(probe.tokens) for probe in probes) * self.passes
+        return f"{n_tokens:,} tokens to read in {len(left)} of {len(self.puts)} stages, about {max(1, round(seconds / 60))} minutes on this machine"
+
+    passes: ClassVar[float] = 1.0
+    """How often every token is read."""
+
+    def folder(self, put: Put) -> str:
+        """Where a stage keeps what it read, inside the run's folder."""
+        return f"{put.name}/{'second' if put.is_second else 'first'}"
+
+    def inputs(self, put: Put) -> Mapping[str, object]:
+        """What decides the result of a stage."""
+        return {"weights": self.model_of(put).weights_sha256, "probes": self.probes[put.arm].sha256, "kinds": KINDS}
+
+    def stages(self) -> Sequence[Stage]:
+        return [
+            Stage(name=self.folder(put), inputs=self.inputs(put), run=partial(self.work, put), schema=ReadResult)
+            for put in self.puts
+        ]
+
+    def work(self, put: Put, folder: Path) -> StageResult:
+        """Reads all items of a set."""
+        model, probes = self.model_of(put), self.probes[put.arm]
+        items = [item_of(probe) for probe in probes.probes]
+        nearest = [
+            item
+            for item, probe in zip(items, probes.probes, strict=True)
+            if probe.level == 0 and probe.side == SIDES[0]
+        ]
+        energy = channel_energy(model.module, nearest, (FINAL,))
+        looks = Looks(points=points_of(model), controlled=(FINAL,), energy=energy)
+        with progress_bar(self.config.trainer.progress) as bar:
+            task = bar.add_task(put.arm, total=len(items))
+            read_resumably(
+                model.module,
+                items,
+                looks,
+                folder,
+                batch_size=self.frozen.batch_size,
+                on_items=partial(bar.advance, task),
+            )
+        return ReadResult(weights_sha256=model.weights_sha256, n_items=len(items), n_tokens=probes.n_tokens)
+
+    def readings(self, run_dir: Path, put: Put) -> ProbeReadings:
+        """What a stage left."""
+        with np.load(run_dir / self.folder(put) / "readings.npz") as file:
+            arrays = {name: file[name] for name in file.files}
+        return ProbeReadings(
+            probes=self.probes[put.arm],
+            arrays=arrays,
+            read_out=self.read_out_of(put),
+            n_bootstrap=self.frozen.n_bootstrap,
+            confidence=self.confidence,
+        )
+
+    @abstractmethod
+    def read_of(self, run_dir: Path, subject: Subject) -> R:
+        """What the stages left of a subject."""
+
+    def read(self, run_dir: Path, results: Mapping[str, StageResult]) -> Mapping[Subject, Sequence[R]]:
+        return {subject: [self.read_of(run_dir, subject)] for subject in self.subjects}
+
+
+def n_of(probes: Probes) -> str:
+    """The size of a set, in words."""
+    if not probes.matched:
+        return f"{len(probes.probes)} items"
+    n_sides, n_levels, n_rows = probes.shape
+    return f"{n_rows} rows, {n_levels} levels, {n_sides} sides" if n_sides > 1 else f"{n_rows} rows, {n_levels} levels"
+
+
+def device_of(device: str) -> str:
+    """cpu or cuda for a device as a run's config names it."""
+    return "cuda" if device in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+
+
+def levels_table(read: Mapping[Subject, Sequence[ProbeReadings]], neurons: Mapping[str, str]) -> ResultTable:
+    """Every level and side of every set: distance, sparsity, answers.
+
+    Args:
+        read: what the stages left.
+        neurons: arm -> the hook point of the last block's neurons.
+    """
+    rows: list[tuple[TableCell, ...]] = []
+    for subject, (r,) in read.items():
+        columns: list[tuple[Floats, str]] = [
+            (r.own_loss(), "nats/token"),
+            (r.covariate("entropy"), "nats"),
+            (r.sparsity(), HEADLINE),
+            (r.sparsity("gain"), HEADLINE),
+            (r.sparsity(point=neurons[subject.arm]), HEADLINE),
+        ]
+        if r.read_out == "last":
+            columns.append((r["correct"], "fraction"))
+        n_sides, n_levels, _ = r.sparsity().shape
+        for side in range(n_sides):
+            for level in range(n_levels):
+                cells = [
+                    over_items(values[side, level], n_bootstrap=r.n_bootstrap, seed=0).number(unit)
+                    for values, unit in columns
+                ]
+                answered = [] if r.read_out == "last" else [None]
+                label = r.probes.levels[level]
+                rows.append(
+                    (subject.arm, label, SIDES[side], number(r.sparsity().shape[-1], "rows"), *cells, *answered)
+                )
+    return ResultTable(
+        title="Every level: distance, sparsity, answers",
+        columns=("shift", "level", "side", "rows", "own loss, nats/token", "entropy", f"{HEADLINE}, without gain", f"{HEADLINE}, with gain", f"{HEADLINE}, last neurons", "answered"),
+        rows=tuple(rows),
+        note="intervals: 95% percentile bootstrap over rows, not widened; texts: mean over tokens but the first, prompts: at the token that predicts the answer",
+    )  # fmt: skip
