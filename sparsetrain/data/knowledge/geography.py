@@ -1,57 +1,112 @@
-"""Countries: capitals, regions, currencies. Source: the package countryinfo."""
+"""Countries: capitals, continents, currencies. Source: the package countryinfo.
 
+1. A country is known by one name, written as English prose mostly has it: without accents. Names with a comma or a bracket are left out, and
+   so is what is no country of its own any more or is there under another name too.
+2. A capital that can be copied out of the country's name (Kuwait: Kuwait City) is no fact that has to be known; one that moved, was renamed, is
+   shared or disputed has no one answer. Both are left out.
+3. A currency is a word (dollar), not a code; a country whose currencies are several words is left out.
+"""
+
+import re
 from math import log10
 from typing import Any
+from unicodedata import normalize
 
 from sparsetrain.data.knowledge import Fact, needed, relation
 
 POPULATION = "log10 of the country's population"
+N_SHARED_LETTERS = 4
+"""A word of an answer that long may not stand in the subject: it could be copied. ours"""
+_NOT_COUNTED = frozenset({"Burma", "Serbia and Montenegro", "Scotland", "Wales", "Holy See (Vatican City State)"})
+"""Former states, second names, parts of others."""
+_NO_ONE_CAPITAL = frozenset({
+    "Kazakhstan", "Burundi", "Hong Kong", "Montserrat",  # the source is behind: renamed, moved, gone, destroyed
+    "South Africa", "Bolivia", "Benin", "Ivory Coast", "Sri Lanka", "Swaziland", "Malaysia",  # two or more cities may be named
+    "Israel", "Palestine", "Western Sahara", "British Indian Ocean Territory", "Tokelau", "South Georgia",  # disputed, or there is none
+})  # fmt: skip
+_NAMES = {"Washington D.C.": "Washington"}
+_SOUTH_AMERICA = frozenset({
+    "Argentina", "Bolivia", "Brazil", "Chile", "Colombia", "Ecuador", "Falkland Islands", "French Guiana", "Guyana", "Paraguay", "Peru", "Suriname",
+    "Uruguay", "Venezuela",
+})  # fmt: skip
+"""The source has one region of both Americas."""
 _CURRENCIES = {
-    "USD": "dollar", "EUR": "euro", "GBP": "pound", "JPY": "yen", "CNY": "yuan", "INR": "rupee", "RUB": "ruble", "BRL": "real", "KRW": "won", "TRY": "lira",
-    "MXN": "peso", "PLN": "zloty", "SEK": "krona", "NOK": "krone", "DKK": "krone", "CHF": "franc", "THB": "baht", "VND": "dong", "IDR": "rupiah", "UAH": "hryvnia",
-    "ZAR": "rand", "NGN": "naira", "PHP": "peso", "CZK": "koruna", "HUF": "forint", "ILS": "shekel", "BDT": "taka", "SAR": "riyal", "IRR": "rial", "IQD": "dinar",
-    "ARS": "peso", "CLP": "peso", "COP": "peso", "PEN": "sol", "KES": "shilling", "ETB": "birr", "GHS": "cedi", "MAD": "dirham", "AUD": "dollar", "CAD": "dollar",
-    "NZD": "dollar", "SGD": "dollar", "PKR": "rupee", "LKR": "rupee", "NPR": "rupee", "BGN": "lev", "RON": "leu", "RSD": "dinar", "KZT": "tenge", "GEL": "lari",
-    "AMD": "dram", "MNT": "tugrik", "MMK": "kyat", "KHR": "riel", "LAK": "kip", "MYR": "ringgit", "AED": "dirham", "EGP": "pound", "TND": "dinar", "DZD": "dinar",
+    word: codes.split()
+    for word, codes in {
+        "dollar": "USD AUD CAD NZD SGD HKD TWD JMD BSD BBD BZD GYD SRD TTD FJD SBD LRD NAD XCD BND BMD KYD", "euro": "EUR",
+        "pound": "GBP EGP SDG SSP SYP LBP GIP FKP SHP", "peso": "MXN ARS CLP COP PHP DOP CUP UYU", "franc": "CHF CDF XOF XAF XPF RWF GNF BIF DJF KMF",
+        "dinar": "RSD DZD TND LYD IQD JOD KWD BHD", "rupee": "INR PKR LKR NPR MUR SCR", "shilling": "KES TZS UGX SOS", "krone": "NOK DKK", "krona": "SEK ISK",
+        "rial": "IRR OMR YER", "riyal": "SAR QAR", "won": "KRW KPW", "ruble": "RUB BYN BYR", "real": "BRL", "yen": "JPY", "yuan": "CNY", "lira": "TRY", "zloty": "PLN",
+        "baht": "THB", "dong": "VND", "rupiah": "IDR", "hryvnia": "UAH", "rand": "ZAR", "naira": "NGN", "koruna": "CZK", "forint": "HUF", "shekel": "ILS", "taka": "BDT",
+        "sol": "PEN", "birr": "ETB", "cedi": "GHS", "dirham": "MAD AED", "lev": "BGN", "leu": "RON MDL", "tenge": "KZT", "lari": "GEL", "dram": "AMD", "tugrik": "MNT",
+        "kyat": "MMK", "riel": "KHR", "kip": "LAK", "ringgit": "MYR", "som": "UZS KGS", "bolivar": "VEF VES", "afghani": "AFN", "metical": "MZN", "kwanza": "AOA",
+        "ariary": "MGA", "quetzal": "GTQ", "kwacha": "MWK ZMK ZMW", "gourde": "HTG", "boliviano": "BOB", "manat": "AZN TMT", "lempira": "HNL", "somoni": "TJS",
+        "kina": "PGK", "guarani": "PYG", "nakfa": "ERN", "leone": "SLL SLE", "cordoba": "NIO", "colon": "CRC SVC", "balboa": "PAB", "ouguiya": "MRO MRU", "lek": "ALL",
+        "loti": "LSL", "denar": "MKD", "pula": "BWP", "dalasi": "GMD", "lilangeni": "SZL", "ngultrum": "BTN", "pataca": "MOP", "escudo": "CVE", "rufiyaa": "MVR",
+        "vatu": "VUV", "tala": "WST", "dobra": "STD STN", "paanga": "TOP", "florin": "AWG", "mark": "BAM",
+    }.items()
 }  # fmt: skip
-"""Words for the codes of ISO 4217."""
+"""Word -> codes of ISO 4217; units that nobody pays with (Chile's CLF) and currencies that are gone have none."""
+_WORDS = {code: word for word, codes in _CURRENCIES.items() for code in codes}
+
+
+def plain(text: str) -> str:
+    """Without accents: `Brasília -> Brasilia`."""
+    return normalize("NFKD", text).encode("ascii", "ignore").decode()
 
 
 def _countries() -> list[tuple[str, float, Any]]:
     """Name, log10 of population, record; countries without people are left out."""
     found: dict[str, tuple[str, float, Any]] = {}
     for record in needed("countryinfo").all_countries():
-        people = record.population()
-        if people and people > 0:
-            found[record.name()] = (record.name(), log10(people), record)
+        name, people = record.name(), record.population()
+        if people and people > 0 and name not in _NOT_COUNTED and not re.search(r"[(),]", name):
+            found[name] = (plain(name), log10(people), record)
     return list(found.values())
+
+
+def _can_be_copied(answer: str, subject: str) -> bool:
+    """Whether a word of the answer stands in the subject: Tunis in Tunisia."""
+    words = [word for word in re.findall(r"\w+", answer.lower()) if len(word) >= N_SHARED_LETTERS]
+    return any(word in subject.lower() for word in words)
 
 
 @relation("Country", "Capital", POPULATION, ["countryinfo"])
 def capital() -> list[Fact]:
     """France: Paris"""
-    return [
-        Fact(relation="capital", subject=name, answer=record.capital(), fame=fame)
-        for name, fame, record in _countries()
-        if record.capital()
-    ]
+    found: list[Fact] = []
+    for name, fame, record in _countries():
+        city = record.capital()
+        if not isinstance(city, str) or not city or name in _NO_ONE_CAPITAL:  # a list: several forms
+            continue
+        answer = plain(_NAMES.get(city, city))
+        if not _can_be_copied(answer, name):
+            found.append(Fact(relation="capital", subject=name, answer=answer, fame=fame))
+    return found
 
 
 @relation("Country", "Continent", POPULATION, ["countryinfo"])
 def continent() -> list[Fact]:
     """France: Europe"""
     return [
-        Fact(relation="continent", subject=name, answer=record.region(), fame=fame)
+        Fact(relation="continent", subject=name, answer=_continent(name, record.region()), fame=fame)
         for name, fame, record in _countries()
         if record.region()
     ]
 
 
+def _continent(name: str, region: str) -> str:
+    if region != "Americas":
+        return region
+    return "South America" if name in _SOUTH_AMERICA else "North America"
+
+
 @relation("Country", "Currency", POPULATION, ["countryinfo"])
 def currency() -> list[Fact]:
     """Japan: yen"""
-    return [
-        Fact(relation="currency", subject=name, answer=_CURRENCIES[codes[0]], fame=fame)
-        for name, fame, record in _countries()
-        if (codes := record.currencies()) and codes[0] in _CURRENCIES
-    ]
+    found: list[Fact] = []
+    for name, fame, record in _countries():
+        words = {_WORDS[code] for code in record.currencies() or () if code in _WORDS}
+        if len(words) == 1:
+            found.append(Fact(relation="currency", subject=name, answer=words.pop(), fame=fame))
+    return found
