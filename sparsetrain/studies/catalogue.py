@@ -11,8 +11,10 @@ from sparsetrain.run import RunConfig
 from sparsetrain.studies.adaptive import AdaptiveConfig, AdaptiveStudy
 from sparsetrain.studies.engine import StudyRules
 from sparsetrain.studies.familiarity import FamiliarityStudy
+from sparsetrain.studies.frozen import FrozenConfig
 from sparsetrain.studies.knowledge_graph import KnowledgeGraphStudy
 from sparsetrain.studies.shifts import ShiftsStudy
+from sparsetrain.studies.shifts_real import ShiftsRealStudy
 from sparsetrain.studies.study import Study
 
 
@@ -24,6 +26,8 @@ class StudyConfig(StudyRules):
     """Name in the catalogue; none: a single training."""
     adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
     familiarity: FactsConfig = field(default_factory=FactsConfig)
+    frozen: FrozenConfig = field(default_factory=FrozenConfig)
+    """Of the studies that train nothing."""
     knowledge_graph: GraphConfig = field(default_factory=GraphConfig)
     shifts: GradedConfig = field(default_factory=GradedConfig)
 
@@ -38,6 +42,7 @@ STUDIES: Catalogue = {
     "familiarity": lambda run, study: FamiliarityStudy(config=run, rules=study, facts=study.familiarity),
     "knowledge_graph": lambda run, study: KnowledgeGraphStudy(config=run, rules=study, graph=study.knowledge_graph),
     "shifts": lambda run, study: ShiftsStudy(config=run, rules=study, shifts=study.shifts, graph=study.knowledge_graph),
+    "shifts_real": lambda run, study: ShiftsRealStudy(config=run, rules=study, frozen=study.frozen),
 }
 
 

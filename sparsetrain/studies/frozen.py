@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -44,6 +44,8 @@ from sparsetrain.typed import Count
 
 KINDS = ("resid", "norm", "attn_in", "mlp_in", "mlp_neuron")
 """Hook points that are read: before a norm, behind it without its gain, with it, and neurons."""
+NORM, NEURON = ".hook_norm", ".hook_neuron"
+"""How names of hook points behind norms, and of MLP neurons, end."""
 N_TIMED = 16
 """Items that the expected time rests on."""
 FAMILY = 0.05
@@ -140,6 +142,10 @@ class ProbeReadings:
         """The hook points that were read."""
         return tuple(dict.fromkeys(name.partition("|")[0] for name in self.arrays if name.count("|") == 3))
 
+    def places(self, ending: str) -> tuple[str, ...]:
+        """The hook points of a kind that were read, in forward order."""
+        return tuple(name for name in self.points if name.endswith(ending))
+
     def sparsity(self, control: str = "none", *, point: str = FINAL, read_out: ReadOut | None = None) -> Floats:
         """The headline measure."""
         return self[f"{point}|{control}|{read_out or self.read_out}|{HEADLINE}"]
@@ -171,6 +177,9 @@ class ProbeReadings:
         if len(values) < 2:
             return Estimate(value=math.nan, lo=math.nan, hi=math.nan, n=len(values), method="fewer than two rows")
         return over_items(values, n_bootstrap=self.n_bootstrap, confidence=self.confidence, seed=0)
+
+
+Q = TypeVar("Q", bound=ProbeReadings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,16 +345,21 @@ class FrozenStudy(Study[R]):
             )
         return ReadResult(weights_sha256=model.weights_sha256, n_items=len(items), n_tokens=probes.n_tokens)
 
-    def readings(self, run_dir: Path, put: Put) -> ProbeReadings:
-        """What a stage left."""
+    def readings(self, run_dir: Path, put: Put, form: type[Q], **more: object) -> Q:
+        """What a stage left.
+
+        Args:
+            form: of the readings; `more` are the fields of a subclass.
+        """
         with np.load(run_dir / self.folder(put) / "readings.npz") as file:
             arrays = {name: file[name] for name in file.files}
-        return ProbeReadings(
+        return form(
             probes=self.probes[put.arm],
             arrays=arrays,
             read_out=self.read_out_of(put),
             n_bootstrap=self.frozen.n_bootstrap,
             confidence=self.confidence,
+            **more,  # pyright: ignore[reportArgumentType]
         )
 
     @abstractmethod
@@ -369,13 +383,8 @@ def device_of(device: str) -> str:
     return "cuda" if device in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
 
 
-def levels_table(read: Mapping[Subject, Sequence[ProbeReadings]], neurons: Mapping[str, str]) -> ResultTable:
-    """Every level and side of every set: distance, sparsity, answers.
-
-    Args:
-        read: what the stages left.
-        neurons: arm -> the hook point of the last block's neurons.
-    """
+def levels_table(read: Mapping[Subject, Sequence[ProbeReadings]]) -> ResultTable:
+    """Every level and side of every set: distance, sparsity, answers."""
     rows: list[tuple[TableCell, ...]] = []
     for subject, (r,) in read.items():
         columns: list[tuple[Floats, str]] = [
@@ -383,7 +392,7 @@ def levels_table(read: Mapping[Subject, Sequence[ProbeReadings]], neurons: Mappi
             (r.covariate("entropy"), "nats"),
             (r.sparsity(), HEADLINE),
             (r.sparsity("gain"), HEADLINE),
-            (r.sparsity(point=neurons[subject.arm]), HEADLINE),
+            (r.sparsity(point=r.places(NEURON)[-1]), HEADLINE),
         ]
         if r.read_out == "last":
             columns.append((r["correct"], "fraction"))

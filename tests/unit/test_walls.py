@@ -63,7 +63,7 @@ SPARSETRAIN = {
     "adapters": MODEL | {"export", "data"},
     "report": MIDDLE - {"adapters"},
     "training": REPORT - {"adapters"},
-    "studies": TRAINING | {"run"},
+    "studies": TRAINING | {"run", "adapters"},
     "run": TRAINING,
     "entry": {"interrupt", "store", "typed", "folder", "job", "shipped"},
     "__main__": {"entry"},
