@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from random import Random
 
 from sparsetrain.data.knowledge import Fact, facts_of, versions
+from sparsetrain.data.probes.texts import N_CHARS, pieces_of, version_of
 from sparsetrain.data.probes import SIDES, Builder, Probe, Probes, ProbesConfig, ProbeTokenizer, Side
 
 MIN_ROWS = 8
@@ -315,6 +316,27 @@ def _context(
     )
 
 
+def context_irrelevant(config: ProbesConfig, tokenizer: ProbeTokenizer) -> Probes:
+    """A question behind prose that has nothing to do with it."""
+    prose = list(pieces_of("prose", config.seed, config.n_tokens))
+    most = max(config.context)
+
+    def text(rng: Random, asked: Fact) -> str:
+        pieces = iter(rng.sample(prose, len(prose)))
+        joined = ""
+        while len(joined) < N_CHARS * most and (piece := next(pieces, None)) is not None:
+            joined += f"{piece.text.strip()}\n\n"
+        return joined
+
+    return _context(
+        config,
+        tokenizer,
+        text,
+        shift="tokens of prose in front of the question",
+        sources={name: version_of(name) for name in {piece.package for piece in prose}},
+    )
+
+
 def context_relevant(config: ProbesConfig, tokenizer: ProbeTokenizer) -> Probes:
     """A question behind other facts of its relation."""
     facts = known_first("capital", 1000)
@@ -368,7 +390,8 @@ PROMPTS: Mapping[str, Builder] = {
     "steps": steps,
     "rules": rules,
     "choices": choices,
+    "context_irrelevant": context_irrelevant,
     "context_relevant": context_relevant,
     "conflict": conflict,
 }
-"""`context_irrelevant` needs prose and is made in `text_shifts.py`."""
+"""By name, in the order of the page."""
