@@ -12,11 +12,21 @@ from sparsetrain.data.sources.document import digest, read_document
 
 
 def build(request: Request, level: int) -> tuple[NDArray[np.int64], str]:
-    roots = [Path(sysconfig.get_paths()["include"]), Path(np.get_include())]
-    paths = [path for root in roots if root.is_dir() for path in root.rglob("*.h")]
+    paths = [path for found in header_files().values() for path in found]
     if not paths:
-        raise Unavailable(f"no C headers in {', '.join(map(str, roots))}; install the interpreter's development files")
+        raise Unavailable(
+            f"no C headers in {', '.join(map(str, _roots().values()))}; install the interpreter's development files"
+        )
     paths.sort(key=lambda path: digest(f"{request.seed}:{path.name}"))
     documents = (read_document(path, path.name) for path in paths)
     texts = (document.text for document in documents if isinstance(document, Document) and document.text.strip())
     return request.windows(texts, level), f"C headers of the interpreter and of numpy ({len(paths)} files)"
+
+
+def header_files() -> dict[str, list[Path]]:
+    """Package ("python": the interpreter) -> its C headers."""
+    return {name: list(root.rglob("*.h")) for name, root in _roots().items() if root.is_dir()}
+
+
+def _roots() -> dict[str, Path]:
+    return {"python": Path(sysconfig.get_paths()["include"]), "numpy": Path(np.get_include())}

@@ -39,6 +39,17 @@ def is_prose(paragraph: str) -> bool:
     )
 
 
+def paragraphs_of(text: str) -> Iterator[str]:
+    """What stands between blank lines, every line without the blanks around it."""
+    for paragraph in re.split(r"\n\s*\n", text):
+        yield "\n".join(line.strip() for line in paragraph.splitlines())
+
+
+def words_of(text: str) -> str:
+    """By what two texts are called the same: their words in small letters."""
+    return " ".join(_WORD.findall(text.lower()))
+
+
 def _texts(folders: list[Path]) -> Iterator[str]:
     seen: set[str] = set()
     for folder in folders:
@@ -46,12 +57,11 @@ def _texts(folders: list[Path]) -> Iterator[str]:
             document = read_document(path, path.name)
             if not isinstance(document, Document):
                 continue
-            paragraphs = []
-            for paragraph in re.split(r"\n\s*\n", document.text):
-                lines = [line.strip() for line in paragraph.splitlines()]
-                key = " ".join(_WORD.findall(paragraph.lower()))
-                if is_prose("\n".join(lines)) and key not in seen:
+            paragraphs: list[str] = []
+            for paragraph in paragraphs_of(document.text):
+                key = words_of(paragraph)
+                if is_prose(paragraph) and key not in seen:
                     seen.add(key)
-                    paragraphs.append("\n".join(lines))
+                    paragraphs.append(paragraph)
             if paragraphs:
                 yield "\n\n".join(paragraphs) + "\n"

@@ -33,24 +33,26 @@ class StdlibSource:
     def read(self) -> Iterator[Document | LongDocument | Skip]:
         """Yields modules in the order of a hash of their path, until `max_chars` characters; line ends as Python reads them."""
         root = Path(sysconfig.get_paths()["stdlib"])
-        return up_to((_module(path, path.relative_to(root).as_posix()) for path in _modules(root)), self.max_chars)
+        return up_to((module(path, path.relative_to(root).as_posix()) for path in modules(root)), self.max_chars)
 
     def fingerprint(self) -> Any:
         root = Path(sysconfig.get_paths()["stdlib"])
         content = hashlib.sha256()
-        for path in _modules(root):
+        for path in modules(root):
             content.update(f"{path.relative_to(root).as_posix()} {sha256(path)}\n".encode())
         return [self.kind, self.max_chars, platform.python_version(), content.hexdigest()]
 
 
-def _module(path: Path, name: str) -> Document | Skip:
+def module(path: Path, name: str) -> Document | Skip:
+    """A module's text, line ends as Python reads them."""
     item = read_document(path, name)
     if isinstance(item, Skip):
         return item
     return Document(item.name, item.text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
-def _modules(root: Path) -> list[Path]:
+def modules(root: Path) -> list[Path]:
+    """Every `.py` file of the library, in the order of a hash of its path."""
     paths = []
     for folder, folders, files in os.walk(root):
         # Pruned in place: packages installed inside the library's folder can be a hundred times its size.
