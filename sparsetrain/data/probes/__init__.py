@@ -11,7 +11,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Literal, Protocol
+from itertools import pairwise
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from sparsetrain.typed import Count
 
 Side = Literal["shift", "control"]
 SIDES: tuple[Side, ...] = ("shift", "control")
+CodeKind = Literal["python", "javascript", "c", "css"]
 
 
 class ProbeTokenizer(Protocol):
@@ -128,7 +130,7 @@ class ProbesConfig:
     """Words are put in random order within pieces of so many; 0: of the whole text."""
     languages: tuple[str, ...] = ("en", "es", "de", "hu", "ru", "ja")
     """As Django names them, English first."""
-    code: tuple[str, ...] = ("python", "javascript", "c", "css")
+    code: tuple[CodeKind, ...] = ("python", "javascript", "c", "css")
     """Python first."""
     digits: tuple[int, ...] = (1, 2, 3, 4)
     """Of both numbers of a sum."""
@@ -146,6 +148,24 @@ class ProbesConfig:
     """Shares of the words that are exchanged for equally frequent ones."""
     seed: int = 0
     """Of all that is drawn."""
+
+    def __post_init__(self) -> None:
+        for key, shares in (("noise", self.noise), ("exchanged", self.exchanged)):
+            if not shares or shares[0] != 0 or shares[-1] > 1 or any(a >= b for a, b in pairwise(shares)):
+                raise ValueError(
+                    f"{key}={list(shares)} must rise from 0, the text as it is, to at most 1; try [0, 0.1, 0.5]"
+                )
+        if not self.order or self.order[0] != 1 or min(self.order) < 0 or len(set(self.order)) < len(self.order):
+            raise ValueError(
+                f"order={list(self.order)} must be different numbers of words, 1 (the text as it is) first, 0 (the whole text) at most once; try [1, 4, 0]"
+            )
+        for key, names, first in (("languages", self.languages, "en"), ("code", self.code, "python")):
+            if not names or names[0] != first or len(set(names)) < len(names):
+                raise ValueError(f"{key}={list(names)} must be different ones, {first!r} first")
+        if unknown := sorted(set(self.code) - set(get_args(CodeKind))):
+            raise ValueError(
+                f"code={list(self.code)}: no kind {unknown[0]!r}; choose of {', '.join(get_args(CodeKind))}"
+            )
 
 
 Builder = Callable[[ProbesConfig, ProbeTokenizer], Probes]
