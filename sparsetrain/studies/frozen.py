@@ -64,6 +64,8 @@ class FrozenConfig:
     """Sets of probes by name; none given: all of the study's."""
     second_probes_of: tuple[str, ...] = ()
     """Those that the second model reads; none given: those that are text."""
+    plain_only: bool = False
+    """Leave out what needs a package of the extra `probes`."""
     batch_size: Count = 8
     """Items of one forward pass; changes the speed alone."""
     n_bootstrap: Count = 4000
@@ -195,6 +197,8 @@ class FrozenStudy(Study[R]):
     """Sets of probes by name, in the order of the page."""
     texts: ClassVar[frozenset[str]] = frozenset()
     """Those that are text, read at all tokens; the others are prompts, read where the answer is predicted."""
+    plain: ClassVar[frozenset[str]]
+    """Those that need no package of the extra `probes`."""
     pools: ClassVar[frozenset[str]] = frozenset()
     """Those that are read beside others and have no claims of their own."""
 
@@ -208,6 +212,12 @@ class FrozenStudy(Study[R]):
             unknown = [name for name in getattr(self.frozen, key) if name not in self.builders]
             if unknown:
                 raise ValueError(f"study.frozen.{key} has {', '.join(unknown)}; there are {', '.join(self.builders)}")
+            needy = [name for name in getattr(self.frozen, key) if self.frozen.plain_only and name not in self.plain]
+            if needy:
+                raise ValueError(
+                    f"study.frozen.{key} has {', '.join(needy)}, which needs packages; with study.frozen.plain_only=true there are "
+                    f"{', '.join(name for name in self.builders if name in self.plain)}"
+                )
         if self.frozen.second_probes_of and not self.frozen.second:
             raise ValueError(
                 f"study.frozen.second_probes_of={list(self.frozen.second_probes_of)} is for a second model; give study.frozen.second=<model>"
@@ -220,7 +230,8 @@ class FrozenStudy(Study[R]):
     @cached_property
     def puts(self) -> tuple[Put, ...]:
         """Every set of probes put to every model, in the order of the stages; pools too."""
-        names = self.frozen.probes_of or tuple(self.builders)
+        every = tuple(name for name in self.builders if not self.frozen.plain_only or name in self.plain)
+        names = self.frozen.probes_of or every
         second = self.frozen.second_probes_of or tuple(name for name in names if name in self.texts)
         first = [Put(name=name, model=self.frozen.model, arm=name) for name in names]
         if not self.frozen.second:

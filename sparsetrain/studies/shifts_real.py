@@ -30,6 +30,7 @@ from sparsetrain.studies.section import Figure, ResultTable, TableCell
 from sparsetrain.studies.shifts import MARGINS
 from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Subject, gate
 
+BUILDERS = {**{name: build for name, build in TEXTS.items() if name != "licences"}, **PROMPTS}
 NATURAL, SPLITS, CONFLICT = "natural", "splits", "conflict"
 ANSWERED = 0.25
 """Share of level 0 that must be answered for a shift of prompts to mean anything. ours"""
@@ -105,7 +106,9 @@ class ShiftReadings(ProbeReadings):
 
 def farther(key: str, claim: str, effect: Callable[[ShiftReadings], Estimate]) -> Hypothesis:
     """A hypothesis about the distance of a level."""
-    return Hypothesis(key=key, claim=f"distance: {claim}", expected="positive", effect=effect, unit=LOSS, margin=MARGINS[LOSS])
+    return Hypothesis(
+        key=key, claim=f"distance: {claim}", expected="positive", effect=effect, unit=LOSS, margin=MARGINS[LOSS]
+    )
 
 
 def over_rows(*hypotheses: Hypothesis) -> tuple[Hypothesis, ...]:
@@ -122,8 +125,9 @@ class ShiftsRealStudy(FrozenStudy[ShiftReadings]):
     """Claims are made about each shift, and about each that the second model reads."""
 
     question = "Do the representations of a pretrained language model get sparser as input gets farther, harder, longer, or contradicts what was learned?"
-    builders = {**TEXTS, **PROMPTS}
+    builders = BUILDERS
     texts = frozenset(TEXTS)
+    plain = frozenset({"splits", "noise", "order", "code", "digits", "steps"})
     pools = frozenset({NATURAL})
     hypotheses = over_rows(
         *both_gains("naive", "positive", "without control, every token counted: the farthest level is sparser than level 0", lambda r, c: r.change(c, naive=True)),
@@ -304,7 +308,9 @@ def band(name: str, x: tuple[float, ...], r: ProbeReadings, values: Floats) -> C
     if values.shape[-1] < 2:
         return Curve(name=name, x=x, y=tuple(values.mean(-1)) if values.shape[-1] else (None,) * len(x))
     found = [over_items(of_level, n_bootstrap=r.n_bootstrap, seed=0) for of_level in values]
-    return Curve(name=name, x=x, y=tuple(e.value for e in found), lo=tuple(e.lo for e in found), hi=tuple(e.hi for e in found))
+    return Curve(
+        name=name, x=x, y=tuple(e.value for e in found), lo=tuple(e.lo for e in found), hi=tuple(e.hi for e in found)
+    )
 
 
 def slug(arm: str) -> str:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from random import Random
 
 from sparsetrain.data.knowledge import Fact, facts_of, versions
-from sparsetrain.data.probes.texts import N_CHARS, pieces_of, version_of
 from sparsetrain.data.probes import SIDES, Builder, Probe, Probes, ProbesConfig, ProbeTokenizer, Side
+from sparsetrain.data.probes.texts import N_CHARS, pieces_of, version_of
 
 MIN_ROWS = 8
 """Below that no set is made."""
