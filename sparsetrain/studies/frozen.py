@@ -68,7 +68,7 @@ class FrozenConfig:
     """Leave out what needs a package of the extra `probes`."""
     batch_size: Count = 8
     """Items of one forward pass; changes the speed alone."""
-    n_bootstrap: Count = 4000
+    n_bootstrap: Count = 10_000
     """Resamples of rows behind every interval."""
     probes: ProbesConfig = field(default_factory=ProbesConfig)
 
@@ -133,7 +133,10 @@ class ProbeReadings:
 
     def __getitem__(self, name: str) -> Floats:
         """An array: of a matched set `[n_sides, n_levels, n_rows]`, the rows that count; else `[n_probes]`."""
-        values = self.arrays[name]
+        return self.shaped(self.arrays[name])
+
+    def shaped(self, values: Floats) -> Floats:
+        """A value per probe by side, level and row."""
         if not self.probes.matched:
             return values
         shaped = values.reshape(self.probes.shape)
@@ -164,10 +167,6 @@ class ProbeReadings:
         if name == "loss" and self.read_out == "last":
             return self["answer_loss"]
         return self[f"{name}|{'all' if self.read_out == 'all' else 'last'}"]
-
-    def own_loss(self) -> Floats:
-        """Mean loss over all tokens of the item: how far it is, as the model sees it."""
-        return self["loss|all"]
 
     def rise(self, values: Floats, *, controlled: bool = False, level: int = -1, start: int = 0) -> Floats:
         """The farthest level minus level 0 of each row, in the shift; `controlled`: less the same in the control. `[n_rows]`"""
@@ -399,7 +398,8 @@ def levels_table(read: Mapping[Subject, Sequence[ProbeReadings]]) -> ResultTable
     rows: list[tuple[TableCell, ...]] = []
     for subject, (r,) in read.items():
         columns: list[tuple[Floats, str]] = [
-            (r.own_loss(), "nats/token"),
+            (r.covariate("loss"), "nats/token"),
+            (r["loss|all"], "nats/token"),
             (r.covariate("entropy"), "nats"),
             (r.sparsity(), HEADLINE),
             (r.sparsity("gain"), HEADLINE),
@@ -408,12 +408,15 @@ def levels_table(read: Mapping[Subject, Sequence[ProbeReadings]]) -> ResultTable
         if r.read_out == "last":
             columns.append((r["correct"], "fraction"))
         n_sides, n_levels, _ = r.sparsity().shape
+        frequencies = r.shaped(r.probes.frequencies())
         for side in range(n_sides):
             for level in range(n_levels):
-                cells = [
+                cells: list[TableCell] = [
                     over_items(values[side, level], n_bootstrap=r.n_bootstrap, seed=0).number(unit)
                     for values, unit in columns
                 ]
+                frequency = float(frequencies[side, level].mean())
+                cells.insert(2, number(frequency, "Zipf") if math.isfinite(frequency) else None)
                 answered = [] if r.read_out == "last" else [None]
                 label = r.probes.levels[level]
                 rows.append(
@@ -421,7 +424,7 @@ def levels_table(read: Mapping[Subject, Sequence[ProbeReadings]]) -> ResultTable
                 )
     return ResultTable(
         title="Every level: distance, sparsity, answers",
-        columns=("shift", "level", "side", "rows", "own loss, nats/token", "entropy", f"{HEADLINE}, without gain", f"{HEADLINE}, with gain", f"{HEADLINE}, last neurons", "answered"),
+        columns=("shift", "level", "side", "rows", "own loss", "loss of all tokens", "word frequency, Zipf", "entropy", f"{HEADLINE}, without gain", f"{HEADLINE}, with gain", f"{HEADLINE}, last neurons", "answered"),
         rows=tuple(rows),
-        note="intervals: 95% percentile bootstrap over rows, not widened; texts: mean over tokens but the first, prompts: at the token that predicts the answer",
+        note="intervals: 95% percentile bootstrap over rows, not widened; texts: mean over tokens but the first; prompts: at the token that predicts the answer, own loss that of the answer",
     )  # fmt: skip

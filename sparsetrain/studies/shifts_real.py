@@ -9,6 +9,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from sparsetrain.data.probes.prompts import PROMPTS
 from sparsetrain.data.probes.text_shifts import TEXTS
 from sparsetrain.report.blocks import Curve
 from sparsetrain.representation.evaluate import LOGIT_MEASURES
+from sparsetrain.representation.items import ReadOut
 from sparsetrain.representation.measures import HEADLINE
 from sparsetrain.stats.correlation import spearman
 from sparsetrain.stats.intervals import Estimate, Floats, over_items, simultaneous
@@ -56,8 +58,8 @@ class ShiftReadings(ProbeReadings):
         return self.mean(self.rise(values, controlled=controlled))
 
     def farther(self, *, controlled: bool = False) -> Estimate:
-        """The same of the item's own loss."""
-        return self.mean(self.rise(self.own_loss(), controlled=controlled))
+        """The same of the model's own loss, of prompts that of the answer."""
+        return self.mean(self.rise(self.covariate("loss"), controlled=controlled))
 
     def step(self, level: int, *, controlled: bool = False) -> Estimate:
         """A level minus the one before it."""
@@ -77,11 +79,11 @@ class ShiftReadings(ProbeReadings):
         return spearman(level, y, given=covariates, n_bootstrap=self.n_bootstrap, confidence=self.confidence, seed=0)
 
     def among_equals(self) -> Estimate:
-        """The farthest level minus natural texts of equal loss."""
+        """The levels beyond 0 minus natural texts of equal loss."""
         assert self.natural is not None
         return minus_neighbours(
-            self.covariate("loss")[0, -1],
-            self.sparsity()[0, -1],
+            self.covariate("loss")[0, 1:].T,
+            self.sparsity()[0, 1:].T,
             self.natural.covariate("loss").ravel(),
             self.natural.sparsity().ravel(),
             bandwidth=BANDWIDTH,
@@ -97,11 +99,15 @@ class ShiftReadings(ProbeReadings):
         n_late = max(1, round(LATE * len(norms)))
         return self.mean(rises[-n_late:].mean(0) - rises[:-n_late].mean(0))
 
-    def map(self, controlled: bool = True) -> dict[str, Estimate]:
-        """Shift minus control at every hook point, with intervals that hold for all of them together."""
-        rises = [self.rise(self.sparsity(point=point), controlled=controlled) for point in self.points]
+    @cached_property
+    def map(self) -> dict[tuple[str, ReadOut], Estimate]:
+        """Shift minus control at every hook point and read-out, with intervals that hold for all of them together."""
+        places: list[tuple[str, ReadOut]] = [(point, where) for point in self.points for where in ("last", "all")]
+        rises = [self.rise(self.sparsity(point=point, read_out=where), controlled=True) for point, where in places]
+        if len(rises[0]) < 2:
+            return dict.fromkeys(places, self.mean(rises[0]))
         found = simultaneous(rises, n_bootstrap=self.n_bootstrap, confidence=self.confidence, seed=0)
-        return dict(zip(self.points, found, strict=True))
+        return dict(zip(places, found, strict=True))
 
 
 def farther(key: str, claim: str, effect: Callable[[ShiftReadings], Estimate]) -> Hypothesis:
@@ -127,7 +133,7 @@ class ShiftsRealStudy(FrozenStudy[ShiftReadings]):
     question = "Do the representations of a pretrained language model get sparser as input gets farther, harder, longer, or contradicts what was learned?"
     builders = BUILDERS
     texts = frozenset(TEXTS)
-    plain = frozenset({"splits", "noise", "order", "code", "digits", "steps"})
+    plain = frozenset({"splits", "noise", "order", "digits", "steps"})
     pools = frozenset({NATURAL})
     hypotheses = over_rows(
         *both_gains("naive", "positive", "without control, every token counted: the farthest level is sparser than level 0", lambda r, c: r.change(c, naive=True)),
@@ -138,11 +144,11 @@ class ShiftsRealStudy(FrozenStudy[ShiftReadings]):
         sparsity("rotated", "none", "control: shift minus control is nothing in a random basis", lambda r: r.change("rotated", controlled=True)),
         sparsity("trimmed", "positive", "control: shift minus control without the strongest 1% of channels", lambda r: r.change("trimmed", controlled=True)),
         sparsity("local", "positive", "shift minus control is larger in the last third of the norms than before", lambda r: r.local()),
-        farther("own loss", "the model's own loss of the item is higher at the farthest level", lambda r: r.farther()),
+        farther("own loss", "the model's own loss (of prompts that of the answer) is higher at the farthest level", lambda r: r.farther()),
         farther("own loss, controlled", "the same, shift minus control", lambda r: r.farther(controlled=True)),
     )  # fmt: skip
     of_texts = over_rows(
-        sparsity("equal loss", "positive", "the farthest level is sparser than natural texts of equal loss", lambda r: r.among_equals()),
+        sparsity("equal loss", "positive", "the levels beyond 0 are sparser than natural texts of equal loss, where there are such", lambda r: r.among_equals()),
     )  # fmt: skip
     of_splits = over_rows(
         *(sparsity(f"pair {level}", "positive", f"level {level} is sparser than level {level - 1}", lambda r, level=level: r.step(level)) for level in range(1, 1 + OF_STEPS)),
@@ -212,7 +218,7 @@ class ShiftsRealStudy(FrozenStudy[ShiftReadings]):
             f"of prompts the token that predicts the answer. The {HEADLINE} of a Gaussian vector is .414, more is sparser. The naive line counts "
             f"every token and has no control. Of conflict only rows count that are answered without a statement in front (level 0, the same "
             f"on both sides).",
-            f"Equal loss: the farthest level of a text against natural texts (code of several languages, prose, other human languages) of equal loss, "
+            f"Equal loss: the levels of a text beyond 0 against natural texts (code of several languages, prose, other human languages) of equal loss, "
             f"Gaussian weights of bandwidth {BANDWIDTH:g} nats/token. Local: the last third of the norms against those before; the map in the tables "
             f"has intervals that hold for all its places together.",
             *self.paragraphs(),
@@ -261,7 +267,7 @@ class ShiftsRealStudy(FrozenStudy[ShiftReadings]):
                     note="mean over rows, band: 95% bootstrap over rows",
                 )
             )
-            mapped = r.map()
+            mapped = r.map
             found.append(
                 Figure(
                     key=f"{slug(subject.arm)}_map",
@@ -272,9 +278,9 @@ class ShiftsRealStudy(FrozenStudy[ShiftReadings]):
                         Curve(
                             name=label,
                             x=tuple(i / max(1, len(places) - 1) for i in range(len(places))),
-                            y=tuple(mapped[place].value for place in places),
-                            lo=tuple(mapped[place].lo for place in places),
-                            hi=tuple(mapped[place].hi for place in places),
+                            y=tuple(mapped[place, r.read_out].value for place in places),
+                            lo=tuple(mapped[place, r.read_out].lo for place in places),
+                            hi=tuple(mapped[place, r.read_out].hi for place in places),
                         )
                         for label, kind in (("norms, without gain", NORM), ("MLP neurons", NEURON))
                         if (places := r.places(kind))
@@ -291,13 +297,13 @@ class ShiftsRealStudy(FrozenStudy[ShiftReadings]):
 
     def _map_table(self, read: Mapping[Subject, Sequence[ShiftReadings]]) -> ResultTable:
         rows: list[tuple[TableCell, ...]] = [
-            (subject.arm, place, estimate.number(HEADLINE))
+            (subject.arm, *place, estimate.number(HEADLINE))
             for subject, (r,) in read.items()
-            for place, estimate in r.map().items()
+            for place, estimate in r.map.items()
         ]
         return ResultTable(
             title="Shift minus control, farthest level minus level 0, at every hook point",
-            columns=("shift", "hook point", "difference"),
+            columns=("shift", "hook point", "tokens", "difference"),
             rows=tuple(rows),
             note="intervals hold for all places of a shift together (max-t over rows)",
         )

@@ -181,9 +181,12 @@ def test_everywhere_is_not_local_and_late_alone_is():
     assert verdicts(planted(claimed=0.03))["local"] == "not supported"
     found = planted(claimed=0.03, late=0.0)
     assert verdicts(found)["local"] == "supported"
-    mapped = found.map()
-    assert [place for place, e in mapped.items() if e.lo > 0] == list(NORMS[9:])
-    assert mapped[FINAL].hi - mapped[FINAL].lo > found.change(controlled=True).hi - found.change(controlled=True).lo
+    mapped = found.map
+    assert [place for (place, where), e in mapped.items() if e.lo > 0 and where == "all"] == list(NORMS[9:])
+    assert (
+        mapped[FINAL, "all"].hi - mapped[FINAL, "all"].lo
+        > found.change(controlled=True).hi - found.change(controlled=True).lo
+    )
 
 
 def test_denser_is_not_sparser_and_a_level_need_not_be_farther():

@@ -118,10 +118,12 @@ class ProbesConfig:
 
     n_texts: Count = 100
     """Rows of each level of text."""
-    n_prompts: Count = 80
+    n_prompts: Count = 64
     """Rows of each level of prompts, where there are as many."""
     n_tokens: Count = 64
     """Of each row of text."""
+    n_split_tokens: Count = 128
+    """The same of the four splits."""
     n_demonstrations: Count = 4
     """In front of a question."""
     noise: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)

@@ -17,7 +17,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -41,7 +41,7 @@ class _Row:
 
 def splits(config: ProbesConfig, tokenizer: ProbeTokenizer) -> Probes:
     """Code, prose, the prose with its words shuffled, random letters."""
-    rows = _Rows("splits", config, tokenizer)
+    rows = _Rows("splits", replace(config, n_tokens=config.n_split_tokens), tokenizer)
 
     def of_prose(text: str, drawn: np.random.Generator) -> list[Tokens]:
         prose = rows.crop(text)
@@ -206,7 +206,7 @@ class _Rows:
         if len(accepted) < self.config.n_texts:
             raise ValueError(
                 f"n_texts={self.config.n_texts}, but there are only {len(accepted)} rows of {kind} for {self.name}; "
-                f"lower n_texts or n_tokens={self.config.n_tokens}, or install more packages"
+                f"lower n_texts or the {self.config.n_tokens} tokens of a row (n_tokens, of splits n_split_tokens), or install more packages"
             )
         return accepted
 

@@ -10,7 +10,7 @@ from probe_machine import PieceTokenizer, forget_packages, make_machine
 from sparsetrain.data.probes import Probes, ProbesConfig
 from sparsetrain.data.probes.text_shifts import TEXTS
 
-CONFIG = ProbesConfig(n_texts=5, n_tokens=24, languages=("en", "es", "ja"), order=(1, 2, 4, 0))
+CONFIG = ProbesConfig(n_texts=5, n_tokens=24, n_split_tokens=24, languages=("en", "es", "ja"), order=(1, 2, 4, 0))
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,9 @@ def test_rows_have_one_length_and_follow_the_config(name: str, tokenizer: PieceT
     assert set(probes.sources) == SOURCES[name] and all(probes.sources.values())
     assert len({probe.tokens for probe in probes.probes if probe.level == 0 and probe.side == "shift"}) == 5
     assert TEXTS[name](CONFIG, tokenizer).sha256 == probes.sha256
-    other = ProbesConfig(n_texts=5, n_tokens=24, languages=("en", "es", "ja"), order=(1, 2, 4, 0), seed=1)
+    other = ProbesConfig(
+        n_texts=5, n_tokens=24, n_split_tokens=24, languages=("en", "es", "ja"), order=(1, 2, 4, 0), seed=1
+    )
     assert TEXTS[name](other, tokenizer).sha256 != probes.sha256
 
 
@@ -132,7 +134,8 @@ def test_short_rows_are_counted_and_too_few_are_an_error(tokenizer: PieceTokeniz
     )
     assert probes.rejected == {"fewer than 24 tokens": 1}
     with pytest.raises(
-        ValueError, match=r"^n_texts=100, but there are only \d+ rows of prose for noise; lower n_texts or n_tokens=24"
+        ValueError,
+        match=r"^n_texts=100, but there are only \d+ rows of prose for noise; lower n_texts or the 24 tokens of a row",
     ):
         TEXTS["noise"](ProbesConfig(n_tokens=24), tokenizer)
     with pytest.raises(ValueError, match="there are only 0 rows of messages for languages"):
