@@ -46,8 +46,6 @@ KINDS = ("resid", "norm", "attn_in", "mlp_in", "mlp_neuron")
 """Hook points that are read: before a norm, behind it without its gain, with it, and neurons."""
 NORM, NEURON = ".hook_norm", ".hook_neuron"
 """How names of hook points behind norms, and of MLP neurons, end."""
-N_TIMED = 16
-"""Items that the expected time rests on."""
 FAMILY = 0.05
 """Chance that one of a study's intervals misses, shared among its arms."""
 
@@ -306,12 +304,16 @@ class FrozenStudy(Study[R]):
         for name in dict.fromkeys(put.model for put in left):
             of_model = [put for put in left if put.model == name]
             probes = [probe for put in of_model for probe in self.probes[put.arm].probes]
-            some = [item_of(probes[i]) for i in np.linspace(0, len(probes) - 1, N_TIMED).astype(int)]
+            by_length = sorted(probes, key=lambda probe: len(probe.tokens))
+            middle = len(by_length) // 2
+            some = [item_of(probe) for probe in by_length[middle : middle + self.frozen.batch_size]]
             model = self.model_of(of_model[0])
             looks = Looks(points=points_of(model), controlled=(FINAL,))
-            started = time.perf_counter()
-            read_items_of_any_length(model.module, some, looks, batch_size=self.frozen.batch_size)
-            rate = (time.perf_counter() - started) / sum(len(item.tokens) for item in some)
+            for _ in range(2):  # the first one warms up
+                started = time.perf_counter()
+                read_items_of_any_length(model.module, some, looks, batch_size=self.frozen.batch_size)
+                spent = time.perf_counter() - started
+            rate = spent / sum(len(item.tokens) for item in some)
             seconds += rate * sum(len(probe.tokens) for probe in probes) * self.passes
         return f"{n_tokens:,} tokens to read in {len(left)} of {len(self.puts)} stages, about {max(1, round(seconds / 60))} minutes on this machine"
 
