@@ -47,3 +47,17 @@ def test_permutation_p():
     x = np.arange(20)
     assert permutation_p(x, x, n_permutations=200, seed=0) == pytest.approx(1 / 201)
     assert permutation_p(x, rng().standard_normal(20), n_permutations=200, seed=0) > 0.05
+
+
+def test_rows_are_resampled_where_items_of_a_row_belong_together():
+    """Ten rows of fifty items that only differ between rows: items on their own would know the correlation far too well."""
+    rng = np.random.default_rng(0)
+    of_row = rng.standard_normal((2, 10, 1))
+    x, y = of_row + 0.01 * rng.standard_normal((2, 10, 50))
+    rows, items = spearman(x, y, seed=0), spearman(x.ravel(), y.ravel(), seed=0)
+    assert rows.value == pytest.approx(items.value) and rows.n == 10 and items.n == 500
+    assert rows.hi - rows.lo > 4 * (items.hi - items.lo)
+    given = spearman(x, y, given=[y + 1], seed=0)
+    assert np.isnan(given.value)
+    with pytest.raises(ValueError, match="give one value per item"):
+        spearman(x, y.T, seed=0)
