@@ -98,6 +98,16 @@ def is_of_others(name: str) -> bool:
     return name.startswith((HUB_PREFIX, GGUF_PREFIX))
 
 
+def _of_others(name: str, dtype: torch.dtype) -> tuple[nn.Module, hub_files.HubTokenizer]:
+    if not name.startswith(GGUF_PREFIX):
+        return hub_files.load(name.removeprefix(HUB_PREFIX), dtype)
+    folder = gguf_files.converted(name.removeprefix(GGUF_PREFIX))
+    try:
+        return hub_files.load(str(folder), dtype)
+    except ValueError as error:
+        raise ValueError(f"{error}; {name} was converted into that folder: remove it to have it made anew") from error
+
+
 def load_language_model(name: str, *, device: str, precision: Precision = "float32") -> LanguageModel:
     """Loads a model by what the user calls it.
 
@@ -112,10 +122,7 @@ def load_language_model(name: str, *, device: str, precision: Precision = "float
         FileNotFoundError: no such run.
     """
     if is_of_others(name):
-        source = name.removeprefix(HUB_PREFIX)
-        if name.startswith(GGUF_PREFIX):
-            source = str(gguf_files.converted(name.removeprefix(GGUF_PREFIX)))
-        hub, tokenizer = hub_files.load(source, getattr(torch, precision))
+        hub, tokenizer = _of_others(name, getattr(torch, precision))
         check_finite(name, hub)
         module = hugging_face.HookedHubModel(hub.to(device))
         return LanguageModel(

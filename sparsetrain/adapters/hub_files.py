@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 
@@ -132,7 +133,7 @@ def load(source: str, dtype: torch.dtype) -> tuple[nn.Module, HubTokenizer]:
             f"model=hf:{source} could not be loaded: its weights are a pickle that holds more than tensors, and that is never "
             f"read; take a revision with safetensors"
         ) from error
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"model=hf:{source} could not be loaded: {line}") from error
     finally:
