@@ -17,10 +17,11 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sparsetrain.hooks import HookPoint, hook_points, hooked
+from sparsetrain.hooks import HookPoint, hooked, select_points
 from sparsetrain.representation.controls import gain_of, quiet_channels, random_rotation
 from sparsetrain.representation.evaluate import LOGIT_MEASURES, evaluating, measure_logits
 from sparsetrain.representation.measures import HEADLINE, MEASURES, Magnitudes
@@ -99,6 +100,7 @@ def read_items_of_any_length(
 
     Raises:
         KeyError: a hook point that does not exist.
+        ValueError: a hook point of one channel, or a controlled one that is not read.
     """
     found: dict[str, NDArray[np.float64]] = {}
     order = sorted(range(len(items)), key=lambda i: len(items[i].tokens))
@@ -116,10 +118,11 @@ class _Reader:
     """One batch after the other; bases and channels are made once."""
 
     def __init__(self, model: nn.Module, looks: Looks) -> None:
-        points = hook_points(model)
-        unknown = [name for name in (*looks.points, *looks.controlled) if name not in points]
-        if unknown:
-            raise KeyError(f"no hook point {unknown[0]!r} in this model")
+        points = select_points(model, looks.points)
+        if narrow := [name for name, point in points.items() if point.width < 2]:
+            raise ValueError(f"hook point {narrow[0]!r} has one channel: there is no sparsity to read")
+        if apart := [name for name in looks.controlled if name not in points]:
+            raise ValueError(f"hook point {apart[0]!r} is controlled, but not among those that are read")
         self.model, self.looks = model, looks
         self.device = next(model.parameters()).device
         self.bases = {
@@ -135,21 +138,30 @@ class _Reader:
             row[: len(item.tokens)] = torch.tensor(item.tokens)
         last = torch.tensor([item.last for item in items])
         at = _Places(last=last, valid=torch.arange(tokens.shape[1] - 1) <= lengths[:, None] - 2)
-        found: dict[str, Tensor] = {}
+        seen: dict[tuple[str, str, str], tuple[Tensor, Tensor]] = {}
 
         def watch(x: Tensor, point: HookPoint) -> Tensor:
             for control, h in self._variants(point.name, x):
                 magnitudes = Magnitudes(h)
+                zero = magnitudes.peak == 0
                 for measure in self.looks.measures if control == "none" else (HEADLINE,):
-                    for read_out, values in at.read(MEASURES[measure].fn(magnitudes).cpu()).items():
-                        found[f"{point.name}|{control}|{read_out}|{measure}"] = values
+                    seen[point.name, control, measure] = MEASURES[measure].fn(magnitudes), zero
             return x
 
         with hooked(self.model, dict.fromkeys(self.looks.points, watch)):
             logits = self.model(tokens[:, :-1].to(self.device)).float()
-        covariates = measure_logits(logits, tokens[:, 1:].to(self.device)).cpu().unbind(-1)
-        for name, values in zip(LOGIT_MEASURES, covariates, strict=True):
-            found |= {f"{name}|{read_out}": v for read_out, v in at.read(values).items() if read_out != "first"}
+        found: dict[str, Tensor] = {}
+        if seen:  # all at once: one copy from the device, and few calls
+            values, zero = (torch.stack(tensors).cpu() for tensors in zip(*seen.values(), strict=True))
+            for read_out, of_all in at.read(values, zero).items():
+                found |= {
+                    f"{point}|{control}|{read_out}|{measure}": of_one
+                    for (point, control, measure), of_one in zip(seen, of_all, strict=True)
+                }
+        covariates = rearrange(measure_logits(logits, tokens[:, 1:].to(self.device)).cpu(), "n pos name -> name n pos")
+        for read_out, of_all in at.read(covariates).items():
+            if read_out != "first":
+                found |= {f"{name}|{read_out}": of_one for name, of_one in zip(LOGIT_MEASURES, of_all, strict=True)}
         right = (logits.argmax(-1).cpu() == tokens[:, 1:]).double()
         found |= {"answer_loss": _over_answers(covariates[0], items), "correct": _over_answers(right, items).floor()}
         found["n_tokens"] = lengths
@@ -175,14 +187,18 @@ class _Places:
     valid: Tensor
     """`[n, pos]` bool: positions that have a next token."""
 
-    def read(self, values: Tensor) -> dict[ReadOut, Tensor]:
-        """`[n, pos] -> [n]` for each read-out. A position without a value (a zero vector) is left out; a text of one position has no `all`."""
-        counted = self.valid & ~values.isnan()
-        counted[:, 0] = False
+    def read(self, values: Tensor, zero: Tensor | None = None) -> dict[ReadOut, Tensor]:
+        """`[..., n, pos] -> [..., n]` for each read-out.
+
+        `zero` says where a vector is zero and has no value: `all` leaves such positions out. A NaN from elsewhere stays visible. A text of one
+        position has no `all`.
+        """
+        counted = self.valid if zero is None else self.valid & ~(zero & values.isnan())
+        counted = counted & (torch.arange(values.shape[-1]) > 0)
         return {
-            "last": values[torch.arange(len(values)), self.last],
-            "all": torch.where(counted, values, 0.0).double().sum(1) / counted.sum(1),
-            "first": values[:, 0],
+            "last": values[..., torch.arange(len(self.last)), self.last],
+            "all": torch.where(counted, values, 0.0).double().sum(-1) / counted.sum(-1),
+            "first": values[..., 0],
         }
 
 
@@ -224,22 +240,22 @@ def read_resumably(
     """`read_items_of_any_length`, kept batch by batch: what an interruption left is not read again.
 
     Args:
-        model, items, looks, batch_size: as there.
+        model, items, looks, batch_size: as there; what was kept under another batch size is read again.
         folder: holds batches until all are read, then `readings.npz` alone. Whoever calls sees to it that it is of this model and these items.
         on_items: called with the number of items of each batch, also of those that were kept.
     """
     whole = folder / "readings.npz"
     if whole.is_file():
+        _remove_parts(folder)  # where the end came in between
         on_items(len(items))
         return _loaded(whole)
     folder.mkdir(parents=True, exist_ok=True)
     order = sorted(range(len(items)), key=lambda i: len(items[i].tokens))
     found: dict[str, NDArray[np.float64]] = {}
     reader = _Reader(model, looks)
-    parts: list[Path] = []
     for start in range(0, len(order), batch_size):
-        numbers, part = order[start : start + batch_size], folder / f"batch_{start}.npz"
-        parts.append(part)
+        numbers = order[start : start + batch_size]
+        part = folder / f"batch_{start}_{len(numbers)}.npz"
         if not part.is_file():
             with evaluating(model):
                 _save(part, reader.read([items[i] for i in numbers]))
@@ -247,9 +263,13 @@ def read_resumably(
             found.setdefault(name, np.full(len(items), np.nan))[numbers] = values
         on_items(len(numbers))
     _save(whole, found)
-    for part in parts:
-        part.unlink()
+    _remove_parts(folder)
     return found
+
+
+def _remove_parts(folder: Path) -> None:
+    for part in folder.glob("batch_*.npz"):
+        part.unlink(missing_ok=True)
 
 
 def _save(path: Path, arrays: Arrays) -> None:

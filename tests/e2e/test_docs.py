@@ -64,6 +64,7 @@ SMALL = {
 }
 """Settings that make a command small."""
 MODELS = {
+    "bench_items": "MODEL = m.ModelConfig(d_vocab=64, n_layer=1, d_model=32, n_ctx=64)",
     "bench_safety": "MODEL = m.ModelConfig(d_vocab=64, n_layer=1, d_model=32, n_ctx=32); m.EVERY = 4",
     "bench_tracker": "MODEL = m.ModelConfig(d_vocab=64, n_layer=1, d_model=32, n_ctx=32)",
 }

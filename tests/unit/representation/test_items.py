@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from sparsetrain.hooks import hook_points, record
+from sparsetrain.hooks import HookPoint, hook_points, hooked, record
 from sparsetrain.representation.controls import read_items
+from sparsetrain.representation.evaluate import LOGIT_MEASURES
 from sparsetrain.representation.items import Item, Looks, read_items_of_any_length, read_resumably
 from sparsetrain.representation.measures import gini
 
@@ -74,8 +75,40 @@ def test_what_cannot_be_read_is_said(model):
         Item(tokens=(1,))
     with pytest.raises(ValueError, match="one in front of the answer"):
         Item(tokens=(1, 2), n_answer=2)
-    with pytest.raises(KeyError, match="no hook point 'nowhere'"):
+    with pytest.raises(KeyError, match="no hook point named 'nowhere'"):
         read_items_of_any_length(model, items(), Looks(points=("nowhere",)))
+
+    with pytest.raises(ValueError, match=r"'final_norm\.hook_scale' has one channel"):
+        read_items_of_any_length(model, items(), Looks(points=(FINAL, "final_norm.hook_scale")))
+    with pytest.raises(ValueError, match=r"'final_norm\.hook_norm' is controlled, but not among"):
+        read_items_of_any_length(model, items(), Looks(points=(), controlled=(FINAL,)))
+
+
+def test_a_zero_vector_is_left_out_and_another_nan_stays(model):
+    item = items()[3]
+    plain = read_items_of_any_length(model, [item], Looks(points=(FINAL,)))[f"{FINAL}|none|all|gini"][0]
+    _, seen = record(model, torch.tensor([item.tokens[:-1]]), [FINAL])
+    each = gini(seen[FINAL][0].detach())[1:].double()
+    for value, expected in ((0.0, (each.sum() - each[4]).item() / (len(each) - 1)), (torch.nan, torch.nan)):
+
+        def change(x: torch.Tensor, point: HookPoint, value=value) -> torch.Tensor:
+            x = x.clone()
+            x[:, 5] = value
+            return x
+
+        with hooked(model, {FINAL: change}):
+            found = read_items_of_any_length(model, [item], Looks(points=(FINAL,)))[f"{FINAL}|none|all|gini"][0]
+        assert found == pytest.approx(expected, abs=1e-6, nan_ok=True) and found != plain
+
+
+def test_without_hook_points_the_logits_are_read(model):
+    found = read_items_of_any_length(model, items(), Looks(points=()))
+    assert found.keys() == {f"{name}|{where}" for name in LOGIT_MEASURES for where in ("last", "all")} | {
+        "answer_loss",
+        "correct",
+        "n_tokens",
+    }
+    assert found["n_tokens"].tolist() == [n for n, _ in LENGTHS]
 
 
 def test_what_an_interruption_left_is_not_read_again(model, tmp_path):
@@ -90,6 +123,16 @@ def test_what_an_interruption_left_is_not_read_again(model, tmp_path):
         read_resumably(model, items(), looks, tmp_path, batch_size=2, on_items=stop)
     kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(kept) == 2
+    other = read_resumably(model, items(), looks, tmp_path / "other", batch_size=4)
+    for name in kept:  # left by a run with another batch size
+        (tmp_path / "other" / name).write_bytes((tmp_path / name).read_bytes())
+    (tmp_path / "other" / "readings.npz").unlink()
+    again = read_resumably(model, items(), looks, tmp_path / "other", batch_size=4)
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["readings.npz"]
+    for name, values in other.items():
+        np.testing.assert_array_equal(again[name], values)
+    (tmp_path / "other" / "readings.npz").unlink()
+    (tmp_path / "other").rmdir()
     found = read_resumably(model, items(), looks, tmp_path, batch_size=2)
     assert [path.name for path in tmp_path.iterdir()] == ["readings.npz"]
     straight = read_items_of_any_length(model, items(), looks, batch_size=2)
