@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT, Forks
 from data_example import write_files
+from gguf_example import write_gguf
 from hub_example import save_hub_model
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -41,6 +42,8 @@ PLACEHOLDERS = {
     "<folder or hub name>": "hub",
     "<folder>": "runs/folder",
     "<file.jsonl>": "near.jsonl",
+    "<file.gguf>": "tiny.gguf",
+    "<file.whl>": "package.whl",
     "<owner/set>": "owner/set",
     "<commit>": "0123abc",
     "<entity/project/sweep>": "mine/sparsetrain/abc",
@@ -208,6 +211,7 @@ def desk(tmp_path_factory, smoke: Path) -> Path:
     shutil.copytree(ROOT / "docs", desk / "docs")  # commands write results and pages there
     shutil.copytree(smoke, desk / "runs" / "quickstart" / "smoke")
     save_hub_model(desk / "hub")
+    write_gguf(desk / "tiny.gguf")
     rows = [{"text": f"w{i % 60} w{i * 7 % 60} for w{i % 5} in range ( w1 )" * 3, "level": i % 2} for i in range(24)]
     (desk / "near.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (desk / "far.txt").write_text("w3 w5 w7 nothing to see here\n" * 200)
