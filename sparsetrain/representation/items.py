@@ -215,7 +215,8 @@ def _over_answers(values: Tensor, items: Sequence[Item]) -> Tensor:
 
 def channel_energy(model: nn.Module, items: Sequence[Item], points: Sequence[str]) -> dict[str, Tensor]:
     """Sum of h^2 of each channel over items' tokens but the first: hook point -> `[width]` float64, on the CPU."""
-    energy = {name: torch.zeros(hook_points(model)[name].width, dtype=torch.float64) for name in points}
+    widths = {name: point.width for name, point in select_points(model, points).items()}
+    energy = {name: torch.zeros(width, dtype=torch.float64) for name, width in widths.items()}
     device = next(model.parameters()).device
     for item in items:
 
