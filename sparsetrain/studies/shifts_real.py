@@ -17,7 +17,7 @@ import numpy as np
 from sparsetrain.data.probes import SIDES
 from sparsetrain.data.probes.prompts import PROMPTS
 from sparsetrain.data.probes.text_shifts import TEXTS
-from sparsetrain.report.blocks import Curve
+from sparsetrain.report.blocks import Curve, Reference
 from sparsetrain.representation.evaluate import LOGIT_MEASURES
 from sparsetrain.representation.items import ReadOut
 from sparsetrain.representation.measures import HEADLINE
@@ -251,7 +251,7 @@ class ShiftsRealStudy(FrozenStudy[ShiftReadings]):
         return replace(known, kept=known["correct"][0, 0] == 1)
 
     def figures(self, read: Mapping[Subject, Sequence[ShiftReadings]]) -> Sequence[Figure]:
-        found: list[Figure] = []
+        found: list[Figure] = [self._overview(read)]
         for subject, (r,) in read.items():
             width = self.model_of(self.put_of(subject.arm)).hook_points()[FINAL].width
             x = tuple(float(level) for level in range(len(r.probes.levels)))
@@ -289,6 +289,32 @@ class ShiftsRealStudy(FrozenStudy[ShiftReadings]):
                 )
             )
         return found
+
+    def _overview(self, read: Mapping[Subject, Sequence[ShiftReadings]]) -> Figure:
+        """Every shift: what one would have said, and what is left beside the control."""
+        sides = {
+            "naive": [r.change(naive=True) for (r,) in read.values()],
+            "shift minus control": [r.change(controlled=True) for (r,) in read.values()],
+        }
+        return Figure(
+            key="overview",
+            title="Farthest level minus level 0, without and with control",
+            x_label="; ".join(f"{i}: {subject.arm}" for i, subject in enumerate(read, start=1)),
+            y_label=f"{HEADLINE} at {FINAL}",
+            curves=tuple(
+                Curve(
+                    name=name,
+                    x=tuple(i + offset for i in range(1, 1 + len(estimates))),
+                    y=tuple(e.value for e in estimates),
+                    lo=tuple(e.lo for e in estimates),
+                    hi=tuple(e.hi for e in estimates),
+                    joined=False,
+                )
+                for (name, estimates), offset in zip(sides.items(), (-0.15, 0.15), strict=True)
+            ),
+            references=(Reference(label="nothing", value=0.0),),
+            note=f"intervals: {self.confidence:.4f}, bootstrap over rows, widened for the number of shifts",
+        )
 
     def tables(
         self, read: Mapping[Subject, Sequence[ShiftReadings]], results: Mapping[str, StageResult]
