@@ -89,7 +89,8 @@ def intervals_svg(shown: Intervals, *, paper: str = "#ffffff", ink: str = "#2222
     left = max(LEFT, 16 + round(_LETTER * letters))
     top = TOP + _ROW * bool(shown.references)  # room for their names
     right, bottom = left + _PLOT, top + _ROW * len(shown.rows)
-    width, height = right + RIGHT, bottom + BOTTOM
+    said = max((len(_said(row)) for row in shown.rows), default=0)
+    width, height = right + max(RIGHT, 16 + round(_LETTER * said)), bottom + BOTTOM
     along = math.log10 if shown.log_x else float
     ends = [end for row in shown.rows for end in (row.value.value, row.value.lo, row.value.hi)]
     known = [along(end) for end in (*ends, *(mark.value for mark in shown.references)) if end is not None]
@@ -103,9 +104,7 @@ def intervals_svg(shown: Intervals, *, paper: str = "#ffffff", ink: str = "#2222
         color = TONES[row.tone]
         value, lo, hi = row.value.value, row.value.lo, row.value.hi
         parts = [_text(left - 8, y + 4, row.label, anchor="end", ink=ink)]
-        interval = format_interval(row.value)
-        words = f"{format_number(value)} ({interval})" if interval else format_number(value)
-        parts.append(_text(right + 8, y + 4, words, ink=ink))
+        parts.append(_text(right + 8, y + 4, _said(row), ink=ink))
         if lo is not None and hi is not None:
             parts.append(f'<line x1="{across(lo):.1f}" y1="{y}" x2="{across(hi):.1f}" y2="{y}" stroke="{color}" stroke-width="2.5"/>')  # fmt: skip
         if value is not None:
@@ -132,6 +131,11 @@ def intervals_svg(shown: Intervals, *, paper: str = "#ffffff", ink: str = "#2222
     for i, row in enumerate(shown.rows):
         parts += drawn(row, top + _ROW * (i + 0.5))
     return "\n".join(part for part in (*parts, "</svg>") if part) + "\n"
+
+
+def _said(row: Row) -> str:
+    interval = format_interval(row.value)
+    return f"{format_number(row.value.value)} ({interval})" if interval else format_number(row.value.value)
 
 
 def _apart(low: float, high: float) -> tuple[float, float]:

@@ -10,6 +10,9 @@ from sparsetrain.report.blocks import (
     Details,
     Grid,
     Heading,
+    Intervals,
+    Reference,
+    Row,
     Table,
     Text,
     Tile,
@@ -39,11 +42,29 @@ def study(section: StudySection) -> list[Block]:
         Tile(label=f"{v.name} ({v.arm})", value=v.verdict, tone=TONES[v.verdict], note=v.statement)
         for v in section.verdicts
     ]
+    blocks += overviews(section).values()
     blocks += [_verdicts(section), _gates(section), *_claims(section)]
     figures = tuple(figure.lines() for figure in section.figures)
     blocks += [Heading(text="Curves"), Grid(blocks=figures)] if figures else []
     blocks += [Details(summary=table.title, blocks=(_table(table),)) for table in section.tables]
     return [*blocks, _rules(section)]
+
+
+def overviews(section: StudySection) -> dict[str, Intervals]:
+    """The pictures of several claims, by key; coloured by what was decided."""
+    claims = {claim.key: claim for claim in section.claims}
+    return {
+        shown.key: Intervals(
+            title=shown.title,
+            x_label=shown.unit,
+            rows=tuple(
+                Row(label=key, value=claims[key].number, tone=TONES[claims[key].verdict]) for key in shown.claims
+            ),
+            references=(Reference(label="nothing", value=0.0),),
+            note="green: supported, red: not supported, amber: undecided",
+        )
+        for shown in section.overviews
+    }
 
 
 def _verdicts(section: StudySection) -> Table:

@@ -6,10 +6,11 @@ from typing import Any
 
 from sparsetrain.report import Kinds, Report
 from sparsetrain.report.stages import Stages, earlier
-from sparsetrain.report.svg import to_svg
+from sparsetrain.report.svg import intervals_svg, to_svg
 from sparsetrain.run import run_facts, trackers_of
 from sparsetrain.store import write_atomic
 from sparsetrain.studies.engine import preregister, run_stages
+from sparsetrain.studies.page import overviews
 from sparsetrain.studies.section import StudySection
 from sparsetrain.studies.study import Study
 from sparsetrain.training.tracking import send_report
@@ -59,6 +60,8 @@ def run_study(study: Study, run_dir: Path, kinds: Kinds, command: str) -> Report
         with stages(CONCLUSIONS):
             section = study.conclude(plan, run_dir, results)
             stages.add(**{**study.sections(run_dir, results, section), "study": section})
+            for key, shown in overviews(section).items():
+                write_atomic(run_dir / "figures" / f"{key}.svg", intervals_svg(shown))
             for figure in section.figures:
                 write_atomic(run_dir / "figures" / f"{figure.key}.svg", to_svg(figure.lines()))
         paths, report = stages.write(), stages.report

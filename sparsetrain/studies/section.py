@@ -117,6 +117,17 @@ class Figure:
         return Lines(**{name: value for name, value in vars(self).items() if name != "key"})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """Claims below each other over one axis, also in `figures/<key>.svg`."""
+
+    key: str
+    title: str
+    unit: str
+    claims: tuple[str, ...]
+    """Keys of claims, in their order."""
+
+
 TableCell = str | int | float | Number | None
 
 
@@ -142,6 +153,7 @@ class StudySection:
     gates: tuple[GateEntry, ...] = ()
     claims: tuple[ClaimEntry, ...] = ()
     verdicts: tuple[VerdictEntry, ...] = ()
+    overviews: tuple[Overview, ...] = ()
     figures: tuple[Figure, ...] = ()
     tables: tuple[ResultTable, ...] = ()
     models: Mapping[str, str] = field(default_factory=dict)

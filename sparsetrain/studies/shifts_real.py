@@ -17,7 +17,7 @@ import numpy as np
 from sparsetrain.data.probes import SIDES
 from sparsetrain.data.probes.prompts import PROMPTS
 from sparsetrain.data.probes.text_shifts import TEXTS
-from sparsetrain.report.blocks import Curve, Reference
+from sparsetrain.report.blocks import Curve
 from sparsetrain.representation.evaluate import LOGIT_MEASURES
 from sparsetrain.representation.items import ReadOut
 from sparsetrain.representation.measures import HEADLINE
@@ -43,6 +43,10 @@ BANDWIDTH = 0.15
 LATE = 1 / 3
 """Share of the norms, the last ones, that a localised effect is in. ours"""
 LOSS = "nats/token"
+OVERVIEWS = {
+    "overview": (f"Farthest level minus level 0 at {FINAL}: without and with control", ("naive", "controlled")),
+    "local": ("Shift minus control: the last third of the layers minus those before", ("local",)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +193,8 @@ class ShiftsRealStudy(FrozenStudy[ShiftReadings]):
         ),
     )
 
+    overviews = OVERVIEWS
+
     def asked(self, subject: Subject) -> Sequence[Hypothesis]:
         name = self.put_of(subject.arm).name
         texts = self.of_texts if name in self.texts and self._has_natural(subject.arm) else ()
@@ -251,7 +257,7 @@ class ShiftsRealStudy(FrozenStudy[ShiftReadings]):
         return replace(known, kept=known["correct"][0, 0] == 1)
 
     def figures(self, read: Mapping[Subject, Sequence[ShiftReadings]]) -> Sequence[Figure]:
-        found: list[Figure] = [self._overview(read)]
+        found: list[Figure] = []
         for subject, (r,) in read.items():
             width = self.model_of(self.put_of(subject.arm)).hook_points()[FINAL].width
             x = tuple(float(level) for level in range(len(r.probes.levels)))
@@ -289,32 +295,6 @@ class ShiftsRealStudy(FrozenStudy[ShiftReadings]):
                 )
             )
         return found
-
-    def _overview(self, read: Mapping[Subject, Sequence[ShiftReadings]]) -> Figure:
-        """Every shift: what one would have said, and what is left beside the control."""
-        sides = {
-            "naive": [r.change(naive=True) for (r,) in read.values()],
-            "shift minus control": [r.change(controlled=True) for (r,) in read.values()],
-        }
-        return Figure(
-            key="overview",
-            title="Farthest level minus level 0, without and with control",
-            x_label="; ".join(f"{i}: {subject.arm}" for i, subject in enumerate(read, start=1)),
-            y_label=f"{HEADLINE} at {FINAL}",
-            curves=tuple(
-                Curve(
-                    name=name,
-                    x=tuple(i + offset for i in range(1, 1 + len(estimates))),
-                    y=tuple(e.value for e in estimates),
-                    lo=tuple(e.lo for e in estimates),
-                    hi=tuple(e.hi for e in estimates),
-                    joined=False,
-                )
-                for (name, estimates), offset in zip(sides.items(), (-0.15, 0.15), strict=True)
-            ),
-            references=(Reference(label="nothing", value=0.0),),
-            note=f"intervals: {self.confidence:.4f}, bootstrap over rows, widened for the number of shifts",
-        )
 
     def tables(
         self, read: Mapping[Subject, Sequence[ShiftReadings]], results: Mapping[str, StageResult]

@@ -18,7 +18,7 @@ from sparsetrain.stats.decisions import DecisionRule
 from sparsetrain.stats.intervals import Estimate
 from sparsetrain.stats.number import Number
 from sparsetrain.studies.engine import ClaimRule, Stage, StageResult, StudyRules, conclude
-from sparsetrain.studies.section import Figure, Gate, Plan, ResultTable, StudySection, VerdictRule
+from sparsetrain.studies.section import Figure, Gate, Overview, Plan, ResultTable, StudySection, VerdictRule
 
 R = TypeVar("R")
 """What is read of one subject in one seed."""
@@ -88,6 +88,8 @@ class Study(ABC, Generic[R]):
     question: ClassVar[str]
     hypotheses: ClassVar[Sequence[Hypothesis]]
     rulings: ClassVar[Sequence[Ruling]]
+    overviews: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
+    """Pictures of several claims: key -> title, and the hypotheses that each subject is shown with."""
     as_first: ClassVar[tuple[str, str] | None] = None
     """A hypothesis whose effect is compared with that of the first arm, and what differs in it, in words."""
 
@@ -220,6 +222,15 @@ class Study(ABC, Generic[R]):
         }
         return replace(
             conclude(plan, self.claims(), gates=gates, effects=effects),
+            overviews=tuple(
+                Overview(
+                    key=key,
+                    title=title,
+                    unit=next(hypothesis.unit for hypothesis in self.hypotheses if hypothesis.key == shown[0]),
+                    claims=tuple(f"{subject.key}: {name}" for subject in read for name in shown),
+                )
+                for key, (title, shown) in self.overviews.items()
+            ),
             figures=tuple(self.figures(read)),
             tables=tuple(self.tables(read, results)),
             models={name: result.weights_sha256 for name, result in results.items()},
