@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from sparsetrain.report import Kinds, SectionKind
 from sparsetrain.report.blocks import (
+    MISSING,
     Block,
     Cell,
     Column,
@@ -23,6 +24,8 @@ from sparsetrain.report.sections import KINDS as RUN_KINDS
 from sparsetrain.studies.section import ResultTable, StudySection
 
 TONES: Mapping[str, Tone] = {"supported": "pass", "not supported": "fail", "undecided": "warn"}
+MANY = 12
+"""Verdicts beyond which a table takes the place of tiles. ours"""
 WORD = Column(label="Word", form="status", tones=TONES)
 CRITERION = Column(label="Criterion")
 
@@ -38,16 +41,34 @@ def study(section: StudySection) -> list[Block]:
         blocks.append(
             Text(text=f"Not interpretable: {failed}. Numbers are shown, no verdict is given.", tone="warning")
         )
-    blocks += [
-        Tile(label=f"{v.name} ({v.arm})", value=v.verdict, tone=TONES[v.verdict], note=v.statement)
-        for v in section.verdicts
-    ]
+    if len(section.verdicts) > MANY:
+        blocks.append(_matrix(section))
+    else:
+        blocks += [
+            Tile(label=f"{v.name} ({v.arm})", value=v.verdict, tone=TONES[v.verdict], note=v.statement)
+            for v in section.verdicts
+        ]
     blocks += overviews(section).values()
     blocks += [_verdicts(section), _gates(section), *_claims(section)]
     figures = tuple(figure.lines() for figure in section.figures)
     blocks += [Heading(text="Curves"), Grid(blocks=figures)] if figures else []
     blocks += [Details(summary=table.title, blocks=(_table(table),)) for table in section.tables]
     return [*blocks, _rules(section)]
+
+
+def _matrix(section: StudySection) -> Table:
+    """Verdicts by arm, where they are too many for tiles."""
+    names = dict.fromkeys(verdict.name for verdict in section.verdicts)
+    words = {(verdict.arm, verdict.name): verdict.verdict for verdict in section.verdicts}
+    statements = {verdict.name: verdict.statement for verdict in section.verdicts}
+    return Table(
+        title="Verdicts by arm",
+        columns=(
+            Column(label="Arm"),
+            *(Column(label=name, form="status", tones=TONES, help=statements[name]) for name in names),
+        ),
+        rows=tuple((arm, *(words.get((arm, name), MISSING) for name in names)) for arm in section.plan.arms),
+    )
 
 
 def overviews(section: StudySection) -> dict[str, Intervals]:
