@@ -11,6 +11,7 @@ from sparsetrain.run import RunConfig
 from sparsetrain.studies.adaptive import AdaptiveConfig, AdaptiveStudy
 from sparsetrain.studies.engine import StudyRules
 from sparsetrain.studies.familiarity import FamiliarityStudy
+from sparsetrain.studies.familiarity_real import FamiliarityRealStudy
 from sparsetrain.studies.frozen import FrozenConfig
 from sparsetrain.studies.knowledge_graph import KnowledgeGraphStudy
 from sparsetrain.studies.shifts import ShiftsStudy
@@ -40,6 +41,7 @@ STUDIES: Catalogue = {
         config=run, rules=study, adaptive=study.adaptive, graph=study.knowledge_graph
     ),
     "familiarity": lambda run, study: FamiliarityStudy(config=run, rules=study, facts=study.familiarity),
+    "familiarity_real": lambda run, study: FamiliarityRealStudy(config=run, rules=study, frozen=study.frozen),
     "knowledge_graph": lambda run, study: KnowledgeGraphStudy(config=run, rules=study, graph=study.knowledge_graph),
     "shifts": lambda run, study: ShiftsStudy(config=run, rules=study, shifts=study.shifts, graph=study.knowledge_graph),
     "shifts_real": lambda run, study: ShiftsRealStudy(config=run, rules=study, frozen=study.frozen),
