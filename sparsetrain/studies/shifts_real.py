@@ -273,46 +273,54 @@ class ShiftsRealStudy(FrozenStudy[ShiftReadings]):
                     note="mean over rows, band: 95% bootstrap over rows",
                 )
             )
-            mapped = r.map
-            found.append(
-                Figure(
-                    key=f"{slug(subject.arm)}_map",
-                    title=f"{subject.arm}: shift minus control at every layer",
-                    x_label="depth (0: first block, 1: last norm)",
-                    y_label=f"{HEADLINE}, farthest level minus level 0",
-                    curves=tuple(
-                        Curve(
-                            name=label,
-                            x=tuple(i / max(1, len(places) - 1) for i in range(len(places))),
-                            y=tuple(mapped[place, r.read_out].value for place in places),
-                            lo=tuple(mapped[place, r.read_out].lo for place in places),
-                            hi=tuple(mapped[place, r.read_out].hi for place in places),
-                        )
-                        for label, kind in (("norms, without gain", NORM), ("MLP neurons", NEURON))
-                        if (places := r.places(kind))
-                    ),
-                    note=f"bands hold for all {len(mapped)} places of this map together ({r.confidence:.4f}, max-t over rows)",
-                )
-            )
+            found.append(map_figure(subject.arm, r, "shift minus control at every layer"))
         return found
 
     def tables(
         self, read: Mapping[Subject, Sequence[ShiftReadings]], results: Mapping[str, StageResult]
     ) -> Sequence[ResultTable]:
-        return (levels_table(read), self._map_table(read))
-
-    def _map_table(self, read: Mapping[Subject, Sequence[ShiftReadings]]) -> ResultTable:
-        rows: list[tuple[TableCell, ...]] = [
-            (subject.arm, *place, estimate.number(HEADLINE))
-            for subject, (r,) in read.items()
-            for place, estimate in r.map.items()
-        ]
-        return ResultTable(
-            title="Shift minus control, farthest level minus level 0, at every hook point",
-            columns=("shift", "hook point", "tokens", "difference"),
-            rows=tuple(rows),
-            note="intervals hold for all places of a shift together (max-t over rows)",
+        return (
+            levels_table(read),
+            map_table(read, "Shift minus control, farthest level minus level 0, at every hook point"),
         )
+
+
+def map_figure(arm: str, r: ShiftReadings, what: str) -> Figure:
+    """The map of an arm over depth."""
+    mapped = r.map
+    return Figure(
+        key=f"{slug(arm)}_map",
+        title=f"{arm}: {what}",
+        x_label="depth (0: first block, 1: last norm)",
+        y_label=f"{HEADLINE}, farthest level minus level 0",
+        curves=tuple(
+            Curve(
+                name=label,
+                x=tuple(i / max(1, len(places) - 1) for i in range(len(places))),
+                y=tuple(mapped[place, r.read_out].value for place in places),
+                lo=tuple(mapped[place, r.read_out].lo for place in places),
+                hi=tuple(mapped[place, r.read_out].hi for place in places),
+            )
+            for label, kind in (("norms, without gain", NORM), ("MLP neurons", NEURON))
+            if (places := r.places(kind))
+        ),
+        note=f"bands hold for all {len(mapped)} places of this map together ({r.confidence:.4f}, max-t over rows)",
+    )
+
+
+def map_table(read: Mapping[Subject, Sequence[ShiftReadings]], title: str) -> ResultTable:
+    """The maps of all arms."""
+    rows: list[tuple[TableCell, ...]] = [
+        (subject.arm, *place, estimate.number(HEADLINE))
+        for subject, (r,) in read.items()
+        for place, estimate in r.map.items()
+    ]
+    return ResultTable(
+        title=title,
+        columns=("set", "hook point", "tokens", "difference"),
+        rows=tuple(rows),
+        note="intervals hold for all places of a set together (max-t over rows)",
+    )
 
 
 def band(name: str, x: tuple[float, ...], r: ProbeReadings, values: Floats) -> Curve:
