@@ -48,6 +48,7 @@ from sparsetrain.studies.shifts_real import (
 from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Subject, gate
 
 LICENCES = "licences"
+BUILDERS = {LICENCES: TEXTS[LICENCES], **FAMILIAR}
 ASKED = frozenset({"countries", "elements"})
 """Sets whose answers are facts; in the others the answer is a word that is the same for all."""
 N_SHUFFLES = 200
@@ -203,8 +204,9 @@ class FamiliarityRealStudy(FrozenStudy[FamiliarReadings]):
     """Claims are made about each set, and about each that the second model reads."""
 
     question = "Are the representations of a pretrained language model denser for what it has seen often than for what it has seen seldom?"
-    builders = {LICENCES: TEXTS[LICENCES], **FAMILIAR}
+    builders = BUILDERS
     texts = frozenset({LICENCES})
+    plain = small = frozenset({"identifiers"})
     passes = 1.7  # the untrained model reads everything too, at one hook point
     hypotheses = over_rows(
         *both_gains("naive", "positive", "without control: what was seen seldom is sparser than what was seen often", lambda r, c: r.change(c, naive=True)),
@@ -217,7 +219,7 @@ class FamiliarityRealStudy(FrozenStudy[FamiliarReadings]):
         sparsity("trimmed", "positive", "control: seldom minus often without the strongest 1% of channels", lambda r: r.change("trimmed", controlled=True)),
         sparsity("local", "positive", "seldom minus often is larger in the last third of the norms than before", lambda r: r.local()),
         farther("own loss", "the model's own loss of the item is higher for what was seen seldom", lambda r: r.farther(controlled=not r.probes.matched)),
-        Hypothesis(key="by chance", claim="control: with familiarity dealt out at random gap and dose are seldom both supported", expected="none", margin=FAMILY, effect=lambda r: r.by_chance(), unit="fraction"),
+        Hypothesis(key="by chance", claim="control: with familiarity dealt out at random gap and dose are seldom both supported", expected="none", margin=FAMILY, effect=FamiliarReadings.by_chance, unit="fraction"),
     )  # fmt: skip
     rulings = (
         Ruling(
@@ -348,7 +350,9 @@ class FamiliarityRealStudy(FrozenStudy[FamiliarReadings]):
             for side in range(2 if r.probes.control else 1):
                 for level, label in enumerate(r.probes.levels):
 
-                    def cell(values: Floats, unit: str, side: int = side, level: int = level, r: FamiliarReadings = r) -> Number:
+                    def cell(
+                        values: Floats, unit: str, side: int = side, level: int = level, r: FamiliarReadings = r
+                    ) -> Number:
                         return over_items(r.at(values, side, level), n_bootstrap=r.n_bootstrap, seed=0).number(unit)
 
                     rows.append(

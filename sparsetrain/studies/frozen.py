@@ -61,7 +61,7 @@ class FrozenConfig:
     probes_of: tuple[str, ...] = ()
     """Sets of probes by name; none given: all of the study's."""
     second_probes_of: tuple[str, ...] = ()
-    """Those that the second model reads; none given: those that are text."""
+    """Those that the second model reads; none given: those that are text, and what else the study has for a small one."""
     plain_only: bool = False
     """Leave out what needs a package of the extra `probes`."""
     batch_size: Count = 8
@@ -196,6 +196,8 @@ class FrozenStudy(Study[R]):
     """Those that are text, read at all tokens; the others are prompts, read where the answer is predicted."""
     plain: ClassVar[frozenset[str]]
     """Those that need no package of the extra `probes`."""
+    small: ClassVar[frozenset[str]] = frozenset()
+    """Prompts that a small model of code may read too."""
     pools: ClassVar[frozenset[str]] = frozenset()
     """Those that are read beside others and have no claims of their own."""
 
@@ -229,7 +231,7 @@ class FrozenStudy(Study[R]):
         """Every set of probes put to every model, in the order of the stages; pools too."""
         every = tuple(name for name in self.builders if not self.frozen.plain_only or name in self.plain)
         names = self.frozen.probes_of or every
-        second = self.frozen.second_probes_of or tuple(name for name in names if name in self.texts)
+        second = self.frozen.second_probes_of or tuple(name for name in names if name in self.texts | self.small)
         first = [Put(name=name, model=self.frozen.model, arm=name) for name in names]
         if not self.frozen.second:
             return tuple(first)

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from platform import python_version
 from random import Random
 
@@ -141,7 +142,7 @@ def words(config: ProbesConfig, tokenizer: ProbeTokenizer) -> Probes:
 def identifiers(config: ProbesConfig, tokenizer: ProbeTokenizer) -> Probes:
     """Names of two words that the standard library has often, seldom, and never."""
     form = _Form(tokenizer=tokenizer, templates=NAMES)
-    n_modules, together = _names()
+    n_modules, together = library_names()
     n_parts = Counter(part for name in n_modules for part in name.split("_"))
     known = [
         Familiar(name=name, frequency=math.log10(1 + n), answer=" not")
@@ -162,7 +163,7 @@ def identifiers(config: ProbesConfig, tokenizer: ProbeTokenizer) -> Probes:
 
 
 @cache
-def _names() -> tuple[Mapping[str, int], frozenset[tuple[str, str]]]:
+def library_names() -> tuple[Mapping[str, int], frozenset[tuple[str, str]]]:
     """Names of two words -> modules of the standard library that they stand in; all pairs of words that are joined anywhere."""
     n_modules: Counter[str] = Counter()
     together: set[tuple[str, str]] = set()
@@ -170,7 +171,7 @@ def _names() -> tuple[Mapping[str, int], frozenset[tuple[str, str]]]:
         if isinstance(document, Document):
             for name in set(_JOINED.findall(document.text)):
                 parts = name.split("_")
-                together.update(zip(parts, parts[1:], strict=False))
+                together.update(pairwise(parts))
                 if len(parts) == 2:
                     n_modules[name] += 1
     return n_modules, frozenset(together)
