@@ -207,7 +207,7 @@ class FamiliarityRealStudy(FrozenStudy[FamiliarReadings]):
     builders = BUILDERS
     texts = frozenset({LICENCES})
     plain = small = frozenset({"identifiers"})
-    passes = 1.7  # the untrained model reads everything too, at one hook point
+    passes = 1.8  # the untrained model reads everything too, at one hook point
     hypotheses = over_rows(
         *both_gains("naive", "positive", "without control: what was seen seldom is sparser than what was seen often", lambda r, c: r.change(c, naive=True)),
         correlation("naive dose", "negative", "without control: the oftener seen, the denser (Spearman)", lambda r: r.dose(controlled=False)),
