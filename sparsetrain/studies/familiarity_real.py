@@ -55,6 +55,17 @@ N_SHUFFLES = 200
 """Deals of familiarity at random. ours"""
 N_QUICK = 400
 """Resamples behind each interval of a deal. ours"""
+OVERVIEWS = {
+    "overview": (
+        f"Seldom minus often at {FINAL}: without and with control, and in the untrained model",
+        ("naive", "controlled", "at init"),
+    ),
+    "dose": (
+        "How often something was seen and how sparse it is: without control, with it, and given prediction",
+        ("naive dose", "dose", "dose given prediction"),
+    ),
+    "local": ("Seldom minus often: the last third of the layers minus those before", ("local",)),
+}
 N_BINS = 10
 """Of a figure over frequency."""
 
@@ -150,6 +161,14 @@ class FamiliarReadings(ShiftReadings):
             seed=0,
         )
 
+    def own_loss(self) -> Floats:
+        """Mean loss over all tokens: of prompts those of the subject too, which say how familiar it is."""
+        return self["loss|all"]
+
+    def farther(self, *, controlled: bool = False) -> Estimate:
+        """Seldom minus often of the own loss."""
+        return self.mean(self.rise(self.own_loss(), controlled=controlled))
+
     def dose(self, *given: str, controlled: bool = True) -> Estimate:
         """Rank correlation of how often something was seen and sparsity, given covariates; below 0: sparser what was seen more seldom.
 
@@ -207,6 +226,7 @@ class FamiliarityRealStudy(FrozenStudy[FamiliarReadings]):
     builders = BUILDERS
     texts = frozenset({LICENCES})
     plain = small = frozenset({"identifiers"})
+    overviews = OVERVIEWS
     passes = 1.8  # the untrained model reads everything too, at one hook point
     hypotheses = over_rows(
         *both_gains("naive", "positive", "without control: what was seen seldom is sparser than what was seen often", lambda r, c: r.change(c, naive=True)),
