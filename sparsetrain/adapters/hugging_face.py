@@ -11,8 +11,10 @@
    forward pass only, at points that have functions only, and are always taken off.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -29,6 +31,9 @@ MAX_MLP_PROJECTIONS = 3
 """Gate, up and down; more are a mixture of experts, which has no one layer of neurons."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 3e-3}
 """Relative error up to which two ways to compute the same count as equal."""
+
+PAST_KEYS = ("cache", "past_key_values")
+"""What versions of transformers call the keys and values that a model goes on from."""
 
 Place = Literal["input", "normed", "output"]
 
@@ -78,7 +83,8 @@ class Sites:
 class HookedHubModel(nn.Module):
     """A Hugging Face causal model: tokens `[batch, pos]` int64 -> logits `[batch, pos, d_vocab]` float32.
 
-    With `at` (`[batch]`, int64) the logits at that position of each row: `[batch, d_vocab]`.
+    With `at` (`[batch]`, int64) the logits at that position of each row: `[batch, d_vocab]`. With `past`, what `begin` gave, the tokens
+    follow those that it read; it is left as it was, so that many ways to go on can be tried.
 
     Args:
         hub: the model; it is put into eval mode and its weights are frozen.
@@ -94,6 +100,8 @@ class HookedHubModel(nn.Module):
         settings = cast(Any, hub).config.get_text_config()
         self.n_ctx: int | None = getattr(settings, "max_position_embeddings", None)
         self.d_vocab = int(settings.vocab_size)
+        takes = inspect.signature(cast(Any, hub).forward).parameters
+        self._past_key = next((key for key in PAST_KEYS if key in takes), None)
         self._n_head: int | None = getattr(settings, "num_attention_heads", None)
         found = locate(self._run, hub, min(N_PROBE, self.n_ctx or N_PROBE), self.d_vocab)
         self.left_out = found.left_out
@@ -120,18 +128,33 @@ class HookedHubModel(nn.Module):
         """Most positions it can read; None: any number."""
         return self.n_ctx
 
-    def forward(self, tokens: Tensor, at: Tensor | None = None) -> Tensor:
-        if self.n_ctx is not None and tokens.shape[1] > self.n_ctx:
-            raise ValueError(f"{tokens.shape[1]} positions, but the model reads {self.n_ctx}; shorten the input")
+    def begin(self, tokens: Tensor) -> Any:
+        """Keys and values of tokens `[batch, pos]`, for `forward(past=)`; None: the model keeps none."""
+        if self._past_key is None:
+            return None
+        read = self.hub(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=True)
+        return getattr(read, self._past_key)
+
+    def forward(self, tokens: Tensor, at: Tensor | None = None, past: Any = None) -> Tensor:
+        n_pos = tokens.shape[1] + (0 if past is None else int(past.get_seq_length()))
+        if self.n_ctx is not None and n_pos > self.n_ctx:
+            raise ValueError(f"{n_pos} positions, but the model reads {self.n_ctx}; shorten the input")
         active = [point for point in self.points if isinstance(point, HookPoint) and point.fns]
         with ExitStack() as stack:
             for point in active:
                 stack.enter_context(_calling(point, self._sites[point.name], tokens.shape))
-            logits = self._run(tokens)
+            logits = self._run(tokens) if past is None else self._go_on(tokens, past)
         return logits if at is None else logits[torch.arange(len(tokens), device=tokens.device), at]
 
     def _run(self, tokens: Tensor) -> Tensor:
         return self.hub(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits.float()
+
+    def _go_on(self, tokens: Tensor, past: Any) -> Tensor:
+        seen = torch.ones(
+            len(tokens), past.get_seq_length() + tokens.shape[1], dtype=tokens.dtype, device=tokens.device
+        )
+        kept = {self._past_key: deepcopy(past)}
+        return self.hub(input_ids=tokens, attention_mask=seen, use_cache=True, **kept).logits.float()
 
 
 @contextmanager

@@ -112,6 +112,21 @@ def test_nodes_of_circuits_are_neurons_and_heads_channels():
     assert set(node_points(model)) == {f"blocks.{i}.{x}" for i in range(2) for x in ("attn.hook_z", "mlp.hook_neuron")}
 
 
+@pytest.mark.parametrize("name", list(configs()))
+def test_going_on_from_what_was_read_is_reading_the_whole(name):
+    model = HookedHubModel(hub_model(name))
+    point = "blocks.1.attn.hook_z"
+    with torch.no_grad():
+        whole, seen = record(model, TOKENS, [point])
+        past = model.begin(TOKENS[:, :7])
+        for n in (9, 11, 11):  # what was begun is left as it was
+            logits, later = record(model, TOKENS[:, 7:n], [point], None, past)
+            assert torch.allclose(logits, whole[:, 7:n], atol=1e-5)
+            assert torch.allclose(later[point], seen[point][:, 7:n], atol=1e-5)
+        with pytest.raises(ValueError, match=f"{model.n_ctx + 1} positions, but the model reads {model.n_ctx}"):
+            model(torch.zeros(3, model.n_ctx - 6, dtype=torch.int64), past=past)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama", "mixtral", "opt"])
 def test_gradients_reach_what_a_hook_has_seen(name):
     model = HookedHubModel(hub_model(name))
