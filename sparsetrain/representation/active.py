@@ -4,18 +4,21 @@
    participation ratio (a number that a temperature can be given).
 2. Set: `keep_largest` is AbsTopK, `keep_random` its control, `set_participation` a temperature on |h|, chosen per vector. AbsTopK only
    ever takes channels away; the temperature also makes a vector denser than it is.
-3. An item is one prompt; everything happens at its last position, where the answer is predicted. `answer` runs the model with
-   such functions attached.
+3. Everything happens where the tokens of an answer are predicted: `Prompts` runs the model with such functions attached. What stands in
+   front of these places is never touched, so that a model that can go on from what it has read reads it once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from sparsetrain.hooks import HookFn, HookPoint, hooked
+from sparsetrain.hooks import HookFn, HookPoint, hooked, record
 from sparsetrain.kernels import abs_topk
 from sparsetrain.representation.evaluate import evaluating
+from sparsetrain.representation.items import Item
 from sparsetrain.stats.exact import exact
 
 Setting = Callable[[Tensor], Tensor]
@@ -46,14 +49,14 @@ def keep_largest(k: int) -> Setting:
     return lambda h: abs_topk(h, min(k, h.shape[-1]))
 
 
-def keep_random(k: int, seed: int) -> Setting:
-    """k channels of each vector stay, drawn anew for each; those drawn for k are among those drawn for k + 1."""
+def keep_random(k: int, order: Tensor) -> Setting:
+    """k channels of each vector stay: those that stand before place k in `order`, as `drawn_order` makes it; those kept for k are among those kept for k + 1."""
+    return lambda h: torch.where((order < k).to(h.device), h, 0)
 
-    def keep(h: Tensor) -> Tensor:
-        order = torch.rand(h.shape, generator=torch.Generator().manual_seed(seed)).argsort(-1).argsort(-1)
-        return torch.where((order < k).to(h.device), h, 0)
 
-    return keep
+def drawn_order(n: int, width: int, seed: int) -> Tensor:
+    """The place of every channel in an order drawn for each vector. `[n, width]` int64"""
+    return torch.rand(n, width, generator=torch.Generator().manual_seed(seed)).argsort(-1).argsort(-1)
 
 
 def set_participation(target: float) -> Setting:
@@ -91,29 +94,109 @@ def set_participation(target: float) -> Setting:
     return change
 
 
-def at_last(setting: Setting) -> HookFn:
-    """A hook function that sets the last position and leaves the others."""
+def at_places(setting: Setting, places: Tensor) -> HookFn:
+    """A hook function that sets some positions and leaves the others.
+
+    Args:
+        setting: is given the vectors of all these positions, row by row.
+        places: `[batch, pos]` bool.
+    """
 
     def fn(x: Tensor, point: HookPoint) -> Tensor:
-        return torch.cat([x[:, :-1], setting(x[:, -1])[:, None]], dim=1)
+        changed = x.clone()
+        changed[places] = setting(x[places]).to(x)
+        return changed
 
     return fn
 
 
-def answer(model: nn.Module, prompts: Tensor, settings: Mapping[str, Setting]) -> Tensor:
-    """Logits of the answers with the number of active channels set at some hook points.
+@runtime_checkable
+class GoesOn(Protocol):
+    """A model that can go on from what it has read."""
+
+    def begin(self, tokens: Tensor) -> Any:
+        """What it keeps of tokens `[batch, pos]`, for `forward(past=)`; None: nothing."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """How items were answered. Each `[n_items]` float64, on the CPU."""
+
+    correct: Tensor
+    """1 where every token of the answer is the likeliest one, else 0: whether the greedy answer is this one."""
+    loss: Tensor
+    """Mean over the answer's tokens, nats/token."""
+
+
+class Prompts:
+    """Items with answers, put to a model as often as one likes, each time with another number of active channels where the answers are predicted.
+
+    A *place* is a position that predicts a token of an answer; places are in the items' order, those of one item one behind the other.
+    Rows are filled up on the right, which a causal model does not see.
 
     Args:
-        model: tokens `[batch, pos]` -> logits `[batch, pos, d_vocab]`; its hook points are used, its weights are not touched.
-        prompts: `[n_items, length]` int64, the answer last.
-        settings: hook point -> what is done there at the last position of each prompt.
-
-    Returns:
-        `[n_items, d_vocab]` float32 on the CPU.
-
-    Raises:
-        KeyError: a hook point that does not exist.
+        model: tokens `[batch, pos]` -> logits `[batch, pos, d_vocab]`; its hook points are used, its weights are not touched. One that
+            `GoesOn` reads once what all items have in front of their places.
+        items: of any lengths, each with an answer.
     """
-    device = next(model.parameters()).device
-    with evaluating(model), hooked(model, {name: at_last(setting) for name, setting in settings.items()}):
-        return model(prompts[:, :-1].to(device))[:, -1].float().cpu()
+
+    def __init__(self, model: nn.Module, items: Sequence[Item]) -> None:
+        assert all(item.n_answer for item in items), "every item needs an answer"
+        self.model = model
+        device = next(model.parameters()).device
+        longest = max(len(item.tokens) for item in items)
+        tokens = torch.zeros(len(items), longest, dtype=torch.int64)
+        places = torch.zeros(len(items), longest - 1, dtype=torch.bool)
+        for row, place, item in zip(tokens, places, items, strict=True):
+            row[: len(item.tokens)] = torch.tensor(item.tokens)
+            place[item.last : item.last + item.n_answer] = True
+        self.answers = tokens[:, 1:][places]
+        """`[n_places]` int64, on the CPU."""
+        self.n_answer = torch.tensor([item.n_answer for item in items])
+        """`[n_items]` int64."""
+        first = min(item.last for item in items)
+        self._past: Any = None
+        if first and isinstance(model, GoesOn):
+            with evaluating(model):
+                self._past = model.begin(tokens[:, :first].to(device))
+        skipped = 0 if self._past is None else first
+        self._tokens = tokens[:, skipped:-1].to(device)
+        self._places = places[:, skipped:].to(device)
+
+    def logits(self, settings: Mapping[str, Setting]) -> Tensor:
+        """Logits at all places with something done there at some hook points: `[n_places, d_vocab]` float32, on the CPU.
+
+        Args:
+            settings: hook point -> what is done with the vectors `[n_places, width]`.
+
+        Raises:
+            KeyError: a hook point that does not exist.
+        """
+        hooks = {name: at_places(setting, self._places) for name, setting in settings.items()}
+        with evaluating(self.model), hooked(self.model, hooks):
+            return self._run()[self._places].float().cpu()
+
+    def answer(self, settings: Mapping[str, Setting]) -> Answered:
+        """How every item is answered then."""
+        logits = self.logits(settings)
+        right = (logits.argmax(-1) == self.answers).double()
+        loss = -logits.log_softmax(-1).gather(-1, self.answers[:, None])[:, 0]
+        return Answered(correct=self.per_item(right).floor(), loss=self.per_item(loss))
+
+    def seen(self, points: Sequence[str]) -> dict[str, Tensor]:
+        """What passes hook points untouched: name -> `[n_places, width]` float32, on the CPU."""
+        with evaluating(self.model):
+            _, seen = record(self.model, self._tokens, points, *self._more)
+        return {name: x[self._places].float().cpu() for name, x in seen.items()}
+
+    def per_item(self, values: Tensor) -> Tensor:
+        """Mean over each item's places, `[n_places] -> [n_items]` float64."""
+        return torch.stack([one.double().mean() for one in values.split(self.n_answer.tolist())])
+
+    @property
+    def _more(self) -> tuple[Any, ...]:
+        return () if self._past is None else (None, self._past)
+
+    def _run(self) -> Tensor:
+        return self.model(self._tokens, *self._more)

@@ -14,23 +14,34 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.data.worlds.knowledge_graph import GraphConfig
-from sparsetrain.hooks import NODE_KINDS, hook_points, record
+from sparsetrain.hooks import NODE_KINDS
 from sparsetrain.model import Transformer
 from sparsetrain.report.blocks import Reference
 from sparsetrain.representation.active import (
+    Prompts,
     Setting,
-    answer,
+    drawn_order,
     keep_largest,
     keep_random,
     n_active,
     set_participation,
 )
 from sparsetrain.representation.controls import read_items
-from sparsetrain.representation.evaluate import evaluating
+from sparsetrain.representation.items import Item
 from sparsetrain.representation.measures import participation_ratio
 from sparsetrain.run import RunConfig
 from sparsetrain.stats.intervals import Floats, percentiles
 from sparsetrain.stats.number import Number, number
+from sparsetrain.studies.adaptation import (
+    ALL_LAYERS,
+    ENOUGH,
+    FINAL_PLACE,
+    MARGINS,
+    N_SPLITS,
+    NATURAL_MARGIN,
+    AdaptationClaims,
+    levels_at,
+)
 from sparsetrain.studies.arm import Arrays, Reader, WorldStudy, train_arm
 from sparsetrain.studies.engine import StageResult
 from sparsetrain.studies.knowledge_graph import (
@@ -46,7 +57,6 @@ from sparsetrain.studies.knowledge_graph import (
 )
 from sparsetrain.studies.readings import (
     FINAL,
-    RHO_MARGIN,
     gap,
     load_arrays,
     over_seeds_figure,
@@ -54,21 +64,13 @@ from sparsetrain.studies.readings import (
     seeds_number,
 )
 from sparsetrain.studies.section import Figure, ResultTable, TableCell
-from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Subject, gate
-from sparsetrain.studies.surfaces import best_level, enough_level, gain_of_own_best, level_grid, resampled_best
+from sparsetrain.studies.study import Gates, Subject, gate
+from sparsetrain.studies.surfaces import best_level, enough_level, gain_of_own_best, resampled_best
 from sparsetrain.typed import Count, Share
 
 SIDES = ("id", "shifted")
 """The two sides of every comparison: `id deducible` against `medium` and `hard`."""
-FINAL_PLACE, ALL_LAYERS = "final norm", "all layers"
-ENOUGH = 0.95
-"""Share of the best accuracy that counts as enough. ours"""
-N_SPLITS = 200
-"""Random halvings behind `gain`. ours"""
-MARGINS = {"octaves": 0.5, "fraction": 0.02, "nats": 0.05, "rho": RHO_MARGIN}
-"""Smallest effects of interest, by unit: of a best number of channels (log2), of accuracy, of loss. ours"""
-NATURAL_MARGIN = 0.1
-"""The same of the number of channels used untouched, octaves. ours"""
+CLAIMS = AdaptationClaims(known="ID", its="ID's", side=SIDES[0], margins=MARGINS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,11 @@ def places(n_layer: int, kind: str) -> dict[str, tuple[str, ...]]:
     points = tuple(f"blocks.{i}.{kind.replace('_', '.hook_')}" for i in range(n_layer))
     layers = {f"layer {i}": (point,) for i, point in enumerate(points)}
     return {**layers, **({ALL_LAYERS: points} if n_layer > 1 else {}), FINAL_PLACE: (FINAL,)}
+
+
+def items_of(prompts: Tensor) -> list[Item]:
+    """Prompts `[n_items, length]` with the answer last, as items."""
+    return [Item(tokens=tuple(row), n_answer=1) for row in prompts.tolist()]
 
 
 def groups_of(n_eval: int) -> dict[str, slice]:
@@ -203,16 +210,6 @@ class PlaceReadings:
         return rank_correlation(distance_of(self.n_eval), sparser, *(self.at("covariates", name) for name in given))
 
 
-def asked(key: str, claim: str, unit: str, effect: Callable[[PlaceReadings], float]) -> Hypothesis:
-    """An effect that is expected."""
-    return Hypothesis(key=key, claim=claim, expected="positive", effect=effect, unit=unit, margin=MARGINS[unit])
-
-
-def absent(key: str, claim: str, unit: str, effect: Callable[[PlaceReadings], float]) -> Hypothesis:
-    """A control: no effect is expected."""
-    return replace(asked(key, f"control: {claim}", unit, effect), expected="none")
-
-
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveStudy(WorldStudy[PlaceReadings]):
     """Claims are made about every place in every arm.
@@ -223,30 +220,17 @@ class AdaptiveStudy(WorldStudy[PlaceReadings]):
 
     question = "Is sparsification adaptive: does shifted input do better with fewer active channels?"
     hypotheses = (
-        replace(asked("natural", "untouched, shifted input uses fewer channels", "octaves", lambda r: r.natural()), margin=NATURAL_MARGIN),
-        asked("best k", "shifted input is answered best with fewer channels (log2 of best k, ID minus shifted)", "octaves", lambda r: r.best()),
-        asked("enough k", f"fewer channels are enough for shifted input ({ENOUGH:.0%} of its best accuracy from there up to the best k)", "octaves", lambda r: r.enough()),
-        asked("held", "shifted input is answered worse with ID's number of channels than with its own (AbsTopK)", "fraction", lambda r: r.cost("shifted")),
-        asked("held, temperature", "shifted input is answered worse at ID's density than at its own (temperature)", "fraction", lambda r: r.cost("shifted", "temperature")),
-        asked("gain", "shifted input is answered better with its best k than with ID's (chosen on other items)", "fraction", lambda r: r.gain()),
-        asked("per item", "the farther an item, the lower the k of its smallest loss (Spearman)", "rho", lambda r: r.per_item()),
-        asked("per item, matched", "the same given the item's loss, entropy and logit norm (partial Spearman)", "rho", lambda r: r.per_item("loss", "entropy", "logit_norm")),
-        asked("best k, loss", "the loss of shifted input is smallest with fewer channels", "octaves", lambda r: r.best(outcome="loss")),
-        asked("held, loss", "the loss of shifted input is higher with ID's number of channels than with its own (AbsTopK)", "nats", lambda r: r.cost_in_loss()),
-        asked("converse", "control: ID input is answered worse with shifted input's number of channels than with its own (AbsTopK)", "fraction", lambda r: r.cost("id")),
-        asked("converse, temperature", "control: ID input is answered worse at shifted input's density than at its own (temperature)", "fraction", lambda r: r.cost("id", "temperature")),
-        replace(absent("natural at init", "at initialisation, both use as many channels", "octaves", lambda r: r.natural("init")), margin=NATURAL_MARGIN),
-        absent("best k at init", "at initialisation, both are answered best with as many channels", "octaves", lambda r: r.best("init")),
-        absent("held at init", "at initialisation, holding shifted input at ID's number of channels costs nothing", "fraction", lambda r: r.cost("shifted", when="init")),
-        absent("random best k", "with channels kept at random, both are answered best with as many channels", "octaves", lambda r: r.best(how="random")),
+        CLAIMS.natural(),
+        *CLAIMS.main(),
+        CLAIMS.asked("per item", "the farther an item, the lower the k of its smallest loss (Spearman)", "rho", lambda r: r.per_item()),
+        CLAIMS.asked("per item, matched", "the same given the item's loss, entropy and logit norm (partial Spearman)", "rho", lambda r: r.per_item("loss", "entropy", "logit_norm")),
+        *CLAIMS.beside(),
+        replace(CLAIMS.absent("natural at init", "at initialisation, both use as many channels", "octaves", lambda r: r.natural("init")), margin=NATURAL_MARGIN),
+        CLAIMS.absent("best k at init", "at initialisation, both are answered best with as many channels", "octaves", lambda r: r.best("init")),
+        CLAIMS.absent("held at init", "at initialisation, holding shifted input at ID's number of channels costs nothing", "fraction", lambda r: r.cost("shifted", when="init")),
+        CLAIMS.random(),
     )  # fmt: skip
-    rulings = (
-        Ruling(
-            name="adaptive",
-            statement="shifted input does best with fewer channels, and worse when held at the density of ID input",
-            needs=("best k", "held", "held, temperature"),
-        ),
-    )
+    rulings = (CLAIMS.ruling(),)
     as_first = ("best k", "of best k")
 
     adaptive: AdaptiveConfig
@@ -326,7 +310,7 @@ class AdaptiveStudy(WorldStudy[PlaceReadings]):
         arrays = {
             **{f"levels|{place}": levels_at(model, names, per_octave) for place, names in self.places.items()},
             **{f"covariates|{name}": value.double().numpy() for name, value in covariates.items()},
-            "trained|correct": is_gold_first(answer(model, trained, {}), gold_first).double().numpy(),
+            "trained|correct": is_gold_first(Prompts(model, items_of(trained)).logits({}), gold_first).double().numpy(),
             **reader.found[0],
             **reader.found[n_steps],
         }
@@ -418,11 +402,6 @@ def of_resamples(resampled: Floats) -> Number:
     return number(resampled.mean(), "octaves", lo=lo, hi=hi, n=len(resampled))
 
 
-def levels_at(model: nn.Module, points: Sequence[str], per_octave: int) -> Floats:
-    """Numbers of channels tried at hook points of one width."""
-    return level_grid(hook_points(model)[points[0]].width, per_octave)
-
-
 def measure_surface(
     model: nn.Module,
     prompts: Tensor,
@@ -448,26 +427,25 @@ def measure_surface(
     """
     found: dict[str, Floats] = {}
 
+    asked = Prompts(model, items_of(prompts))
+
     def score(settings: Mapping[str, Setting]) -> tuple[Floats, Floats]:
-        logits = answer(model, prompts, settings)
+        logits = asked.logits(settings)
         loss = -logits.log_softmax(-1).gather(-1, prompts[:, -1:])[:, 0]
         return is_gold_first(logits, choices).double().numpy(), loss.double().numpy()
 
     points = sorted({point for names in where.values() for point in names})
-    with evaluating(model):
-        _, seen = record(model, prompts[:, :-1].to(next(model.parameters()).device), points)
-    last = {point: x[:, -1].float().cpu() for point, x in seen.items()}
+    last = asked.seen(points)
     groups = groups_of(len(prompts) // len(COMPARED))
     active = {point: n_active(h, config.energy).double().log2() for point, h in last.items()}
     spread = {point: participation_ratio(h).double().log2() for point, h in last.items()}
     for place, names in where.items():
         found[f"natural|{when}|{place}"] = torch.stack([active[name] for name in names]).mean(0).numpy()
         levels = levels_at(model, names, config.levels_per_octave).astype(int).tolist()
+        order = drawn_order(len(prompts), levels[-1], seed)
         for how in ways:
-            answers = [
-                score({name: keep_largest(k) if how == "largest" else keep_random(k, seed) for name in names})
-                for k in levels
-            ]
+            settings = [keep_largest(k) if how == "largest" else keep_random(k, order) for k in levels]
+            answers = [score(dict.fromkeys(names, setting)) for setting in settings]
             for outcome, values in zip(("correct", "loss"), zip(*answers, strict=True), strict=True):
                 found[f"{outcome}|{when}|{place}|{how}"] = np.stack(values)
         for target in SIDES:

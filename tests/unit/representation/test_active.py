@@ -6,14 +6,17 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from sparsetrain.adapters.hugging_face import HookedHubModel
 from sparsetrain.representation.active import (
-    answer,
-    at_last,
+    Prompts,
+    at_places,
+    drawn_order,
     keep_largest,
     keep_random,
     n_active,
     set_participation,
 )
+from sparsetrain.representation.items import Item, Looks, read_items_of_any_length
 from sparsetrain.representation.measures import participation_ratio
 from sparsetrain.studies.surfaces import best_level, enough_level, gain_of_own_best, level_grid, resampled_best
 
@@ -78,30 +81,84 @@ def test_kept_channels():
         top = row.abs().argsort(descending=True)[:3]
         want[top] = row[top]
         assert (out == want).all()
-    few, more = (keep_random(k, 0)(h) != 0 for k in (3, 9))
+    order = drawn_order(50, 16, seed=0)
+    few, more = (keep_random(k, order)(h) != 0 for k in (3, 9))
     assert (few.sum(-1) == 3).all() and (more.sum(-1) == 9).all() and (more | ~few).all()
     assert len({tuple(row.tolist()) for row in few}) > 40  # drawn anew for each vector
-    assert (keep_random(16, 0)(h) == h).all() and (keep_largest(99)(h) == h).all()
+    assert (keep_random(16, order)(h) == h).all() and (keep_largest(99)(h) == h).all()
 
 
 @pytest.mark.parametrize("abs_topk", [{}, {"mlp_neuron": 0.25}])
-def test_settings_work_through_hooks_at_the_last_position_alone(make_model, abs_topk):
+def test_settings_work_through_hooks_where_the_answer_is_predicted(make_model, abs_topk):
     model = make_model(bigram=False, abs_topk=abs_topk)
     prompts = torch.randint(0, 61, (6, 5), generator=torch.Generator().manual_seed(0))
+    asked = Prompts(model, [Item(tokens=tuple(row), n_answer=1) for row in prompts.tolist()])
     point = "blocks.0.mlp.hook_neuron"
     width = model.config.mlp_width
     plain = model(prompts[:, :-1])[:, -1]
-    assert torch.equal(answer(model, prompts, {}), plain)
-    assert torch.equal(answer(model, prompts, {point: keep_largest(width)}), plain)
-    assert not torch.allclose(answer(model, prompts, {point: keep_largest(1)}), plain)
+    assert torch.equal(asked.logits({}), plain)
+    assert torch.equal(asked.logits({point: keep_largest(width)}), plain)
+    assert not torch.allclose(asked.logits({point: keep_largest(1)}), plain)
     k = model.config.k("mlp_neuron")
     if abs_topk:  # the model's own number of channels changes nothing
-        assert torch.equal(answer(model, prompts, {point: keep_largest(k)}), plain)
-    x = gaussian(2, 3, 8)
-    y = at_last(keep_largest(2))(x, None)  # pyright: ignore[reportArgumentType]
-    assert torch.equal(y[:, :-1], x[:, :-1]) and (y[:, -1] != 0).sum().item() == 4
+        assert torch.equal(asked.logits({point: keep_largest(k)}), plain)
+    x, places = gaussian(2, 3, 8), torch.tensor([[False, True, True], [False, False, True]])
+    y = at_places(keep_largest(2), places)(x, None)  # pyright: ignore[reportArgumentType]
+    assert torch.equal(y[~places], x[~places]) and ((y[places] != 0).sum(-1) == 2).all()
     with pytest.raises(KeyError, match="near names"):
-        answer(model, prompts, {"blocks.0.mlp.hook_neurons": keep_largest(1)})
+        asked.logits({"blocks.0.mlp.hook_neurons": keep_largest(1)})
+
+
+def several(n: int = 7) -> list[Item]:
+    """Items of several lengths, with answers of several."""
+    rng = np.random.default_rng(0)
+    sizes = [(int(rng.integers(4, 12)), int(rng.integers(1, 4))) for _ in range(n)]
+    return [Item(tokens=tuple(rng.integers(0, 61, length).tolist()), n_answer=k) for length, k in sizes]
+
+
+def test_answers_of_several_tokens_are_those_of_the_reader_and_company_changes_nothing(make_model):
+    model, items = make_model(bigram=False), several()
+    asked = Prompts(model, items)
+    plain, read = asked.answer({}), read_items_of_any_length(model, items, Looks(points=()))
+    assert plain.loss.numpy() == pytest.approx(read["answer_loss"], abs=1e-5)
+    assert plain.correct.tolist() == read["correct"].tolist()
+    point = "blocks.0.mlp.hook_neuron"
+    setting, seen = {point: keep_largest(3)}, asked.seen([point])[point]
+    together, start = asked.answer(setting), 0
+    for i, item in enumerate(items):
+        alone = Prompts(model, [item])
+        assert alone.answer(setting).loss[0] == pytest.approx(together.loss[i].item(), abs=1e-5)
+        h = alone.seen([point])[point]
+        assert h.shape[0] == item.n_answer
+        assert torch.allclose(h, seen[start : start + item.n_answer], atol=1e-5)
+        start += item.n_answer
+    assert asked.per_item(torch.arange(start)).tolist()[0] == (items[0].n_answer - 1) / 2
+    with pytest.raises(AssertionError, match="every item needs an answer"):
+        Prompts(model, [Item(tokens=(1, 2))])
+
+
+def test_what_stands_in_front_is_read_once(make_model):
+    transformers = pytest.importorskip("transformers", reason="other people's models need transformers (extra: hub)")
+    from hub_example import hub_model
+
+    assert transformers
+    model, items = HookedHubModel(hub_model("llama")), several()
+    n_read: list[int] = []
+    hub_forward = model.hub.forward
+
+    def counted(*args, **kwargs):
+        n_read.append(kwargs["input_ids"].shape[1])
+        return hub_forward(*args, **kwargs)
+
+    model.hub.forward = counted  # pyright: ignore[reportAttributeAccessIssue]
+    asked = Prompts(model, items)
+    setting = {"blocks.1.mlp.hook_neuron": keep_largest(3)}
+    found, again = asked.answer(setting), asked.answer(setting)
+    first, longest = min(item.last for item in items), max(len(item.tokens) for item in items)
+    assert n_read == [first, longest - 1 - first, longest - 1 - first] and torch.equal(found.loss, again.loss)
+    for i, item in enumerate(items):  # a prompt of one token leaves nothing to be read before
+        whole = Prompts(model, [item, Item(tokens=(1, 2), n_answer=1)])
+        assert whole.answer(setting).loss[0] == pytest.approx(found.loss[i].item(), abs=1e-5)
 
 
 def test_levels():
