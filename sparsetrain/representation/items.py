@@ -103,7 +103,7 @@ def read_items_of_any_length(
         ValueError: a hook point of one channel, or a controlled one that is not read.
     """
     found: dict[str, NDArray[np.float64]] = {}
-    order = sorted(range(len(items)), key=lambda i: len(items[i].tokens))
+    order = by_length(items)
     reader = _Reader(model, looks)
     with evaluating(model):
         for start in range(0, len(order), batch_size):
@@ -245,23 +245,54 @@ def read_resumably(
         folder: holds batches until all are read, then `readings.npz` alone. Whoever calls sees to it that it is of this model and these items.
         on_items: called with the number of items of each batch, also of those that were kept.
     """
+    reader = _Reader(model, looks)
+
+    def read(numbers: Sequence[int]) -> Arrays:
+        with evaluating(model):
+            return reader.read([items[i] for i in numbers])
+
+    return kept_in_batches(read, by_length(items), folder, batch_size=batch_size, on_items=on_items)
+
+
+def by_length(items: Sequence[Item]) -> list[int]:
+    """Numbers of items, the shortest first: what is read together is filled up least."""
+    return sorted(range(len(items)), key=lambda i: len(items[i].tokens))
+
+
+def kept_in_batches(
+    read: Callable[[Sequence[int]], Arrays],
+    order: Sequence[int],
+    folder: Path,
+    *,
+    batch_size: int,
+    on_items: Callable[[int], object] = lambda n: None,
+) -> Arrays:
+    """What `read` gives for the items of some numbers, for all of them; what an interruption left is not read again.
+
+    Args:
+        read: numbers of items -> name -> `[n_items]`, in the order given.
+        order: every number from 0 once, in the order in which they are read.
+        folder: holds batches until all are read, then `readings.npz` alone. Whoever calls sees to it that it is of this model and these items.
+        batch_size: items of one batch.
+        on_items: called with the number of items of each batch, also of those that were kept.
+
+    Returns:
+        Name -> `[n_items]` float64 in the order of the numbers.
+    """
     whole = folder / "readings.npz"
     if whole.is_file():
         _remove_parts(folder)  # where the end came in between
-        on_items(len(items))
+        on_items(len(order))
         return _loaded(whole)
     folder.mkdir(parents=True, exist_ok=True)
-    order = sorted(range(len(items)), key=lambda i: len(items[i].tokens))
     found: dict[str, NDArray[np.float64]] = {}
-    reader = _Reader(model, looks)
     for start in range(0, len(order), batch_size):
         numbers = order[start : start + batch_size]
         part = folder / f"batch_{start}_{len(numbers)}.npz"
         if not part.is_file():
-            with evaluating(model):
-                _save(part, reader.read([items[i] for i in numbers]))
+            _save(part, read(numbers))
         for name, values in _loaded(part).items():
-            found.setdefault(name, np.full(len(items), np.nan))[numbers] = values
+            found.setdefault(name, np.full(len(order), np.nan))[numbers] = values
         on_items(len(numbers))
     _save(whole, found)
     _remove_parts(folder)

@@ -5,7 +5,7 @@ Inputs are the triples of the knowledge graph: deducible training triples, and d
 answered worse when held at the density of training triples. Everything is done through hooks, at the token that answers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
