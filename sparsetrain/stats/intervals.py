@@ -6,7 +6,7 @@ from math import isfinite, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
+from scipy.special import ndtri, stdtrit  # pyright: ignore[reportMissingTypeStubs]
 
 from sparsetrain.stats.number import Number, Status, number
 
@@ -214,6 +214,27 @@ def difference(
             return a[i[:, : len(a)]].mean(-1) - b[i[:, len(a) :]].mean(-1)
 
     return estimate(what, statistic, *sizes, n_bootstrap=n_bootstrap, confidence=confidence, seed=seed)
+
+
+def paired_shares(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Estimate:
+    """Share of items that are right in one way minus the share in another, of the same items.
+
+    Interval of Wald's form with half an item added to each of the four cells (right in both, in one, in the other, in neither): unlike
+    a bootstrap it has a width where no item differs.
+
+    Args:
+        a, b: `[n]` of zeros and ones.
+        confidence: of the interval.
+
+    Source: Agresti and Min 2005, Simple improved confidence intervals for comparing matched proportions, section 2.
+    """
+    a, b = columns(2, a=a, b=b)
+    n, gained, lost = len(a), float((a > b).sum()), float((b > a).sum())
+    centre = (gained - lost) / (n + 2)
+    error = sqrt((gained + lost + 1) / (n + 2) - centre**2) / sqrt(n + 2)
+    half = -float(ndtri((1 - confidence) / 2)) * error
+    method = f"difference of paired shares, {confidence:.2%} interval with half an item added to each cell"
+    return Estimate(value=(gained - lost) / n, lo=centre - half, hi=centre + half, n=n, method=method)
 
 
 def minus(b: Number, a: Number) -> Number:
