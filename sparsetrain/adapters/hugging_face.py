@@ -153,6 +153,7 @@ class HookedHubModel(nn.Module):
         seen = torch.ones(
             len(tokens), past.get_seq_length() + tokens.shape[1], dtype=tokens.dtype, device=tokens.device
         )
+        assert self._past_key is not None
         kept = {self._past_key: deepcopy(past)}
         return self.hub(input_ids=tokens, attention_mask=seen, use_cache=True, **kept).logits.float()
 

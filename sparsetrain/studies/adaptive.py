@@ -30,7 +30,7 @@ from sparsetrain.representation.controls import read_items
 from sparsetrain.representation.items import Item
 from sparsetrain.representation.measures import participation_ratio
 from sparsetrain.run import RunConfig
-from sparsetrain.stats.intervals import Floats, percentiles
+from sparsetrain.stats.intervals import Floats
 from sparsetrain.stats.number import Number, number
 from sparsetrain.studies.adaptation import (
     ALL_LAYERS,
@@ -65,7 +65,7 @@ from sparsetrain.studies.readings import (
 )
 from sparsetrain.studies.section import Figure, ResultTable, TableCell
 from sparsetrain.studies.study import Gates, Subject, gate
-from sparsetrain.studies.surfaces import best_level, enough_level, gain_of_own_best, resampled_best
+from sparsetrain.studies.surfaces import best_level, enough_level, gains_of_own_best, of_resamples, resampled_best
 from sparsetrain.typed import Count, Share
 
 SIDES = ("id", "shifted")
@@ -195,7 +195,7 @@ class PlaceReadings:
     def gain(self) -> float:
         """How much better shifted items are answered with their own best k than with ID's."""
         shifted, reference = (self.responses("correct", side) for side in SIDES[::-1])
-        return gain_of_own_best(shifted, reference, n_splits=N_SPLITS, rng=np.random.default_rng(0))
+        return float(gains_of_own_best(shifted, reference, n_splits=N_SPLITS, rng=np.random.default_rng(0)).mean())
 
     def natural(self, when: str = "end") -> float:
         """How many octaves fewer channels shifted items use untouched."""
@@ -369,7 +369,7 @@ class AdaptiveStudy(WorldStudy[PlaceReadings]):
                 title="Best k, ID minus shifted in octaves, in each seed with its bootstrap interval over items",
                 columns=("arm", "place", *(f"seed {seed}" for seed in self.seeds)),
                 rows=tuple(
-                    (subject.arm, subject.place, *(of_resamples(r.resampled()) for r in seeds))
+                    (subject.arm, subject.place, *(of_resamples(r.resampled(), "octaves") for r in seeds))
                     for subject, seeds in read.items()
                 ),
                 note=f"{self.adaptive.n_bootstrap} resamples; above 0: shifted input is answered best with fewer channels",
@@ -394,12 +394,6 @@ class AdaptiveStudy(WorldStudy[PlaceReadings]):
             ),
             *(cell(seeds, "log2 channels", "natural", "end", place) for place, seeds in at.items()),
         )
-
-
-def of_resamples(resampled: Floats) -> Number:
-    """The mean of bootstrap resamples with their 95% interval."""
-    lo, hi = percentiles(resampled)
-    return number(resampled.mean(), "octaves", lo=lo, hi=hi, n=len(resampled))
 
 
 def measure_surface(

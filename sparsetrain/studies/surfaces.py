@@ -6,7 +6,8 @@ the study.
 
 import numpy as np
 
-from sparsetrain.stats.intervals import Floats
+from sparsetrain.stats.intervals import Floats, percentiles
+from sparsetrain.stats.number import Number, number
 
 TIE = 1e-9
 
@@ -52,22 +53,32 @@ def resampled_best(
     return best_level(outcome @ counts.T / n_items, log2_levels)
 
 
-def gain_of_own_best(shifted: Floats, reference: Floats, *, n_splits: int, rng: np.random.Generator) -> float:
-    """How much better shifted items are answered at their best level than at that of the reference, on items not used to choose.
+def gains_of_own_best(shifted: Floats, reference: Floats, *, n_splits: int, rng: np.random.Generator) -> Floats:
+    """How much better each shifted item is answered at the best level of shifted items than at that of the reference, chosen on other items.
 
     Args:
         shifted, reference: `[n_levels, n]` per item, more is better, the same levels.
         n_splits: random halvings over which the result is averaged.
+
+    Returns:
+        `[n]` per shifted item; their mean is the gain.
     """
-    gains = []
+    n = shifted.shape[1]
+    gains = np.zeros(n)
     for _ in range(n_splits):
-        order = rng.permutation(shifted.shape[1])
+        order = rng.permutation(n)
         chosen, tested = np.array_split(order, 2)
         other = rng.permutation(reference.shape[1])[: max(1, len(chosen))]
         own, foreign = (_densest_best(x.mean(1)) for x in (shifted[:, chosen], reference[:, other]))
-        gains.append(shifted[own, tested].mean() - shifted[foreign, tested].mean())
-    return float(np.mean(gains))
+        gains[tested] += (shifted[own, tested] - shifted[foreign, tested]) * n / len(tested)
+    return gains / n_splits
 
 
 def _densest_best(means: Floats) -> int:
     return int(np.flatnonzero(means >= means.max() - TIE)[-1])
+
+
+def of_resamples(resampled: Floats, unit: str) -> Number:
+    """The mean of bootstrap resamples with their 95% interval."""
+    lo, hi = percentiles(resampled)
+    return number(resampled.mean(), unit, lo=lo, hi=hi, n=len(resampled))
