@@ -1,11 +1,20 @@
 """Claims about adaptive sparsification that several studies make, each of its own familiar and shifted input.
 
-What is read of a place has methods of these names, with whatever makes a number of an effect: over seeds or over items.
+What a study reads of a place has the methods that the claims ask for; each gives a number in a seed, or an estimate over items:
+
+| method                       | effect, above 0 for the claim                                                             |
+|------------------------------|-------------------------------------------------------------------------------------------|
+| `natural()`                  | octaves fewer channels that shifted input uses untouched                                  |
+| `best(how=, outcome=)`       | octaves fewer channels that shifted input is answered best with                           |
+| `enough()`                   | octaves fewer channels that are enough for shifted input                                  |
+| `cost(side, by)`             | accuracy of a side at its own density minus that at the other side's                      |
+| `cost_in_loss()`             | loss of shifted input at the other side's number of channels minus that at its own        |
+| `gain()`                     | accuracy of shifted input at its own best k minus that at the other side's                |
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from torch import nn
 
@@ -28,34 +37,6 @@ NATURAL_MARGIN = 0.1
 
 By = Literal["topk", "temperature"]
 Effect = float | Estimate
-
-
-class Adapting(Protocol):
-    """What is read of a place."""
-
-    def natural(self) -> Effect:
-        """How many octaves fewer channels shifted input uses untouched."""
-        ...
-
-    def best(self, *, how: str = "largest", outcome: str = "correct") -> Effect:
-        """How many octaves fewer channels shifted input is answered best with."""
-        ...
-
-    def enough(self) -> Effect:
-        """How many octaves fewer channels are enough for shifted input."""
-        ...
-
-    def cost(self, side: str, by: By = "topk") -> Effect:
-        """Accuracy of a side at its own density minus that at the other's."""
-        ...
-
-    def cost_in_loss(self) -> Effect:
-        """Loss of shifted input held at the number of channels of the other side minus that at its own."""
-        ...
-
-    def gain(self) -> Effect:
-        """How much better shifted input is answered with its own best k than with that of the other side."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from sparsetrain.data.worlds.graded import GradedConfig
 from sparsetrain.data.worlds.knowledge_graph import GraphConfig
 from sparsetrain.run import RunConfig
 from sparsetrain.studies.adaptive import AdaptiveConfig, AdaptiveStudy
+from sparsetrain.studies.adaptive_real import AdaptiveRealConfig, AdaptiveRealStudy
 from sparsetrain.studies.engine import StudyRules
 from sparsetrain.studies.familiarity import FamiliarityStudy
 from sparsetrain.studies.familiarity_real import FamiliarityRealStudy
@@ -26,6 +27,7 @@ class StudyConfig(StudyRules):
     kind: str = "none"
     """Name in the catalogue; none: a single training."""
     adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
+    adaptive_real: AdaptiveRealConfig = field(default_factory=AdaptiveRealConfig)
     familiarity: FactsConfig = field(default_factory=FactsConfig)
     frozen: FrozenConfig = field(default_factory=FrozenConfig)
     """Of the studies that train nothing."""
@@ -37,6 +39,9 @@ Catalogue = Mapping[str, Callable[[Any, Any], Study]]
 """Name -> study of a run's config (what arms differ from) and a study's config."""
 
 STUDIES: Catalogue = {
+    "adaptive_real": lambda run, study: AdaptiveRealStudy(
+        config=run, rules=study, frozen=study.frozen, adaptive=study.adaptive_real
+    ),
     "adaptive_sparsity": lambda run, study: AdaptiveStudy(
         config=run, rules=study, adaptive=study.adaptive, graph=study.knowledge_graph
     ),

@@ -245,7 +245,7 @@ class FrozenStudy(Study[R]):
     @property
     def confidence(self) -> float:
         """Of every interval that a verdict rests on."""
-        return 1 - FAMILY / len(self.arms)
+        return 1 - FAMILY / len(self.subjects)
 
     def put_of(self, arm: str) -> Put:
         """What an arm's name stands for."""
@@ -288,12 +288,12 @@ class FrozenStudy(Study[R]):
         return (
             f"Models, as they are given: {of_models}. They are read in float32; one that comes from a quantised file is the quantised one.",
             f"{n_tokens:,} tokens in {sum(len(p.probes) for p in self.probes.values()):,} items. Packages: "
-            f"{', '.join(f'{name} {version}' for name, version in sorted(sources.items()))}. Left out: {rejected or 'nothing'}.",
+            f"{', '.join(f'{name} {version}' for name, version in sorted(sources.items())) or 'none'}. Left out: {rejected or 'nothing'}.",
             "Sets of probes and the sha256 of their tokens: "
             + "; ".join(f"{arm} {probes.sha256[:12]} ({n_of(probes)})" for arm, probes in self.probes.items())
             + ".",
-            f"One model and one seed of texts: intervals are of rows resampled ({self.frozen.n_bootstrap} resamples), and widened for {len(self.arms)} "
-            f"arms (Bonferroni: {self.confidence:.4f} each, so that all hold together at .95).",
+            f"One model and one seed of texts: intervals are of rows resampled ({self.frozen.n_bootstrap} resamples), and widened for "
+            f"{len(self.subjects)} {'arms' if len(self.subjects) == len(self.arms) else 'arms and places'} (Bonferroni: {self.confidence:.4f} each, so that all hold together at .95).",
         )
 
     def announce(self, run_dir: Path) -> str:
