@@ -327,6 +327,19 @@ def test_circuits_of_a_finished_run_join_its_report_and_go_to_wandb(smoke, pytho
             "study.familiarity.levels=[1, 2] must rise from 0",
         ),
         (["train.py", "+experiment=knowledge_graph", "+debug=smoke", "stop_at_step=3"], "are for single trainings"),
+        (["train.py", "+experiment=shifts_real"], "study.frozen.model= is missing: give study.frozen.model=gguf:<file>"),
+        (
+            ["train.py", "+experiment=familiarity_real", "+debug=smoke", "study.frozen.model=gguf:nowhere.gguf"],
+            "model=gguf:nowhere.gguf: no such file",
+        ),
+        (
+            ["train.py", "+experiment=adaptive_real", "+debug=smoke", "study.frozen.probes_of=[nothing]"],
+            "study.frozen.probes_of has nothing; there are capitals, arithmetic, rules",
+        ),
+        (
+            ["train.py", "+experiment=shifts_real", "+debug=smoke", "study.frozen.probes.noise=[0.5]"],
+            "study.frozen.probes.noise=[0.5] must rise from 0",
+        ),
         (["scripts/find_circuits.py", "run=.", "task=nope"], "unknown task 'nope': tasks are single_double_quote"),
         (["scripts/find_circuits.py", "run=."], "holds no export"),
         (["scripts/find_circuits.py", "run=.", "data=a.txt"], "data=a.txt is for model=hf:...; the means of a run"),

@@ -77,7 +77,7 @@ def needed(package: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError:
         raise ValueError(
-            f"{package} is not installed, and these facts come from it; pip install 'sparsetrain[probes]'"
+            f"{package} is not installed, and what is asked for comes from it; pip install 'sparsetrain[probes]'"
         ) from None
 
 
