@@ -327,7 +327,10 @@ def test_circuits_of_a_finished_run_join_its_report_and_go_to_wandb(smoke, pytho
             "study.familiarity.levels=[1, 2] must rise from 0",
         ),
         (["train.py", "+experiment=knowledge_graph", "+debug=smoke", "stop_at_step=3"], "are for single trainings"),
-        (["train.py", "+experiment=shifts_real"], "study.frozen.model= is missing: give study.frozen.model=gguf:<file>"),
+        (
+            ["train.py", "+experiment=shifts_real"],
+            "study.frozen.model= is missing: give study.frozen.model=gguf:<file>",
+        ),
         (
             ["train.py", "+experiment=familiarity_real", "+debug=smoke", "study.frozen.model=gguf:nowhere.gguf"],
             "model=gguf:nowhere.gguf: no such file",
@@ -344,7 +347,10 @@ def test_circuits_of_a_finished_run_join_its_report_and_go_to_wandb(smoke, pytho
         (["scripts/find_circuits.py", "run=."], "holds no export"),
         (["scripts/find_circuits.py", "run=.", "data=a.txt"], "data=a.txt is for model=hf:...; the means of a run"),
         (["scripts/find_circuits.py", "model=hf:nowhere/at/all", "task=var_if"], "nowhere/at/all: no such folder"),
-        (["scripts/find_circuits.py", "model=runs/x", "task=var_if"], "must be hf:<folder or hub name>; a run of ours"),
+        (
+            ["scripts/find_circuits.py", "model=runs/x", "task=var_if"],
+            "must be hf:<folder or hub name> or gguf:<file>; a run",
+        ),
         (["scripts/find_circuits.py", "model=hf:x", "task=var_if", "card=quick"], "card=quick is for runs of ours"),
         (["scripts/report.py", "run=/nonexistent"], "no report.json"),
         (["scripts/generate.py", "run=."], "holds no export"),
