@@ -68,6 +68,9 @@ FRACTION = 0.05
 """Smallest difference of accuracy of interest: one or two hundred items cannot tell a smaller one from none. ours"""
 PARTS = UNTOUCHED, SURFACE = ("untouched", "surface")
 """Folders of what a stage reads, inside its own."""
+OVERVIEWS = {
+    "overview": ("Accuracy of shifted input at its own number of channels minus that at familiar input's", ("held",))
+}
 CLAIMS = AdaptationClaims(
     known="familiar", its="familiar input's", side=FAMILIAR, margins={**MARGINS, "fraction": FRACTION}
 )
@@ -94,6 +97,7 @@ class AdaptiveRealStudy(FrozenStudy[SideReadings]):
     question = "Is sparsification adaptive in a pretrained language model: does shifted input do better with fewer active channels?"
     builders = ADAPTIVE
     plain = frozenset({"arithmetic"})
+    overviews = OVERVIEWS
     hypotheses = tuple(
         replace(hypothesis, per_seed=False)
         for hypothesis in (
