@@ -330,8 +330,8 @@ class FamiliarityRealStudy(FrozenStudy[FamiliarReadings]):
     def read_of(self, run_dir: Path, subject: Subject) -> FamiliarReadings:
         put = self.put_of(subject.arm)
         with np.load(run_dir / self.folder(put) / "initial" / "readings.npz") as file:
-            initial = {name: file[name] for name in file.files}
-        return self.readings(run_dir, put, FamiliarReadings, initial=initial, margin=self.rules.margin)
+            untrained = {name: file[name] for name in file.files}
+        return self.readings(run_dir, put, FamiliarReadings, initial=untrained, margin=self.rules.margin)
 
     def figures(self, read: Mapping[Subject, Sequence[FamiliarReadings]]) -> Sequence[Figure]:
         found: list[Figure] = []
