@@ -57,18 +57,20 @@ def study(section: StudySection) -> list[Block]:
 
 
 def _matrix(section: StudySection) -> Table:
-    """Verdicts by arm, where they are too many for tiles."""
-    names = dict.fromkeys(verdict.name for verdict in section.verdicts)
-    words = {(verdict.arm, verdict.name): verdict.verdict for verdict in section.verdicts}
+    """Verdicts by arm, where they are too many for tiles; the more numerous of the two below each other."""
     statements = {verdict.name: verdict.statement for verdict in section.verdicts}
-    return Table(
-        title="Verdicts by arm",
-        columns=(
+    words = {(verdict.arm, verdict.name): verdict.verdict for verdict in section.verdicts}
+    arms = section.plan.arms
+    if len(statements) > len(arms):
+        columns = [Column(label="Verdict"), *(Column(label=arm, form="status", tones=TONES) for arm in arms)]
+        rows = [(name, *(words.get((arm, name), MISSING) for arm in arms)) for name in statements]
+    else:
+        columns = [
             Column(label="Arm"),
-            *(Column(label=name, form="status", tones=TONES, help=statements[name]) for name in names),
-        ),
-        rows=tuple((arm, *(words.get((arm, name), MISSING) for name in names)) for arm in section.plan.arms),
-    )
+            *(Column(label=name, form="status", tones=TONES, help=said) for name, said in statements.items()),
+        ]
+        rows = [(arm, *(words.get((arm, name), MISSING) for name in statements)) for arm in arms]
+    return Table(title="Verdicts by arm", columns=tuple(columns), rows=tuple(rows))
 
 
 def overviews(section: StudySection) -> dict[str, Intervals]:
