@@ -28,10 +28,10 @@ from sparsetrain.representation.items import Looks, read_resumably
 from sparsetrain.representation.measures import HEADLINE
 from sparsetrain.stats.correlation import spearman
 from sparsetrain.stats.decisions import DecisionRule, decide
-from sparsetrain.stats.intervals import Estimate, Floats, Ints, difference, over_items
+from sparsetrain.stats.intervals import Estimate, Floats, Ints, difference
 from sparsetrain.stats.number import Number, number
 from sparsetrain.studies.engine import StageResult
-from sparsetrain.studies.frozen import FAMILY, NEURON, FrozenStudy, Put, device_of, item_of, loaded
+from sparsetrain.studies.frozen import FAMILY, NEURON, FrozenStudy, Put, device_of, item_of, loaded, mean_of
 from sparsetrain.studies.readings import FINAL, RHO_MARGIN, both_gains, correlation, gaussian, sparsity
 from sparsetrain.studies.section import Figure, ResultTable, TableCell
 from sparsetrain.studies.shifts_real import (
@@ -373,7 +373,7 @@ class FamiliarityRealStudy(FrozenStudy[FamiliarReadings]):
                     def cell(
                         values: Floats, unit: str, side: int = side, level: int = level, r: FamiliarReadings = r
                     ) -> Number:
-                        return over_items(r.at(values, side, level), n_bootstrap=r.n_bootstrap, seed=0).number(unit)
+                        return mean_of(r.at(values, side, level), r.n_bootstrap).number(unit)
 
                     rows.append(
                         (
@@ -404,7 +404,7 @@ def over_frequency(name: str, r: FamiliarReadings) -> Curve:
     """Sparsity of subjects in equally large parts by frequency, with bootstrap bands."""
     n_bins = min(N_BINS, len(r.frequency) // 2)
     ordered: list[NDArray[np.int64]] = np.array_split(np.argsort(r.frequency, kind="stable"), n_bins)
-    found = [over_items(r.sparsity()[part], n_bootstrap=r.n_bootstrap, seed=0) for part in ordered]
+    found = [mean_of(r.sparsity()[part], r.n_bootstrap) for part in ordered]
     return Curve(
         name=name,
         x=tuple(float(r.frequency[part].mean()) for part in ordered),

@@ -172,10 +172,16 @@ class ProbeReadings:
         return of_side[0] - of_side[1] if controlled else of_side[0]
 
     def mean(self, values: Floats) -> Estimate:
-        """Mean over rows with its interval; not defined with fewer than two."""
-        if len(values) < 2:
-            return Estimate(value=math.nan, lo=math.nan, hi=math.nan, n=len(values), method="fewer than two rows")
-        return over_items(values, n_bootstrap=self.n_bootstrap, confidence=self.confidence, seed=0)
+        """Mean over the rows that have a value, with its interval; not defined with fewer than two."""
+        return mean_of(values, self.n_bootstrap, self.confidence)
+
+
+def mean_of(values: Floats, n_bootstrap: int, confidence: float = 0.95) -> Estimate:
+    """Mean over the rows that have a value (a zero vector has no sparsity), with its bootstrap interval; not defined with fewer than two."""
+    known = values[np.isfinite(values)]
+    if len(known) < 2:
+        return Estimate(value=math.nan, lo=math.nan, hi=math.nan, n=len(known), method="fewer than two rows")
+    return over_items(known, n_bootstrap=n_bootstrap, confidence=confidence, seed=0)
 
 
 Q = TypeVar("Q", bound=ProbeReadings)
@@ -416,8 +422,7 @@ def levels_table(read: Mapping[Subject, Sequence[ProbeReadings]]) -> ResultTable
         for side in range(n_sides):
             for level in range(n_levels):
                 cells: list[TableCell] = [
-                    over_items(values[side, level], n_bootstrap=r.n_bootstrap, seed=0).number(unit)
-                    for values, unit in columns
+                    mean_of(values[side, level], r.n_bootstrap).number(unit) for values, unit in columns
                 ]
                 frequency = float(frequencies[side, level].mean())
                 cells.insert(2, number(frequency, "Zipf") if math.isfinite(frequency) else None)

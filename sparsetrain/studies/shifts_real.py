@@ -7,6 +7,7 @@
 4. A second, small model may read the same texts.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,11 +23,11 @@ from sparsetrain.representation.evaluate import LOGIT_MEASURES
 from sparsetrain.representation.items import ReadOut
 from sparsetrain.representation.measures import HEADLINE
 from sparsetrain.stats.correlation import spearman
-from sparsetrain.stats.intervals import Estimate, Floats, over_items, simultaneous
+from sparsetrain.stats.intervals import Estimate, Floats, simultaneous
 from sparsetrain.stats.neighbours import minus_neighbours
 from sparsetrain.stats.number import number
 from sparsetrain.studies.engine import StageResult
-from sparsetrain.studies.frozen import NEURON, NORM, FrozenStudy, ProbeReadings, Put, levels_table
+from sparsetrain.studies.frozen import NEURON, NORM, FrozenStudy, ProbeReadings, Put, levels_table, mean_of
 from sparsetrain.studies.readings import FINAL, both_gains, correlation, gaussian, sparsity
 from sparsetrain.studies.section import Figure, ResultTable, TableCell
 from sparsetrain.studies.shifts import MARGINS
@@ -80,6 +81,8 @@ class ShiftReadings(ProbeReadings):
             return self.mean(y[:, 0])
         level = np.broadcast_to(np.arange(y.shape[1], dtype=np.float64), y.shape)
         covariates = [items(self.covariate(name)) for name in given]
+        known = np.isfinite([y, *covariates]).all((0, 2))
+        level, y, *covariates = (values[known] for values in (level, y, *covariates))
         return spearman(level, y, given=covariates, n_bootstrap=self.n_bootstrap, confidence=self.confidence, seed=0)
 
     def among_equals(self) -> Estimate:
@@ -101,17 +104,31 @@ class ShiftReadings(ProbeReadings):
         norms = self.places(NORM)
         rises = np.stack([self.rise(self.sparsity(point=point), controlled=True) for point in norms])
         n_late = max(1, round(LATE * len(norms)))
-        return self.mean(rises[-n_late:].mean(0) - rises[:-n_late].mean(0))
+        return self.mean(mean_of_known(rises[-n_late:]) - mean_of_known(rises[:-n_late]))
 
     @cached_property
     def map(self) -> dict[tuple[str, ReadOut], Estimate]:
-        """Shift minus control at every hook point and read-out, with intervals that hold for all of them together."""
+        """Shift minus control at every hook point and read-out, with intervals that hold for all of them together.
+
+        Not defined where a row has no value: the vector of a token can be zero in the first layers of a sparse model.
+        """
         places: list[tuple[str, ReadOut]] = [(point, where) for point in self.points for where in ("last", "all")]
         rises = [self.rise(self.sparsity(point=point, read_out=where), controlled=True) for point, where in places]
-        if len(rises[0]) < 2:
-            return dict.fromkeys(places, self.mean(rises[0]))
-        found = simultaneous(rises, n_bootstrap=self.n_bootstrap, confidence=self.confidence, seed=0)
-        return dict(zip(places, found, strict=True))
+        unknown = dict.fromkeys(places, self.mean(rises[0][:0]))
+        known = [i for i, rise in enumerate(rises) if len(rise) > 1 and np.isfinite(rise).all()]
+        if not known:
+            return unknown
+        found = simultaneous(
+            [rises[i] for i in known], n_bootstrap=self.n_bootstrap, confidence=self.confidence, seed=0
+        )
+        return unknown | {places[i]: estimate for i, estimate in zip(known, found, strict=True)}
+
+
+def mean_of_known(values: Floats) -> Floats:
+    """Mean over the first axis of what is finite, `[n, m] -> [m]`; NaN where nothing is."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, values, 0.0).sum(0) / known.sum(0)
 
 
 def farther(key: str, claim: str, effect: Callable[[ShiftReadings], Estimate]) -> Hypothesis:
@@ -297,15 +314,20 @@ def map_figure(arm: str, r: ShiftReadings, what: str) -> Figure:
             Curve(
                 name=label,
                 x=tuple(i / max(1, len(places) - 1) for i in range(len(places))),
-                y=tuple(mapped[place, r.read_out].value for place in places),
-                lo=tuple(mapped[place, r.read_out].lo for place in places),
-                hi=tuple(mapped[place, r.read_out].hi for place in places),
+                y=tuple(finite(mapped[place, r.read_out].value) for place in places),
+                lo=tuple(finite(mapped[place, r.read_out].lo) for place in places),
+                hi=tuple(finite(mapped[place, r.read_out].hi) for place in places),
             )
             for label, kind in (("norms, without gain", NORM), ("MLP neurons", NEURON))
             if (places := r.places(kind))
         ),
         note=f"bands hold for all {len(mapped)} places of this map together ({r.confidence:.4f}, max-t over rows)",
     )
+
+
+def finite(value: float) -> float | None:
+    """The value, or a gap."""
+    return value if math.isfinite(value) else None
 
 
 def map_table(read: Mapping[Subject, Sequence[ShiftReadings]], title: str) -> ResultTable:
@@ -327,9 +349,13 @@ def band(name: str, x: tuple[float, ...], r: ProbeReadings, values: Floats) -> C
     """Means of `[n_levels, n_rows]` with bootstrap bands."""
     if values.shape[-1] < 2:
         return Curve(name=name, x=x, y=tuple(values.mean(-1)) if values.shape[-1] else (None,) * len(x))
-    found = [over_items(of_level, n_bootstrap=r.n_bootstrap, seed=0) for of_level in values]
+    found = [mean_of(of_level, r.n_bootstrap) for of_level in values]
     return Curve(
-        name=name, x=x, y=tuple(e.value for e in found), lo=tuple(e.lo for e in found), hi=tuple(e.hi for e in found)
+        name=name,
+        x=x,
+        y=tuple(finite(e.value) for e in found),
+        lo=tuple(finite(e.lo) for e in found),
+        hi=tuple(finite(e.hi) for e in found),
     )
 
 
