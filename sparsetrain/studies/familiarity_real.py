@@ -153,9 +153,12 @@ class FamiliarReadings(ShiftReadings):
         if controlled or self.probes.matched:
             return super().change(control, controlled=controlled, naive=naive)
         values, last = self.sparsity(control), len(self.probes.levels) - 1
+        seldom, often = (
+            of_level[np.isfinite(of_level)] for of_level in (self.at(values, 0, last), self.at(values, 0, 0))
+        )
         return difference(
-            self.at(values, 0, last),
-            self.at(values, 0, 0),
+            seldom,
+            often,
             n_bootstrap=self.n_bootstrap,
             confidence=self.confidence,
             seed=0,
@@ -180,10 +183,14 @@ class FamiliarReadings(ShiftReadings):
             e = self.per_item(*given, controlled=controlled)  # of the level, which is the share that is exchanged
             return replace(e, value=-e.value, lo=-e.hi, hi=-e.lo)
         covariates = [self.covariate(name) for name in given]
+        if controlled and np.ptp(self.position):
+            covariates.append(self.position)
+        known = np.isfinite([self.sparsity(), *covariates]).all(0)
+        frequency, values, *covariates = (v[known] for v in (self.frequency, self.sparsity(), *covariates))
         return spearman(
-            self.frequency,
-            self.sparsity(),
-            given=[*covariates, self.position] if controlled and np.ptp(self.position) else covariates,
+            frequency,
+            values,
+            given=covariates,
             n_bootstrap=self.n_bootstrap,
             confidence=self.confidence,
             seed=0,

@@ -211,6 +211,21 @@ def test_without_rows_nothing_is_decided():
     assert np.isnan(readings.change(controlled=True).value) and np.isnan(readings.per_item().value)
 
 
+def test_a_place_or_a_row_without_a_value_is_left_out():
+    """A zero vector has no sparsity: in a sparse model the embedding of a token can be one."""
+    whole = planted(claimed=0.03)
+    arrays = {name: values.copy() for name, values in whole.arrays.items()}
+    for where in ("last", "all"):
+        arrays[f"{NORMS[0]}|none|{where}|{HEADLINE}"][5] = np.nan
+    arrays[f"{FINAL}|none|all|{HEADLINE}"][7] = np.nan
+    found = replace(whole, arrays=arrays)
+    assert np.isnan(found.map[NORMS[0], "last"].value) and np.isfinite(found.map[NORMS[1], "last"].value)
+    assert found.change(controlled=True).n == found.per_item().n == N_ROWS - 1
+    assert found.change(controlled=True).value == pytest.approx(whole.change(controlled=True).value, abs=1e-3)
+    assert found.local().value == pytest.approx(whole.local().value, abs=1e-3)
+    assert verdicts(found)["farther, sparser"] == "supported"
+
+
 def test_settings_that_mean_nothing_are_refused():
     with pytest.raises(ValueError, match=r"study.frozen.model= is missing"):
         ShiftsRealStudy(config=RunConfig(), rules=StudyRules(), frozen=FrozenConfig())
