@@ -1,5 +1,6 @@
 """Small models for every layer of tests; one thread, because two test workers share two cores."""
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,16 @@ def arithmetic_of_a_fresh_process() -> Iterator[None]:
     reset()
     yield
     reset()
+
+
+@pytest.fixture(autouse=True)
+def handlers_of_a_fresh_process() -> Iterator[None]:
+    """A command run in a test's process has Hydra set up logging, to streams that are closed with the test; no other test may write there."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
