@@ -34,6 +34,9 @@ def handlers_of_a_fresh_process() -> Iterator[None]:
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     yield
+    for handler in root.handlers:
+        if handler not in before:
+            handler.close()
     root.handlers[:] = before
     root.setLevel(level)
 
