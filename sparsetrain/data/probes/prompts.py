@@ -168,20 +168,32 @@ def _sums(config: ProbesConfig, name: str, numbers: Sequence[Callable[[Random], 
 COPIED = "the same question stands among the demonstrations, its answer can be copied"
 
 
+def _of_sums(
+    config: ProbesConfig,
+    tokenizer: ProbeTokenizer,
+    name: str,
+    levels: Mapping[str, Callable[[Random], list[int]]],
+    shift: str,
+) -> Probes:
+    """A set of sums: name of each level -> what draws the numbers that are added."""
+    return matched(
+        _sums(config, name, list(levels.values())),
+        tokenizer,
+        n_rows=config.n_prompts,
+        levels=list(levels),
+        shift=shift,
+        control=COPIED,
+    )
+
+
 def digits(config: ProbesConfig, tokenizer: ProbeTokenizer) -> Probes:
     """Sums of two numbers, of more digits each."""
 
     def of(n: int) -> Callable[[Random], list[int]]:
         return lambda rng: [rng.randrange(10 ** (n - 1) if n > 1 else 1, 10**n) for _ in range(2)]
 
-    return matched(
-        _sums(config, "digits", [of(n) for n in config.digits]),
-        tokenizer,
-        n_rows=config.n_prompts,
-        levels=[f"{n} digit{'s' if n > 1 else ''}" for n in config.digits],
-        shift="digits of both numbers of a sum",
-        control=COPIED,
-    )
+    levels = {f"{n} digit{'s' if n > 1 else ''}": of(n) for n in config.digits}
+    return _of_sums(config, tokenizer, "digits", levels, "digits of both numbers of a sum")
 
 
 def steps(config: ProbesConfig, tokenizer: ProbeTokenizer) -> Probes:
@@ -190,14 +202,8 @@ def steps(config: ProbesConfig, tokenizer: ProbeTokenizer) -> Probes:
     def of(n: int) -> Callable[[Random], list[int]]:
         return lambda rng: [rng.randrange(1, 10) for _ in range(n)]
 
-    return matched(
-        _sums(config, "steps", [of(n) for n in config.steps]),
-        tokenizer,
-        n_rows=config.n_prompts,
-        levels=[f"{n} numbers" for n in config.steps],
-        shift="numbers of one digit that are added",
-        control=COPIED,
-    )
+    levels = {f"{n} numbers": of(n) for n in config.steps}
+    return _of_sums(config, tokenizer, "steps", levels, "numbers of one digit that are added")
 
 
 RULE = "{question} -> {answer}\n"

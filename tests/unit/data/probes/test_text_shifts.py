@@ -89,7 +89,7 @@ def test_order_keeps_words_within_their_pieces(tokenizer: PieceTokenizer) -> Non
         for row in range(5):
             levels = [tokenizer.decode(tokens[1:]).split() for tokens in sides[side, :, row]]
             reference = levels[0]
-            for size, words in zip((1, 2, 4), levels, strict=False):
+            for size, words in zip((1, 2, 4), levels[:3], strict=True):
                 for start in range(1, len(words), size):
                     assert Counter(words[start : start + size]) == Counter(reference[start : start + size])
             assert Counter(levels[3]) == Counter(reference) and {words[0] for words in levels} == {reference[0]}

@@ -1,6 +1,7 @@
 """Where texts come from: pieces begin where something begins, packages come in turn, nothing comes twice."""
 
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,8 @@ def test_messages_are_translated_everywhere(machine: Path) -> None:
 
 
 def test_hands_hold_every_number_equally_often() -> None:
-    hands = [hand for hand, _ in zip(deal(10, lambda hand: len(hand) == 4, 0), range(50), strict=False)]
+    hands = list(islice(deal(10, lambda hand: len(hand) == 4, 0), 50))
+    assert len(hands) == 50
     assert all(len(set(hand)) == 4 for hand in hands)
     counts = Counter(number for hand in hands for number in hand)
     assert len(counts) == 10 and max(counts.values()) - min(counts.values()) <= 1
@@ -128,7 +130,7 @@ def test_letters_are_exchanged_in_nested_shares() -> None:
     changed = [{i for i in range(len(text)) if one[i] != text[i]} for one in found]
     assert found[0] == text and [len(places) for places in changed] == [round(s * len(letters)) for s in shares]
     assert changed[1] < changed[2] < changed[3] == set(letters)
-    for less, more, places in zip(found, found[1:], changed, strict=False):
+    for less, more, places in zip(found[:-1], found[1:], changed[:-1], strict=True):
         assert all(less[i] == more[i] for i in places)
     assert [char.isupper() for char in found[3]] == [char.isupper() for char in text]
 
