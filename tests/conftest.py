@@ -1,12 +1,11 @@
 """Small models for every layer of tests; one thread, because two test workers share two cores."""
 
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from commands import corpus_cache, python, session_folder, smoke
+from commands import corpus_cache, logging_of_a_fresh_process, python, session_folder, smoke
 
 from sparsetrain.model import ModelConfig, Transformer
 
@@ -30,15 +29,9 @@ def arithmetic_of_a_fresh_process() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def handlers_of_a_fresh_process() -> Iterator[None]:
-    """A command run in a test's process has Hydra set up logging, to streams that are closed with the test; no other test may write there."""
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    yield
-    for handler in root.handlers:
-        if handler not in before:
-            handler.close()
-    root.handlers[:] = before
-    root.setLevel(level)
+    """A test that runs the main function of a script has Hydra set up logging; no other test may write there."""
+    with logging_of_a_fresh_process():
+        yield
 
 
 @pytest.fixture(scope="session")

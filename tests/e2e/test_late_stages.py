@@ -1,13 +1,11 @@
 """What fails after the training costs nothing that was earned before: the report of the earlier stages, and a way on."""
 
 import json
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT, SMOKE
+from commands import SMOKE, in_process
 
 import circuits.run
 import sparsetrain.report.stages
@@ -39,12 +37,11 @@ def command(monkeypatch, capsys, corpus_cache, tmp_path):
     """Runs a command in this process; returns exit code and stderr."""
 
     def run(script: str, *arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", [script, *arguments])
         monkeypatch.chdir(tmp_path)
         capsys.readouterr()
         code = 0
         try:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
+            in_process(script, *arguments)
         except SystemExit as stop:
             assert isinstance(stop.code, int)
             code = stop.code

@@ -4,7 +4,6 @@ import csv
 import json
 import random
 import re
-import runpy
 import sys
 from math import log
 from pathlib import Path
@@ -21,9 +20,10 @@ from sparsetrain.representation.evaluate import measure_splits
 from sparsetrain.representation.table import read_rows
 
 pytest.importorskip("transformers", reason="other people's models need transformers (extra: hub)")
+from commands import in_process
 from hub_example import WORDS, hub_model, save_hub_model, save_tokenizer, shrinking_model
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "measure_sparsity.py"
+SCRIPT = "scripts/measure_sparsity.py"
 SMALL = ["texts.n_ctx=24", "measure.n_bootstrap=50", "measure.n_examples=24", "device=cpu"]
 FILES = {"report.json", "report.md", "report.html", "sparsity.csv", "examples.csv", "config.yaml"}
 
@@ -46,15 +46,14 @@ def texts(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def measure(tmp_path, monkeypatch, capsys):
+def measure(tmp_path, capsys):
     """Runs the script in this process; returns the run's folder, or the one line of an error."""
 
     def run(*arguments: str) -> Path | str:
         out = tmp_path / "run"
         settings = [f"hydra.run.dir={out}", *(a for a in SMALL if a.split("=")[0] not in str(arguments))]
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments, *settings])
         try:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
+            in_process(SCRIPT, *arguments, *settings)
         except SystemExit as stop:
             assert stop.code == 1
             error = capsys.readouterr().err
@@ -134,10 +133,9 @@ def test_a_run_of_ours_and_a_plain_text(make_model, tmp_path, measure):
     assert section["points"][0]["values"]["code"]["l0"]["value"] == 0.25, "AbsTopK keeps a quarter"
 
 
-def test_help_tells_what_to_type(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--help"])
+def test_help_tells_what_to_type(capsys):
     with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        in_process(SCRIPT, "--help")
     assert not stop.value.code
     words = capsys.readouterr().out
     assert (

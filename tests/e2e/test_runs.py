@@ -3,15 +3,13 @@
 import ast
 import csv
 import json
-import runpy
 import shutil
-import sys
 from math import log
 from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, SMOKE
+from commands import ROOT, SMOKE, in_process
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -360,9 +358,8 @@ def test_mistakes_end_in_one_line(arguments, message, corpus_cache, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     if arguments[0] == "train.py":
         arguments = [*arguments, f"hydra.run.dir={tmp_path}", f"cache_dir={corpus_cache}"]
-    monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
+        in_process(*arguments)
     assert stop.value.code == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error, error
