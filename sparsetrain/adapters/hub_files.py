@@ -2,7 +2,7 @@
 
 import hashlib
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -146,3 +146,34 @@ def load(source: str, dtype: torch.dtype) -> tuple[nn.Module, HubTokenizer]:
             f"model=hf:{source}: the tokenizer has {tokenizer.d_vocab} tokens, the model {d_vocab}; they do not belong together"
         )
     return model, tokenizer
+
+
+def load_encoder(name: str) -> tuple[nn.Module, Callable[[Sequence[str]], Any]]:
+    """A sentence encoder, and what makes texts its inputs (filled up, with an attention mask).
+
+    Raises:
+        ValueError: `transformers` is not installed, or there is no such encoder.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise ValueError(
+            f"similarity=hf:{name} needs the transformers library; install it with pip install 'sparsetrain[hub]'"
+        ) from None
+    place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    try:
+        encoder = cast(nn.Module, transformers.AutoModel.from_pretrained(place, trust_remote_code=False)).eval()
+        backend = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"similarity=hf:{name} could not be loaded: {line}") from error
+    if backend.pad_token is None:
+        raise ValueError(
+            f"similarity=hf:{name}: its tokenizer has no token to fill texts up with; give a sentence encoder"
+        )
+    longest = int(cast(Any, encoder).config.max_position_embeddings)
+
+    def tokenize(texts: Sequence[str]) -> Any:
+        return backend(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+
+    return encoder, tokenize

@@ -270,14 +270,14 @@ def kept_in_batches(
     """What `read` gives for the items of some numbers, for all of them; what an interruption left is not read again.
 
     Args:
-        read: numbers of items -> name -> `[n_items]`, in the order given.
+        read: numbers of items -> name -> `[n_items, ...]`, in the order given.
         order: every number from 0 once, in the order in which they are read.
         folder: holds batches until all are read, then `readings.npz` alone. Whoever calls sees to it that it is of this model and these items.
         batch_size: items of one batch.
         on_items: called with the number of items of each batch, also of those that were kept.
 
     Returns:
-        Name -> `[n_items]` float64 in the order of the numbers.
+        Name -> `[n_items, ...]` float64 in the order of the numbers.
     """
     whole = folder / "readings.npz"
     if whole.is_file():
@@ -292,7 +292,7 @@ def kept_in_batches(
         if not part.is_file():
             _save(part, read(numbers))
         for name, values in _loaded(part).items():
-            found.setdefault(name, np.full(len(order), np.nan))[numbers] = values
+            found.setdefault(name, np.full((len(order), *values.shape[1:]), np.nan))[numbers] = values
         on_items(len(numbers))
     _save(whole, found)
     _remove_parts(folder)

@@ -4,12 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparsetrain.curriculum.arms import ChoiceConfig
+from sparsetrain.curriculum.scoring import ScoreConfig
 from sparsetrain.data.worlds.facts import FactsConfig
 from sparsetrain.data.worlds.graded import GradedConfig
 from sparsetrain.data.worlds.knowledge_graph import GraphConfig
 from sparsetrain.run import RunConfig
 from sparsetrain.studies.adaptive import AdaptiveConfig, AdaptiveStudy
 from sparsetrain.studies.adaptive_real import AdaptiveRealConfig, AdaptiveRealStudy
+from sparsetrain.studies.curriculum_real import CurriculumRealStudy
 from sparsetrain.studies.engine import StudyRules
 from sparsetrain.studies.familiarity import FamiliarityStudy
 from sparsetrain.studies.familiarity_real import FamiliarityRealStudy
@@ -28,6 +31,10 @@ class StudyConfig(StudyRules):
     """Name in the catalogue; none: a single training."""
     adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
     adaptive_real: AdaptiveRealConfig = field(default_factory=AdaptiveRealConfig)
+    choice: ChoiceConfig = field(default_factory=ChoiceConfig)
+    """Of demonstrations, in the studies of curricula."""
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    """Of examples, there."""
     familiarity: FactsConfig = field(default_factory=FactsConfig)
     frozen: FrozenConfig = field(default_factory=FrozenConfig)
     """Of the studies that train nothing."""
@@ -44,6 +51,9 @@ STUDIES: Catalogue = {
     ),
     "adaptive_sparsity": lambda run, study: AdaptiveStudy(
         config=run, rules=study, adaptive=study.adaptive, graph=study.knowledge_graph
+    ),
+    "curriculum_real": lambda run, study: CurriculumRealStudy(
+        config=run, rules=study, frozen=study.frozen, score=study.score, choice=study.choice
     ),
     "familiarity": lambda run, study: FamiliarityStudy(config=run, rules=study, facts=study.familiarity),
     "familiarity_real": lambda run, study: FamiliarityRealStudy(config=run, rules=study, frozen=study.frozen),

@@ -1,0 +1,106 @@
+"""In-context tasks for a pretrained model: examples of one relation each, graded by how well known their subjects are.
+
+1. A task is a relation of `data/knowledge` in one wording, or a kind of sums that needs no package.
+2. Its difficulty is known without asking the model: the less frequent a word, the fewer people in a country, the harder; sums by their digits.
+3. Examples are drawn by a seed and dealt out: those that are asked, and the pool of demonstrations. Where there are too few for both, every
+   example is in the pool of all others (leave one out).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+
+from sparsetrain.curriculum.prompts import Example, WordingConfig
+from sparsetrain.data.knowledge import RELATIONS, facts_of, versions
+
+SUMS = "sums"
+DIGITS = (1, 2, 3)
+WORDS = 2000
+"""Most frequent words of a relation of words: rarer ones are pieces to a tokenizer. ours"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Examples of one task."""
+
+    name: str
+    difficulty: str
+    """What makes an example harder, in words."""
+    wording: WordingConfig
+    examples: Sequence[Example]
+    sources: Mapping[str, str]
+    """Package -> version."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dealt:
+    """The examples that take part, and their parts: numbers into `examples`."""
+
+    examples: tuple[Example, ...]
+    asked: tuple[int, ...]
+    pool: tuple[int, ...]
+
+    @property
+    def leaves_one_out(self) -> bool:
+        """Whether the examples that are asked are in the pool of the others."""
+        return not set(self.asked).isdisjoint(self.pool)
+
+
+def _relation(name: str) -> Task:
+    relation, facts = RELATIONS[name], list(facts_of(name))[:WORDS]
+    return Task(
+        name=name,
+        difficulty=f"less {relation.fame}",
+        wording=WordingConfig(example=f"{relation.subject}: {{question}}\n{relation.answer}: {{answer}}\n\n"),
+        examples=[
+            Example(question=fact.subject, answer=fact.answer, difficulty=-fact.fame, place=name) for fact in facts
+        ],
+        sources=versions([name]),
+    )
+
+
+def sums(n: int = 900) -> Task:
+    """Sums of two numbers of as many digits, the same number of examples of each."""
+    rng = Random("sums")
+    found: dict[tuple[int, int], Example] = {}
+    for digits in DIGITS:
+        highest = 10**digits
+        n_found, n_possible = len(found), (highest - highest // 10) ** 2
+        while len(found) < n_found + min(n // len(DIGITS), n_possible // 2):
+            a, b = (rng.randrange(highest // 10 if digits > 1 else 0, highest) for _ in range(2))
+            found[a, b] = Example(question=f"{a} + {b}", answer=str(a + b), difficulty=float(digits), place=SUMS)
+    return Task(
+        name=SUMS,
+        difficulty="more digits",
+        wording=WordingConfig(example="Sum: {question}\nResult: {answer}\n\n"),
+        examples=list(found.values()),
+        sources={},
+    )
+
+
+TASKS: Mapping[str, Callable[[], Task]] = {SUMS: sums, **{name: partial(_relation, name) for name in RELATIONS}}
+"""By name. Raises ValueError where a package is not installed."""
+
+
+def deal(task: Task, usable: Callable[[Example], bool], *, n_asked: int, n_pool: int, seed: int) -> Dealt:
+    """Examples drawn at random: `n_asked` questions and a pool of `n_pool`, or leave one out of all there are.
+
+    Args:
+        task: its examples, each question once.
+        usable: whether a tokenizer can write an example.
+        n_asked, n_pool: of each part.
+        seed: of what is drawn.
+
+    Raises:
+        ValueError: fewer than three examples can be used.
+    """
+    rng = Random(f"{seed}:{task.name}")
+    order = rng.sample(list(task.examples), len(task.examples))
+    kept = [example for example in order if usable(example)][: n_asked + n_pool]
+    if len(kept) < 3:
+        raise ValueError(f"only {len(kept)} examples of {task.name} can be written with this tokenizer; leave it out")
+    everything = tuple(range(len(kept)))
+    if len(kept) < n_asked + n_pool:
+        return Dealt(examples=tuple(kept), asked=everything[:n_asked], pool=everything)
+    return Dealt(examples=tuple(kept), asked=everything[:n_asked], pool=everything[n_asked:])
