@@ -1,7 +1,8 @@
 """In-context tasks for a pretrained model: examples of one relation each, graded by how well known their subjects are.
 
 1. A task is a relation of `data/knowledge` in one wording, or a kind of sums that needs no package.
-2. Its difficulty is known without asking the model: the less frequent a word, the fewer people in a country, the harder; sums by their digits.
+2. Its difficulty is known without asking the model: the less frequent a word, the fewer people in a country, the harder; forms that follow no
+   rule are harder than those that do; sums by their digits.
 3. Examples are drawn by a seed and dealt out: those that are asked, and the pool of demonstrations. Where there are too few for both, every
    example is in the pool of all others (leave one out).
 """
@@ -12,12 +13,16 @@ from functools import partial
 from random import Random
 
 from sparsetrain.curriculum.prompts import Example, WordingConfig
-from sparsetrain.data.knowledge import RELATIONS, facts_of, versions
+from sparsetrain.data.knowledge import RELATIONS, Fact, facts_of, versions
 
 SUMS = "sums"
 DIGITS = (1, 2, 3)
 WORDS = 2000
 """Most frequent words of a relation of words: rarer ones are pieces to a tokenizer. ours"""
+ENDINGS = {"past_tense": "ed", "plural": "s"}
+"""Of regular forms."""
+IRREGULAR = 10.0
+"""More than any frequency: irregular forms are harder than all others. ours"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +52,26 @@ class Dealt:
         return not set(self.asked).isdisjoint(self.pool)
 
 
+def is_regular(word: str, form: str, ending: str) -> bool:
+    """Whether a form is its word (its last letter aside: try, tried) with an ending behind it."""
+    return form.startswith(word[:-1]) and form.endswith(ending)
+
+
 def _relation(name: str) -> Task:
     relation, facts = RELATIONS[name], list(facts_of(name))[:WORDS]
+    ending = ENDINGS.get(name)
+
+    def difficulty(fact: Fact) -> float:
+        irregular = ending is not None and not is_regular(fact.subject, fact.answer, ending)
+        return IRREGULAR * irregular - fact.fame
+
     return Task(
         name=name,
-        difficulty=f"less {relation.fame}",
+        difficulty=f"{'irregular, then ' if ending else ''}less {relation.fame}",
         wording=WordingConfig(example=f"{relation.subject}: {{question}}\n{relation.answer}: {{answer}}\n\n"),
         examples=[
-            Example(question=fact.subject, answer=fact.answer, difficulty=-fact.fame, place=name) for fact in facts
+            Example(question=fact.subject, answer=fact.answer, difficulty=difficulty(fact), place=name)
+            for fact in facts
         ],
         sources=versions([name]),
     )

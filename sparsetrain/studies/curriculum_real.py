@@ -46,7 +46,8 @@ LEARNED = 0.1
 GUIDED = ("sparsity", "published", "matched")
 """Arms that sparsity guides."""
 COMPARED = tuple(name for name, arm in ARMS.items() if arm.control)
-LEVELS = "loss", "entropy", "logit_norm"
+PREDICTION = "loss", "entropy", "logit_norm"
+"""What a prediction says of an example."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +69,13 @@ class TaskReadings:
         """Loss in the control minus loss in the arm, nats/token."""
         return over_items(self.answers.falls(arm), n_bootstrap=self.n_bootstrap, confidence=self.confidence, seed=0)
 
-    def with_sparsity(self, name: str, *given: str) -> Estimate:
-        """Rank correlation of sparsity with `difficulty` or another score, over the pool."""
+    def correlation(self, x: str, y: str, *given: str) -> Estimate:
+        """Rank correlation of two of `difficulty` and the scores, over the pool, given others."""
         of = {"difficulty": self.difficulty, **vars(self.scores)}
-        covariates = [of[other] for other in given]
+        covariates = [of[name] for name in given]
         return spearman(
-            of[name], self.scores.sparsity, given=covariates, n_bootstrap=self.n_bootstrap, confidence=self.confidence, seed=0
-        )  # fmt: skip
+            of[x], of[y], given=covariates, n_bootstrap=self.n_bootstrap, confidence=self.confidence, seed=0
+        )
 
 
 def together(tasks: Sequence[TaskReadings]) -> TaskReadings:
@@ -145,9 +146,9 @@ def compared(arm: str) -> tuple[Hypothesis, ...]:
     )
 
 
-def correlated(key: str, words: str, name: str, *given: str) -> Hypothesis:
-    """That sparser examples are harder, in some sense."""
-    return replace(correlation(key, "positive", words, lambda r: r.with_sparsity(name, *given)), per_seed=False)
+def correlated(key: str, words: str, x: str, y: str, *given: str) -> Hypothesis:
+    """That two of an example's properties rise together."""
+    return replace(correlation(key, "positive", words, lambda r: r.correlation(x, y, *given)), per_seed=False)
 
 
 QUESTIONS = {name: partial(questions, name) for name in TASKS}
@@ -174,11 +175,12 @@ class CurriculumRealStudy(FrozenStudy[TaskReadings]):
     plain = frozenset({SUMS})
     hypotheses = (
         *(hypothesis for arm in COMPARED for hypothesis in compared(arm)),
-        correlated("difficulty", "sparser examples are harder (Spearman with known difficulty)", "difficulty"),
-        correlated("own loss", "sparser examples are predicted worse (Spearman with the loss of the answer)", "loss"),
-        correlated("difficulty given loss", "sparser examples are harder, given the loss (partial Spearman)", "difficulty", "loss"),
-        correlated("loss given difficulty", "sparser examples are predicted worse, given known difficulty (partial Spearman)", "loss", "difficulty"),
-        correlated("difficulty given prediction", "sparser examples are harder, given loss, entropy, logit norm and length", "difficulty", *LEVELS, "length"),
+        correlated("difficulty", "sparser examples are harder (Spearman with known difficulty)", "difficulty", "sparsity"),
+        correlated("own loss", "sparser examples are predicted worse (Spearman with the loss of the answer)", "loss", "sparsity"),
+        correlated("difficulty given loss", "sparser examples are harder, given the loss (partial Spearman)", "difficulty", "sparsity", "loss"),
+        correlated("loss given difficulty", "sparser examples are predicted worse, given known difficulty (partial Spearman)", "loss", "sparsity", "difficulty"),
+        correlated("felt", "harder examples are predicted worse (Spearman of known difficulty with the loss)", "difficulty", "loss"),
+        correlated("difficulty given prediction", "sparser examples are harder, given loss, entropy, logit norm and length", "difficulty", "sparsity", *PREDICTION, "length"),
     )  # fmt: skip
     rulings = (
         Ruling(
