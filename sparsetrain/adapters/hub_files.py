@@ -171,7 +171,8 @@ def load_encoder(name: str) -> tuple[nn.Module, Callable[[Sequence[str]], Any]]:
         raise ValueError(
             f"similarity=hf:{name}: its tokenizer has no token to fill texts up with; give a sentence encoder"
         )
-    longest = int(cast(Any, encoder).config.max_position_embeddings)
+    # Encoders that number positions from 2 on read fewer tokens than they have positions; their tokenizer knows.
+    longest = min(int(cast(Any, encoder).config.max_position_embeddings), backend.model_max_length)
 
     def tokenize(texts: Sequence[str]) -> Any:
         return backend(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")

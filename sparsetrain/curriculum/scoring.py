@@ -4,7 +4,8 @@
    or over the question, before any of the answer is seen.
 2. What two questions have in common is the cosine of their mean activations at a hook point, the mean of all of them taken off; or of the
    embeddings of a sentence encoder.
-3. Scores are kept under the hash of the model's weights and of what was read: a second call reads nothing, an interrupted one goes on.
+3. Scores are kept under the hash of the model's weights and of what was read: a second call reads nothing, an interrupted one goes on. Only
+   embeddings of a sentence encoder are made anew.
 """
 
 from collections.abc import Callable, Sequence
@@ -106,7 +107,7 @@ def score(
         items: examples with their answers, as prompts without demonstrations.
         config: what is read.
         folder: of all scores; these get one of their own below it, named by their content.
-        texts: questions, for a sentence encoder.
+        texts: questions, one an item, for a sentence encoder; not looked at without one.
         batch_size: examples of one forward pass; changes the speed alone.
         on_items: called with the number of examples of each batch.
 
@@ -127,8 +128,12 @@ def score(
 
     def read(numbers: Sequence[int]) -> Arrays:
         some = [items[i] for i in numbers]
-        found = read_items_of_any_length(model.module, some, looks, batch_size=batch_size)
-        return {**found, "vectors": question_vectors(model, some, config.hook_point)}
+        answered = read_items_of_any_length(model.module, some, Looks(points=()), batch_size=batch_size)
+        alone = read_items_of_any_length(
+            model.module, [question_of(item) for item in some], looks, batch_size=batch_size
+        )
+        sparsity = {name: values for name, values in alone.items() if name.startswith(f"{config.hook_point}|")}
+        return {**answered, **sparsity, "vectors": question_vectors(model, some, config.hook_point)}
 
     arrays = kept_in_batches(read, by_length(items), folder / key[:32], batch_size=batch_size, on_items=on_items)
     measured = arrays[f"{config.hook_point}|none|{config.read_out}|{config.measure}"]
@@ -139,6 +144,7 @@ def score(
         )
     vectors = arrays["vectors"]
     if config.similarity != OF_MODEL:
+        assert len(texts) == len(items), "an encoder needs the text of every question"
         vectors = sentence_vectors(config.similarity.removeprefix(SENTENCE_PREFIX), texts)
     return Scores(
         sparsity=measured if MEASURES[config.measure].direction == "higher" else -measured,
@@ -150,6 +156,11 @@ def score(
         length=arrays["n_tokens"],
         vectors=directions(vectors),
     )
+
+
+def question_of(item: Item) -> Item:
+    """An item that ends where its answer begins: with more of the answer behind it, the mean over its tokens would show the answer."""
+    return Item(tokens=item.tokens[: item.last + 2], n_answer=1)
 
 
 def question_vectors(model: LanguageModel, items: Sequence[Item], point: str) -> Floats:
