@@ -3,25 +3,26 @@
 1. An arm sees scores alone: of every example of the pool its sparsity, loss, length and (where known) difficulty, and of the question its
    sparsity and its similarity to every example. It never sees an answer to the question.
 2. *Orders* show the `n_shown` most similar examples and differ in nothing but their order; their control is a random order.
-3. *Choices* take their demonstrations out of the `n_retrieved` most similar ones; their control draws as many of these at random.
+3. *Choices* take their demonstrations out of the `n_retrieved` most similar ones; their control takes as many of these without knowing how
+   sparse they are. A rule that prefers similar ones besides has a control that does so too.
 
 Source: Jin et al. 2026 (arXiv 2603.03415) for `published`; docs/curriculum.md says where ours differs from the released code.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsetrain.curriculum.ranking import level_in, levels_of, rank_in, ranks
+from sparsetrain.curriculum.ranking import check_levels, level_in, levels_of, rank_in, ranks
 from sparsetrain.typed import Count, Several
 
 Floats = NDArray[np.float64]
 Branch = Literal["easy", "medium", "hard"]
 BRANCHES: tuple[Branch, ...] = get_args(Branch)
-ZERO_SHOT, RANDOM_ORDER, DRAWN = "zero_shot", "random_order", "drawn"
+ZERO_SHOT, RANDOM_ORDER, DRAWN, DEALT = "zero_shot", "random_order", "drawn", "dealt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +178,7 @@ def drawn(pool: Pool, asked: Asked, choice: ChoiceConfig, rng: np.random.Generat
     return rng.permutation(found)[: choice.n_shown].tolist()
 
 
-@arm("sparsity-guided, as published: own level, and one harder or one easier", control=DRAWN)
+@arm("sparsity-guided, as published: own level, and one harder or one easier", control=DEALT)
 def published(pool: Pool, asked: Asked, choice: ChoiceConfig, rng: np.random.Generator) -> Sequence[int]:
     """An easy question is shown examples of its own level, then harder ones; a hard one easier ones, then its own; others their own alone.
 
@@ -205,11 +206,17 @@ def published(pool: Pool, asked: Asked, choice: ChoiceConfig, rng: np.random.Gen
             return take(level, n)
 
 
+@arm("as published, with the sparsity of the pool dealt out among its examples at random", is_random=True)
+def dealt(pool: Pool, asked: Asked, choice: ChoiceConfig, rng: np.random.Generator) -> Sequence[int]:
+    """Of a level the published rule takes the most similar ones, and so does this control: it is told apart from it by sparsity alone."""
+    return published(replace(pool, sparsity=rng.permutation(pool.sparsity)), asked, choice, rng)
+
+
 @arm("sparsity-guided, ours: those as sparse as the question, the sparsest last", control=DRAWN)
 def matched(pool: Pool, asked: Asked, choice: ChoiceConfig, rng: np.random.Generator) -> Sequence[int]:
     """Of those retrieved the ones whose rank of sparsity is nearest to the question's; equally near ones by similarity."""
     place, own = ranks(pool.sparsity), rank_in(asked.sparsity, pool.sparsity)
-    # A question's rank lies between two places of the pool, which are equally near.
+    # A rank lies between two places of the pool, which are equally near.
     near = sorted(retrieved(asked, choice.n_retrieved), key=lambda i: abs(int(place[i]) + 0.5 - own))
     return sorted(near[: choice.n_shown], key=lambda i: place[i])
 
@@ -222,6 +229,19 @@ def branch_of(level: int, n_levels: int) -> Branch:
     return BRANCHES[min(2, int(3 * (level + 0.5) / n_levels))]
 
 
+def check_pool(choice: ChoiceConfig, n: int, n_allowed: int) -> None:
+    """Whether a pool of n examples is large enough, n_allowed of which may be shown.
+
+    Raises:
+        ValueError: fewer examples may be shown than are asked for; fewer examples than levels.
+    """
+    if n_allowed < choice.n_shown:
+        raise ValueError(
+            f"n_shown={choice.n_shown} demonstrations, but only {n_allowed} examples of the pool may be shown; lower it or give a larger pool"
+        )
+    check_levels(n, choice.n_levels)
+
+
 def chosen(pool: Pool, asked: Asked, choice: ChoiceConfig, name: str, item: int) -> list[tuple[int, ...]]:
     """The prompts of one question in an arm: one, or as many as are drawn.
 
@@ -232,16 +252,12 @@ def chosen(pool: Pool, asked: Asked, choice: ChoiceConfig, name: str, item: int)
         item: number of the question; draws are a function of the seed, the arm's name and it.
 
     Raises:
-        ValueError: fewer examples may be shown than are asked for.
+        ValueError: as `check_pool`.
     """
-    if (n := int(asked.allowed.sum())) < choice.n_shown:
-        raise ValueError(
-            f"n_shown={choice.n_shown} demonstrations, but only {n} examples of the pool may be shown; lower it or give a larger pool"
-        )
+    check_pool(choice, len(pool), int(asked.allowed.sum()))
     entry = ARMS[name]
-    number = list(ARMS).index(name)
     draws = range(choice.n_draws if entry.is_random else 1)
-    generators = (np.random.default_rng((choice.seed, number, item, draw)) for draw in draws)
+    generators = (np.random.default_rng((choice.seed, item, draw, *name.encode())) for draw in draws)
     return [tuple(entry.rule(pool, asked, choice, generator)) for generator in generators]
 
 

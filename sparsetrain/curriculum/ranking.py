@@ -20,6 +20,16 @@ def ranks(scores: ArrayLike) -> Ints:
     return values.argsort(kind="stable").argsort(kind="stable")
 
 
+def check_levels(n: int, n_levels: int) -> None:
+    """Whether every level has one of n examples.
+
+    Raises:
+        ValueError: fewer examples than levels.
+    """
+    if n < n_levels:
+        raise ValueError(f"n_levels={n_levels}, but the pool has {n} examples; lower it or give a larger pool")
+
+
 def levels_of(scores: ArrayLike, n_levels: int) -> Ints:
     """Levels of equal size, 0 the lowest scores: floor(rank n_levels / n). `[n] -> [n]`
 
@@ -27,17 +37,17 @@ def levels_of(scores: ArrayLike, n_levels: int) -> Ints:
         ValueError: fewer scores than levels.
     """
     place = ranks(scores)
-    if len(place) < n_levels:
-        raise ValueError(f"n_levels={n_levels}, but the pool has {len(place)} examples; lower it or give a larger pool")
+    check_levels(len(place), n_levels)
     return place * n_levels // len(place)
 
 
-def rank_in(score: float, scores: ArrayLike) -> int:
-    """How many of the scores are lower: the rank that a score from elsewhere would have among them, 0 to n."""
-    return int((np.asarray(scores, dtype=np.float64) < score).sum())
+def rank_in(score: float, scores: ArrayLike) -> float:
+    """The rank that a score would have among them, 0 to n: how many are lower, and half of those that are equal to it."""
+    values = np.asarray(scores, dtype=np.float64)
+    return float((values < score).sum() + (values == score).sum() / 2)
 
 
 def level_in(score: float, scores: ArrayLike, n_levels: int) -> int:
     """The level of a score from elsewhere; one below all of them is in level 0, one above all of them in the last."""
-    n = len(np.asarray(scores))
-    return min(n_levels - 1, rank_in(score, scores) * n_levels // n)
+    values = np.asarray(scores, dtype=np.float64)
+    return min(n_levels - 1, int((values < score).sum()) * n_levels // len(values))
