@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sparsetrain.adapters import LanguageModel
 from sparsetrain.curriculum.arms import Asked, ChoiceConfig, Pool, arms_of, chosen
 from sparsetrain.curriculum.compare import Answers
-from sparsetrain.curriculum.prompts import Example, WordingConfig, Written, write
+from sparsetrain.curriculum.prompts import Example, WordingConfig, write
 from sparsetrain.curriculum.ranking import levels_of, ranks
 from sparsetrain.curriculum.scoring import SIZE, Scores
 from sparsetrain.data.probes import ProbeTokenizer
@@ -79,11 +79,11 @@ def prepare(
         tokenizer: of the model.
         wording, choice: of all arms.
         pool, of_pool: examples that may be shown, and their scores.
-        asked, of_asked: questions, and their scores; none of them is longer than the budget.
+        asked, of_asked: questions, and their scores.
         n_tokens: budget of a prompt with its answer; None: none.
 
     Raises:
-        ValueError: fewer examples may be shown than are asked for.
+        ValueError: fewer examples may be shown than are asked for, or fewer than levels; a question that the tokenizer cannot write within the budget.
     """
     known, similarity = pool_of(pool, of_pool), of_pool.similarity(of_asked)
     arms, number = arms_of(known), dict[Item, int]()
@@ -97,7 +97,10 @@ def prepare(
             places: list[int] = []
             for order in chosen(known, seen, choice, name, i):
                 written = write(tokenizer, wording, [pool[j] for j in order], question, n_tokens)
-                assert isinstance(written, Written), written
+                if isinstance(written, str):
+                    raise ValueError(
+                        f"{question.place or 'a question'}: {question.question!r} cannot be asked in arm {name}, {written}; leave it out"
+                    )
                 n_dropped[name] += written.n_dropped
                 places.append(number.setdefault(written.item, len(number)))
             of[name].append(places)

@@ -35,7 +35,7 @@ def test_every_score_by_hand(tmp_path):
     assert found.sparsity == pytest.approx([1 - n / WIDTH for n in (3, 12, 7)])
     assert found.loss == pytest.approx([RIGHT + 10, RIGHT, RIGHT], abs=1e-6)
     assert found.correct.tolist() == [0, 1, 1] and found.length.tolist() == [4, 3, 5]
-    assert found.logit_norm == pytest.approx(10)
+    assert found.logit_norm == pytest.approx(10 * (1 - 1 / 128) ** 0.5)  # less the mean of 128 logits
     assert ranks(found.sparsity).tolist() == [2, 0, 1] and levels_of(found.sparsity, 3).tolist() == [2, 0, 1]
 
 
@@ -151,7 +151,7 @@ def test_the_batch_changes_nothing(tmp_path, make_model):
 
 def test_what_cannot_be_read_is_refused(tmp_path):
     items = [item_of("a", "0"), item_of("b", "0")]
-    with pytest.raises(ValueError, match="measure='ginny' is no measure; there are .*gini"):
+    with pytest.raises(ValueError, match=r"measure='ginny' is no measure; there are .*gini"):
         ScoreConfig(measure="ginny")
     with pytest.raises(ValueError, match="similarity='words' must be model or hf:<folder or hub name> of a sentence encoder"):  # fmt: skip
         ScoreConfig(similarity="words")
