@@ -5,14 +5,14 @@ The smallest difference that a comparison can see is said before it runs.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import sqrt
+from math import sqrt, tanh
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri  # pyright: ignore[reportMissingTypeStubs]
 
 from sparsetrain.curriculum.arms import ARMS, RANDOM_ORDER, ZERO_SHOT
-from sparsetrain.stats.intervals import Estimate, paired_shares
+from sparsetrain.stats.intervals import Estimate, paired_shares, share
 
 Floats = NDArray[np.float64]
 POWER = 0.8
@@ -34,7 +34,7 @@ class Answers:
 
     def accuracy(self, arm: str, confidence: float = 0.95) -> Estimate:
         """Share of the items; the interval counts items, not draws."""
-        return paired_shares(self.right[arm], np.zeros_like(self.right[arm]), confidence=confidence)
+        return share(self.right[arm], confidence=confidence)
 
     def gain(self, arm: str, confidence: float = 0.95) -> Estimate:
         """Accuracy of an arm minus that of its control, of the same items."""
@@ -50,6 +50,22 @@ class Answers:
         return float((self.right[RANDOM_ORDER] - self.right[ZERO_SHOT]).mean())
 
 
+def detectable_correlation(n_items: int, *, confidence: float = 0.95) -> float:
+    """The smallest rank correlation that is seen with a chance of `POWER`: tanh((z(confidence) + z(power)) sqrt(1.06 / (n - 3))), two-sided.
+
+    Args:
+        n_items: that have both values; more than three.
+        confidence: of the interval that must leave out 0.
+
+    Source: Fieller, Hartley and Pearson 1957, Tests for rank correlation coefficients I, for the variance.
+    """
+    return tanh(_both(confidence) * sqrt(1.06 / (n_items - 3)))
+
+
+def _both(confidence: float) -> float:
+    return float(-ndtri((1 - confidence) / 2) + ndtri(POWER))
+
+
 def detectable_share(n_items: int, *, confidence: float = 0.95, apart: float = APART) -> float:
     """The smallest difference of two paired shares that is seen with a chance of `POWER`.
 
@@ -62,4 +78,4 @@ def detectable_share(n_items: int, *, confidence: float = 0.95, apart: float = A
 
     Source: Connor 1987, Sample size for testing differences in proportions for the paired-sample design, for small differences.
     """
-    return float((-ndtri((1 - confidence) / 2) + ndtri(POWER)) * sqrt(apart / n_items))
+    return _both(confidence) * sqrt(apart / n_items)

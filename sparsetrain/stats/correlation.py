@@ -24,6 +24,11 @@ def _ranks(v: Floats) -> Callable[[Ints], Floats]:
     return ranks
 
 
+def mean_ranks(v: Floats) -> Floats:
+    """Ranks from 1 on, ties at their mean rank. `[n] -> [n]`"""
+    return _ranks(v)(np.arange(len(v))[None])[0]
+
+
 def _correlate(x: Floats, y: Floats) -> Floats:
     """Pearson correlation along the last axis, NaN where one side is constant: `[..., n]`, `[..., n]` -> `[...]`."""
     x, y = (a - a.mean(-1, keepdims=True) for a in (x, y))
@@ -96,8 +101,7 @@ def permutation_p(x: ArrayLike, y: ArrayLike, *, n_permutations: int = 1000, see
 
     The shuffled-difficulty null. (k + 1) / (n_permutations + 1), two-sided.
     """
-    everything = [_ranks(v) for v in columns(3, x=x, y=y)]
-    a, b = (ranks(np.arange(len(np.asarray(x)))[None])[0] for ranks in everything)
+    a, b = map(mean_ranks, columns(3, x=x, y=y))
     generator = np.random.default_rng(seed)
     shuffled = np.array(
         [_correlate(np.asarray(generator.permutation(a), dtype=np.float64), b) for _ in range(n_permutations)]

@@ -237,6 +237,27 @@ def paired_shares(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Es
     return Estimate(value=float(d.mean()), lo=centre - half, hi=centre + half, n=n, method=method)
 
 
+def share(a: ArrayLike, *, confidence: float = 0.95) -> Estimate:
+    """Share of items that are right, with Wilson's interval, which has a width at 0 and 1 and never leaves them.
+
+    An item that is right in some of several tries counts as so much; such a share varies less than the interval allows for.
+
+    Args:
+        a: `[n]`, each in [0, 1].
+        confidence: of the interval.
+
+    Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
+    """
+    (a,) = columns(2, a=a)
+    n, z = len(a), -float(ndtri((1 - confidence) / 2))
+    value, wider = float(a.mean()), 1 + z * z / n
+    centre = (value + z * z / (2 * n)) / wider
+    half = z * sqrt(value * (1 - value) / n + (z / (2 * n)) ** 2) / wider
+    return Estimate(
+        value=value, lo=centre - half, hi=centre + half, n=n, method=f"share, {confidence:.2%} Wilson interval"
+    )
+
+
 def nested(values: ArrayLike, *, n_bootstrap: int = 1000, confidence: float = 0.95, seed: int) -> Estimate:
     """Mean over groups of items (seeds with items of their own): groups are resampled, and within each drawn one its items.
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sparsetrain.stats.correlation import _ranks, permutation_p, spearman
+from sparsetrain.stats.correlation import _ranks, mean_ranks, permutation_p, spearman
 
 
 def rng(seed=0):
@@ -61,3 +61,7 @@ def test_rows_are_resampled_where_items_of_a_row_belong_together():
     assert np.isnan(given.value)
     with pytest.raises(ValueError, match="give one value per item"):
         spearman(x, y.T, seed=0)
+
+
+def test_mean_ranks_share_ties():
+    assert mean_ranks(np.array([3.0, 1.0, 3.0, 0.0])).tolist() == [3.5, 2, 3.5, 1]

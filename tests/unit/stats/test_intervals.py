@@ -12,6 +12,7 @@ from sparsetrain.stats.intervals import (
     over_seeds,
     paired_shares,
     percentiles,
+    share,
     simultaneous,
 )
 
@@ -132,3 +133,19 @@ def test_paired_shares_cover_where_few_items_differ(n):
         got = paired_shares(one[:, :2].sum(1), one[:, [0, 2]].sum(1))
         hits += got.lo <= 0.02 <= got.hi
     assert hits >= 940
+
+
+def test_share_by_hand():
+    """Wilson's interval of 5 of 10: (.5 + z^2 / 20) / (1 + z^2 / 10) -+ z sqrt(.025 + z^2 / 400) / (1 + z^2 / 10)."""
+    got, z = share(np.repeat([0.0, 1.0], 5)), 1.959964
+    assert got.value == 0.5 and got.n == 10
+    half = z * (0.025 + z * z / 400) ** 0.5 / (1 + z * z / 10)
+    assert (got.lo, got.hi) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
+    assert share(np.full(10, 0.5)) == got  # right in half of its tries
+
+
+def test_share_is_that_of_scipy():
+    for k in (0, 3, 25):
+        want = stats.binomtest(k, 25).proportion_ci(0.99, method="wilson")
+        got = share(np.arange(25) < k, confidence=0.99)
+        assert (got.lo, got.hi) == pytest.approx((want.low, want.high), abs=1e-9)
