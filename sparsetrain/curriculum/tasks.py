@@ -53,8 +53,8 @@ class Dealt:
 
 
 def is_regular(word: str, form: str, ending: str) -> bool:
-    """Whether a form is its word (its last letter aside: try, tried) with an ending behind it."""
-    return form.startswith(word[:-1]) and form.endswith(ending)
+    """Whether a form is its word (a last y aside: try, tried) with an ending behind it; not so leaf, leaves."""
+    return form.startswith(word.removesuffix("y")) and form.endswith(ending)
 
 
 def _relation(name: str) -> Task:
@@ -78,15 +78,19 @@ def _relation(name: str) -> Task:
 
 
 def sums(n: int = 900) -> Task:
-    """Sums of two numbers of as many digits, the same number of examples of each."""
+    """Sums of two numbers of as many digits, as many of each; of one digit there are fewer, half of all that there can be.
+
+    The same numbers the other way round are the same sum: its answer could be copied from there.
+    """
     rng = Random("sums")
     found: dict[tuple[int, int], Example] = {}
     for digits in DIGITS:
-        highest = 10**digits
-        n_found, n_possible = len(found), (highest - highest // 10) ** 2
+        least, most = 10 ** (digits - 1) if digits > 1 else 0, 10**digits
+        n_found, n_possible = len(found), (most - least) * (most - least + 1) // 2
         while len(found) < n_found + min(n // len(DIGITS), n_possible // 2):
-            a, b = (rng.randrange(highest // 10 if digits > 1 else 0, highest) for _ in range(2))
-            found[a, b] = Example(question=f"{a} + {b}", answer=str(a + b), difficulty=float(digits), place=SUMS)
+            a, b = (rng.randrange(least, most) for _ in range(2))
+            if (b, a) not in found:
+                found[a, b] = Example(question=f"{a} + {b}", answer=str(a + b), difficulty=float(digits), place=SUMS)
     return Task(
         name=SUMS,
         difficulty="more digits",
