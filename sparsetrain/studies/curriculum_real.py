@@ -14,21 +14,21 @@ from pathlib import Path
 
 import numpy as np
 
-from sparsetrain.curriculum.arms import ARMS, DRAWN, RANDOM_ORDER, ZERO_SHOT, ChoiceConfig
-from sparsetrain.curriculum.compare import Answers, detectable_share
+from sparsetrain.curriculum.arms import ARMS, DEALT, DRAWN, RANDOM_ORDER, ZERO_SHOT, ChoiceConfig, check_pool
+from sparsetrain.curriculum.compare import Answers, detectable_correlation, detectable_share
 from sparsetrain.curriculum.prompting import ORDERING, Prepared, answer, pool_of, prepare, write_ordering
 from sparsetrain.curriculum.prompts import Example, Written, write
-from sparsetrain.curriculum.ranking import ranks
 from sparsetrain.curriculum.scoring import ScoreConfig, Scores, score
 from sparsetrain.curriculum.tasks import SUMS, TASKS, Dealt, Task, deal
 from sparsetrain.data.probes import Probe, Probes, ProbesConfig, ProbeTokenizer
+from sparsetrain.hooks import select_points
 from sparsetrain.progress import progress_bar
 from sparsetrain.representation.active import Prompts
-from sparsetrain.stats.correlation import spearman
+from sparsetrain.stats.correlation import mean_ranks, spearman
 from sparsetrain.stats.intervals import Estimate, Floats, over_items
 from sparsetrain.stats.number import number
 from sparsetrain.store import recall
-from sparsetrain.studies.engine import StageResult
+from sparsetrain.studies.engine import StageResult, section_of
 from sparsetrain.studies.frozen import FrozenStudy, Put, ReadResult, item_of
 from sparsetrain.studies.readings import correlation
 from sparsetrain.studies.section import ResultTable, TableCell
@@ -56,7 +56,7 @@ class TaskReadings:
 
     answers: Answers
     scores: Scores
-    """Of the pool, in ranks within each task where there are several."""
+    """Of all examples, those that are asked and the pool, each alone; in ranks within each task where there are several."""
     difficulty: Floats
     n_bootstrap: int
     confidence: float
@@ -70,7 +70,7 @@ class TaskReadings:
         return over_items(self.answers.falls(arm), n_bootstrap=self.n_bootstrap, confidence=self.confidence, seed=0)
 
     def correlation(self, x: str, y: str, *given: str) -> Estimate:
-        """Rank correlation of two of `difficulty` and the scores, over the pool, given others."""
+        """Rank correlation of two of `difficulty` and the scores, over all examples, given others."""
         of = {"difficulty": self.difficulty, **vars(self.scores)}
         covariates = [of[name] for name in given]
         return spearman(
@@ -79,10 +79,10 @@ class TaskReadings:
 
 
 def together(tasks: Sequence[TaskReadings]) -> TaskReadings:
-    """All tasks as one: questions one behind the other, scores in ranks from 0 to 1 within each task."""
+    """All tasks as one: questions one behind the other, scores in ranks from 0 to 1 within each task, ties at their mean."""
 
     def ranked(values: Floats) -> Floats:
-        return (ranks(values) + 0.5) / len(values)
+        return (mean_ranks(values) - 0.5) / len(values)
 
     scores: dict[str, Floats] = {}
     for name in vars(tasks[0].scores):
@@ -167,7 +167,8 @@ class CurriculumRealStudy(FrozenStudy[TaskReadings]):
     """Claims are made about each task, and about all of them together.
 
     Raises:
-        ValueError: as `FrozenStudy`; a second model; a hook point that the model does not have.
+        ValueError: as `FrozenStudy`; a second model; later, before anything is read, a pool that is too small.
+        KeyError: then too, a hook point that the model does not have.
     """
 
     question = "Does sparsity order the demonstrations of a prompt in a pretrained language model?"
@@ -190,7 +191,7 @@ class CurriculumRealStudy(FrozenStudy[TaskReadings]):
         ),
         Ruling(
             name="as published",
-            statement="choosing demonstrations by sparsity as published helps, against random draws",
+            statement="choosing demonstrations by sparsity as published helps, against the same rule without knowing sparsity",
             needs=("published",),
         ),
         Ruling(
@@ -225,15 +226,21 @@ class CurriculumRealStudy(FrozenStudy[TaskReadings]):
 
     @property
     def budget(self) -> int | None:
-        """Tokens of a prompt that the model reads."""
-        return self.model_of(self.puts[0]).n_ctx
+        """Most tokens of a prompt with its answer, whose last one is predicted and never read."""
+        n_ctx = self.model_of(self.puts[0]).n_ctx
+        return None if n_ctx is None else n_ctx + 1
 
     @cached_property
     def dealt(self) -> Mapping[str, tuple[Task, Dealt]]:
         """Task -> its examples, and their parts."""
-        tokenizer = self.model_of(self.puts[0]).tokenizer
+        model = self.model_of(self.puts[0])
+        select_points(model.module, (self.score.hook_point,))
         tasks = {name: TASKS[name]() for name in self.tasks}
-        return {name: (task, dealt_of(task, self.frozen.probes, tokenizer)) for name, task in tasks.items()}
+        dealt = {name: (task, dealt_of(task, self.frozen.probes, model.tokenizer)) for name, task in tasks.items()}
+        with section_of("study.choice"):
+            for _, one in dealt.values():
+                check_pool(self.choice, len(one.pool), len(one.pool) - one.leaves_one_out)
+        return dealt
 
     def inputs(self, put: Put) -> Mapping[str, object]:
         weights = self.model_of(put).weights_sha256
@@ -248,17 +255,20 @@ class CurriculumRealStudy(FrozenStudy[TaskReadings]):
         arms = "; ".join(f"{name}: {arm.words}" for name, arm in ARMS.items())
         least = detectable_share(sum(n.values()), confidence=self.confidence)
         of_one = detectable_share(min(n.values()), confidence=self.confidence)
+        n_examples = sum(len(dealt.examples) for _, dealt in self.dealt.values())
+        of_ranks = detectable_correlation(n_examples, confidence=self.confidence)
         return (
             f"Tasks: {parts}. One wording a task for all arms: {'; '.join(f'{name} {task.wording.example!r}' for name, (task, _) in self.dealt.items())}. A question is "
             f"right if every token of its answer is the likeliest one, each given those before it; nothing is asked of what follows.",
             f"Every example is scored alone, in the same wording, before anything is asked: {self.score.measure} at {self.score.hook_point}, read at "
             f"{self.score.read_out} (last: the token that predicts the answer). Similarity: {self.score.similarity}. No arm sees an answer to the question.",
             f"Arms: {arms}. {self.choice.n_shown} demonstrations, those that choose out of the {self.choice.n_retrieved} most similar; {self.choice.n_levels} levels of the pool by rank; "
-            f"{self.choice.n_draws} draws where an arm is random. Arms that order are compared with {RANDOM_ORDER}, arms that choose with {DRAWN}: the same material, "
-            f"the same number of demonstrations.",
+            f"{self.choice.n_draws} draws where an arm is random. Arms that order are compared with {RANDOM_ORDER}, arms that choose with {DRAWN} or, where the rule prefers similar ones "
+            f"besides, with {DEALT}: the same material, the same number of demonstrations.",
             f"Smallest difference of accuracy that is seen with a chance of .8, if a fifth of the questions are right in one of two arms alone: {least:.3f} over all "
             f"tasks, {of_one:.3f} in a task. Differences below {MARGIN:g} are of no interest; where the interval does not leave them out the word is undecided.",
-            "Over all tasks questions stand one behind the other, and correlations are of ranks within each task.",
+            f"Correlations are over all examples, those that are asked and those in the pool, each scored alone. Over all tasks questions stand one behind "
+            f"the other, and correlations are of ranks within each task; the smallest that is seen with a chance of .8 is {of_ranks:.3f}.",
             *self.paragraphs(),
         )
 
@@ -362,12 +372,11 @@ class CurriculumRealStudy(FrozenStudy[TaskReadings]):
         put, (_, dealt) = self.put_of(subject.arm), self.dealt[subject.arm]
         folder = run_dir / self.folder(put)
         scores = self.scores_of(put, folder)
-        pool = np.array(dealt.pool)
-        known = pool_of([dealt.examples[i] for i in pool], scores[pool]).difficulty
+        known = pool_of(dealt.examples, scores).difficulty
         assert known is not None
         return TaskReadings(
             answers=self.answers_of(put, folder, self.prepared(put, scores)),
-            scores=scores[pool],
+            scores=scores,
             difficulty=known,
             n_bootstrap=self.frozen.n_bootstrap,
             confidence=self.confidence,
