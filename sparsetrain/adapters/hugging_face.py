@@ -102,6 +102,8 @@ class HookedHubModel(nn.Module):
         self.d_vocab = int(settings.vocab_size)
         takes = inspect.signature(cast(Any, hub).forward).parameters
         self._past_key = next((key for key in PAST_KEYS if key in takes), None)
+        # Where only keys and values are asked for, logits of one position spare the unembedding of all others.
+        self._fewest_logits = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
         self._n_head: int | None = getattr(settings, "num_attention_heads", None)
         found = locate(self._run, hub, min(N_PROBE, self.n_ctx or N_PROBE), self.d_vocab)
         self.left_out = found.left_out
@@ -132,7 +134,8 @@ class HookedHubModel(nn.Module):
         """Keys and values of tokens `[batch, pos]`, for `forward(past=)`; None: the model keeps none."""
         if self._past_key is None:
             return None
-        read = self.hub(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=True)
+        seen = torch.ones_like(tokens)
+        read = self.hub(input_ids=tokens, attention_mask=seen, use_cache=True, **self._fewest_logits)
         return getattr(read, self._past_key)
 
     def forward(self, tokens: Tensor, at: Tensor | None = None, past: Any = None) -> Tensor:
