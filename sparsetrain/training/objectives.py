@@ -29,3 +29,19 @@ def answer_loss(model: Transformer, batch: Mapping[str, Tensor]) -> Tensor:
     tokens = batch["tokens"]
     at = torch.full((len(tokens),), tokens.shape[1] - 2, device=tokens.device)
     return F.cross_entropy(model(tokens[:, :-1], at=at), tokens[:, -1])
+
+
+def answers_loss(every: int) -> Objective:
+    """Mean cross-entropy of the last token of each group of `every` tokens, nats: rows of pairs that each end in an answer.
+
+    `batch["tokens"]` is `[batch, n_pairs * every]` int64.
+    """
+
+    def loss(model: Transformer, batch: Mapping[str, Tensor]) -> Tensor:
+        tokens = batch["tokens"]
+        logits = model(tokens[:, :-1])[:, every - 2 :: every]
+        return F.cross_entropy(
+            rearrange(logits, "b n v -> (b n) v"), rearrange(tokens[:, every - 1 :: every], "b n -> (b n)")
+        )
+
+    return loss
