@@ -7,11 +7,12 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from sparsetrain.data.corpus import Corpus
@@ -113,27 +114,72 @@ class TokenStream:
         return {"corpus": self._content_hash, **order, **later, "weights": self._weights}
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Order:
+    """An order of rows, for instance by a score, named by its content.
+
+    Args:
+        rows: every number from 0 once, in the order of training, `[n_rows]` int64.
+    """
+
+    rows: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.rows.ndim != 1 or not np.array_equal(np.sort(self.rows), np.arange(len(self.rows))):
+            raise ValueError(
+                f"an order of {self.rows.size} rows must hold every number from 0 to {self.rows.size - 1} once"
+            )
+
+    @property
+    def sha256(self) -> str:
+        """Of the numbers."""
+        return hashlib.sha256(np.ascontiguousarray(self.rows, dtype="<i8").tobytes()).hexdigest()
+
+    @classmethod
+    def by(cls, scores: ArrayLike) -> "Order":
+        """From the lowest score to the highest; equal ones in their order.
+
+        Raises:
+            ValueError: a score that is not finite.
+        """
+        values = np.asarray(scores, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"{int((~np.isfinite(values)).sum())} of {len(values)} rows have no score; rows are ordered by finite scores"
+            )
+        return cls(rows=values.argsort(kind="stable"))
+
+
 class RowsStream:
-    """Given rows in their given order, each once: batch k is rows k * batch_size and on (the last one may be short).
+    """Given rows, each once: batch k is rows k * batch_size and on (the last one may be short) of an order.
 
     Args:
         tokens: `[n_rows, length]` int64.
         batch_size: rows of a batch.
+        order: of the rows; None: as they are given. Its hash is part of the stream's identity, so that no training is resumed in another one.
+
+    Raises:
+        ValueError: an order of another number of rows.
     """
 
-    def __init__(self, tokens: NDArray[np.int64], batch_size: int) -> None:
+    def __init__(self, tokens: NDArray[np.int64], batch_size: int, order: Order | None = None) -> None:
+        if order is not None and len(order.rows) != len(tokens):
+            raise ValueError(f"an order of {len(order.rows)} rows is given for {len(tokens)} rows; score these rows")
         self.tokens = tokens
         self.batch_size = batch_size
+        self.order = order
         self.n_batches = -(-len(tokens) // batch_size)
 
     def rows(self, k: int, rank: int, n_ranks: int) -> NDArray[np.int64]:
-        batch = self.tokens[k * self.batch_size : (k + 1) * self.batch_size]
+        here = slice(k * self.batch_size, (k + 1) * self.batch_size)
+        batch = self.tokens[here] if self.order is None else self.tokens[self.order.rows[here]]
         mine = _share(len(batch), rank, n_ranks)
         return batch[mine.start : mine.stop]
 
     def identity(self) -> dict[str, Any]:
         content = hashlib.sha256(np.ascontiguousarray(self.tokens).tobytes()).hexdigest()
-        return {"rows": content, "batch_size": self.batch_size}
+        order = {} if self.order is None else {"order": self.order.sha256}
+        return {"rows": content, "batch_size": self.batch_size, **order}
 
 
 def _share(n_rows: int, rank: int, n_ranks: int) -> range:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparsetrain.data.stream import RowsStream
+from sparsetrain.data.stream import Order, RowsStream
 from sparsetrain.export import read_meta
 from sparsetrain.hooks import NODE_KINDS
 from sparsetrain.model import Transformer
@@ -88,6 +88,7 @@ def train_arm(
     steps: Collection[int],
     readers: Mapping[str, Reader],
     *,
+    order: Order | None = None,
     objective: Objective = answer_loss,
     watchers: Sequence[SparsityTracker] = (),
     start: Callable[[Transformer], object] | None = None,
@@ -97,10 +98,11 @@ def train_arm(
 
     Args:
         config: of the arm.
-        rows: `[n_rows, length]` in the order of training; `n_steps` batches.
+        rows: `[n_rows, length]`; `n_steps` batches.
         folder: gets metrics.csv, checkpoints/ and export/.
         steps: optimizer steps at which is read, 0 being initialisation.
         readers: by name.
+        order: of training; None: as the rows are given.
         objective: batch -> loss.
         watchers: trackers of more splits.
         start: sets weights before the first step, after they are drawn.
@@ -111,7 +113,7 @@ def train_arm(
     """
     trained = train_model(
         config.recipe,
-        RowsStream(rows, config.trainer.micro_batch),
+        RowsStream(rows, config.trainer.micro_batch, order),
         Exporter(recipe=config.recipe, folder=folder, tokenizer=tokenizer),
         objective=objective,
         start=start,
