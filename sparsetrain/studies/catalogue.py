@@ -12,6 +12,7 @@ from sparsetrain.data.worlds.knowledge_graph import GraphConfig
 from sparsetrain.run import RunConfig
 from sparsetrain.studies.adaptive import AdaptiveConfig, AdaptiveStudy
 from sparsetrain.studies.adaptive_real import AdaptiveRealConfig, AdaptiveRealStudy
+from sparsetrain.studies.curriculum import CurriculumStudy, DemonstrationsConfig
 from sparsetrain.studies.curriculum_real import CurriculumRealStudy
 from sparsetrain.studies.engine import StudyRules
 from sparsetrain.studies.familiarity import FamiliarityStudy
@@ -35,6 +36,7 @@ class StudyConfig(StudyRules):
     """Of demonstrations, in the studies of curricula."""
     score: ScoreConfig = field(default_factory=ScoreConfig)
     """Of examples, there."""
+    demonstrations: DemonstrationsConfig = field(default_factory=DemonstrationsConfig)
     familiarity: FactsConfig = field(default_factory=FactsConfig)
     frozen: FrozenConfig = field(default_factory=FrozenConfig)
     """Of the studies that train nothing."""
@@ -52,6 +54,7 @@ STUDIES: Catalogue = {
     "adaptive_sparsity": lambda run, study: AdaptiveStudy(
         config=run, rules=study, adaptive=study.adaptive, graph=study.knowledge_graph
     ),
+    "curriculum": lambda run, study: CurriculumStudy(config=run, rules=study, demonstrations=study.demonstrations),
     "curriculum_real": lambda run, study: CurriculumRealStudy(
         config=run, rules=study, frozen=study.frozen, score=study.score, choice=study.choice
     ),
