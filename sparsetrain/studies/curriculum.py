@@ -30,7 +30,6 @@ from sparsetrain.data.worlds.functions import (
     even_rows,
     shuffle_answers,
 )
-from sparsetrain.export import load_model
 from sparsetrain.model import Transformer
 from sparsetrain.representation.measures import HEADLINE, MEASURES
 from sparsetrain.run import RunConfig
@@ -122,10 +121,19 @@ class Demonstrated:
     answer_loss: Mapping[str, Floats]
     """Nats, `[n_asked]`."""
     random_order: "Demonstrated | None" = None
-    """The model of the same rows in random order."""
+    """Of an ordered arm: the model of the same rows in random order."""
+    shuffled: "Demonstrated | None" = None
+    """The model of shuffled answers."""
 
     @classmethod
-    def load(cls, path: Path, n_shown: int, random_order: "Demonstrated | None") -> "Demonstrated":
+    def load(
+        cls,
+        path: Path,
+        n_shown: int,
+        *,
+        random_order: "Demonstrated | None" = None,
+        shuffled: "Demonstrated | None" = None,
+    ) -> "Demonstrated":
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
 
@@ -139,6 +147,7 @@ class Demonstrated:
             **{name: under(name) for name in parts},  # pyright: ignore[reportArgumentType]
             **{name: arrays[name] for name in whole},
             random_order=random_order,
+            shuffled=shuffled,
         )
 
     def families(self, part: str) -> list[str]:
@@ -284,18 +293,23 @@ class CurriculumStudy(WorldStudy[Demonstrated]):
         bound, least = number(chance + CHANCE, "fraction"), number(ITEMS, "questions")
 
         def gain(r: Demonstrated) -> float:
-            return r.gain("unseen")
+            return (r.random_order or r).gain("unseen")
 
-        def accuracy(r: Demonstrated) -> float:
-            return float(r.curve("unseen")[n])
+        def of_shuffled(r: Demonstrated) -> float:
+            assert r.shuffled is not None
+            return float(r.shuffled.curve("unseen")[n])
 
         def n_asked(r: Demonstrated) -> float:
             return float(len(r.asked))
 
-        return (
-            gate(f"shuffled, {SHUFFLED}", fooled, bound, accuracy, rule="at most", arm=SHUFFLED),
-            *(gate(f"learned, {arm}", f"{learned}, {arm}", number(GAIN, "fraction"), gain, arm=arm) for arm in (DENSE, SPARSE)),
-            *(gate(f"questions, {arm}", f"questions, {arm}", least, n_asked, arm=arm) for arm in (DENSE, SPARSE)),
+        return tuple(
+            of_arm
+            for arm in (DENSE, SPARSE, EASY, HARD)
+            for of_arm in (
+                gate(f"learned, {arm}", f"{learned}, {DENSE if arm in (EASY, HARD) else arm}", number(GAIN, "fraction"), gain, arm=arm),
+                gate(f"shuffled, {arm}", fooled, bound, of_shuffled, rule="at most", arm=arm),
+                gate(f"questions, {arm}", f"questions, {arm}", least, n_asked, arm=arm),
+            )
         )  # fmt: skip
 
     def config_of(self, arm: str, seed: int) -> RunConfig:
@@ -338,7 +352,6 @@ class CurriculumStudy(WorldStudy[Demonstrated]):
             config, rows, folder, (), {},
             order=order, objective=answers_loss(LENGTH), start=lambda model: start_matching_(model, d),
         )  # fmt: skip
-        model = load_model(folder / "export")
         if arm == DENSE:
             sign = 1 if MEASURES[HEADLINE].direction == "higher" else -1
             np.savez(folder / "rows.npz", sparsity=sign * row_sparsity(model, rows))
@@ -377,15 +390,17 @@ class CurriculumStudy(WorldStudy[Demonstrated]):
         }
 
     def read(self, run_dir: Path, results: Mapping[str, StageResult]) -> Mapping[Subject, Sequence[Demonstrated]]:
-        n = self.demonstrations.choice.n_shown
-        random = [Demonstrated.load(run_dir / self.folder(DENSE, seed) / "read.npz", n, None) for seed in self.seeds]
-        return {
-            subject: [
-                Demonstrated.load(run_dir / self.folder(subject.arm, seed) / "read.npz", n, dense)
-                for seed, dense in zip(self.seeds, random, strict=True)
-            ]
-            for subject in self.subjects
-        }
+        def loaded(arm: str, seed: int, **others: Demonstrated) -> Demonstrated:
+            path = run_dir / self.folder(arm, seed) / "read.npz"
+            return Demonstrated.load(path, self.demonstrations.choice.n_shown, **others)
+
+        found: dict[Subject, list[Demonstrated]] = {subject: [] for subject in self.subjects}
+        for seed in self.seeds:
+            shuffled, dense = loaded(SHUFFLED, seed), loaded(DENSE, seed)
+            for subject, readings in found.items():
+                others = {"random_order": dense} if subject.arm in (EASY, HARD) else {}
+                readings.append(loaded(subject.arm, seed, shuffled=shuffled, **others))
+        return found
 
     def figures(self, read: Mapping[Subject, Sequence[Demonstrated]]) -> Sequence[Figure]:
         x = list(range(self.demonstrations.n_pairs))

@@ -40,7 +40,7 @@ class FunctionsConfig:
     """Most demonstrations; a row of training has one pair more, and each of its answers is trained on."""
     n_seen: Count = 1000
     """Seen functions of a family that has so many."""
-    n_held: Count = 6
+    n_held: Count = 10
     """Unseen functions of a family, and as many validation ones; of a small family a quarter and an eighth."""
 
     def __post_init__(self) -> None:
