@@ -114,6 +114,8 @@ class Demonstrated:
     """Of rows of unseen functions, higher is sparser, `[n_rows, n_pairs]`."""
     operations: Ints
     """`[n_rows, n_pairs]`."""
+    answers: Ints
+    """Of the same rows, `[n_rows, n_pairs]`."""
     asked: Ints
     """Index in `FAMILIES` of each question, `[n_asked]`."""
     right: Mapping[str, Floats]
@@ -141,7 +143,7 @@ class Demonstrated:
             return {name.split("|")[1]: values for name, values in arrays.items() if name.startswith(f"{head}|")}
 
         parts = ("family", "correct", "loss", "right", "answer_loss")
-        whole = ("sparsity", "operations", "asked")
+        whole = ("sparsity", "operations", "answers", "asked")
         return cls(
             n_shown=n_shown,
             **{name: under(name) for name in parts},  # pyright: ignore[reportArgumentType]
@@ -163,6 +165,14 @@ class Demonstrated:
         """Accuracy with the demonstrations of a prompt minus that with none."""
         curve = self.curve(part, family)
         return float(curve[self.n_shown] - curve[0])
+
+    def by_answer(self) -> float:
+        """Accuracy on unseen functions with the demonstrations of a prompt, mean over answers: chance for whoever always says the same.
+
+        A mean over families is not: a small one may have a single unseen constant.
+        """
+        right, answers = self.correct["unseen"][:, self.n_shown], self.answers[:, self.n_shown]
+        return float(np.mean([right[answers == answer].mean() for answer in np.unique(answers)]))
 
     def differences(self, way: str) -> Floats:
         """Accuracy of a way of prompting minus its control, by question; of known difficulty only where it is graded."""
@@ -289,7 +299,7 @@ class CurriculumStudy(WorldStudy[Demonstrated]):
     def gates(self) -> Gates[Demonstrated]:
         n, chance = self.demonstrations.choice.n_shown, 1 / self.demonstrations.n_symbols
         learned = f"accuracy with {n} demonstrations minus that with none, unseen functions, mean over families"
-        fooled = f"accuracy with {n} demonstrations, unseen functions, trained on shuffled answers"
+        fooled = f"accuracy with {n} demonstrations, unseen functions, mean over answers, trained on shuffled answers"
         bound, least = number(chance + CHANCE, "fraction"), number(ITEMS, "questions")
 
         def gain(r: Demonstrated) -> float:
@@ -297,7 +307,7 @@ class CurriculumStudy(WorldStudy[Demonstrated]):
 
         def of_shuffled(r: Demonstrated) -> float:
             assert r.shuffled is not None
-            return float(r.shuffled.curve("unseen")[n])
+            return r.shuffled.by_answer()
 
         def n_asked(r: Demonstrated) -> float:
             return float(len(r.asked))
@@ -369,7 +379,7 @@ class CurriculumStudy(WorldStudy[Demonstrated]):
             found[f"family|{part}"] = np.array([names.index(functions[i].family) for i in rows.function])
             if part == "unseen":
                 sign = 1 if MEASURES[HEADLINE].direction == "higher" else -1
-                found |= {"sparsity": sign * seen.sparsity, "operations": rows.operations}
+                found |= {"sparsity": sign * seen.sparsity, "operations": rows.operations, "answers": answers}
                 misled = look(model, shuffle_answers(rows.tokens, rng)[:, :-1])
                 found |= {"correct|misled": misled.correct(answers), "loss|misled": misled.loss(answers)}
                 found["family|misled"] = found["family|unseen"]

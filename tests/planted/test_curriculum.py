@@ -46,6 +46,7 @@ def planted(
         loss=dict.fromkeys(parts, losses),
         sparsity=marks * operations + rng.standard_normal((n, 13)),
         operations=operations,
+        answers=rng.integers(0, 7, (n, 13)),
         asked=family,
         right={**dict.fromkeys(ARMS, right(0.0)), **more},
         answer_loss=dict.fromkeys(ARMS, losses[:, 0]),
@@ -120,6 +121,15 @@ def test_a_control_that_learns_spoils_the_study() -> None:
     assert not {gate.key: gate.passed for gate in section.gates}["shuffled, dense"]
 
 
+def test_saying_the_same_is_chance_whatever_the_unseen_functions_are() -> None:
+    r = planted(0)
+    answers = np.where(r.family["unseen"][:, None] == NAMES.index("constant"), 3, r.answers)
+    always = {**r.correct, "unseen": (answers == 3).astype(float)}
+    r = replace(r, answers=answers, correct=always)
+    assert r.by_answer() == pytest.approx(1 / 7)
+    assert r.curve("unseen")[8] > 1 / 7 + 0.05  # one family of ten is right by luck
+
+
 def test_the_plan_says_what_it_can_see_and_what_is_unseen() -> None:
     words = " ".join(STUDY.plan().method)
     assert (
@@ -144,4 +154,4 @@ def test_arms_have_the_study_s_names() -> None:
 )
 def test_sizes_that_cannot_hold(wrong: dict[str, int], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        DemonstrationsConfig(**wrong)
+        replace(DemonstrationsConfig(), **wrong)
