@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sparsetrain.curriculum import arms as prompting
-from sparsetrain.curriculum.arms import DRAWN, RANDOM_ORDER, ZERO_SHOT, ChoiceConfig
+from sparsetrain.curriculum.arms import DEALT, DRAWN, RANDOM_ORDER, ZERO_SHOT, ChoiceConfig
 from sparsetrain.curriculum.compare import detectable_share
 from sparsetrain.curriculum.scoring import FINAL
 from sparsetrain.data.stream import Order
@@ -228,7 +228,7 @@ TRAINING: tuple[Hypothesis[Demonstrated], ...] = (
 )  # fmt: skip
 OF_PROMPTS = (
     Ruling(name="order", statement="ordering the same demonstrations by sparsity helps, against random order", needs=("sparsity",)),
-    Ruling(name="as published", statement="choosing demonstrations by sparsity as published helps, against random draws", needs=("published",)),
+    Ruling(name="as published", statement="choosing demonstrations by sparsity as published helps, against the same rule without knowing sparsity", needs=("published",)),
     Ruling(name="ours", statement="choosing demonstrations as sparse as the question helps, against random draws", needs=("matched",)),
     Ruling(name="marks difficulty", statement="sparser items are harder, also given the model's own loss", needs=("difficulty", "difficulty given loss")),
 )  # fmt: skip
@@ -280,7 +280,7 @@ class CurriculumStudy(WorldStudy[Demonstrated]):
             for name, family in FAMILIES.items()
         )
         ways = "; ".join(
-            f"{name}: {prompting.ARMS[name].words}" for name in (ZERO_SHOT, RANDOM_ORDER, DRAWN, *COMPARED)
+            f"{name}: {prompting.ARMS[name].words}" for name in (ZERO_SHOT, RANDOM_ORDER, DRAWN, DEALT, *COMPARED)
         )
         return (
             f"Functions of two of {d.n_symbols} symbols, modulo {d.n_symbols}: {families}. A row shows one function {d.n_pairs} times, a pair is [a, b, ask, answer], and each answer is trained on. "
@@ -460,7 +460,7 @@ class CurriculumStudy(WorldStudy[Demonstrated]):
         rows: list[tuple[TableCell, ...]] = []
         for subject, seeds in read.items():
             if subject.arm in (DENSE, SPARSE):
-                for way in (ZERO_SHOT, RANDOM_ORDER, DRAWN, *COMPARED):
+                for way in (ZERO_SHOT, RANDOM_ORDER, DRAWN, DEALT, *COMPARED):
                     accuracy = seeds_number([float(r.right[way].mean()) for r in seeds], "fraction")
                     loss = seeds_number([float(r.answer_loss[way].mean()) for r in seeds], "nats")
                     d = np.stack([r.differences(way) for r in seeds]) if way in COMPARED else None
