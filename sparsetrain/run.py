@@ -34,7 +34,7 @@ from sparsetrain.representation.survey import SurveyConfig, survey, write_exampl
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
 from sparsetrain.representation.trends import survey_section
 from sparsetrain.sparsity import SparsityConfig, SparsitySection
-from sparsetrain.store import home, is_whole, sha256, write_atomic
+from sparsetrain.store import below_home, is_whole, sha256, write_atomic
 from sparsetrain.training.budget import BUDGET, StepBudget, steps_within
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, Validation, every
 from sparsetrain.training.checkpoints import CheckpointsConfig, newest, resume_path
@@ -126,8 +126,7 @@ class TrainedRun:
 
 def cache_dir(config: RunConfig) -> Path:
     """Where tokenised corpora are kept."""
-    path = Path(config.cache_dir)
-    return home() / path.relative_to("~") if path.parts[:1] == ("~",) else path.expanduser()
+    return below_home(config.cache_dir)
 
 
 def init_bigram_(model: Transformer, table: BigramTable) -> None:

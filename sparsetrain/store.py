@@ -154,6 +154,16 @@ def home() -> Path:
         return folder
 
 
+def below_home(path: str) -> Path:
+    """A folder as a config names it, `~` for the home folder.
+
+    Raises:
+        OSError: as `home`.
+    """
+    found = Path(path)
+    return home() / found.relative_to("~") if found.parts[:1] == ("~",) else found.expanduser()
+
+
 def fingerprint(data: object) -> str:
     """sha256 of plain data or dataclasses: equal content gives equal hashes, whatever the order of keys."""
     plain = TypeAdapter(object).dump_python(data, mode="json")

@@ -1,6 +1,6 @@
 """Other people's models behind the same few verbs as ours: logits, hook points, tokenizer.
 
-1. `load_language_model("hf:<path or name>")`, `("gguf:<file>")` or `("<run folder>")` gives a `LanguageModel`, whichever it is.
+1. `load_language_model("hf:<path or name>")`, `("gguf:<file>")` or `("<run folder>")` (also `run:<run folder>`) gives a `LanguageModel`, whichever it is.
 2. Its `module` maps tokens to logits and has hook points in the same naming, so that `hooked`, `record` and
    `measure_splits` work on it as on a model of ours (`hugging_face.py` says how).
 3. What an architecture does not show is not made up: it is absent, with the reason in `left_out`.
@@ -20,6 +20,8 @@ from sparsetrain.model import Transformer
 
 HUB_PREFIX = "hf:"
 GGUF_PREFIX = "gguf:"
+RUN_PREFIX = "run:"
+"""May stand in front of the folder of a run of ours, for whoever likes all names in one form."""
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -112,7 +114,7 @@ def load_language_model(name: str, *, device: str, precision: Precision = "float
     """Loads a model by what the user calls it.
 
     Args:
-        name: `hf:<folder or hub name>`, `gguf:<file>`, or the folder of a run or export of ours.
+        name: `hf:<folder or hub name>`, `gguf:<file>`, `zoo:<name>`, or the folder of a run or export of ours, with `run:` in front of it or without.
         device: cpu or cuda.
         precision: of the weights; ours are float32 only.
 
@@ -140,7 +142,7 @@ def load_language_model(name: str, *, device: str, precision: Precision = "float
         raise ValueError(
             f"precision={precision} is for models behind {HUB_PREFIX!r} and {GGUF_PREFIX!r}; exports of ours run in float32"
         )
-    folder = latest_export(name)
+    folder = latest_export(name.removeprefix(RUN_PREFIX), "model")
     model, tokenizer = exported.load(folder, device)
     check_finite(name, model)
     meta = read_meta(folder)

@@ -118,7 +118,7 @@ def arm(
 def retrieved(asked: Asked, n: int) -> list[int]:
     """The most similar examples that may be shown, the most similar first; equal ones in the order of the pool."""
     order = np.argsort(-asked.similarity, kind="stable")
-    return [int(i) for i in order if asked.allowed[i]][:n]
+    return order[asked.allowed[order]][:n].tolist()
 
 
 def shown(asked: Asked, choice: ChoiceConfig) -> list[int]:

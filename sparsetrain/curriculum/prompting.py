@@ -22,6 +22,7 @@ from sparsetrain.curriculum.prompts import Example, WordingConfig, write
 from sparsetrain.curriculum.ranking import levels_of, ranks
 from sparsetrain.curriculum.scoring import SIZE, Scores
 from sparsetrain.data.probes import ProbeTokenizer
+from sparsetrain.folder import own
 from sparsetrain.representation.active import Prompts
 from sparsetrain.representation.items import Arrays, Item, by_length, kept_in_batches
 from sparsetrain.store import fingerprint, write_atomic
@@ -72,6 +73,7 @@ def prepare(
     asked: Sequence[Example],
     of_asked: Scores,
     n_tokens: int | None,
+    on_asked: Callable[[int], object] = lambda n: None,
 ) -> Prepared:
     """Prompts of every question in every arm.
 
@@ -81,6 +83,7 @@ def prepare(
         pool, of_pool: examples that may be shown, and their scores.
         asked, of_asked: questions, and their scores.
         n_tokens: budget of a prompt with its answer; None: none.
+        on_asked: called with 1 for every question whose prompts are written.
 
     Raises:
         ValueError: fewer examples may be shown than are asked for, or fewer than levels; a question that the tokenizer cannot write within the budget.
@@ -89,8 +92,9 @@ def prepare(
     arms, number = arms_of(known), dict[Item, int]()
     of: dict[str, list[list[int]]] = {name: [] for name in arms}
     n_dropped, n_same = Counter(dict.fromkeys(arms, 0)), 0
+    questions = np.array([example.question.strip() for example in pool], dtype=object)
     for i, question in enumerate(asked):
-        allowed = np.array([example.question.strip() != question.question.strip() for example in pool])
+        allowed = questions != question.question.strip()
         n_same += int((~allowed).sum())
         seen = Asked(sparsity=float(of_asked.sparsity[i]), similarity=similarity[i], allowed=allowed)
         for name in arms:
@@ -104,6 +108,7 @@ def prepare(
                 n_dropped[name] += written.n_dropped
                 places.append(number.setdefault(written.item, len(number)))
             of[name].append(places)
+        on_asked(1)
     return Prepared(
         items=tuple(number),
         of={name: np.array(places, dtype=np.int64) for name, places in of.items()},
@@ -136,7 +141,8 @@ def answer(
         return {"correct": found.correct.numpy(), "loss": found.loss.numpy()}
 
     kept = folder / fingerprint({"weights": model.weights_sha256, "prompts": prepared.sha256})[:32]
-    arrays = kept_in_batches(read, by_length(items), kept, batch_size=batch_size, on_items=on_items)
+    with own(kept, wait=True):
+        arrays = kept_in_batches(read, by_length(items), kept, batch_size=batch_size, on_items=on_items)
     return Answers(
         right={name: arrays["correct"][at].mean(1) for name, at in prepared.of.items()},
         loss={name: arrays["loss"][at].mean(1) for name, at in prepared.of.items()},
@@ -166,4 +172,21 @@ def write_ordering(path: Path, examples: Sequence[Example], scores: Scores, n_le
         known = "" if example.difficulty is None else example.difficulty
         row = (int(place[i]), int(levels[i]), *numbers, known, example.question, example.answer, example.place)
         table.writerow(row)
+    write_atomic(path, text.getvalue())
+
+
+def write_answers(path: Path, asked: Sequence[Example], answers: Answers) -> None:
+    """How every question is answered in every arm, as a table.
+
+    Args:
+        path: of the table.
+        asked: questions.
+        answers: to them; `right` is the share of the arm's draws, `loss` their mean in nats/token.
+    """
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(("place", "question", "answer", "arm", "right", "loss"))
+    for i, example in enumerate(asked):
+        for name, right in answers.right.items():
+            table.writerow((example.place, example.question, example.answer, name, right[i], answers.loss[name][i]))
     write_atomic(path, text.getvalue())

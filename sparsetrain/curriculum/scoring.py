@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sparsetrain.adapters import LanguageModel
 from sparsetrain.adapters.sentences import SENTENCE_PREFIX, sentence_vectors
+from sparsetrain.folder import own
 from sparsetrain.hooks import HookPoint, hooked, select_points
 from sparsetrain.representation.items import (
     Arrays,
@@ -135,7 +136,8 @@ def score(
         sparsity = {name: values for name, values in alone.items() if name.startswith(f"{config.hook_point}|")}
         return {**answered, **sparsity, "vectors": question_vectors(model, some, config.hook_point)}
 
-    arrays = kept_in_batches(read, by_length(items), folder / key[:32], batch_size=batch_size, on_items=on_items)
+    with own(folder / key[:32], wait=True):
+        arrays = kept_in_batches(read, by_length(items), folder / key[:32], batch_size=batch_size, on_items=on_items)
     measured = arrays[f"{config.hook_point}|none|{config.read_out}|{config.measure}"]
     if not np.isfinite(measured).all():
         raise ValueError(

@@ -1,9 +1,10 @@
-"""Views of what sparsetrain itself reports: training, data, sparsity, representation."""
+"""Views of what sparsetrain itself reports: training, data, sparsity, representation, a pool of demonstrations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparsetrain.curriculum.section import CurriculumSection
 from sparsetrain.data import DataSection
 from sparsetrain.export import Ancestor
 from sparsetrain.report import Kinds, SectionKind
@@ -24,6 +25,7 @@ from sparsetrain.report.blocks import (
     format_number,
     note_of,
 )
+from sparsetrain.report.curriculum_page import curriculum
 from sparsetrain.report.sparsity_page import measurement, representation
 from sparsetrain.representation.section import MeasurementSection, RepresentationSection
 from sparsetrain.sparsity import SparsitySection
@@ -293,6 +295,7 @@ KINDS: Kinds = {
     "sparsity": SectionKind(schema=SparsitySection, view=sparsity),
     "representation": SectionKind(schema=RepresentationSection, view=representation),
     "measurement": SectionKind(schema=MeasurementSection, view=measurement),
+    "curriculum": SectionKind(schema=CurriculumSection, view=curriculum),
     "data": SectionKind(schema=DataSection, view=data),
 }
 """The kinds of sections of sparsetrain in reading order; the entry point adds those of others."""

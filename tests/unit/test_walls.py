@@ -61,7 +61,7 @@ SPARSETRAIN = {
     "generate": MODEL | {"data"},
     "representation": FLOOR,
     "adapters": MODEL | {"export", "data"},
-    "report": MIDDLE - {"adapters"},
+    "report": MIDDLE - {"adapters"} | {"curriculum"},
     "training": REPORT - {"adapters"},
     "curriculum": MIDDLE,
     "studies": TRAINING | {"run", "adapters", "curriculum"},
