@@ -54,6 +54,16 @@ from sparsetrain.typed import Count
 
 MAX_NAMED = 1000
 """Rows that were left out which the report names; the first few are also said at once. ours"""
+LITERAL = (
+    "model",
+    "pool",
+    "test",
+    "wording.example",
+    "wording.instruction",
+    "fields.question",
+    "fields.answer",
+    "fields.difficulty",
+)
 ROWS, ANSWERS = "ordering.jsonl", "answers.csv"
 
 log = logging.getLogger(__name__)
@@ -149,13 +159,7 @@ def read_all(config: CurriculumRun, model: LanguageModel, pool: Examples, test: 
     )
 
 
-@entry(
-    CurriculumRun,
-    "curriculum",
-    folder="texts",
-    new_run=True,
-    literal=("model", "pool", "test", "wording.example", "wording.instruction"),
-)
+@entry(CurriculumRun, "curriculum", folder="texts", new_run=True, literal=LITERAL)
 def main(config: CurriculumRun, run_dir: Path) -> None:
     """Ranks the pool, writes the ordering and the report; asks every question in every arm."""
     started = time.perf_counter()

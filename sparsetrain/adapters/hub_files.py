@@ -2,7 +2,8 @@
 
 import hashlib
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -88,6 +89,60 @@ def initial(model: nn.Module) -> nn.Module:
     return transformers.AutoModelForCausalLM.from_config(hub.config, dtype=hub.dtype)
 
 
+def _place(key: str, source: str) -> str:
+    """A folder that is there, or a hub name.
+
+    Raises:
+        ValueError: nothing is named, or a folder that is not there or holds no model.
+    """
+    if not source:
+        raise ValueError(f"{key}=hf: names no model; give {key}=hf:<folder or hub name>")
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"{key}=hf:{source}: the folder has no config.json; save the model there with save_pretrained"
+            )
+    elif folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
+        siblings = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+        near = get_close_matches(folder.name, siblings, n=3)
+        raise ValueError(f"{key}=hf:{source}: no such folder{'; near names: ' + ', '.join(near) if near else ''}")
+    return str(folder) if folder.is_dir() else source
+
+
+@contextmanager
+def _loading(key: str, source: str) -> Iterator[None]:
+    """Loads without a word of the library's own; what goes wrong is one line.
+
+    Raises:
+        ValueError: what the library says.
+    """
+    import transformers
+
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{key}=hf:{source} could not be loaded: its weights are a pickle that holds more than tensors, and that is never "
+            f"read; take a revision with safetensors"
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"{key}=hf:{source} could not be loaded: {line}") from error
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
+
+
+def _refuse_missing(keys: Iterable[object]) -> None:
+    if missing := sorted(map(str, keys)):
+        raise ValueError(f"{len(missing)} weights of the model are not in its files, the first {missing[0]}")
+
+
 def load(source: str, dtype: torch.dtype) -> tuple[nn.Module, HubTokenizer]:
     """Model and tokenizer by folder or hub name. Code that comes with a model is never run.
 
@@ -101,45 +156,16 @@ def load(source: str, dtype: torch.dtype) -> tuple[nn.Module, HubTokenizer]:
         raise ValueError(
             f"model=hf:{source} needs the transformers library; install it with pip install 'sparsetrain[hub]'"
         ) from None
-    if not source:
-        raise ValueError("model=hf: names no model; give model=hf:<folder or hub name>")
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ValueError(
-                f"model=hf:{source}: the folder has no config.json; save the model there with save_pretrained"
-            )
-    elif folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
-        siblings = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
-        near = get_close_matches(folder.name, siblings, n=3)
-        raise ValueError(f"model=hf:{source}: no such folder{'; near names: ' + ', '.join(near) if near else ''}")
-    place = str(folder) if folder.is_dir() else source
-    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
+    place = _place("model", source)
+    with _loading("model", source):
         model, loaded = cast(
             tuple[nn.Module, dict[str, Any]],
             transformers.AutoModelForCausalLM.from_pretrained(
                 place, dtype=dtype, output_loading_info=True, trust_remote_code=False
             ),
         )
-        missing = sorted(map(str, {*loaded["missing_keys"], *loaded["mismatched_keys"]}))
-        if missing:
-            raise ValueError(f"{len(missing)} weights of the model are not in its files, the first {missing[0]}")
+        _refuse_missing({*loaded["missing_keys"], *loaded["mismatched_keys"]})
         tokenizer = HubTokenizer(transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False))
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"model=hf:{source} could not be loaded: its weights are a pickle that holds more than tensors, and that is never "
-            f"read; take a revision with safetensors"
-        ) from error
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"model=hf:{source} could not be loaded: {line}") from error
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.logging.enable_progress_bar()
     d_vocab = cast(Any, model).get_input_embeddings().weight.shape[0]
     if tokenizer.d_vocab > d_vocab:
         raise ValueError(
@@ -160,21 +186,24 @@ def load_encoder(name: str) -> tuple[nn.Module, Callable[[Sequence[str]], Any]]:
         raise ValueError(
             f"similarity=hf:{name} needs the transformers library; install it with pip install 'sparsetrain[hub]'"
         ) from None
-    place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
-    try:
-        encoder = cast(nn.Module, transformers.AutoModel.from_pretrained(place, trust_remote_code=False)).eval()
+    place = _place("similarity", name)
+    with _loading("similarity", name):
+        encoder, loaded = cast(
+            tuple[nn.Module, dict[str, Any]],
+            transformers.AutoModel.from_pretrained(place, output_loading_info=True, trust_remote_code=False),
+        )
+        # A pooler reads what is averaged here, and is not used.
+        _refuse_missing(key for key in {*loaded["missing_keys"], *loaded["mismatched_keys"]} if not str(key).startswith("pooler."))  # fmt: skip
         backend = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"similarity=hf:{name} could not be loaded: {line}") from error
     if backend.pad_token is None:
         raise ValueError(
             f"similarity=hf:{name}: its tokenizer has no token to fill texts up with; give a sentence encoder"
         )
-    # Encoders that number positions from 2 on read fewer tokens than they have positions; their tokenizer knows.
-    longest = min(int(cast(Any, encoder).config.max_position_embeddings), backend.model_max_length)
+    positions = getattr(cast(Any, encoder).config, "max_position_embeddings", None)
+    # Where some positions stand for padding, the tokenizer knows how many are left.
+    longest = min(backend.model_max_length, backend.model_max_length if positions is None else positions)
 
     def tokenize(texts: Sequence[str]) -> Any:
         return backend(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
 
-    return encoder, tokenize
+    return encoder.eval().requires_grad_(False), tokenize

@@ -4,8 +4,8 @@
    or over the question, before any of the answer is seen.
 2. What two questions have in common is the cosine of their mean activations at a hook point, the mean of all of them taken off; or of the
    embeddings of a sentence encoder.
-3. Scores are kept under the hash of the model's weights and of what was read: a second call reads nothing, an interrupted one goes on. Only
-   embeddings of a sentence encoder are made anew.
+3. Scores are kept under the hash of the model's weights and of what was read, embeddings under that of the encoder's: a second call reads
+   nothing, an interrupted one goes on.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from sparsetrain.adapters import LanguageModel
-from sparsetrain.adapters.sentences import SENTENCE_PREFIX, sentence_vectors
+from sparsetrain.adapters.sentences import SENTENCE_PREFIX, SentenceEncoder
 from sparsetrain.folder import own
 from sparsetrain.hooks import HookPoint, hooked, select_points
 from sparsetrain.representation.items import (
@@ -117,6 +117,11 @@ def score(
         ValueError: an encoder that cannot be loaded; a measure without a value.
     """
     select_points(model.module, (config.hook_point,))
+    vectors = None
+    if config.similarity != OF_MODEL:  # first: it may not be there
+        vectors = sentence_vectors(
+            config.similarity.removeprefix(SENTENCE_PREFIX), texts, folder, batch_size=batch_size
+        )
     looks = Looks(points=(config.hook_point,), measures=(config.measure,))
     key = fingerprint(
         {
@@ -144,10 +149,6 @@ def score(
             f"{config.measure} at {config.hook_point} has no value in {int((~np.isfinite(measured)).sum())} of {len(items)} examples; "
             f"give another hook_point or measure"
         )
-    vectors = arrays["vectors"]
-    if config.similarity != OF_MODEL:
-        assert len(texts) == len(items), "an encoder needs the text of every question"
-        vectors = sentence_vectors(config.similarity.removeprefix(SENTENCE_PREFIX), texts)
     return Scores(
         sparsity=measured if MEASURES[config.measure].direction == "higher" else -measured,
         measured=measured,
@@ -156,13 +157,36 @@ def score(
         logit_norm=arrays["logit_norm|last"],
         correct=arrays["correct"],
         length=arrays["n_tokens"],
-        vectors=directions(vectors),
+        vectors=directions(arrays["vectors"] if vectors is None else vectors),
     )
 
 
 def question_of(item: Item) -> Item:
     """An item that ends where its answer begins: with more of the answer behind it, the mean over its tokens would show the answer."""
     return Item(tokens=item.tokens[: item.last + 2], n_answer=1)
+
+
+def sentence_vectors(name: str, texts: Sequence[str], folder: Path, *, batch_size: int = SIZE) -> Floats:
+    """Embeddings of texts by a sentence encoder, read or found, `[n_texts, width]`.
+
+    Args:
+        name: folder or hub name of the encoder.
+        texts: cut to what it reads.
+        folder: of all scores; these get one of their own below it.
+        batch_size: texts that are read together.
+
+    Raises:
+        ValueError: an encoder that cannot be loaded.
+    """
+    encoder = SentenceEncoder.load(name)
+    kept = folder / fingerprint({"encoder": encoder.weights_sha256, "texts": list(texts)})[:32]
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+
+    def read(numbers: Sequence[int]) -> Arrays:
+        return {"vectors": encoder.vectors([texts[i] for i in numbers])}
+
+    with own(kept, wait=True):
+        return kept_in_batches(read, order, kept, batch_size=batch_size)["vectors"]
 
 
 def question_vectors(model: LanguageModel, items: Sequence[Item], point: str) -> Floats:

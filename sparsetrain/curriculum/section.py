@@ -18,7 +18,7 @@ from sparsetrain.representation.measures import MEASURES
 from sparsetrain.representation.section import MeasuredModel
 from sparsetrain.stats.correlation import spearman
 from sparsetrain.stats.decisions import DecisionRule, Word, decide
-from sparsetrain.stats.intervals import Estimate, Floats, over_items, paired_shares
+from sparsetrain.stats.intervals import Estimate, Floats, over_items, share
 from sparsetrain.stats.number import Number, number
 
 N_ROWS = 100
@@ -232,11 +232,6 @@ def curriculum_section(
         estimate = over_items(values, n_bootstrap=config.n_bootstrap, confidence=config.confidence, seed=config.seed)
         return estimate.number(unit, seed=config.seed)
 
-    def share(values: Floats) -> Number:
-        if len(values) < 2:
-            return number(float(values.mean()), "fraction", n=len(values))
-        return paired_shares(values, np.zeros_like(values), confidence=config.confidence).number("fraction")
-
     entries: list[LevelEntry] = []
     for level in range(choice.n_levels):
         here = levels == level
@@ -247,7 +242,7 @@ def curriculum_section(
                 lowest=float(scores.measured[here].min()),
                 highest=float(scores.measured[here].max()),
                 loss=mean(scores.loss[here], "nats/token"),
-                answered=share(scores.correct[here]),
+                answered=share(scores.correct[here], confidence=config.confidence).number("fraction"),
                 difficulty=None if difficulty is None else mean(difficulty[here], ""),
             )
         )
@@ -292,8 +287,8 @@ def curriculum_section(
             )
             for i in named
         ),
-        intervals=f"{config.confidence:.0%}, percentile bootstrap over examples ({config.n_bootstrap} resamples, seed {config.seed}); of shares Wald's with half "
-        f"an example added to each cell",
+        intervals=f"{config.confidence:.0%}, percentile bootstrap over examples ({config.n_bootstrap} resamples, seed {config.seed}); of shares "
+        f"Wilson's",
         files=tuple(files),
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from sparsetrain.curriculum.section import ArmEntry, ComparisonEntry, CurriculumSection, RankedExample
 from sparsetrain.report.blocks import (
+    MISSING,
     Block,
     Cell,
     Code,
@@ -76,7 +77,7 @@ def answer_of(section: CurriculumSection) -> str:
         for word in ("supported", "not supported", "undecided")
     }
     said = "; ".join(f"{word}: {', '.join(names)}" for word, names in of_word.items() if names)
-    return f"{words} Is an arm answered more often than its control, over {section.comparison.n_asked:,} questions? {said}."
+    return f"{words} Are {section.comparison.n_asked:,} questions answered more often in an arm than in its control? {said}."
 
 
 def _told(value: Number) -> str:
@@ -98,13 +99,13 @@ def _sizes(section: CurriculumSection) -> list[KeyNumber]:
             KeyNumber(label="questions", value=c.n_asked),
             KeyNumber(
                 label="prompts answered", value=c.n_prompts, note="one that several arms come to is answered once"
-            ),  # fmt: skip
+            ),
             KeyNumber(label="examples kept from their own question", value=c.n_same),
             KeyNumber(
                 label="demonstrations dropped",
                 value=sum(arm.n_dropped for arm in c.arms),
                 note="the budget of tokens had no room for them",
-            ),  # fmt: skip
+            ),
         ]
     return items
 
@@ -152,16 +153,24 @@ def _correlations(section: CurriculumSection) -> list[Block]:
     levels = Table(
         title="Levels",
         columns=(
-            Column(label="Level", form="number", help="0 is the densest, taken for the easiest; equal numbers of examples by rank"),
+            Column(
+                label="Level",
+                form="number",
+                help="0 is the densest, taken for the easiest; equal numbers of examples by rank",
+            ),
             Column(label="Examples", form="number"),
             Column(label=f"{section.measure}, from", form="number"),
             Column(label="to", form="number"),
             Column(label="Loss, nats/token", form="number"),
-            Column(label="Answered", form="number", help="share whose every token is the likeliest one, without demonstrations"),
+            Column(
+                label="Answered",
+                form="number",
+                help="share whose every token is the likeliest one, without demonstrations",
+            ),
             Column(label="Known difficulty", form="number"),
         ),
         rows=tuple((e.level, e.n, e.lowest, e.highest, e.loss, e.answered, e.difficulty) for e in section.levels),
-    )  # fmt: skip
+    )
     if not rows:
         return [levels]
     picture = Intervals(
@@ -209,18 +218,32 @@ def _comparison(section: CurriculumSection, found: ComparisonEntry) -> list[Bloc
         if arm.gain is not None
     )
     columns = (
-        Column(label="Arm", help="what is shown in front of the question; every arm in one wording and under one budget"),
-        Column(label="Accuracy", form="number", help="share of the questions whose every token of the answer is the likeliest one"),
+        Column(
+            label="Arm", help="what is shown in front of the question; every arm in one wording and under one budget"
+        ),
+        Column(
+            label="Accuracy",
+            form="number",
+            help="share of the questions whose every token of the answer is the likeliest one",
+        ),
         Column(label="Loss, nats/token", form="number", help="of the right answer"),
         Column(label="Control", help="the arm that differs in the claimed respect alone"),
         Column(label="Accuracy minus control", form="number"),
-        Column(label="Control's loss minus loss", form="number", help="positive: the right answer is likelier than in the control"),
-        Column(label="Word", form="status", tones=TONES, help=f"answered more often than the control: {found.rule}"),
-        Column(label="Dropped", form="number", help="demonstrations that the budget of tokens had no room for, over all prompts of the arm"),
-    )  # fmt: skip
+        Column(
+            label="Control's loss minus loss",
+            form="number",
+            help="positive: the right answer is likelier than in the control",
+        ),
+        Column(label="Verdict", form="status", tones=TONES, help=f"answered more often than the control: {found.rule}"),
+        Column(
+            label="Dropped",
+            form="number",
+            help="demonstrations that the budget of tokens had no room for, over all prompts of the arm",
+        ),
+    )
 
     def row(arm: ArmEntry) -> tuple[Value | Cell, ...]:
-        word = Cell(value=arm.word, sub=arm.reason) if arm.word is not None else None
+        word = Cell(value=arm.word, sub=arm.reason) if arm.word is not None else MISSING
         head = (Cell(value=arm.name, sub=arm.words), arm.accuracy, arm.loss)
         return (*head, arm.control or None, arm.gain, arm.fall, word, arm.n_dropped)
 
@@ -232,10 +255,15 @@ def _comparison(section: CurriculumSection, found: ComparisonEntry) -> list[Bloc
     )
     return [
         Heading(text="Does the order help?"),
-        Intervals(title="Accuracy minus that of the control", x_label="fraction of the questions", rows=gains, note=found.intervals),
+        Intervals(
+            title="Accuracy minus that of the control",
+            x_label="fraction of the questions",
+            rows=gains,
+            note=found.intervals,
+        ),
         Table(title="Every arm on the same questions", columns=columns, rows=tuple(map(row, found.arms))),
         Text(text=text, tone="note"),
-    ]  # fmt: skip
+    ]
 
 
 def _method(section: CurriculumSection) -> list[Block]:

@@ -135,7 +135,7 @@ def intervals_svg(shown: Intervals, *, paper: str = "#ffffff", ink: str = "#2222
 
 def _said(row: Row) -> str:
     interval = format_interval(row.value)
-    return f"{format_number(row.value.value)} ({interval})" if interval else format_number(row.value.value)
+    return f"{format_number(row.value)} ({interval})" if interval else format_number(row.value)
 
 
 def _apart(low: float, high: float) -> tuple[float, float]:

@@ -237,25 +237,25 @@ def paired_shares(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Es
     return Estimate(value=float(d.mean()), lo=centre - half, hi=centre + half, n=n, method=method)
 
 
-def share(a: ArrayLike, *, confidence: float = 0.95) -> Estimate:
-    """Share of items that are right, with Wilson's interval, which has a width at 0 and 1 and never leaves them.
+def share(right: ArrayLike, *, confidence: float = 0.95) -> Estimate:
+    """Share of items that are right, with Wilson's score interval: inside [0, 1], and with a width where all or none are.
 
-    An item that is right in some of several tries counts as so much; such a share varies less than the interval allows for.
+    An item that is right in some of several tries counts as so much, for which the interval is at most too wide.
 
     Args:
-        a: `[n]`, each in [0, 1].
+        right: `[n]`, each in [0, 1].
         confidence: of the interval.
 
-    Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
+    Source: Wilson 1927, Probable inference, the law of succession, and statistical inference; shares between 0 and 1 are ours.
     """
-    (a,) = columns(2, a=a)
-    n, z = len(a), -float(ndtri((1 - confidence) / 2))
-    value, wider = float(a.mean()), 1 + z * z / n
-    centre = (value + z * z / (2 * n)) / wider
-    half = z * sqrt(value * (1 - value) / n + (z / (2 * n)) ** 2) / wider
-    return Estimate(
-        value=value, lo=centre - half, hi=centre + half, n=n, method=f"share, {confidence:.2%} Wilson interval"
+    (v,) = columns(1, right=right)
+    n, p, z = len(v), float(v.mean()), -float(ndtri((1 - confidence) / 2))
+    centre, half = (
+        (p + z * z / (2 * n)) / (1 + z * z / n),
+        z * sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2) / (1 + z * z / n),
     )
+    method = f"share of items, {confidence:.2%} Wilson interval"
+    return Estimate(value=p, lo=max(0.0, centre - half), hi=min(1.0, centre + half), n=n, method=method)
 
 
 def nested(values: ArrayLike, *, n_bootstrap: int = 1000, confidence: float = 0.95, seed: int) -> Estimate:
