@@ -8,6 +8,7 @@ docs/curriculum.md says what is done and how to read it.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -121,17 +122,29 @@ def spelled(wording: WordingConfig) -> WordingConfig:
     return WordingConfig(**{key: text.replace("\\n", "\n").replace("\\t", "\t") for key, text in vars(wording).items()})
 
 
-def check_size(choice: ChoiceConfig, n: int) -> None:
-    """Refuses a pool that is smaller than what is asked of it.
+def check_size(choice: ChoiceConfig, pool: Examples, test: Examples | None) -> None:
+    """Refuses a pool that is smaller than what is asked of it, before anything is read.
 
     Raises:
-        ValueError: fewer examples than levels, or than demonstrations of a prompt.
+        ValueError: fewer examples than levels, or than demonstrations of a prompt; a single question.
     """
+    n = len(pool)
     for key, least in (("n_shown", choice.n_shown), ("n_levels", choice.n_levels)):
         if n < least:
             raise ValueError(
                 f"choice.{key}={least}, but the pool has {n} usable example{'s' if n > 1 else ''}; lower it or give a larger pool"
             )
+    if test is None:
+        return
+    if len(test) < 2:
+        raise ValueError("test= has one usable question, which has no interval; give at least 2, better 100")
+    own = Counter(example.question.strip() for example in pool.examples)
+    n_same, place = max((own[example.question.strip()], example.place) for example in test.examples)
+    if n - n_same < choice.n_shown:
+        raise ValueError(
+            f"choice.n_shown={choice.n_shown}, but of the pool's {n} examples {n_same} have the question of {place} and are not shown to it; "
+            f"lower it or give a larger pool"
+        )
 
 
 def named(skipped: tuple[Skip, ...]) -> Mapping[str, str]:
@@ -177,7 +190,7 @@ def main(config: CurriculumRun, run_dir: Path) -> None:
     test = read(tests, "test") if tests else None
     for line in rows_left_out(pool.skipped + (test.skipped if test else ())):
         log.warning("%s", line)
-    check_size(config.choice, len(pool))
+    check_size(config.choice, pool, test)
     if test is not None:
         announce(config, pool, test)
     stages = Stages(run_dir, KINDS, ("comparison",) if test else ())
@@ -216,13 +229,7 @@ def main(config: CurriculumRun, run_dir: Path) -> None:
 
 
 def announce(config: CurriculumRun, pool: Examples, test: Examples) -> None:
-    """Says by which rule words will be given, and what can be seen, before anything is answered.
-
-    Raises:
-        ValueError: a single question.
-    """
-    if len(test) < 2:
-        raise ValueError(f"test={config.test}: one usable question has no interval; give at least 2, better 100")
+    """Says by which rule words will be given, and what can be seen, before anything is answered."""
     n_compared = len(compared_arms(all(example.difficulty is not None for example in pool.examples)))
     rule, confidence = rule_of(config.interval, n_compared)
     least = detectable_share(len(test), confidence=confidence)

@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+NO_TOKENIZER = "there is no tokenizer beside the model; save it there with its save_pretrained"
+
 
 def weights_sha256(model: nn.Module) -> str:
     """Hash of names, types and values of all weights."""
@@ -143,6 +145,25 @@ def _refuse_missing(keys: Iterable[object]) -> None:
         raise ValueError(f"{len(missing)} weights of the model are not in its files, the first {missing[0]}")
 
 
+def _tokenizer(place: str) -> Any:
+    """The tokenizer beside a model.
+
+    Raises:
+        ValueError: there is none that can be read.
+    """
+    import transformers
+
+    try:
+        backend = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        line = next((line.strip(" :") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"{NO_TOKENIZER} ({line})") from error
+    # Of some architectures the library makes one without a single word where there are no files.
+    if len(backend.get_vocab()) <= len(backend.get_added_vocab()):
+        raise ValueError(NO_TOKENIZER)
+    return backend
+
+
 def load(source: str, dtype: torch.dtype) -> tuple[nn.Module, HubTokenizer]:
     """Model and tokenizer by folder or hub name. Code that comes with a model is never run.
 
@@ -165,7 +186,7 @@ def load(source: str, dtype: torch.dtype) -> tuple[nn.Module, HubTokenizer]:
             ),
         )
         _refuse_missing({*loaded["missing_keys"], *loaded["mismatched_keys"]})
-        tokenizer = HubTokenizer(transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False))
+        tokenizer = HubTokenizer(_tokenizer(place))
     d_vocab = cast(Any, model).get_input_embeddings().weight.shape[0]
     if tokenizer.d_vocab > d_vocab:
         raise ValueError(
@@ -194,7 +215,7 @@ def load_encoder(name: str) -> tuple[nn.Module, Callable[[Sequence[str]], Any]]:
         )
         # A pooler reads what is averaged here, and is not used.
         _refuse_missing(key for key in {*loaded["missing_keys"], *loaded["mismatched_keys"]} if not str(key).startswith("pooler."))  # fmt: skip
-        backend = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        backend = _tokenizer(place)
     if backend.pad_token is None:
         raise ValueError(
             f"similarity=hf:{name}: its tokenizer has no token to fill texts up with; give a sentence encoder"

@@ -124,7 +124,7 @@ def test_ranking_and_comparison_of_a_hub_model(hub, pool, test, rank):
         right = [float(row["right"]) for row in answers if row["arm"] == arm["name"]]
         assert arm["accuracy"]["value"] == pytest.approx(np.mean(right)) and arm["accuracy"]["n"] == 10
         assert 0 <= arm["accuracy"]["lo"] <= arm["accuracy"]["value"] <= arm["accuracy"]["hi"] <= 1
-        assert ("gain" in arm) == bool(arm["control"]) == ("word" in arm)
+        assert (arm["gain"] is not None) == bool(arm["control"]) == (arm["word"] is not None)
     by_name = {arm["name"]: arm for arm in comparison["arms"]}
     for name, arm in by_name.items():
         if arm["control"]:
@@ -157,7 +157,7 @@ def test_ranking_alone_can_be_read_as_a_pool_again(hub, pool, rank):
     out = rank(f"model=hf:{hub}", f"pool={pool}")
     assert {path.name for path in out.iterdir()} >= FILES and not (out / "answers.csv").exists()
     section = section_of(out)
-    assert "comparison" not in section and {"difficulty", "difficulty given loss"} <= set(section["correlations"])
+    assert section.get("comparison") is None and {"difficulty", "difficulty given loss"} <= set(section["correlations"])
     first = [json.loads(line) for line in (out / "ordering.jsonl").read_text().splitlines()]
     assert {frozenset(row) for row in first} == {
         frozenset({"question", "answer", "difficulty", "rank", "level", "sparsity", "loss"})
@@ -266,7 +266,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(hub, pool, test, rank, monk
             rank(*words, out="second")
         assert len(read) == 9 - 5 and len(asked) == 4
     report = json.loads((tmp_path / "second" / "report.json").read_text())
-    assert "comparison" not in report["curriculum"] and report["missing"][0]["stage"] == "comparison"
+    assert report["curriculum"].get("comparison") is None and report["missing"][0]["stage"] == "comparison"
     count, asked = stopping_after(10**6, prompting.Prompts)
     with monkeypatch.context() as patch:
         patch.setattr(prompting, "Prompts", count)
@@ -350,7 +350,7 @@ def test_a_csv_with_other_names(hub, tmp_path, rank):
         (["model=hf:{hub}", "pool={pool}", "test={tmp}/torn.jsonl"], "no example in test={tmp}/torn.jsonl"),
         (["model=hf:{hub}", "pool={tmp}/three.jsonl"], "choice.n_shown=4, but the pool has 3 usable examples; lower it or give a larger pool"),
         (["model=hf:{hub}", "pool={tmp}/three.jsonl", "choice.n_shown=2"], "choice.n_levels=5, but the pool has 3 usable examples"),
-        (["model=hf:{hub}", "pool={tmp}/three.jsonl", "test={tmp}/three.jsonl", "choice.n_shown=3", "choice.n_levels=2"], "n_shown=3 demonstrations, but only 2 examples of the pool may be shown"),
+        (["model=hf:{hub}", "pool={tmp}/three.jsonl", "test={tmp}/three.jsonl", "choice.n_shown=3", "choice.n_levels=2"], "choice.n_shown=3, but of the pool's 3 examples 1 have the question of {tmp}/three.jsonl:"),
         (["model=hf:{hub}", "pool={pool}", "test={tmp}/one.jsonl"], "one usable question has no interval"),
         (["model=hf:{hub}", "pool={pool}", "n_tokens=65"], "n_tokens=65, but the model reads 64 positions; give n_tokens=64 or less"),
         (["model=hf:{hub}", "pool={pool}", "n_tokens=1"], "n_tokens=1 must be at least 2"),
@@ -363,7 +363,7 @@ def test_a_csv_with_other_names(hub, tmp_path, rank):
         (["model=hf:{hub}", "pool={pool}", "interval.margin=0"], "margin=0"),
         (["model=hf:{hub}", "pool={pool}", "fields.answer=question"], "three different fields"),
         (["model=hf:{hub}", "pool={pool}", "choice.n_shwon=3"], "did you mean choice.n_shown"),
-        (["model=hf:{tmp}/untold", "pool={pool}"], "model=hf:{tmp}/untold could not be loaded"),
+        (["model=hf:{tmp}/untold", "pool={pool}"], "model=hf:{tmp}/untold could not be loaded: there is no tokenizer beside the model"),
         (["model={tmp}/silent", "pool={pool}"], "no tokenizer at {tmp}/silent/export/step_5/tokenizer.json"),
         (["model=run:{tmp}/nowhere", "pool={pool}"], "model={tmp}/nowhere: no such folder; give the folder of a finished run"),
     ],

@@ -134,6 +134,7 @@ def desk(tmp_path_factory) -> Path:
         ("export_circuit.py", "run=zoo:python-hour", "task={task}", "format=node_link"),
         ("compare.py", "a=zoo:python-hour", "b=zoo:{other}"),
         ("measure_sparsity.py", "model=zoo:python-hour", "data=some.txt", "measure.n_examples=8", "measure.n_bootstrap=20"),
+        ("curriculum.py", "model=zoo:python-hour", "pool=rows.jsonl", "cache_dir=cache", "interval.n_bootstrap=20"),
         ("find_circuits.py", "run=zoo:python-hour", "task={task}", "wandb=disabled", "progress=false"),
         ("zoo.py", "only=python-hour"),
         ("ablate.py", "run=zoo:python-hour", "prompt='for i in'", "nodes='blocks.1.attn.hook_v:1'", "mode=zero"),
@@ -147,6 +148,8 @@ def test_every_command_takes_a_model_by_its_name(words, desk, models, python: Fo
         "task": next(task.task for task in hour.tasks if task.circuits),
         "other": next(n for n in NAMES if n != hour.name),
     }
+    rows = [{"question": f"for item in {name}", "answer": "range"} for name in ("x", "y", "rows", "keys", "names")]
+    (desk / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (desk / "some.txt").write_text("for item in range(9):\n    print(item)\n" * 400)
     script, *settings = (word.format(**known) if "{task}" in word or "{other}" in word else word for word in words)
     if script == "../train.py":

@@ -264,6 +264,7 @@ def test_exports_of_ours_have_the_same_verbs(make_model, tmp_path):
     assert ids == [tokenizer.eot_id, *tokenizer.encode("for i")] and model.tokenizer.unknown_id is None
     assert torch.equal(model.logits(torch.tensor([ids])), ours(torch.tensor([ids])))
     assert model.step == 3 and list(model.hook_points()) == list(hook_points(ours)) and folder.is_dir()
+    assert load_language_model(f"run:{tmp_path}", device="cpu").weights_sha256 == model.weights_sha256
     with pytest.raises(ValueError, match="precision=bfloat16 is for models behind 'hf:'"):
         load_language_model(str(tmp_path), device="cpu", precision="bfloat16")
 
@@ -282,6 +283,9 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path, monkeypatch):
     failing(f"{tmp_path}/nowhere", "no such folder; give the folder of a finished run")
     (tmp_path / "bare").mkdir()
     failing(f"hf:{tmp_path}/bare", "has no config.json")
+    for name in ("gpt2", "llama"):  # of one of them the library makes a tokenizer without words
+        hub_model(name).save_pretrained(tmp_path / name)
+        failing(f"hf:{tmp_path}/{name}", "could not be loaded: there is no tokenizer beside the model; save it there")
     save_tokenizer(folder, [*WORDS, "more"])
     failing(f"hf:{folder}", "the tokenizer has 62 tokens, the model 61")
     transformers.LlamaConfig(**SIZES, **{**LLAMA, "num_hidden_layers": 3}).save_pretrained(folder)

@@ -144,8 +144,10 @@ def test_share_by_hand():
     assert share(np.full(10, 0.5)) == got  # right in half of its tries
 
 
-def test_share_is_that_of_scipy():
-    for k in (0, 3, 25):
-        want = stats.binomtest(k, 25).proportion_ci(0.99, method="wilson")
-        got = share(np.arange(25) < k, confidence=0.99)
-        assert (got.lo, got.hi) == pytest.approx((want.low, want.high), abs=1e-9)
+@pytest.mark.parametrize(("n_right", "n"), [(0, 8), (3, 8), (8, 8), (41, 100)])
+@pytest.mark.parametrize("confidence", [0.95, 0.99])
+def test_a_share_has_wilsons_interval(n_right, n, confidence):
+    got = share([1.0] * n_right + [0.0] * (n - n_right), confidence=confidence)
+    expected = stats.binomtest(n_right, n).proportion_ci(confidence_level=confidence, method="wilson")
+    assert got.value == n_right / n and got.n == n
+    assert (got.lo, got.hi) == pytest.approx((expected.low, expected.high), abs=1e-12)
