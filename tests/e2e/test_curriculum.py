@@ -351,7 +351,7 @@ def test_a_csv_with_other_names(hub, tmp_path, rank):
         (["model=hf:{hub}", "pool={tmp}/three.jsonl"], "choice.n_shown=4, but the pool has 3 usable examples; lower it or give a larger pool"),
         (["model=hf:{hub}", "pool={tmp}/three.jsonl", "choice.n_shown=2"], "choice.n_levels=5, but the pool has 3 usable examples"),
         (["model=hf:{hub}", "pool={tmp}/three.jsonl", "test={tmp}/three.jsonl", "choice.n_shown=3", "choice.n_levels=2"], "choice.n_shown=3, but of the pool's 3 examples 1 have the question of {tmp}/three.jsonl:"),
-        (["model=hf:{hub}", "pool={pool}", "test={tmp}/one.jsonl"], "one usable question has no interval"),
+        (["model=hf:{hub}", "pool={pool}", "test={tmp}/one.jsonl"], "one usable question, which has no interval"),
         (["model=hf:{hub}", "pool={pool}", "n_tokens=65"], "n_tokens=65, but the model reads 64 positions; give n_tokens=64 or less"),
         (["model=hf:{hub}", "pool={pool}", "n_tokens=1"], "n_tokens=1 must be at least 2"),
         (["model=hf:{hub}", "pool={pool}", "n_tokens=3"], "all 24 rows are left out, the first {pool}:1: the question alone is longer than the budget"),
