@@ -134,8 +134,9 @@ def test_ranking_and_comparison_of_a_hub_model(hub, pool, test, rank):
     assert "Does the order help?" in page and "The ranked pool" in page and rows(24, 0)[0]["question"] in page
 
 
-def test_demonstrations_that_help_a_model_that_can_use_none_are_not_invented(tmp_path, pool, test, rank):
-    """A model that reads its third token alone answers in all arms alike once that token is the same."""
+def test_what_a_model_knows_is_answered_and_without_a_known_difficulty_no_arm_is_sorted_by_it(
+    tmp_path, pool, test, rank
+):
     save_answering_model(tmp_path / "hub", "gpt2")
     found = [{"question": f"w{20 + i} w{i % 2} w{25 + i} w{30 + i}", "answer": f"w{9 + i % 2}"} for i in range(12)]
     write(tmp_path / "pool.jsonl", found)
