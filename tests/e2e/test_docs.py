@@ -63,6 +63,7 @@ SMALL = {
     "find_circuits": (*(f"circuits.find.{setting}" for setting in CIRCUITS), "wandb=disabled", "progress=false"),
     "calibrate_card": ("families=[lookup,seen]", "forms=[plain]", "progress=false"),
     "interval_coverage": ("n_sets=5", "progress=false"),
+    "curriculum": ("interval.n_bootstrap=20", "choice.n_draws=2", "progress=false", "cache_dir=cache"),
     "measure_sparsity": ("measure.n_examples=8", "measure.n_bootstrap=20", "progress=false"),
 }
 """Settings that make a command small."""
@@ -214,6 +215,9 @@ def desk(tmp_path_factory, smoke: Path) -> Path:
     write_gguf(desk / "tiny.gguf")
     rows = [{"text": f"w{i % 60} w{i * 7 % 60} for w{i % 5} in range ( w1 )" * 3, "level": i % 2} for i in range(24)]
     (desk / "near.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, first in (("pool", 0), ("test", 30)):
+        examples = [{"question": f"w{first + i} w{i}", "answer": f"w{i * 7 % 60}"} for i in range(24)]
+        (desk / f"{name}.jsonl").write_text("".join(json.dumps(example) + "\n" for example in examples))
     (desk / "far.txt").write_text("w3 w5 w7 nothing to see here\n" * 200)
     notebook = {"cells": [{"cell_type": "code", "source": ["x = 1\n", "print(x)"]}]}
     (desk / "notebooks").mkdir()
