@@ -66,7 +66,7 @@ CHANCE = 0.05
 """How far above chance the arm of shuffled answers may be. ours"""
 MARGIN, NATS, ITEMS = 0.03, 0.02, 200
 """Smallest differences of interest: accuracy, nats of validation loss; and questions that every arm must have. ours"""
-GRADED = ("conditional", "iterated")
+GRADED = ("conditional",)
 """Families whose items differ in difficulty within a function."""
 COMPARED = tuple(name for name, arm in prompting.ARMS.items() if arm.control and name != "length")
 """Ways to choose or order demonstrations; all pairs have one length, so that an order by length is none."""
@@ -220,7 +220,7 @@ PROMPTED: tuple[Hypothesis[Demonstrated], ...] = (
     correlation("own loss", "positive", "sparser, predicted worse (Spearman)", lambda r: r.rho("loss", "sparsity")),
     correlation("loss given difficulty", "positive", "sparser, predicted worse, given the operations (partial Spearman)", lambda r: r.rho("loss", "sparsity", "operations")),
     correlation("felt", "positive", "more operations, predicted worse (Spearman)", lambda r: r.rho("operations", "loss")),
-    correlation("steps", "positive", "within iterated functions: sparser, more steps (Spearman)", lambda r: r.rho("operations", "sparsity", family="iterated")),
+    correlation("within a function", "positive", "within conditional functions: sparser, more operations (Spearman)", lambda r: r.rho("operations", "sparsity", family=GRADED[0])),
 )  # fmt: skip
 TRAINING: tuple[Hypothesis[Demonstrated], ...] = (
     _ahead("validation loss", "a lower loss on validation functions than in random order", "loss", "nats", NATS),

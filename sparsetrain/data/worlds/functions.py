@@ -2,7 +2,7 @@
 
 1. A function maps two of P symbols to one: `y = f(a, b)`. Some look at one of the two alone.
 2. Families are ordered by the operations that the answer takes (read a symbol, compare, look up, add, multiply), counted here, before any
-   training. In some families the items of one function differ in them: `iterated` adds a shift as often as b says.
+   training. In `conditional` the items of one function differ in them: b says whether a is moved on or the answer is always the same.
 3. A row is one function: pairs `a b ask y`. Every pair has one length, one place on the grid and one last
    token in front of its answer, so that length, position and identity of that token cannot tell items apart.
 4. Functions are split into seen, validation and unseen ones; no two functions of a world have the same table of answers, so that an
@@ -25,8 +25,6 @@ Ints = NDArray[np.int64]
 LENGTH = 4
 """Tokens of a pair: two symbols, ask, the answer."""
 PARTS = ("seen", "val", "unseen")
-N_STEPS = 4
-"""`iterated`: b says 0 to 3 steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,18 +192,6 @@ FAMILIES: Mapping[str, Family] = {
             lambda k, c: f"a + {k} or {c}",
             lambda p, k, c: (np.where(_first_half(p), _a(p) + k, c), np.where(_first_half(p), 4, 2)),
             _moves, _symbols,
-        ),
-    ),
-    "sum": Family(
-        words="y = a + b + c",
-        tables=_all_of(lambda c: f"a + b + {c}", lambda p, c: (_a(p) + _b(p) + c, 4), _symbols),
-    ),
-    "iterated": Family(
-        words=f"y = a + s + ... + s, as often as b mod {N_STEPS} says",
-        tables=_all_of(
-            lambda s: f"steps of {s}",
-            lambda p, s: (_a(p) + s * (_b(p) % N_STEPS), 2 + _b(p) % N_STEPS),
-            _moves,
         ),
     ),
     "composition": Family(

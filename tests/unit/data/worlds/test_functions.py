@@ -38,10 +38,6 @@ def drawn(family: str, name: str, p: int = 7) -> tuple[np.ndarray, np.ndarray]:
         ("affine", "3 a + 2", 4, 0, 0, 3),
         ("conditional", "a + 6 or 5", 3, 1, 2, 4),
         ("conditional", "a + 6 or 5", 3, 6, 5, 2),
-        ("sum", "a + b + 1", 6, 5, 5, 4),
-        ("iterated", "steps of 3", 1, 0, 1, 2),
-        ("iterated", "steps of 3", 1, 3, 3, 5),
-        ("iterated", "steps of 3", 1, 6, 0, 4),  # 6 mod 4: two steps
     ],
 )
 def test_answers_and_operations_by_hand(family: str, name: str, a: int, b: int, answer: int, operations: int) -> None:
