@@ -37,6 +37,10 @@ from sparsetrain.stats.intervals import Floats, nested
 from sparsetrain.stats.number import number
 from sparsetrain.studies.arm import WorldStudy, of_arm, train_arm
 from sparsetrain.studies.demonstrated import (
+    BY_ENTROPY,
+    GRADED,
+    GUIDED,
+    Demonstrated,
     deal,
     look,
     model_for,
@@ -46,7 +50,7 @@ from sparsetrain.studies.demonstrated import (
     start_matching_,
 )
 from sparsetrain.studies.engine import Arm, Stage, StageResult
-from sparsetrain.studies.readings import correlation, over_seeds_figure, rank_correlation, seeds_number
+from sparsetrain.studies.readings import correlation, over_seeds_figure, seeds_number
 from sparsetrain.studies.section import Figure, ResultTable, TableCell
 from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Subject, gate
 from sparsetrain.training.objectives import answers_loss
@@ -66,8 +70,6 @@ CHANCE = 0.05
 """How far above chance the arm of shuffled answers may be. ours"""
 MARGIN, NATS, ITEMS = 0.03, 0.02, 200
 """Smallest differences of interest: accuracy, nats of validation loss; and questions that every arm must have. ours"""
-GRADED = ("conditional",)
-"""Families whose items differ in difficulty within a function."""
 COMPARED = tuple(name for name, arm in prompting.ARMS.items() if arm.control and name != "length")
 """Ways to choose or order demonstrations; all pairs have one length, so that an order by length is none."""
 
@@ -99,103 +101,6 @@ class DemonstrationsConfig(FunctionsConfig):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Demonstrated:
-    """What one trained model says of its world."""
-
-    n_shown: int
-    family: Mapping[str, Ints]
-    """Part -> index in `FAMILIES` of each row, `[n_rows]`."""
-    correct: Mapping[str, Floats]
-    """Part -> `[n_rows, n_pairs]`: of the answer behind so many demonstrations. `misled`: unseen functions, demonstrations of shuffled answers."""
-    loss: Mapping[str, Floats]
-    """Nats, as `correct`."""
-    sparsity: Floats
-    """Of rows of unseen functions, higher is sparser, `[n_rows, n_pairs]`."""
-    operations: Ints
-    """`[n_rows, n_pairs]`."""
-    answers: Ints
-    """Of the same rows, `[n_rows, n_pairs]`."""
-    asked: Ints
-    """Index in `FAMILIES` of each question, `[n_asked]`."""
-    right: Mapping[str, Floats]
-    """Way of prompting -> share of its draws that are right, `[n_asked]`."""
-    answer_loss: Mapping[str, Floats]
-    """Nats, `[n_asked]`."""
-    random_order: "Demonstrated | None" = None
-    """Of an ordered arm: the model of the same rows in random order."""
-    shuffled: "Demonstrated | None" = None
-    """The model of shuffled answers."""
-
-    @classmethod
-    def load(
-        cls,
-        path: Path,
-        n_shown: int,
-        *,
-        random_order: "Demonstrated | None" = None,
-        shuffled: "Demonstrated | None" = None,
-    ) -> "Demonstrated":
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files}
-
-        def under(head: str) -> dict[str, Floats]:
-            return {name.split("|")[1]: values for name, values in arrays.items() if name.startswith(f"{head}|")}
-
-        parts = ("family", "correct", "loss", "right", "answer_loss")
-        whole = ("sparsity", "operations", "answers", "asked")
-        return cls(
-            n_shown=n_shown,
-            **{name: under(name) for name in parts},  # pyright: ignore[reportArgumentType]
-            **{name: arrays[name] for name in whole},
-            random_order=random_order,
-            shuffled=shuffled,
-        )
-
-    def families(self, part: str) -> list[str]:
-        return [name for i, name in enumerate(FAMILIES) if (self.family[part] == i).any()]
-
-    def curve(self, part: str, family: str | None = None, *, of: str = "correct") -> Floats:
-        """Mean over families (each alike) behind 0, 1, ... demonstrations, `[n_pairs]`."""
-        values = self.correct if of == "correct" else self.loss
-        numbers = [list(FAMILIES).index(name) for name in ([family] if family else self.families(part))]
-        return np.mean([values[part][self.family[part] == i].mean(0) for i in numbers], 0)
-
-    def gain(self, part: str, family: str | None = None) -> float:
-        """Accuracy with the demonstrations of a prompt minus that with none."""
-        curve = self.curve(part, family)
-        return float(curve[self.n_shown] - curve[0])
-
-    def by_answer(self) -> float:
-        """Accuracy on unseen functions with the demonstrations of a prompt, mean over answers: chance for whoever always says the same.
-
-        A mean over families is not: a small one may have a single unseen constant.
-        """
-        right, answers = self.correct["unseen"][:, self.n_shown], self.answers[:, self.n_shown]
-        return float(np.mean([right[answers == answer].mean() for answer in np.unique(answers)]))
-
-    def differences(self, way: str) -> Floats:
-        """Accuracy of a way of prompting minus its control, by question; of known difficulty only where it is graded."""
-        entry = prompting.ARMS[way]
-        d = self.right[way] - self.right[entry.control]
-        return d[np.isin(self.asked, [list(FAMILIES).index(name) for name in GRADED])] if entry.needs_difficulty else d
-
-    def rho(self, x: str, y: str, *given: str, family: str | None = None) -> float:
-        """Rank correlation over rows of unseen functions, behind as many demonstrations as are shown."""
-        keep = np.full(len(self.sparsity), True)
-        if family is not None:
-            keep = self.family["unseen"] == list(FAMILIES).index(family)
-        of = {"sparsity": self.sparsity, "operations": self.operations, "loss": self.loss["unseen"]}
-        columns = (of[name][keep, self.n_shown] for name in (x, y, *given))
-        return rank_correlation(*columns)
-
-    def ahead(self, of: str) -> float:
-        """How much better than in random order on validation functions at the end, mean over all numbers of demonstrations."""
-        assert self.random_order is not None
-        gap = (self.curve("val", of=of) - self.random_order.curve("val", of=of))[1:].mean()
-        return float(gap if of == "correct" else -gap)
-
-
 def _way(name: str) -> Hypothesis[Demonstrated]:
     entry = prompting.ARMS[name]
     graded = ", where items of a function are graded" if entry.needs_difficulty else ""
@@ -209,12 +114,24 @@ def _way(name: str) -> Hypothesis[Demonstrated]:
     )
 
 
+def _above_entropy(name: str) -> Hypothesis[Demonstrated]:
+    return Hypothesis(
+        key=f"{name}, above entropy",
+        claim=f"{prompting.ARMS[name].words}: answered more often than by the same rule on the entropy of the prediction",
+        expected="positive",
+        effect=lambda r: float(r.differences(name, name + BY_ENTROPY).mean()),
+        unit="fraction",
+        margin=MARGIN,
+    )
+
+
 def _ahead(key: str, claim: str, of: str, unit: str, margin: float) -> Hypothesis[Demonstrated]:
     return Hypothesis(key=key, claim=claim, expected="positive", effect=lambda r: r.ahead(of), unit=unit, margin=margin)
 
 
 PROMPTED: tuple[Hypothesis[Demonstrated], ...] = (
     *(_way(name) for name in COMPARED),
+    *(_above_entropy(name) for name in GUIDED),
     correlation("difficulty", "positive", "sparser, more operations (Spearman)", lambda r: r.rho("operations", "sparsity")),
     correlation("difficulty given loss", "positive", "sparser, more operations, given the loss (partial Spearman)", lambda r: r.rho("operations", "sparsity", "loss")),
     correlation("own loss", "positive", "sparser, predicted worse (Spearman)", lambda r: r.rho("loss", "sparsity")),
@@ -292,6 +209,7 @@ class CurriculumStudy(WorldStudy[Demonstrated]):
             f"the pool, mean of {d.n_contexts} draws: {HEADLINE} at {FINAL} at its ask. Similarity: cosine of that activation, centred.",
             f"Ways of prompting: {ways}. {choice.n_shown} demonstrations, those that choose out of the {choice.n_retrieved} most similar; {choice.n_levels} levels; {choice.n_draws} draws "
             f"where it is random. Known difficulty is asked about in {' and '.join(GRADED)} alone, where items of one function differ in it. All pairs have one length: there is no order by length.",
+            "What sparsity guides is also asked with the entropy of the prediction in the place of sparsity: is it sparsity that helps, or how unsure the model is?",
             f"Smallest difference of accuracy seen in one seed with a chance of .8, if a fifth of the questions are right in one of two ways alone: "
             f"{detectable_share(n_asked):.3f} ({detectable_share(graded):.3f} of graded ones); verdicts rest on Student's t over seeds. Differences below {MARGIN:g} are of no interest.",
         )
@@ -460,12 +378,14 @@ class CurriculumStudy(WorldStudy[Demonstrated]):
         rows: list[tuple[TableCell, ...]] = []
         for subject, seeds in read.items():
             if subject.arm in (DENSE, SPARSE):
-                for way in (ZERO_SHOT, RANDOM_ORDER, DRAWN, DEALT, *COMPARED):
+                others = [name + BY_ENTROPY for name in GUIDED]
+                for way in (ZERO_SHOT, RANDOM_ORDER, DRAWN, DEALT, *COMPARED, *others):
+                    control = prompting.ARMS[way.partition(",")[0]].control
                     accuracy = seeds_number([float(r.right[way].mean()) for r in seeds], "fraction")
                     loss = seeds_number([float(r.answer_loss[way].mean()) for r in seeds], "nats")
-                    d = np.stack([r.differences(way) for r in seeds]) if way in COMPARED else None
+                    d = np.stack([r.differences(way) for r in seeds]) if control else None
                     apart = None if d is None else nested(d, seed=self.config.seed).number("fraction")
-                    rows.append((subject.arm, way, prompting.ARMS[way].control or "-", accuracy, apart, loss))
+                    rows.append((subject.arm, way, control or "-", accuracy, apart, loss))
         return ResultTable(
             title="Ways of prompting",
             columns=("arm", "way", "control", "accuracy", "minus its control", "loss of the answer"),

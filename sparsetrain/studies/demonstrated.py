@@ -13,6 +13,7 @@ Source: 2 and 3 after Trockman and Kolter 2023, Mimetic Initialization of Self-A
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,15 +22,21 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsetrain.curriculum.arms import Asked, ChoiceConfig, Pool, arms_of, chosen
+from sparsetrain.curriculum.arms import ARMS, Asked, ChoiceConfig, Pool, arms_of, chosen
 from sparsetrain.curriculum.scoring import FINAL, Scores, directions
-from sparsetrain.data.worlds.functions import LENGTH, Function, FunctionsConfig, Ints, prompt
+from sparsetrain.data.worlds.functions import FAMILIES, LENGTH, Function, FunctionsConfig, Ints, prompt
 from sparsetrain.hooks import HookPoint, hooked
 from sparsetrain.model import Block, ModelConfig, Transformer
 from sparsetrain.representation.evaluate import evaluating
 from sparsetrain.representation.measures import HEADLINE, MEASURES
+from sparsetrain.studies.readings import rank_correlation
 
 Floats = NDArray[np.float64]
+GUIDED = ("sparsity", "published", "matched")
+"""Ways that sparsity guides; each is also asked with the entropy of the prediction in the place of sparsity."""
+BY_ENTROPY = ", by entropy"
+GRADED = ("conditional",)
+"""Families whose items differ in difficulty within a function."""
 SIZE = 256
 """Rows of one forward pass."""
 CONTENT = 0.3
@@ -127,6 +134,103 @@ def row_sparsity(model: Transformer, tokens: Ints) -> Floats:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Demonstrated:
+    """What one trained model says of its world."""
+
+    n_shown: int
+    family: Mapping[str, Ints]
+    """Part -> index in `FAMILIES` of each row, `[n_rows]`."""
+    correct: Mapping[str, Floats]
+    """Part -> `[n_rows, n_pairs]`: of the answer behind so many demonstrations. `misled`: unseen functions, demonstrations of shuffled answers."""
+    loss: Mapping[str, Floats]
+    """Nats, as `correct`."""
+    sparsity: Floats
+    """Of rows of unseen functions, higher is sparser, `[n_rows, n_pairs]`."""
+    operations: Ints
+    """`[n_rows, n_pairs]`."""
+    answers: Ints
+    """Of the same rows, `[n_rows, n_pairs]`."""
+    asked: Ints
+    """Index in `FAMILIES` of each question, `[n_asked]`."""
+    right: Mapping[str, Floats]
+    """Way of prompting -> share of its draws that are right, `[n_asked]`."""
+    answer_loss: Mapping[str, Floats]
+    """Nats, `[n_asked]`."""
+    random_order: "Demonstrated | None" = None
+    """Of an ordered arm: the model of the same rows in random order."""
+    shuffled: "Demonstrated | None" = None
+    """The model of shuffled answers."""
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        n_shown: int,
+        *,
+        random_order: "Demonstrated | None" = None,
+        shuffled: "Demonstrated | None" = None,
+    ) -> "Demonstrated":
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+
+        def under(head: str) -> dict[str, Floats]:
+            return {name.split("|")[1]: values for name, values in arrays.items() if name.startswith(f"{head}|")}
+
+        parts = ("family", "correct", "loss", "right", "answer_loss")
+        whole = ("sparsity", "operations", "answers", "asked")
+        return cls(
+            n_shown=n_shown,
+            **{name: under(name) for name in parts},  # pyright: ignore[reportArgumentType]
+            **{name: arrays[name] for name in whole},
+            random_order=random_order,
+            shuffled=shuffled,
+        )
+
+    def families(self, part: str) -> list[str]:
+        return [name for i, name in enumerate(FAMILIES) if (self.family[part] == i).any()]
+
+    def curve(self, part: str, family: str | None = None, *, of: str = "correct") -> Floats:
+        """Mean over families (each alike) behind 0, 1, ... demonstrations, `[n_pairs]`."""
+        values = self.correct if of == "correct" else self.loss
+        numbers = [list(FAMILIES).index(name) for name in ([family] if family else self.families(part))]
+        return np.mean([values[part][self.family[part] == i].mean(0) for i in numbers], 0)
+
+    def gain(self, part: str, family: str | None = None) -> float:
+        """Accuracy with the demonstrations of a prompt minus that with none."""
+        curve = self.curve(part, family)
+        return float(curve[self.n_shown] - curve[0])
+
+    def by_answer(self) -> float:
+        """Accuracy on unseen functions with the demonstrations of a prompt, mean over answers: chance for whoever always says the same.
+
+        A mean over families is not: a small one may have a single unseen constant.
+        """
+        right, answers = self.correct["unseen"][:, self.n_shown], self.answers[:, self.n_shown]
+        return float(np.mean([right[answers == answer].mean() for answer in np.unique(answers)]))
+
+    def differences(self, way: str, control: str = "") -> Floats:
+        """Accuracy of a way of prompting minus its control (or another way), by question; of known difficulty only where it is graded."""
+        entry = ARMS[way.partition(",")[0]]
+        d = self.right[way] - self.right[control or entry.control]
+        return d[np.isin(self.asked, [list(FAMILIES).index(name) for name in GRADED])] if entry.needs_difficulty else d
+
+    def rho(self, x: str, y: str, *given: str, family: str | None = None) -> float:
+        """Rank correlation over rows of unseen functions, behind as many demonstrations as are shown."""
+        keep = np.full(len(self.sparsity), True)
+        if family is not None:
+            keep = self.family["unseen"] == list(FAMILIES).index(family)
+        of = {"sparsity": self.sparsity, "operations": self.operations, "loss": self.loss["unseen"]}
+        columns = (of[name][keep, self.n_shown] for name in (x, y, *given))
+        return rank_correlation(*columns)
+
+    def ahead(self, of: str) -> float:
+        """How much better than in random order on validation functions at the end, mean over all numbers of demonstrations."""
+        assert self.random_order is not None
+        gap = (self.curve("val", of=of) - self.random_order.curve("val", of=of))[1:].mean()
+        return float(gap if of == "correct" else -gap)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dealt:
     """The inputs of one function: a pool of demonstrations, and questions that are not in it."""
 
@@ -211,23 +315,27 @@ def put(
         Arm -> share of its prompts that are right, and mean loss of the answer in nats, `[n_asked]` each.
     """
     of_pool, of_asked = of
-    graded = dealt.operations(dealt.pool) + 0.5 * rng.random(len(dealt.pool))
+    n_pool, n_asked = len(dealt.pool), len(dealt.asked)
+    graded = dealt.operations(dealt.pool) + 0.5 * rng.random(n_pool)
     pool = Pool(sparsity=of_pool.sparsity, loss=of_pool.loss, length=of_pool.length, difficulty=graded)
     similarity, answers = of_pool.similarity(of_asked), dealt.answers(dealt.asked)
-    found: dict[str, tuple[Floats, Floats]] = {}
-    for name in arms_of(pool):
+
+    def ask(name: str, pool: Pool, sparsity: Floats) -> tuple[Floats, Floats]:
         prompts: list[Ints] = []
         for i, query in enumerate(dealt.asked.tolist()):
-            asked = Asked(
-                sparsity=float(of_asked.sparsity[i]), similarity=similarity[i], allowed=np.ones(len(pool), np.bool_)
-            )
+            asked = Asked(sparsity=float(sparsity[i]), similarity=similarity[i], allowed=np.ones(n_pool, np.bool_))
             orders = chosen(pool, asked, choice, name, number + i)
             prompts += [prompt(config, dealt.pairs(order), (query[0], query[1])) for order in orders]
-        n_draws = len(prompts) // len(dealt.asked)
+        n_draws = len(prompts) // n_asked
         seen, true = look(model, np.stack(prompts), last=True), np.repeat(answers, n_draws)[:, None]
         right, loss = (
             rearrange(values, "(n draws) 1 -> n draws", draws=n_draws).mean(1)
             for values in (seen.correct(true), seen.loss(true))
         )
-        found[name] = (right, loss)
-    return found
+        return right, loss
+
+    elsewhere = replace(pool, sparsity=of_pool.entropy)
+    return {
+        **{name: ask(name, pool, of_asked.sparsity) for name in arms_of(pool)},
+        **{name + BY_ENTROPY: ask(name, elsewhere, of_asked.entropy) for name in GUIDED},
+    }

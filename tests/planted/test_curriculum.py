@@ -9,7 +9,8 @@ import pytest
 from sparsetrain.curriculum.arms import ARMS
 from sparsetrain.data.worlds.functions import FAMILIES
 from sparsetrain.run import RunConfig
-from sparsetrain.studies.curriculum import COMPARED, TRAINED, CurriculumStudy, Demonstrated, DemonstrationsConfig
+from sparsetrain.studies.curriculum import COMPARED, TRAINED, CurriculumStudy, DemonstrationsConfig
+from sparsetrain.studies.demonstrated import BY_ENTROPY, GUIDED, Demonstrated
 from sparsetrain.studies.engine import Arm, StudyRules, conclude
 from sparsetrain.studies.section import StudySection
 from sparsetrain.studies.study import Subject
@@ -21,7 +22,14 @@ NAMES = list(FAMILIES)
 
 
 def planted(
-    seed: int, *, gain: float = 0.4, sparsity: float = 0.0, graded: float = 0.0, marks: float = 0.0, loss: float = 1.0
+    seed: int,
+    *,
+    gain: float = 0.4,
+    sparsity: float = 0.0,
+    graded: float = 0.0,
+    marks: float = 0.0,
+    loss: float = 1.0,
+    rule: float = 0.0,
 ) -> Demonstrated:
     """2000 rows and questions: accuracy rises by `gain`, order by sparsity adds `sparsity`, by known difficulty `graded` where it is graded."""
     rng, n = np.random.default_rng(seed), 2000
@@ -37,8 +45,14 @@ def planted(
         return (base < 0.5 + added).astype(float)
 
     of_graded = np.isin(family, [NAMES.index("conditional")])
-    more = {"sparsity": right(sparsity), "easy_to_hard": right(graded, of_graded)}
+    more = {
+        "sparsity": right(sparsity),
+        "published": right(rule),
+        "dealt": right(rule),
+        "easy_to_hard": right(graded, of_graded),
+    }
     parts = ("seen", "val", "unseen", "misled")
+    ways = (*ARMS, *(name + BY_ENTROPY for name in GUIDED))
     return Demonstrated(
         n_shown=8,
         family=dict.fromkeys(parts, family),
@@ -48,8 +62,8 @@ def planted(
         operations=operations,
         answers=rng.integers(0, 7, (n, 13)),
         asked=family,
-        right={**dict.fromkeys(ARMS, right(0.0)), **more},
-        answer_loss=dict.fromkeys(ARMS, losses[:, 0]),
+        right={**dict.fromkeys(ways, right(0.0)), **more},
+        answer_loss=dict.fromkeys(ways, losses[:, 0]),
     )
 
 
@@ -90,6 +104,12 @@ def test_where_nothing_is_planted_the_word_is_no() -> None:
     found = verdicts(concluded())
     assert {found[f"dense: {way}"] for way in COMPARED} == {"not supported"}
     assert found["dense: marks difficulty holds"] == found["easy_first: training order holds"] == "not supported"
+
+
+def test_a_rule_that_helps_on_any_sparsity_is_no_sparsity() -> None:
+    found = verdicts(concluded(rule=0.1))
+    assert found["dense: published, above entropy"] == "supported" and found["dense: published"] == "not supported"
+    assert found["dense: as published holds"] == "not supported"
 
 
 def test_known_difficulty_counts_where_it_is_graded() -> None:

@@ -116,3 +116,5 @@ def test_every_way_asks_every_question(model: Transformer) -> None:
     assert all((found[way][1] == again[way][1]).all() for way in found)
     assert (found["random_order"][1] != other["random_order"][1]).any()
     assert (found["similarity"][1] == other["similarity"][1]).all()
+    assert (found["dealt"][1] != found["published"][1]).any()
+    assert (found["matched, by entropy"][1] != found["matched"][1]).any()
