@@ -341,6 +341,14 @@ def test_circuits_of_a_finished_run_join_its_report_and_go_to_wandb(smoke, pytho
             ["train.py", "+experiment=shifts_real", "+debug=smoke", "study.frozen.probes.noise=[0.5]"],
             "study.frozen.probes.noise=[0.5] must rise from 0",
         ),
+        (
+            ["train.py", "+experiment=curriculum_real", "+debug=smoke", "study.choice.n_shown=30"],
+            "study.choice.n_shown=30 demonstrations cannot be taken from n_retrieved=4",
+        ),
+        (
+            ["train.py", "+experiment=curriculum", "+debug=smoke", "study.demonstrations.n_shots=1"],
+            "study.demonstrations.choice.n_shown=2 must be at most n_shots=1",
+        ),
         (["scripts/find_circuits.py", "run=.", "task=nope"], "unknown task 'nope': tasks are single_double_quote"),
         (["scripts/find_circuits.py", "run=."], "holds no export"),
         (["scripts/find_circuits.py", "run=.", "data=a.txt"], "data=a.txt is for model=hf:...; the means of a run"),
