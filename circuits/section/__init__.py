@@ -47,6 +47,16 @@ from circuits.section.found import (
     TaskStatus,
     TwinEntry,
 )
+from circuits.section.prior import (
+    ContextPriorSection,
+    PriorArm,
+    PriorGroup,
+    PriorHalf,
+    PriorHead,
+    PriorReference,
+    PriorScores,
+    PriorTried,
+)
 from circuits.section.recipe import (
     FrontierSection,
     FrontierTrial,
@@ -80,6 +90,7 @@ __all__ = [
     "CircuitEntry",
     "CircuitSize",
     "CircuitsSection",
+    "ContextPriorSection",
     "Definitions",
     "Difference",
     "DisjointCircuit",
@@ -105,6 +116,13 @@ __all__ = [
     "Pair",
     "PairEntry",
     "ParaphrasedGate",
+    "PriorArm",
+    "PriorGroup",
+    "PriorHalf",
+    "PriorHead",
+    "PriorReference",
+    "PriorScores",
+    "PriorTried",
     "PromptActivity",
     "PromptTokens",
     "RandomLosses",

@@ -1,13 +1,21 @@
 """What circuits contribute to the report: the task table, a drawing of each circuit, each small one in words, circuits as
-they form, several models beside each other, and two runs side by side.
+they form, several models beside each other, two runs side by side, and what turns a model's answer where prompt and memory differ.
 
 The entry point hands `KINDS` to the report beside those of `sparsetrain.report.sections`.
 """
 
-from circuits.section import ArmsSection, CircuitsSection, FormationSection, FrontierSection, SelectionSection
+from circuits.section import (
+    ArmsSection,
+    CircuitsSection,
+    ContextPriorSection,
+    FormationSection,
+    FrontierSection,
+    SelectionSection,
+)
 from circuits.side_by_side.section import SideBySideSection
 from circuits.views.arms import arms
 from circuits.views.formation import formation
+from circuits.views.prior import context_prior
 from circuits.views.recipe import frontier, selection
 from circuits.views.side_by_side import side_by_side
 from circuits.views.tasks import circuits
@@ -19,7 +27,8 @@ KINDS: Kinds = {
     "arms": SectionKind(schema=ArmsSection, view=arms),
     "circuits": SectionKind(schema=CircuitsSection, view=circuits),
     "formation": SectionKind(schema=FormationSection, view=formation),
+    "context_prior": SectionKind(schema=ContextPriorSection, view=context_prior),
     "selection": SectionKind(schema=SelectionSection, view=selection),
 }
 
-__all__ = ["KINDS", "arms", "circuits", "formation", "frontier", "selection", "side_by_side"]
+__all__ = ["KINDS", "arms", "circuits", "context_prior", "formation", "frontier", "selection", "side_by_side"]

@@ -1,0 +1,79 @@
+"""Activation patching: the residual stream at one layer as it is in a run in which the context has its way."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from circuits.prior.arm import SETTINGS, Arm, Intent, Learned, Setting
+from circuits.prior.asking import Asks, Subject
+from circuits.prior.cases import NOTHING, STATED, Form
+from circuits.prior.interventions.direction import spread
+from sparsetrain.hooks import HookPoint
+
+
+LOUDER = Form(n=4)
+
+
+class Patching(Arm):
+    """h + s (h_donor - h) where answers are predicted, h_donor from the same case in a form that says it louder.
+
+    Opposite: the donor is the prompt without a statement. Control: the donors of the cases are exchanged by lot (of one case: turned round by
+    one place), each scaled to the size of its own difference.
+
+    Args:
+        streams: hook points, see `Subject.streams`.
+        donor: form of the donor; every case must have it.
+        depths: shares of the way through the model at which it is tried.
+        strengths: s.
+
+    Source: Vig et al. 2020; Meng et al. 2022, section 2 (causal tracing). Ours: the donor of the same case in another form.
+    """
+
+    name = "activation patching"
+    kind: ClassVar = "intervention"
+    source: ClassVar[str] = "Vig et al. 2020; Meng et al. 2022"
+
+    def __init__(
+        self,
+        streams: Sequence[str],
+        donor: Form = LOUDER,
+        depths: tuple[float, ...] = (0.5, 0.75),
+        strengths: tuple[float, ...] = (1.0, 2.0),
+    ) -> None:
+        self.donor, self.points = donor, spread(streams, depths)
+        strengths = strengths if len(self.points) == len(depths) else tuple(1.0 + i / 2 for i in range(SETTINGS))
+        self.settings = tuple({"point": point, "strength": s} for point in self.points for s in strengths)
+
+    @property
+    def identity(self) -> str:
+        return repr(self.donor)
+
+    def forms(self, setting: Setting | None = None) -> tuple[Form, ...]:
+        return STATED, NOTHING, self.donor
+
+    def logits(
+        self, subject: Subject, asks: Asks, learned: Learned, setting: Setting, intent: Intent, random: int | None
+    ) -> Tensor:
+        rows, point = asks.rows(STATED), str(setting["point"])
+        donor = asks.rows(self.donor if intent == "context" else NOTHING)
+        given = subject.seen(donor, [point])[point][donor.places.to(subject.device)]  # [place, width]
+        own = subject.seen(rows, [point])[point][rows.places.to(subject.device)]
+        difference = float(setting["strength"] or 0) * (given - own)
+        if random is not None:
+            n = len(difference)
+            order = (
+                torch.randperm(n, generator=torch.Generator().manual_seed(random)) if n > 2 else torch.arange(n).roll(1)
+            )
+            other = difference[order.to(difference.device)] if n > 1 else difference.roll(1, -1)
+            difference = other * (
+                difference.norm(dim=-1, keepdim=True) / other.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+            )
+
+        def put(h: Tensor, _: HookPoint) -> Tensor:
+            changed = h.clone()
+            changed[rows.places.to(h.device)] += difference.to(h)
+            return changed
+
+        return subject.logits(rows, {point: put})
