@@ -20,8 +20,6 @@ Intent = Literal["context", "prior"]
 Setting = Mapping[str, float | int | str | None]
 Learned = Arrays
 """What an arm learned of the fitting cases: name -> `[n_fit, ...]`."""
-SETTINGS = 4
-"""Settings of every arm: the budget that they share. ours"""
 
 
 class Arm(ABC):

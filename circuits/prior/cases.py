@@ -269,7 +269,7 @@ def deal(cases: Sequence[Case], n_fit: int, seed: int = 0) -> Dealt:
             n_chosen += len(by_fact[fact])
     if not chosen or len(chosen) == len(by_fact):
         raise ValueError(
-            f"{len(cases)} cases of {len(by_fact)} facts with budget.n_fit={n_fit}: some facts are needed for fitting and others for "
+            f"{len(cases)} cases of {len(by_fact)} facts with examine.n_fit={n_fit}: some facts are needed for fitting and others for "
             f"evaluation; give more conflicts or another n_fit"
         )
     return Dealt(

@@ -263,6 +263,12 @@ def _irrelevant(rows: Sequence[Conflict], i: int) -> str:
     return ""
 
 
+def halves(text: str) -> tuple[str, str]:
+    """A text of at least four words as a statement and what follows it."""
+    words = text.split()
+    return " ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])
+
+
 def neutral_texts(
     texts: Sequence[tuple[str, str]],
     encoder: Encoder,
@@ -270,7 +276,7 @@ def neutral_texts(
     forms: Collection[Form],
     n_ctx: int | None,
 ) -> list[Neutral]:
-    """Texts as they follow a statement that is not about any conflict; those that cannot be written are left out."""
+    """Texts as they follow a statement that is not about any conflict; left out are those that cannot be written, or only in unknown tokens."""
     made: list[Neutral] = []
 
     def encode(text: str) -> Tokens:
@@ -281,6 +287,6 @@ def neutral_texts(
         row = Conflict(place=f"neutral text {i}", context=front, question=begin, prior="", answer=front, agreeing=front)
         pieces, _ = pieces_of(row, wording, texts[i - 1][0])
         found = neutral_of(pieces, forms, encode, f" {rest}", row.place, n_ctx)
-        if isinstance(found, Neutral):
+        if isinstance(found, Neutral) and any(token != encoder.unknown_id for token in found.text):
             made.append(found)
     return made

@@ -19,9 +19,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, xlogy  # pyright: ignore[reportMissingTypeStubs]
+from scipy.special import expit, rel_entr  # pyright: ignore[reportMissingTypeStubs]
 
-from sparsetrain.stats.intervals import Estimate, bootstrap, columns, difference, over_items
+from sparsetrain.stats.intervals import Estimate, columns, difference, over_items
 
 Floats = NDArray[np.float64]
 Measure = Literal["p_context", "preference", "says_context"]
@@ -76,10 +76,11 @@ class CaseScores:
 
     @property
     def over_answers(self) -> Floats:
-        """p(A), `[n_cases, n_answers]`, sums to 1; 0 behind the last answer."""
+        """p(A), `[n_cases, n_answers]`, sums to 1; 0 behind the last answer, NaN where the case has no such prompt."""
         lp = np.where(np.isnan(self.mean_logp), -np.inf, self.mean_logp)
-        p = np.exp(lp - lp.max(1, keepdims=True))
-        return p / p.sum(1, keepdims=True)
+        asked = ~np.isnan(self.mean_logp[:, :1])
+        p = np.exp(lp - np.where(asked, lp.max(1, keepdims=True), 0.0))
+        return np.where(asked, p / np.maximum(p.sum(1, keepdims=True), 1e-300), np.nan)
 
     def persuasion(self, without: "CaseScores") -> Floats:
         """Of these prompts against those without a context, nats."""
@@ -88,9 +89,7 @@ class CaseScores:
 
 def persuasion(p: ArrayLike, q: ArrayLike) -> Floats:
     """KL(p || q) over the last axis, nats; p(A | x, q) against p(A | q). Infinite where p allows what q excludes."""
-    p, q = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)
-    with np.errstate(divide="ignore"):
-        return np.asarray(xlogy(p, p) - np.where(p > 0, p * np.log(q, where=q > 0, out=np.full(np.broadcast(p, q).shape, -np.inf)), 0.0)).sum(-1)  # fmt: skip
+    return np.asarray(rel_entr(np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)).sum(-1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,12 +210,3 @@ def _crossing(x: Floats, y: Floats) -> float:
         return float(x[-1])
     i = int(np.flatnonzero(y <= 0.5)[0])
     return float(x[i - 1] + (y[i - 1] - 0.5) / (y[i - 1] - y[i]) * (x[i] - x[i - 1]))
-
-
-def collateral(before: ArrayLike, after: ArrayLike) -> Floats:
-    """KL(before || after) of next-token distributions over the last axis, from log-probabilities, nats."""
-    a, b = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
-    return (np.exp(a) * (a - b)).sum(-1)
-
-
-__all__ = ["CaseScores", "HalfPoint", "Measure", "Susceptibility", "bootstrap", "by_fact", "collateral", "falling", "half_point", "headroom", "mean_over_facts", "persuasion", "susceptibility"]  # fmt: skip

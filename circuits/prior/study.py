@@ -22,6 +22,9 @@ from circuits.prior.tuning import Chosen, Tuned, name_of, tune
 from sparsetrain.store import fingerprint
 from sparsetrain.typed import Count, Index
 
+MOST_FIT = 16
+"""Cases for tuning where nothing else is said. ours"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExamineConfig:
@@ -30,8 +33,9 @@ class ExamineConfig:
     measure: Measure = "p_context"
     """What arms are tuned and compared by: p_context (probability of the context's answer), preference (1 - M_R) or says_context (share of
     greedy answers)."""
-    n_fit: Count = 16
-    """Cases for tuning, of facts that are not evaluated: every setting of every arm is tried on all of them."""
+    n_fit: Count | None = None
+    """Cases for tuning, of facts that are not evaluated: every setting of every arm is tried on all of them. None: a third of the cases,
+    at most 16."""
     n_random: Count = 3
     """Random controls of each intervention."""
     n_heads: Index = 16
@@ -43,6 +47,10 @@ class ExamineConfig:
     n_bootstrap: Count = 1000
     seed: Index = 0
     """Of the deal, the controls and the intervals."""
+
+    def fitting(self, n_cases: int) -> int:
+        """Cases for tuning of so many."""
+        return min(MOST_FIT, max(1, n_cases // 3)) if self.n_fit is None else self.n_fit
 
 
 DEFAULT = ExamineConfig()

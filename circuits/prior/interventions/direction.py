@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from circuits.prior.arm import SETTINGS, Arm, Intent, Learned, Setting
+from circuits.prior.arm import Arm, Intent, Learned, Setting
 from circuits.prior.asking import Asks, Subject, over
 from circuits.prior.cases import NOTHING, STATED, Case, Form
 from sparsetrain.hooks import HookPoint
@@ -39,6 +39,10 @@ INTENTS = (Form(trust=0), Form(distrust=0))
 """Opposite intents: believe the prompt, answer from memory."""
 
 
+ONE_PLACE = (1.0, 2.0, 3.0, 4.0)
+"""Reaches, or strengths, where a model has one place to try: as many settings as any arm."""
+
+
 class OneDirection(Arm):
     """h + (v - u . h) u where answers are predicted, in the residual stream in front of one block.
 
@@ -50,7 +54,8 @@ class OneDirection(Arm):
         streams: hook points, see `Subject.streams`.
         pair: forms of context intent and of memory intent; every fitting case must have them.
         depths: shares of the way through the model at which it is tried.
-        reaches: v in units of the half difference of both intents; 1: the mean of the intended one.
+        reaches: v in units of the half difference of both intents; 1: the mean of the intended one. None: 1 and 3,
+            or 1 to 4 where there is one place to try.
 
     Source: Minder et al. 2025, Controllable context sensitivity and the knob behind it, section 5. Ours: u by difference of means instead of
         gradient descent, so that it costs two reads of each fitting case.
@@ -65,11 +70,11 @@ class OneDirection(Arm):
         streams: Sequence[str],
         pair: tuple[Form, Form] = INTENTS,
         depths: tuple[float, ...] = (0.5, 0.75),
-        reaches: tuple[float, ...] = (1.0, 3.0),
+        reaches: tuple[float, ...] | None = None,
     ) -> None:
         self.pair = pair
         self.points = spread(streams, depths)
-        reaches = reaches if len(self.points) == len(depths) else tuple(1.0 + i for i in range(SETTINGS))
+        reaches = reaches or ((1.0, 3.0) if len(self.points) > 1 else ONE_PLACE)
         self.settings = tuple({"point": point, "reach": reach} for point in self.points for reach in reaches)
 
     def forms(self, setting: Setting | None = None) -> tuple[Form, ...]:
@@ -122,8 +127,9 @@ def drawn_direction(width: int, seed: int) -> Tensor:
 
 
 def spread(streams: Sequence[str], depths: Sequence[float]) -> tuple[str, ...]:
-    """Hook points at shares of the way through the model, each once; the embedding itself is none of them where there is another."""
-    places = [
-        min(len(streams) - 1, max(min(1, len(streams) - 1), round(depth * (len(streams) - 1)))) for depth in depths
-    ]
-    return tuple(streams[i] for i in dict.fromkeys(places))
+    """Hook points at shares of the way through the model, each once: in front of blocks behind the first.
+
+    The embedding, and the stream behind the last block, where everything is decided, are among them only where there is nothing else.
+    """
+    inner = list(streams[1:-1]) or list(streams[1:]) or list(streams)
+    return tuple(dict.fromkeys(inner[round(depth * (len(inner) - 1))] for depth in depths))

@@ -6,18 +6,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from circuits.prior.arm import SETTINGS, Arm, Intent, Learned, Setting
+from circuits.prior.arm import Arm, Intent, Learned, Setting
 from circuits.prior.asking import Asks, Subject
 from circuits.prior.cases import NOTHING, STATED, Form
-from circuits.prior.interventions.direction import spread
+from circuits.prior.interventions.direction import ONE_PLACE, spread
 from sparsetrain.hooks import HookPoint
-
 
 LOUDER = Form(n=4)
 
 
 class Patching(Arm):
     """h + s (h_donor - h) where answers are predicted, h_donor from the same case in a form that says it louder.
+
+    It reads more of the case than one statement: what it is worth is what it does beyond the donor's own prompt, which is among the prompt arms.
 
     Opposite: the donor is the prompt without a statement. Control: the donors of the cases are exchanged by lot (of one case: turned round by
     one place), each scaled to the size of its own difference.
@@ -26,7 +27,7 @@ class Patching(Arm):
         streams: hook points, see `Subject.streams`.
         donor: form of the donor; every case must have it.
         depths: shares of the way through the model at which it is tried.
-        strengths: s.
+        strengths: s; None: 1 and 2, or 1 to 4 where there is one place to try.
 
     Source: Vig et al. 2020; Meng et al. 2022, section 2 (causal tracing). Ours: the donor of the same case in another form.
     """
@@ -40,10 +41,10 @@ class Patching(Arm):
         streams: Sequence[str],
         donor: Form = LOUDER,
         depths: tuple[float, ...] = (0.5, 0.75),
-        strengths: tuple[float, ...] = (1.0, 2.0),
+        strengths: tuple[float, ...] | None = None,
     ) -> None:
         self.donor, self.points = donor, spread(streams, depths)
-        strengths = strengths if len(self.points) == len(depths) else tuple(1.0 + i / 2 for i in range(SETTINGS))
+        strengths = strengths or ((1.0, 2.0) if len(self.points) > 1 else ONE_PLACE)
         self.settings = tuple({"point": point, "strength": s} for point in self.points for s in strengths)
 
     @property

@@ -192,7 +192,9 @@ def test_one_direction_finds_the_planted_one(subject, cases):
     assert found.u[INTENT] >= 0.99 and np.linalg.norm(found.u) == pytest.approx(1), "cosine with the planted channel"
     assert (found.context, found.prior) == pytest.approx((1, -1), abs=1e-4)
     near, far = ({"point": point, "reach": reach} for reach in (1.0, 3.0))
-    assert near in arm.settings and far in arm.settings
+    assert [setting["reach"] for setting in arm.settings] == [1, 2, 3, 4] and near in arm.settings, (
+        "one place in two blocks"
+    )
     assert margin(subject, cases, arm, near) == pytest.approx(copied(1, 1) - RECALL, abs=1e-3) and copied(1, 1) > RECALL
     assert margin(subject, cases, arm, far) == pytest.approx(copied(1, 3) - RECALL, abs=1e-3)
     assert margin(subject, cases, arm, near, "prior") == pytest.approx(copied(1, -1) - RECALL, abs=1e-3)
@@ -214,7 +216,9 @@ def test_a_random_direction_of_the_same_size_is_not_enough(subject, cases):
 def test_patching_works_behind_the_copy_head_and_nowhere_before(subject, cases):
     arm = Patching(subject.streams)
     before, after = "blocks.1.attn.norm.hook_resid", "final_norm.hook_resid"
-    assert [setting["point"] for setting in arm.settings] == [before, before, after, after]
+    assert {setting["point"] for setting in arm.settings} == {before}, (
+        "behind the last block it would be the donor's own answer"
+    )
     assert margin(subject, cases, arm, {"point": before, "strength": 1.0}) == pytest.approx(HALF - RECALL, abs=1e-4)
     for strength in (1.0, 2.0):
         expected = HALF + strength * (copied(4) - HALF) - RECALL
