@@ -41,6 +41,11 @@ class Arm(ABC):
         """Forms of prompt that it reads, in a setting or in any."""
         return (STATED, NOTHING)
 
+    @property
+    def control_forms(self) -> tuple[Form, ...]:
+        """Forms that its control reads in the place of something drawn by lot; without them it has no control."""
+        return ()
+
     def learn(self, subject: Subject, cases: Sequence[Case]) -> Learned:
         """Whatever settings rest on, from fitting cases alone."""
         return {}

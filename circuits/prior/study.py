@@ -63,7 +63,7 @@ class ArmScores:
     chosen: Chosen
     scores: CaseScores
     random: tuple[CaseScores, ...] = ()
-    """Its random controls; none of a prompt."""
+    """Its random controls; none of a prompt, or where the cases lack what the control reads."""
     restored: CaseScores | None = None
     """With the opposite intent; None: it has none."""
     damage: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
@@ -132,7 +132,7 @@ class Outcome:
 
 def forms_for(arms: Sequence[Arm]) -> tuple[Form, ...]:
     """All forms that cases need to be put through these arms and their controls."""
-    forms = [form for arm in arms for form in arm.forms()]
+    forms = [form for arm in arms for form in (*arm.forms(), *arm.control_forms)]
     return tuple(dict.fromkeys([*REFERENCES.values(), DISTRUST, *forms]))
 
 
@@ -192,7 +192,11 @@ def examine(
 
         if isinstance(arm, PromptArm):
             return ArmScores(chosen=chosen, scores=under(), damage=hurt(chosen))
-        seeds = [config.seed + 1 + i for i in range(config.n_random)]
+        n_random = 1 if arm.control_forms else config.n_random  # what is not drawn is the same every time
+        if any(form not in case.prompts for form in arm.control_forms for case in dealt.evaluated):
+            n_random = 0
+        on_cases((config.n_random - n_random) * len(dealt.evaluated))
+        seeds = [config.seed + 1 + i for i in range(n_random)]
         return ArmScores(
             chosen=chosen,
             scores=under(),

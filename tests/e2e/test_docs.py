@@ -42,6 +42,7 @@ PLACEHOLDERS = {
     "<folder or hub name>": "hub",
     "<folder>": "runs/folder",
     "<file.jsonl>": "near.jsonl",
+    "<conflicts.jsonl>": "conflicts.jsonl",
     "<file.gguf>": "tiny.gguf",
     "<file.whl>": "package.whl",
     "<owner/set>": "owner/set",
@@ -64,6 +65,7 @@ SMALL = {
     "calibrate_card": ("families=[lookup,seen]", "forms=[plain]", "progress=false"),
     "interval_coverage": ("n_sets=5", "progress=false"),
     "curriculum": ("interval.n_bootstrap=20", "choice.n_draws=2", "progress=false", "cache_dir=cache"),
+    "context_prior": ("examine.n_bootstrap=20", "examine.n_random=1", "progress=false"),
     "measure_sparsity": ("measure.n_examples=8", "measure.n_bootstrap=20", "progress=false"),
 }
 """Settings that make a command small."""
@@ -218,6 +220,11 @@ def desk(tmp_path_factory, smoke: Path) -> Path:
     for name, first in (("pool", 0), ("test", 30)):
         examples = [{"question": f"w{first + i} w{i}", "answer": f"w{i * 7 % 60}"} for i in range(24)]
         (desk / f"{name}.jsonl").write_text("".join(json.dumps(example) + "\n" for example in examples))
+    conflicts = [
+        {"context": f"w{i} w5 w{i + 1}", "question": f"w{i} w5", "prior": f"w{i + 2}", "answer": f"w{i + 1}"}
+        for i in range(9)
+    ]
+    (desk / "conflicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in conflicts))
     (desk / "far.txt").write_text("w3 w5 w7 nothing to see here\n" * 200)
     notebook = {"cells": [{"cell_type": "code", "source": ["x = 1\n", "print(x)"]}]}
     (desk / "notebooks").mkdir()

@@ -107,6 +107,7 @@ CIRCUITS = {
     "truth": THING | {"section", "search", "evidence"},
     "formation": {"circuit", "tasks", "section", "evidence"},
     "verify": THING | {"section", "search", "evidence", "explain", "find", "run"},
+    "prior": THING | {"section"},
     "hub": THING | {"section", "search", "find", "run"},
     "comparison": THING | {"section"},
     "recipe": THING | {"section", "search", "find", "views"},

@@ -27,8 +27,9 @@ class Contrast(Arm):
     def __init__(self, alphas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)) -> None:
         self.settings = tuple({"alpha": alpha} for alpha in alphas)
 
-    def forms(self, setting: Setting | None = None) -> tuple[Form, ...]:
-        return STATED, NOTHING, IRRELEVANT
+    @property
+    def control_forms(self) -> tuple[Form, ...]:
+        return (IRRELEVANT,)
 
     def logits(
         self, subject: Subject, asks: Asks, learned: Learned, setting: Setting, intent: Intent, random: int | None

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from prior_example import GATE, RECALL, N, conflict_cases, neutral_texts, two_path_model
+from prior_example import RECALL, N, conflict_cases, neutral_texts, two_path_model
 
 from circuits.prior.arm import Arm
 from circuits.prior.asking import Subject
@@ -246,17 +246,12 @@ def test_an_interruption_costs_a_batch(subject, cases, arms, tmp_path, monkeypat
     monkeypatch.setattr(Subject, "logits", counted)
     with pytest.raises(KeyboardInterrupt):
         examine(small, dealt, some, (), CONFIG, tmp_path)
-    stop, before = -1, n_calls["all"]
-    told: list[int] = []
+    stop, told = -1, list[int]()
     again = examine(small, dealt, some, (), CONFIG, tmp_path, told.append)
     assert sum(told) == n_asked(dealt, some, CONFIG), "the progress bar is full at the end"
-    second = n_calls["all"] - before
-    done = n_calls["all"]
+    n_read = n_calls["all"]
     once_more = examine(small, dealt, some, (), CONFIG, tmp_path)
-    # Heads are attributed anew, by other means than Subject.logits.
-    assert n_calls["all"] == done, "nothing is read twice"
-    fresh = sum(1 for _ in whole.tuned.log)
-    assert second > fresh > 0
+    assert n_calls["all"] == n_read, "nothing is read twice"
     for found in (again, once_more):
         for name, one in whole.arms.items():
             assert np.array_equal(found.arms[name].scores.mean_logp, one.scores.mean_logp, equal_nan=True)
@@ -291,4 +286,3 @@ def test_damage_is_seen_where_there_is_some(subject, arms, cases, outcome):
 def test_a_case_whose_answers_clash_is_refused():
     with pytest.raises(ValueError, match="one is the beginning of another"):
         Case(place="row 3", fact="f", prompts={}, prior=(1, 2), context=(1,))
-    assert GATE
