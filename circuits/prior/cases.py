@@ -8,7 +8,9 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from hashlib import sha256
+from operator import add
 from typing import Generic, Literal, TypeVar
 
 from sparsetrain.data.reading import Skip
@@ -75,7 +77,6 @@ class Pieces(Generic[T]):
         n_filler = form.before + form.behind
         if any(at is not None and at >= len(pieces) for pieces, at in wanted) or (n_filler and not self.filler):
             return None
-        nothing = self.question[:0]
         filler = [self.filler[i % len(self.filler)] for i in range(n_filler)]
         parts = [
             *(pieces[at] for pieces, at in wanted[1:] if at is not None),
@@ -84,7 +85,7 @@ class Pieces(Generic[T]):
             *filler[form.before :],
             self.question,
         ]
-        return sum(parts[1:], nothing + parts[0]) if isinstance(nothing, tuple) else "".join(parts)  # pyright: ignore
+        return reduce(add, parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +177,10 @@ def written(
             return "this tokenizer writes the answer differently in different prompts"
         if n_ctx is None or max(map(len, whole)) <= n_ctx:
             prompts[form], found = tokens, behind
-    if missing := {NOTHING, STATED} - set(prompts):
-        return f"{'no statement' if STATED in missing and pieces.prompt(STATED) is None else f'longer than the {n_ctx} tokens that the model reads'}"
+    if not pieces.stated:
+        return "nothing is stated"
+    if not {NOTHING, STATED} <= set(prompts):
+        return f"longer than the {n_ctx} tokens that the model reads"
     assert found is not None
     return clash(*found) or (prompts, found)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from circuits.prior.arm import Arm, Intent
 from circuits.prior.asking import Apply, Subject, ask, damage, plain
-from circuits.prior.cases import AGREEING, IRRELEVANT, NOTHING, STATED, Case, Dealt, Form, Neutral
+from circuits.prior.cases import STATED, Case, Dealt, Form, Neutral
 from circuits.prior.heads import Heads, head_effects
 from circuits.prior.prompts import DISTRUST, REFERENCES, PromptArm, form_of
 from circuits.prior.scores import CaseScores, Floats, Measure, susceptibility
@@ -255,6 +255,3 @@ def _spread(scores: CaseScores | None, rows: Sequence[int], cases: Sequence[Case
                 whole[rows] = values
         found[name] = whole
     return CaseScores(**found)
-
-
-__all__ = ["AGREEING", "IRRELEVANT", "NOTHING", "STATED", "ArmScores", "ExamineConfig", "Outcome", "examine", "forms_for", "n_asked"]  # fmt: skip
