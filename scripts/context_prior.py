@@ -83,7 +83,7 @@ class ContextPriorRun:
     progress: bool = True
 
 
-@entry(ContextPriorRun, "context_prior", folder="prior", new_run=True, literal=("model", "data", "neutral"))
+@entry(ContextPriorRun, "context_prior", folder="texts", new_run=True, literal=("model", "data", "neutral"))
 def main(config: ContextPriorRun, run_dir: Path) -> None:
     """Reads, tunes, evaluates, writes the report."""
     started = time.perf_counter()
