@@ -52,10 +52,10 @@ STEPS=(trainer.n_steps=200 callbacks.profile_steps=50)
 [ "$DEVICE" = cpu ] && STEPS=(trainer.n_steps=26 callbacks.profile_steps=4)
 part gao_118m 120 "$PYTHON" train.py +experiment=gao_118m "${COMMON[@]}" circuits=none ood=none "${STEPS[@]}" "hydra.run.dir=$RUN/gao_118m" &&
   cp "$RUN/gao_118m/profile.json" "$OUT/gao_118m_profile.json" &&
-  part gao_118m_numbers 10 "$PYTHON" scripts/report.py "run=$RUN/gao_118m" "brief=$OUT/gao_118m.json"
+  part gao_118m_numbers 20 "$PYTHON" scripts/report.py "run=$RUN/gao_118m" "brief=$OUT/gao_118m.json"
 part size_gpu 180 "$PYTHON" train.py +experiment=quickstart size=gpu "${COMMON[@]}" "hydra.run.dir=$RUN/size_gpu"
 [ -f "$RUN/size_gpu/report.json" ] &&
-  part size_gpu_numbers 10 "$PYTHON" scripts/report.py "run=$RUN/size_gpu" "brief=$OUT/size_gpu.json"
+  part size_gpu_numbers 20 "$PYTHON" scripts/report.py "run=$RUN/size_gpu" "brief=$OUT/size_gpu.json"
 
 commit=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 device=$("$PYTHON" -c "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu', 'torch', torch.__version__)")

@@ -119,7 +119,7 @@ def test_ranking_and_comparison_of_a_hub_model(hub, pool, test, rank):
     comparison = section["comparison"]
     assert comparison["n_asked"] == 10 and comparison["n_same"] == 2, "two questions stand in the pool"
     answers = table(out / "answers.csv")
-    assert len(answers) == 10 * len(comparison["arms"]) and len(comparison["arms"]) == 11
+    assert len(answers) == 10 * len(comparison["arms"]) and len(comparison["arms"]) == 12
     for arm in comparison["arms"]:
         right = [float(row["right"]) for row in answers if row["arm"] == arm["name"]]
         assert arm["accuracy"]["value"] == pytest.approx(np.mean(right)) and arm["accuracy"]["n"] == 10
@@ -151,7 +151,7 @@ def test_what_a_model_knows_is_answered_and_without_a_known_difficulty_no_arm_is
     answered = {row["question"]: row["correct"] for row in table(out / "ordering.csv")}
     assert set(answered.values()) == {"1"}, "it answers every example of the pool without demonstrations"
     arms = sizes(section_of(out)["comparison"]["arms"])
-    assert arms["zero_shot"] == 1 and len(arms) == 9, "no difficulty is known, so that no arm is sorted by it"
+    assert arms["zero_shot"] == 1 and len(arms) == 10, "no difficulty is known, so that no arm is sorted by it"
 
 
 def test_ranking_alone_can_be_read_as_a_pool_again(hub, pool, rank):
