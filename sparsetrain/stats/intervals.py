@@ -234,7 +234,9 @@ def paired_shares(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Es
     error = sqrt((float((d * d).sum()) + 1) / (n + 2) - centre**2) / sqrt(n + 2)
     half = -float(ndtri((1 - confidence) / 2)) * error
     method = f"difference of paired shares, {confidence:.2%} interval with half an item added to each cell"
-    return Estimate(value=float(d.mean()), lo=centre - half, hi=centre + half, n=n, method=method)
+    # Thirds of a try that cancel leave a rest that would be shown as a number.
+    value = round(float(d.mean()), 12)
+    return Estimate(value=value, lo=centre - half, hi=centre + half, n=n, method=method)
 
 
 def share(right: ArrayLike, *, confidence: float = 0.95) -> Estimate:

@@ -135,6 +135,11 @@ def test_paired_shares_cover_where_few_items_differ(n):
     assert hits >= 940
 
 
+def test_tries_that_cancel_leave_nothing():
+    a, b = np.array([1 / 3, 2 / 3, 0.1, 1.0]), np.array([2 / 3, 1 / 3, 0.3, 0.8])
+    assert float((a - b).mean()) != 0.0 == paired_shares(a, b).value
+
+
 def test_share_by_hand():
     """Wilson's interval of 5 of 10: (.5 + z^2 / 20) / (1 + z^2 / 10) -+ z sqrt(.025 + z^2 / 400) / (1 + z^2 / 10)."""
     got, z = share(np.repeat([0.0, 1.0], 5)), 1.959964
