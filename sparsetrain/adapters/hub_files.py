@@ -164,6 +164,21 @@ def _tokenizer(place: str) -> Any:
     return backend
 
 
+def _library(key: str, source: str) -> Any:
+    """`transformers`, for what a user gave as `<key>=hf:<source>`.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise ValueError(
+            f"{key}=hf:{source} needs the transformers library; install it with pip install 'sparsetrain[hub]'"
+        ) from None
+    return transformers
+
+
 def load(source: str, dtype: torch.dtype) -> tuple[nn.Module, HubTokenizer]:
     """Model and tokenizer by folder or hub name. Code that comes with a model is never run.
 
@@ -171,12 +186,7 @@ def load(source: str, dtype: torch.dtype) -> tuple[nn.Module, HubTokenizer]:
         ValueError: `transformers` is not installed; no such model; weights that are missing; a tokenizer with more
             tokens than the model has.
     """
-    try:
-        import transformers
-    except ImportError:
-        raise ValueError(
-            f"model=hf:{source} needs the transformers library; install it with pip install 'sparsetrain[hub]'"
-        ) from None
+    transformers = _library("model", source)
     place = _place("model", source)
     with _loading("model", source):
         model, loaded = cast(
@@ -201,12 +211,7 @@ def load_encoder(name: str) -> tuple[nn.Module, Callable[[Sequence[str]], Any]]:
     Raises:
         ValueError: `transformers` is not installed, or there is no such encoder.
     """
-    try:
-        import transformers
-    except ImportError:
-        raise ValueError(
-            f"similarity=hf:{name} needs the transformers library; install it with pip install 'sparsetrain[hub]'"
-        ) from None
+    transformers = _library("similarity", name)
     place = _place("similarity", name)
     with _loading("similarity", name):
         encoder, loaded = cast(
