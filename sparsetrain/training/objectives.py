@@ -45,3 +45,19 @@ def answers_loss(every: int) -> Objective:
         )
 
     return loss
+
+
+def asked_loss(every: int) -> Objective:
+    """Mean cross-entropy of the last token of those groups of `every` tokens that are asked, nats: rows of groups behind a first token, behind
+    them 1 for every group that is asked and 0 for the others.
+
+    `batch["tokens"]` is `[batch, 1 + n_groups * every + n_groups]` int64.
+    """
+
+    def loss(model: Transformer, batch: Mapping[str, Tensor]) -> Tensor:
+        n = (batch["tokens"].shape[1] - 1) // (every + 1)
+        tokens, asked = batch["tokens"][:, :-n], batch["tokens"][:, -n:].bool()
+        logits, answers = model(tokens[:, :-1])[:, every - 1 :: every], tokens[:, every::every]
+        return F.cross_entropy(logits[asked], answers[asked])
+
+    return loss

@@ -13,8 +13,10 @@ Besides, facts of subjects that are never shown at all are measured; they are no
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,25 @@ from sparsetrain.typed import Count, Index
 
 ASK = 0
 """The token that every prompt ends in."""
+
+
+class Exposed(Protocol):
+    """What says how many facts there are and how often each is shown: whoever has it can have its facts drawn."""
+
+    @property
+    def n_groups(self) -> int:
+        """Subjects (and objects) in multiples of the number of roles."""
+        ...
+
+    @property
+    def roles(self) -> Sequence["Role"]:
+        """One per relation."""
+        ...
+
+    @property
+    def n_new_subjects(self) -> int:
+        """Subjects that are never shown."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +137,11 @@ class Facts:
         return np.bincount(self.order[:n_exposures], minlength=len(self.role))
 
 
-def draw_facts(config: FactsConfig, seed: int) -> Facts:
+def draw_facts(config: Exposed, seed: int) -> Facts:
     """Draws facts and exposures; a function of config and seed, checked by `check_balance`."""
     rng = np.random.default_rng(seed)
     roles = config.roles
-    n_roles, n_subjects = len(roles), config.n_subjects
+    n_roles, n_subjects = len(roles), len(roles) * config.n_groups
     first_object, first_relation = 1 + n_subjects, 1 + 2 * n_subjects
     # Latin square of each group of subjects: cyclic shifts with shuffled rows and columns.
     shifts = (np.arange(n_roles)[:, None] + np.arange(n_roles)) % n_roles
