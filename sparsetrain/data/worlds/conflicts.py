@@ -73,7 +73,9 @@ class ConflictsConfig:
         if not 0 <= self.conflict <= 1 / 3:
             raise ValueError(f"conflict={self.conflict} must lie in [0, 1/3]: a third of the subjects is contradicted")
         if self.conflict and self.n_groups < 3:
-            raise ValueError(f"conflict={self.conflict} with n_groups={self.n_groups}: give 3 groups or more, a third of them is contradicted")
+            raise ValueError(
+                f"conflict={self.conflict} with n_groups={self.n_groups}: give 3 groups or more, a third of them is contradicted"
+            )
         if not 0 <= self.repetition < 1:
             raise ValueError(f"repetition={self.repetition} must lie in [0, 1)")
         if not 0 <= self.trusted <= 1:
@@ -188,18 +190,26 @@ def draw_world(config: ConflictsConfig, seed: int) -> ConflictWorld:
     """Facts and documents; a function of config and seed, checked by `check_exposures`."""
     facts, rng = draw_facts(config, seed), np.random.default_rng([seed, 1])
     is_given = facts.of_kind("unlearnable")[facts.order]
-    bindings = facts.rows[:, [1, 0, 3]] - [config.relation(0), config.subject(0), config.object(0)]  # [exposure, 3] from 0
+    bindings = facts.rows[:, [1, 0, 3]] - [
+        config.relation(0),
+        config.subject(0),
+        config.object(0),
+    ]  # [exposure, 3] from 0
     statements = _Statements(config, facts, bindings[is_given], rng)
     recalled: list[list[Triple]] = [
         [(int(r), int(s), int(o)) for r, s, o in part]
-        for part in np.array_split(bindings[~is_given], range(config.n_triples, int((~is_given).sum()), config.n_triples))
+        for part in np.array_split(
+            bindings[~is_given], range(config.n_triples, int((~is_given).sum()), config.n_triples)
+        )
     ]
     short = config.n_triples - len(recalled[-1])
     asked = [np.ones(config.n_triples, dtype=bool) for _ in recalled]
     if short:  # no fact is shown less often than it should be because a document would not be full
         recalled[-1] += [triple for triple, _ in statements.fresh(short)]
         asked[-1][config.n_triples - short :] = False
-    documents = [(triples, of, np.zeros(config.n_triples, dtype=bool), 0) for triples, of in zip(recalled, asked, strict=True)]
+    documents = [
+        (triples, of, np.zeros(config.n_triples, dtype=bool), 0) for triples, of in zip(recalled, asked, strict=True)
+    ]
     given = [(*one, 1) for one in statements.documents()]
     turn = np.concatenate([(np.arange(len(part)) + 0.5) / max(len(part), 1) for part in (documents, given)])
     every = [*documents, *given]
@@ -207,7 +217,13 @@ def draw_world(config: ConflictsConfig, seed: int) -> ConflictWorld:
     world = ConflictWorld(
         config=config,
         facts=facts,
-        tokens=_tokens(config, [triples for triples, *_ in every], np.array([kind for *_, kind in every]), np.stack([of for _, of, *_ in every]), rng),
+        tokens=_tokens(
+            config,
+            [triples for triples, *_ in every],
+            np.array([kind for *_, kind in every]),
+            np.stack([of for _, of, *_ in every]),
+            rng,
+        ),
         asked=np.stack([of for _, of, *_ in every]),
         contradicts=np.stack([of for _, _, of, _ in every]),
         kind=np.array([kind for *_, kind in every]),
@@ -227,7 +243,12 @@ class _Statements:
             for s, p, n in zip(facts.subject, facts.prompts, facts.n, strict=True)
             if n
         }
-        given_roles = {(int(s), int(p[1]) - first) for s, p in zip(facts.subject[facts.of_kind("unlearnable")], facts.prompts[facts.of_kind("unlearnable")], strict=True)}
+        given_roles = {
+            (int(s), int(p[1]) - first)
+            for s, p in zip(
+                facts.subject[facts.of_kind("unlearnable")], facts.prompts[facts.of_kind("unlearnable")], strict=True
+            )
+        }
         self.known = {key: o for key, o in memory.items() if key not in given_roles}
         self.made = [(int(r), int(s), int(o)) for r, s, o in given]
         if config.skew:
@@ -238,7 +259,10 @@ class _Statements:
         weights = (1.0 + self.rng.permutation(self.config.n_subjects)) ** -self.config.skew
         subjects = self.rng.choice(len(weights), size=len(self.made), p=weights / weights.sum())
         relations = {s: [r for subject, r in bindings if subject == s] for s in range(len(weights))}
-        return [(relations[s][int(self.rng.integers(len(relations[s])))], int(s), o) for s, (_, _, o) in zip(subjects, self.made, strict=True)]
+        return [
+            (relations[s][int(self.rng.integers(len(relations[s])))], int(s), o)
+            for s, (_, _, o) in zip(subjects, self.made, strict=True)
+        ]
 
     def _contradicted(self) -> Iterator[tuple[Triple, bool]]:
         """The statements, some of those about contradicted subjects changed to be about what memory knows; and which those are."""
@@ -286,7 +310,13 @@ class _Statements:
             yield [triple for triple, _ in triples], asked, np.array([contradicts for _, contradicts in triples])
 
 
-def _tokens(config: ConflictsConfig, documents: Sequence[Sequence[Triple]], kind: Ints, asked: NDArray[np.bool_], rng: np.random.Generator) -> Ints:
+def _tokens(
+    config: ConflictsConfig,
+    documents: Sequence[Sequence[Triple]],
+    kind: Ints,
+    asked: NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> Ints:
     triples = np.array(documents, dtype=np.int64)
     wording = np.where(asked, 0, rng.integers(config.n_wordings, size=asked.shape))
     triples[..., 0] += config.relation(0) + wording * config.n_relations
@@ -324,9 +354,18 @@ def write_documents(world: ConflictWorld, batch_size: int, path: Path) -> None:
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["step", "document", "kind", "place", "relation", "subject", "object", "asked", "contradicts", "begins"])
+    writer.writerow(
+        ["step", "document", "kind", "place", "relation", "subject", "object", "asked", "contradicts", "begins"]
+    )
     for k, (triples, asked, contradicts, kind, first) in enumerate(
-        zip(world.triples.tolist(), world.asked.tolist(), world.contradicts.tolist(), world.kind, world.tokens[:, 0], strict=True)
+        zip(
+            world.triples.tolist(),
+            world.asked.tolist(),
+            world.contradicts.tolist(),
+            world.kind,
+            world.tokens[:, 0],
+            strict=True,
+        )
     ):
         for place, (triple, a, c) in enumerate(zip(triples, asked, contradicts, strict=True)):
             writer.writerow([k // batch_size, k, KINDS[kind], place, *triple, int(a), int(c), first])
