@@ -186,9 +186,13 @@ class ConflictWorld:
         }
 
 
-def draw_world(config: ConflictsConfig, seed: int) -> ConflictWorld:
-    """Facts and documents; a function of config and seed, checked by `check_exposures`."""
-    facts, rng = draw_facts(config, seed), np.random.default_rng([seed, 1])
+def draw_world(config: ConflictsConfig, seed: int, draw: int = 1) -> ConflictWorld:
+    """Facts and documents; a function of config and seed, checked by `check_exposures`.
+
+    Args:
+        draw: of the documents: another one has the same facts and exposures in other documents.
+    """
+    facts, rng = draw_facts(config, seed), np.random.default_rng([seed, draw])
     is_given = facts.of_kind("unlearnable")[facts.order]
     bindings = facts.rows[:, [1, 0, 3]] - [
         config.relation(0),

@@ -1,0 +1,276 @@
+"""When does a model answer from memory although the prompt says otherwise, and what turns it? Small models in a world whose exposures are known.
+
+1. Arms are weights (dense, sparse) times shares `e` of training statements that contradict memory with the document being right. Each model is asked about clean
+   facts, which were never contradicted: is the statement in the prompt believed, at 0 to 1024 exposures of the fact?
+2. Prompts and interventions are tuned on some facts of every exposure count, each with as many settings, and read on the others (`circuits.prior`). What recalls is
+   found by extraction on facts of contradicted subjects, of which nothing else is reported.
+3. Checkpoints are read under one statement and under none.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from circuits.context_prior.readings import (
+    AGREEING,
+    NO_CONTEXT,
+    RANDOM,
+    STATED,
+    TrainedReadings,
+    TrainedResult,
+    kept,
+)
+from circuits.context_prior.recall import RecallConfig, recall_circuit
+from circuits.context_prior.world_cases import conflict_cases, neutral_questions, recalled_from
+from circuits.prior import cases as forms
+from circuits.prior.asking import Subject as Asked
+from circuits.prior.asking import ask, plain
+from circuits.prior.cases import Case, Form, deal
+from circuits.prior.interventions import interventions
+from circuits.prior.page import section_of
+from circuits.prior.prompts import PROMPT_ARMS, REPEATS
+from circuits.prior.sparsity import sparsity_of
+from circuits.prior.study import ExamineConfig, examine, forms_for, n_asked
+from sparsetrain.data.worlds.conflicts import LENGTH, ConflictsConfig, ConflictWorld, draw_world, write_documents
+from sparsetrain.model import Transformer
+from sparsetrain.progress import progress_bar
+from sparsetrain.representation.evaluate import evaluating
+from sparsetrain.representation.measures import HEADLINE
+from sparsetrain.run import RunConfig
+from sparsetrain.stats.intervals import Floats
+from sparsetrain.stats.number import number
+from sparsetrain.studies.arm import Arrays, Reader, of_arm, train_arm
+from sparsetrain.studies.engine import Arm, Stage, StageResult, log_spaced_steps
+from sparsetrain.studies.engine import section_of as in_section
+from sparsetrain.studies.readings import FINAL, correlation, over_seeds_figure, seeds_number, sparsity
+from sparsetrain.studies.section import Figure, ResultTable, StudySection, TableCell
+from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Subject, TrainedStudy, gate
+from sparsetrain.training.objectives import asked_loss
+
+DENSE, SPARSE = "dense", "weight_sparse"
+WEIGHTS = {DENSE: Arm(density=1), SPARSE: Arm(density=0.25)}  # ours
+MARGIN = 0.05
+"""Smallest difference of a probability of interest. ours"""
+LEAST = 0.95
+"""What must be read from the prompt at no exposures, and remembered from `RECALLED` on."""
+GAP = 0.05
+"""Largest difference of the loss of new documents of a sparse and a dense model that are compared, nats. ours"""
+HARM = 0.1
+"""KL on neutral questions below which an intervention leaves them alone, nats. ours"""
+N_NEW = 512
+"""New documents of either kind on which losses are compared. ours"""
+FIT_EACH = 6
+"""Fitting facts of every exposure count. ours"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConflictStudyConfig:
+    """The worlds, and how models are asked. ours"""
+
+    world: ConflictsConfig = field(default_factory=ConflictsConfig)
+    rates: tuple[float, ...] = (0.0, 0.01, 0.1)
+    """Shares of training statements that contradict memory; each is an arm. The first is 0."""
+    examine: ExamineConfig = field(default_factory=lambda: ExamineConfig(n_heads=42))
+    recall: RecallConfig = field(default_factory=RecallConfig)
+
+    def __post_init__(self) -> None:
+        rates = list(self.rates)
+        if not rates or rates != sorted(set(rates)) or rates[0] != 0:
+            raise ValueError(f"rates={rates} must rise from 0")
+        for rate in rates:
+            replace(self.world, conflict=rate)
+        if self.world.conflict:
+            raise ValueError(f"world.conflict={self.world.conflict} is set by rates={rates}; leave it 0")
+
+    @property
+    def n_fit(self) -> int:
+        """Cases that arms are tuned on."""
+        return self.examine.n_fit or FIT_EACH * len(self.world.levels)
+
+
+def _claim(key: str, claim: str, effect: object, *, expected: str = "positive", unit: str = "fraction", margin: float = MARGIN) -> Hypothesis[TrainedReadings]:
+    return Hypothesis(key=key, claim=claim, expected=expected, effect=effect, unit=unit, margin=margin)  # pyright: ignore[reportArgumentType]
+
+
+def _against(r: TrainedReadings, other: TrainedReadings | None, name: str) -> float:
+    assert other is not None
+    return r.at(r.levels[-1], name) - other.at(r.levels[-1], name)
+
+
+def _strongest(r: TrainedReadings, values: Floats) -> float:
+    return float(values[r.strongest].mean())
+
+
+def _octaves(r: TrainedReadings) -> float:
+    assert r.dense is not None
+    return math.log2(max(r.dense.result.n_circuit, 1) / max(r.result.n_circuit, 1))
+
+
+RECALL_ARM = "recall circuit"
+OF_ALL: tuple[Hypothesis[TrainedReadings], ...] = (
+    _claim("prior wins", "one statement: P(context) at no exposures less that at the most", lambda r: -r.gained(r.score(STATED))),
+    correlation("dose", "negative", "one statement: the more exposures, the lower P(context) (Spearman over facts)", TrainedReadings.dose),
+    _claim("best prompt", "most exposures: P(context) of the best prompt less that of one statement", lambda r: _strongest(r, r.score(r.best("prompt")) - r.score(STATED))),
+    _claim("saturates", "most exposures: the statement eight times does what it does four times", lambda r: _strongest(r, r.score("repeated 8 times") - r.score("repeated 4 times")), expected="none"),
+    _claim("headroom", "most exposures: P(context) of the best intervention less that of the best prompt", lambda r: _strongest(r, r.headroom())),
+    _claim("headroom grows", "headroom at the most exposures less that at none", lambda r: r.gained(r.headroom())),
+    _claim("headroom, no donor", "most exposures: the same without activation patching, whose donor is a prompt", lambda r: _strongest(r, r.headroom(r.best_without_patching()))),
+    _claim("beyond random", "most exposures: P(context) of the best intervention less that of its random controls", TrainedReadings.beyond_random),
+    _claim("restores", "the best intervention turned round: memory's share of answers rises, known facts", TrainedReadings.restored),
+    _claim("harmless", f"the best intervention leaves neutral questions alone: KL at most {HARM:g} nats", TrainedReadings.collateral, expected="none", unit="nats", margin=HARM),
+    _claim("suffices", f"most exposures: the best prompt is at most {MARGIN:g} below the best intervention (best prompt less best intervention plus {MARGIN:g})", lambda r: MARGIN - _strongest(r, r.headroom()), margin=0.001),
+    sparsity("conflict is sparser", "positive", f"known facts: {HEADLINE} at {FINAL} under a contradicting statement less that under an agreeing one", TrainedReadings.sparser),
+    sparsity("sparser without memory", "none", "control: the same at no exposures, where nothing is contradicted", lambda r: r.sparser(r.n == 0)),
+)  # fmt: skip
+OF_RATES: tuple[Hypothesis[TrainedReadings], ...] = (
+    _claim("contradictions teach", "most exposures, one statement: P(context) less that of models never contradicted in training", lambda r: _against(r, r.uncontradicted, STATED)),
+)  # fmt: skip
+OF_SPARSE: tuple[Hypothesis[TrainedReadings], ...] = (
+    _claim("as dense", "most exposures, one statement: P(context) less that of dense weights", lambda r: _against(r, r.dense, STATED), expected="none"),
+    _claim("switched off", f"most exposures: P(context) under the best setting of the arm `{RECALL_ARM}` less the same of dense weights", lambda r: _against(r, r.dense, RECALL_ARM)),
+    _claim("found smaller", "nodes of the recall circuit, dense / sparse (log2)", _octaves, unit="octaves", margin=math.log2(1.1)),
+)  # fmt: skip
+RULINGS_OF_ALL = (
+    Ruling(name="memory beats context", statement="the more exposures a fact has had, the less a statement that contradicts it is believed", needs=("prior wins", "dose")),
+    Ruling(name="interventions do what prompts cannot", statement="headroom of interventions over prompts grows with exposures, beats random controls, and saying it more often has come to its end", needs=("headroom", "headroom grows", "beyond random", "saturates")),
+    Ruling(name="prompting suffices", statement="no intervention turns more answers than the best prompt does", needs=("suffices",)),
+    Ruling(name="conflict is sparser", statement="representations are sparser where the prompt contradicts what is known, and not where nothing is known", needs=("conflict is sparser", "sparser without memory")),
+)  # fmt: skip
+RULINGS_OF_RATES = (
+    Ruling(name="contradictions teach", statement="training on some contradictions makes statements about other facts believed", needs=("contradictions teach",)),
+)  # fmt: skip
+RULINGS_OF_SPARSE = (
+    Ruling(name="sparse: found and switched off", statement="in sparse weights the prior is held by fewer nodes and easier to switch off", needs=("switched off", "found smaller")),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedConflictStudy(TrainedStudy[TrainedReadings]):
+    """Claims are made about every arm; those of sparse weights are compared with dense ones, those of contradictions with none.
+
+    Raises:
+        ValueError: arms other than dense and weight_sparse.
+    """
+
+    question = "When does a model answer from memory although the prompt says otherwise, and what turns it?"
+    hypotheses = (*OF_ALL, *OF_RATES, *OF_SPARSE)
+    rulings = (*RULINGS_OF_ALL, *RULINGS_OF_RATES, *RULINGS_OF_SPARSE)
+    overviews = {
+        "overview": ("Where the prior is strongest: P(context) of the best intervention less that of the best prompt, and less random controls", ("headroom", "beyond random")),
+        "prior": ("One statement: P(context) at no exposures less that at the most", ("prior wins",)),
+    }  # fmt: skip
+    result = TrainedResult
+
+    conflicts: ConflictStudyConfig
+
+    def __post_init__(self) -> None:
+        if set(self.weights) != set(WEIGHTS):
+            raise ValueError(
+                f"arms={list(self.weights)} must be {', '.join(WEIGHTS)}; change their settings, not their names"
+            )
+
+    @property
+    def weights(self) -> Mapping[str, Arm]:
+        return self.rules.arms or WEIGHTS
+
+    @cached_property
+    def _kinds(self) -> Mapping[str, tuple[str, float]]:
+        """Arm -> weights and share of contradictions."""
+        return {f"{name} e={rate:g}": (name, rate) for rate in self.conflicts.rates for name in WEIGHTS}
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return tuple(self._kinds)
+
+    def folder(self, arm: str, seed: int) -> str:
+        name, rate = self._kinds[arm]
+        return f"{name}_e{rate:g}/seed_{seed}"
+
+    def asked(self, subject: Subject) -> Sequence[Hypothesis[TrainedReadings]]:
+        name, rate = self._kinds[subject.arm]
+        return (*OF_ALL, *(OF_RATES if rate else ()), *(OF_SPARSE if name == SPARSE else ()))
+
+    def ruled(self, subject: Subject) -> Sequence[Ruling]:
+        name, rate = self._kinds[subject.arm]
+        more = (*(RULINGS_OF_RATES if rate else ()), *(RULINGS_OF_SPARSE if name == SPARSE else ()))
+        return (*RULINGS_OF_ALL, *more)
+
+    def world_of(self, arm: str) -> ConflictsConfig:
+        """The world's settings of an arm."""
+        return replace(self.conflicts.world, conflict=self._kinds[arm][1])
+
+    def method(self) -> tuple[str, ...]:
+        world = self.conflicts.world
+        counts = draw_world(world, self.config.seed).counts()
+        n_clean = world.n_subjects - world.n_contradicted
+        return (
+            f"A world of {world.n_subjects} subjects, as many objects and {world.n_relations} relations: of every subject one fact for each of {', '.join(map(str, world.levels))} exposures, and "
+            f"{world.n_given} bindings that only documents give. Documents of {world.n_triples} triples: {counts['recall documents']:,} recall documents and {counts['given documents']:,} given ones, "
+            f"{counts['statements']:,} statements and {counts['questions']:,} questions about them in those. Every subject, relation and object is shown equally often. Trained on are the objects that are asked for.",
+            f"Arms: weights times e, the share of all statements that contradict memory, the document being right: {', '.join(f'{rate:g}' for rate in self.conflicts.rates)}. They are about the subjects of the first third of the "
+            f"groups; asked about are the facts of the {n_clean} others, {n_clean} of each exposure count, contradicted in the prompt by the object of another fact of the same count.",
+            f"Tuning: {self.conflicts.n_fit} facts, as many of each exposure count, for four settings of every arm; the best prompt and the best intervention are chosen there too. All other facts are reported. "
+            f"Interventions: contrastive decoding, heads scaled, dual run, one direction, activation patching (its donor is the statement four times), and the edit of the recall circuit, which is found by "
+            f"extraction on facts of contradicted subjects. Measure: {self.conflicts.examine.measure}; {self.conflicts.examine.n_random} random controls each.",
+            f"Neutral questions, on which damage is measured, ask for facts of contradicted subjects that have to be known behind a statement about something else.",
+            f"Gates: greedy answers are the statement's at no exposures, and memory's from {recalled_from(world)} exposures on where nothing is stated, both at least {LEAST:g}; sparse and dense weights differ by at most {GAP:g} nats on "
+            f"new documents. A model that cannot read or cannot remember says nothing about which wins.",
+            f"Margins: {MARGIN:g} of a probability, {self.rules.margin:g} of {HEADLINE}. Intervals are Student's t over seeds. n50: exposures at which P(context) is one half.",
+        )  # fmt: skip
+
+    def gates(self) -> Gates[TrainedReadings]:
+        reads = "the statement is answered at no exposures"
+        knows = f"memory's answer where nothing is stated, from {recalled_from(self.conflicts.world)} exposures on"
+        found = []
+        for arm, (name, _) in self._kinds.items():
+            found.append(gate(f"context, {arm}", f"{arm}: {reads}", number(LEAST, "fraction"), lambda r: r.at(0, STATED, "says_context"), arm=arm))
+            found.append(gate(f"recall, {arm}", f"{arm}: {knows}", number(LEAST, "fraction"), lambda r: float(r.score(NO_CONTEXT, "says_prior")[r.known].mean()), arm=arm))
+            if name == SPARSE:
+                found.append(gate(f"loss, {arm}", f"{arm}: loss of new documents apart from that of dense weights", number(GAP, "nats"), _loss_gap, rule="at most", arm=arm))
+        return found  # fmt: skip
+
+    def config_of(self, arm: str, seed: int) -> RunConfig:
+        world = self.world_of(arm)
+        config = of_arm(self.config, self.weights[self._kinds[arm][0]], seed)
+        with in_section("study.conflicts.world"):
+            n_steps = math.ceil(len(draw_world(world, seed).tokens) / config.trainer.batch_size)
+        model = replace(config.model, d_vocab=world.d_vocab, n_ctx=world.n_tokens - 1)
+        return replace(config, model=model, trainer=replace(config.trainer, n_steps=n_steps))
+
+    def inputs(self, config: RunConfig) -> Mapping[str, object]:
+        return {**config.recipe.key(), "conflicts": self.conflicts, "n_checkpoints": self.rules.n_checkpoints}
+
+    def stages(self) -> Sequence[Stage]:
+        """Of every seed dense and sparse weights side by side."""
+        return [
+            Stage(
+                name=self.folder(arm, seed),
+                inputs={**self.inputs(config := self.config_of(arm, seed)), "e": self._kinds[arm][1]},
+                run=partial(self._train, arm, config),
+                schema=TrainedResult,
+            )
+            for seed in self.seeds
+            for arm in self.arms
+        ]
+
+    def work(self, config: RunConfig, folder: Path) -> StageResult:
+        raise TypeError("a stage of this study belongs to an arm; `stages` says which")
+
+    def _train(self, arm: str, config: RunConfig, folder: Path) -> TrainedResult:
+        world = draw_world(self.world_of(arm), config.seed)
+        write_documents(world, config.trainer.batch_size, folder / "documents.csv.gz")
+        wanted = [*forms_for(PROMPT_ARMS), *(Form(n=n) for n in REPEATS), *forms_for(interventions_of_any())]
+        cases = conflict_cases(world, wanted, config.seed)
+        steps = log_spaced_steps(config.trainer.n_steps, self.rules.n_checkpoints)
+        started = time.perf_counter()
+        model, weights = train_arm(
+            config, world.rows, folder, steps, {"conflicts": Reader(partial(_at_step, cases=cases))}, objective=asked_loss(LENGTH)
+        )
+        training_s = time.perf_counter() - started
+        ...
