@@ -1,1 +1,1 @@
-"""The studies of context against prior: small models trained in a made world of known exposures, and models that are trained already."""
+"""Studies of context against prior: a pretrained language model and its facts (`real`), small models of a made world (`trained`), and what both ask (`shared`)."""

@@ -12,7 +12,6 @@ from circuits.prior.interventions import Patching
 from circuits.prior.scores import half_point
 from circuits.prior.study import Outcome
 from circuits.section.prior import ContextPriorSection, PriorArm
-from sparsetrain.representation.measures import HEADLINE, MEASURES
 from sparsetrain.stats.correlation import spearman
 from sparsetrain.stats.intervals import Floats
 from sparsetrain.studies.engine import StageResult
@@ -44,14 +43,9 @@ class TrainedResult(StageResult):
     """Weights of the model that are not zero."""
 
 
-def kept(outcome: Outcome, repeated: Mapping[str, object]) -> dict[str, Floats]:
-    """Arrays of an outcome, `<prompt or arm>|<score>`.
-
-    Args:
-        outcome: of one model.
-        repeated: further prompts -> their scores.
-    """
-    named: dict[str, object] = {**outcome.references, **repeated}
+def kept(outcome: Outcome) -> dict[str, Floats]:
+    """Arrays of an outcome, `<prompt or arm>|<score>`."""
+    named = dict(outcome.references)
     found: dict[str, Floats] = {}
     for name, one in outcome.arms.items():
         named[name] = one.scores
@@ -152,6 +146,18 @@ class TrainedReadings:
         value = self.arm(self.best("intervention")).collateral.value
         return float("nan") if value is None else value
 
+    def references(self) -> list[str]:
+        """Prompts that nothing was tuned for."""
+        return [reference.name for reference in self.section.references]
+
+    def has(self, name: str) -> bool:
+        """Whether a prompt, arm or control was read."""
+        return f"{name}|p_context" in self.arrays
+
+    def is_arm(self, name: str) -> bool:
+        """Whether it was tuned."""
+        return any(arm.name == name for arm in self.section.arms)
+
     def arm(self, name: str) -> PriorArm:
         """An arm as the section has it."""
         return next(arm for arm in self.section.arms if arm.name == name)
@@ -160,11 +166,9 @@ class TrainedReadings:
         """Rank correlation of exposures with P(context) under one statement."""
         return spearman(self.n, self.score(STATED), n_bootstrap=0, seed=0).value
 
-    def sparser(self, where: NDArray[np.bool_] | None = None) -> float:
-        """How much sparser the last norm is where the statement contradicts than where it agrees; over known cases."""
-        sign = 1 if MEASURES[HEADLINE].direction == "higher" else -1
-        rows = self.known if where is None else where
-        return float(sign * (self.arrays[f"gini|{STATED}"] - self.arrays[f"gini|{AGREEING}"])[rows].mean())
+    def more_sparse(self) -> Floats:
+        """How much sparser the last norm is where the statement contradicts than where it agrees, `[n_cases]`."""
+        return self.arrays[f"gini|{STATED}"] - self.arrays[f"gini|{AGREEING}"]
 
     def half(self, name: str) -> float:
         """n50, exposures; an end of those tried where one half is not crossed."""

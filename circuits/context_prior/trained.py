@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from circuits.context_prior import trained_tables as tables
 from circuits.context_prior.readings import (
     AGREEING,
     NO_CONTEXT,
@@ -28,14 +29,13 @@ from circuits.context_prior.readings import (
 )
 from circuits.context_prior.recall import RecallConfig, recall_circuit
 from circuits.context_prior.world_cases import conflict_cases, neutral_questions, recalled_from
-from circuits.prior import cases as forms
 from circuits.prior.asking import Subject as Asked
 from circuits.prior.asking import ask, plain
-from circuits.prior.cases import Case, Form, deal
+from circuits.prior.cases import Case, deal
 from circuits.prior.interventions import interventions
 from circuits.prior.page import section_of
-from circuits.prior.prompts import PROMPT_ARMS, REPEATS
-from circuits.prior.sparsity import sparsity_of
+from circuits.prior.prompts import PROMPT_ARMS, REFERENCES, SATURATION
+from circuits.prior.sparsity import sparsity as sparsity_of
 from circuits.prior.study import ExamineConfig, examine, forms_for, n_asked
 from sparsetrain.data.worlds.conflicts import LENGTH, ConflictsConfig, ConflictWorld, draw_world, write_documents
 from sparsetrain.model import Transformer
@@ -65,6 +65,8 @@ HARM = 0.1
 """KL on neutral questions below which an intervention leaves them alone, nats. ours"""
 N_NEW = 512
 """New documents of either kind on which losses are compared. ours"""
+SIZE = 256
+"""Cases of one forward pass."""
 FIT_EACH = 6
 """Fitting facts of every exposure count. ours"""
 
@@ -117,7 +119,7 @@ OF_ALL: tuple[Hypothesis[TrainedReadings], ...] = (
     _claim("prior wins", "one statement: P(context) at no exposures less that at the most", lambda r: -r.gained(r.score(STATED))),
     correlation("dose", "negative", "one statement: the more exposures, the lower P(context) (Spearman over facts)", TrainedReadings.dose),
     _claim("best prompt", "most exposures: P(context) of the best prompt less that of one statement", lambda r: _strongest(r, r.score(r.best("prompt")) - r.score(STATED))),
-    _claim("saturates", "most exposures: the statement eight times does what it does four times", lambda r: _strongest(r, r.score("repeated 8 times") - r.score("repeated 4 times")), expected="none"),
+    _claim("saturates", "most exposures: the statement eight times does what it does four times", lambda r: _strongest(r, r.score(SATURATION[1]) - r.score(SATURATION[0])), expected="none"),
     _claim("headroom", "most exposures: P(context) of the best intervention less that of the best prompt", lambda r: _strongest(r, r.headroom())),
     _claim("headroom grows", "headroom at the most exposures less that at none", lambda r: r.gained(r.headroom())),
     _claim("headroom, no donor", "most exposures: the same without activation patching, whose donor is a prompt", lambda r: _strongest(r, r.headroom(r.best_without_patching()))),
@@ -125,8 +127,8 @@ OF_ALL: tuple[Hypothesis[TrainedReadings], ...] = (
     _claim("restores", "the best intervention turned round: memory's share of answers rises, known facts", TrainedReadings.restored),
     _claim("harmless", f"the best intervention leaves neutral questions alone: KL at most {HARM:g} nats", TrainedReadings.collateral, expected="none", unit="nats", margin=HARM),
     _claim("suffices", f"most exposures: the best prompt is at most {MARGIN:g} below the best intervention (best prompt less best intervention plus {MARGIN:g})", lambda r: MARGIN - _strongest(r, r.headroom()), margin=0.001),
-    sparsity("conflict is sparser", "positive", f"known facts: {HEADLINE} at {FINAL} under a contradicting statement less that under an agreeing one", TrainedReadings.sparser),
-    sparsity("sparser without memory", "none", "control: the same at no exposures, where nothing is contradicted", lambda r: r.sparser(r.n == 0)),
+    sparsity("conflict is sparser", "positive", f"known facts: {HEADLINE} at {FINAL} under a contradicting statement less that under an agreeing one", lambda r: float(r.more_sparse()[r.known].mean())),
+    sparsity("sparser without memory", "none", "control: the same at no exposures, where nothing is contradicted", lambda r: float(r.more_sparse()[r.n == 0].mean())),
 )  # fmt: skip
 OF_RATES: tuple[Hypothesis[TrainedReadings], ...] = (
     _claim("contradictions teach", "most exposures, one statement: P(context) less that of models never contradicted in training", lambda r: _against(r, r.uncontradicted, STATED)),
@@ -265,12 +267,138 @@ class TrainedConflictStudy(TrainedStudy[TrainedReadings]):
     def _train(self, arm: str, config: RunConfig, folder: Path) -> TrainedResult:
         world = draw_world(self.world_of(arm), config.seed)
         write_documents(world, config.trainer.batch_size, folder / "documents.csv.gz")
-        wanted = [*forms_for(PROMPT_ARMS), *(Form(n=n) for n in REPEATS), *forms_for(interventions_of_any())]
-        cases = conflict_cases(world, wanted, config.seed)
+        cases = conflict_cases(world, forms_for(PROMPT_ARMS), config.seed)
+        dealt = deal(cases, self.conflicts.n_fit, config.seed)
         steps = log_spaced_steps(config.trainer.n_steps, self.rules.n_checkpoints)
+        reader = Reader(partial(_at_step, cases=dealt.evaluated))
         started = time.perf_counter()
         model, weights = train_arm(
-            config, world.rows, folder, steps, {"conflicts": Reader(partial(_at_step, cases=cases))}, objective=asked_loss(LENGTH)
+            config, world.rows, folder, steps, {"conflicts": reader}, objective=asked_loss(LENGTH)
         )
         training_s = time.perf_counter() - started
-        ...
+        subject = Asked(module=model, weights_sha256=weights, batch_size=SIZE)
+        circuit = recall_circuit(model, world, weights, self.conflicts.recall, config.seed)
+        found, left_out = interventions(subject, circuit.nodes, circuit.means)
+        if not circuit.nodes:
+            left_out[RECALL_ARM] = circuit.reason
+        arms, neutral = [*PROMPT_ARMS, *found], neutral_questions(world, forms_for(PROMPT_ARMS), config.seed)
+        examining = replace(self.conflicts.examine, n_fit=self.conflicts.n_fit, seed=config.seed)
+        with progress_bar(config.trainer.progress) as bar:
+            task = bar.add_task("answers", total=n_asked(dealt, arms, examining))
+            outcome = examine(
+                subject, dealt, arms, neutral, examining, folder / "answers", partial(bar.advance, task)
+            )
+        arrays = {
+            "n": np.array([case.strength for case in dealt.evaluated]),
+            **kept(outcome),
+            **{f"gini|{name}": sparsity_of(subject, dealt.evaluated, REFERENCES[name]) for name in (STATED, AGREEING, NO_CONTEXT)},
+            "steps": np.array(sorted(reader.found)),
+            **{name: np.stack([reader.found[step][key] for step in sorted(reader.found)]) for key in AT_STEPS for name in [f"{key}|steps"]},
+        }  # fmt: skip
+        np.savez(folder / "read.npz", **arrays)  # pyright: ignore[reportArgumentType]
+        losses = _new_losses(model, self.world_of(arm), config.seed)
+        return TrainedResult(
+            weights_sha256=weights,
+            section=section_of(outcome, model=f"{arm}, seed {config.seed}", strength="exposures in training", exposures=True, left_out=left_out),
+            recall_loss=losses[0],
+            given_loss=losses[1],
+            training_s=training_s,
+            n_circuit=len(circuit.nodes),
+            n_edges=circuit.n_edges,
+            circuit_loss=circuit.loss,
+            n_nonzero=sum(int((p != 0).sum()) for p in model.parameters()),
+        )  # fmt: skip
+
+    def read(self, run_dir: Path, results: Mapping[str, StageResult]) -> Mapping[Subject, Sequence[TrainedReadings]]:
+        def loaded(arm: str, seed: int) -> TrainedReadings:
+            name = self.folder(arm, seed)
+            result = results[name]
+            assert isinstance(result, TrainedResult)
+            world = self.conflicts.world
+            path = run_dir / name / "read.npz"
+            return TrainedReadings.load(path, levels=world.levels, recalled_from=recalled_from(world), result=result)
+
+        found: dict[Subject, list[TrainedReadings]] = {subject: [] for subject in self.subjects}
+        for seed in self.seeds:
+            of_seed = {kind: loaded(arm, seed) for arm, kind in self._kinds.items()}
+            for arm, (name, rate) in self._kinds.items():
+                dense = of_seed[DENSE, rate] if name == SPARSE else None
+                first = of_seed[name, 0.0] if rate else None
+                found[Subject(arm=arm)].append(of_seed[name, rate].beside(dense, first))
+        return found
+
+    def sections(
+        self, run_dir: Path, results: Mapping[str, StageResult], section: StudySection
+    ) -> Mapping[str, object]:
+        """The page of one model: the first arm's in the first seed."""
+        first = results[self.folder(self.arms[0], self.seeds[0])]
+        assert isinstance(first, TrainedResult)
+        return {"context_prior": first.section}
+
+    def figures(self, read: Mapping[Subject, Sequence[TrainedReadings]]) -> Sequence[Figure]:
+        levels = self.conflicts.world.levels
+        x = [math.log2(1 + n) for n in levels]
+        label = f"log2(1 + exposures), at {', '.join(map(str, levels))}"
+
+        def over_levels(key: str, title: str, groups: Mapping[str, Sequence[Floats]], y_label: str = "P(context)") -> Figure:
+            return over_seeds_figure(key, title, x, groups, x_label=label, y_label=y_label)
+
+        found = [
+            over_levels("stated", "One statement against memory", {s.arm: [r.curve(STATED) for r in rs] for s, rs in read.items()}),
+            over_levels("headroom", "Best intervention less best prompt", {s.arm: [_by_level(r, r.headroom()) for r in rs] for s, rs in read.items()}, "difference of P(context)"),
+            over_levels("sparsity", f"{HEADLINE} under a contradicting less that under an agreeing statement", {s.arm: [_by_level(r, r.more_sparse()) for r in rs] for s, rs in read.items()}, HEADLINE),
+        ]  # fmt: skip
+        for subject, rs in read.items():
+            groups = {
+                "stated once": [r.curve(STATED) for r in rs],
+                "stated 8 times": [r.curve(SATURATION[1]) for r in rs],
+                "best prompt": [r.curve(r.best("prompt")) for r in rs],
+                "best intervention": [r.curve(r.best("intervention")) for r in rs],
+                "its random controls": [r.curve(f"{r.best('intervention')}{RANDOM}") for r in rs],
+                "asked to answer from memory": [r.curve("asked to distrust") for r in rs],
+            }
+            key = subject.arm.replace(" ", "_").replace("=", "")
+            found.append(over_levels(key, f"What turns an answer: {subject.arm}", groups))
+        first, rs = next(iter(read.items()))
+        when = [math.log2(1 + step) for step in rs[0].steps]
+        for key, title, name, score in (
+            ("formed_stated", "One statement against memory over training", STATED, "p_context"),
+            ("formed_recall", "Memory's answer where nothing is stated, over training", NO_CONTEXT, "says_prior"),
+        ):
+            groups = {f"{n} exposures": [r.over_training(name, score, n) for r in rs] for n in levels}
+            found.append(over_seeds_figure(key, title, when, groups, x_label="log2(1 + step)", y_label="P(context)" if name == STATED else "share of answers", note=f"arm {first.arm}, "))  # fmt: skip
+        return found
+
+    def tables(
+        self, read: Mapping[Subject, Sequence[TrainedReadings]], results: Mapping[str, StageResult]
+    ) -> Sequence[ResultTable]:
+        return (*tables.of_models(read), *tables.of_answers(read))
+
+
+AT_STEPS = (f"{STATED}|p_context", f"{STATED}|says_context", f"{NO_CONTEXT}|says_prior")
+
+
+def _at_step(model: Transformer, step: int, cases: Sequence[Case]) -> Arrays:
+    subject = Asked(module=model, weights_sha256="", batch_size=SIZE)
+    stated, nothing = (ask(subject, cases, plain(subject, REFERENCES[name])) for name in (STATED, NO_CONTEXT))
+    return dict(zip(AT_STEPS, (stated.p_context, stated.says_context, nothing.says_prior), strict=True))
+
+
+def _new_losses(model: Transformer, config: ConflictsConfig, seed: int) -> tuple[float, float]:
+    """Of new documents of the same facts: objects to be remembered, objects that the document gives; nats."""
+    world, found = draw_world(config, seed, draw=4), []
+    for kind in range(2):
+        rows = torch.from_numpy(world.rows[world.kind == kind][-N_NEW:])
+        with evaluating(model), torch.no_grad():
+            found.append(float(asked_loss(LENGTH)(model, {"tokens": rows})))
+    return found[0], found[1]
+
+
+def _by_level(r: TrainedReadings, values: Floats) -> Floats:
+    return np.array([values[r.n == n].mean() for n in r.levels])
+
+
+def _loss_gap(r: TrainedReadings) -> float:
+    assert r.dense is not None
+    own, dense = ((one.recall_loss + one.given_loss) / 2 for one in (r.result, r.dense.result))
+    return abs(own - dense)
