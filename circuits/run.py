@@ -16,6 +16,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.comparison import ComparisonConfig, ComparisonStudy, Outcome
+from circuits.context_prior.trained import ConflictStudyConfig, TrainedConflictStudy
 from circuits.evidence.gather import CARD_WINDOWS, RunFiles, card_of, solved
 from circuits.evidence.thresholds import CardConfig
 from circuits.explain.activity import MAX_NODES, VERSION, activity
@@ -105,6 +106,8 @@ class TrainStudy(StudyConfig):
     """The studies that train.py runs."""
 
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
+    conflicts: ConflictStudyConfig = field(default_factory=ConflictStudyConfig)
+    """Of the study context_prior."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +153,10 @@ def studies(command: str) -> Catalogue:
             )
         return ComparisonStudy(config=config, rules=study, comparison=study.comparison, search=read)
 
-    return {**STUDIES, "comparison": comparison}
+    def context_prior(config: TrainRun, study: TrainStudy) -> TrainedConflictStudy:
+        return TrainedConflictStudy(config=config, rules=study, conflicts=study.conflicts)
+
+    return {**STUDIES, "comparison": comparison, "context_prior": context_prior}
 
 
 def val_loss(report: Report) -> float:

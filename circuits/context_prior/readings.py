@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from circuits.prior.interventions import Patching
-from circuits.prior.scores import half_point
+from circuits.prior.scores import CaseScores, half_point
 from circuits.prior.study import Outcome
 from circuits.section.prior import ContextPriorSection, PriorArm
 from sparsetrain.stats.correlation import spearman
@@ -43,9 +43,9 @@ class TrainedResult(StageResult):
     """Weights of the model that are not zero."""
 
 
-def kept(outcome: Outcome) -> dict[str, Floats]:
-    """Arrays of an outcome, `<prompt or arm>|<score>`."""
-    named = dict(outcome.references)
+def kept(outcome: Outcome, more: Mapping[str, CaseScores]) -> dict[str, Floats]:
+    """Arrays of an outcome and of more prompts, `<prompt or arm>|<score>`."""
+    named = {**outcome.references, **more}
     found: dict[str, Floats] = {}
     for name, one in outcome.arms.items():
         named[name] = one.scores
@@ -103,8 +103,8 @@ class TrainedReadings:
         return self.n >= self.recalled_from
 
     def score(self, name: str, score: str = "p_context") -> Floats:
-        """Of a prompt or arm, `[n_cases]`."""
-        return self.arrays[f"{name}|{score}"]
+        """Of a prompt or arm, `[n_cases]`; NaN: it could not be tried."""
+        return self.arrays[f"{name}|{score}"] if self.has(name) else np.full(len(self.n), np.nan)
 
     def at(self, n: int, name: str, score: str = "p_context") -> float:
         """Mean over the cases of an exposure count."""
@@ -127,6 +127,14 @@ class TrainedReadings:
         """Best intervention less best prompt, `[n_cases]`."""
         return self.score(intervention or self.best("intervention")) - self.score(self.best("prompt"))
 
+    def reads(self) -> float:
+        """Share of greedy answers that are the statement's at no exposures."""
+        return self.at(0, STATED, "says_context")
+
+    def remembers(self) -> float:
+        """Share that are memory's where nothing is stated, of facts that have to be known."""
+        return float(self.score(NO_CONTEXT, "says_prior")[self.known].mean())
+
     def gained(self, values: Floats) -> float:
         """Mean over the cases with the strongest prior less mean over those with none."""
         return float(values[self.strongest].mean() - values[self.n == 0].mean())
@@ -139,7 +147,9 @@ class TrainedReadings:
     def restored(self) -> float:
         """Memory's share of the answers under the opposite intent less that under the statement alone, where the prior is known."""
         best = self.best("intervention")
-        return float((self.score(f"{best}{RESTORED}", "says_prior") - self.score(STATED, "says_prior"))[self.known].mean())
+        return float(
+            (self.score(f"{best}{RESTORED}", "says_prior") - self.score(STATED, "says_prior"))[self.known].mean()
+        )
 
     def collateral(self) -> float:
         """KL of the best intervention on neutral questions, nats."""

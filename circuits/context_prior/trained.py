@@ -9,10 +9,11 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -31,13 +32,13 @@ from circuits.context_prior.recall import RecallConfig, recall_circuit
 from circuits.context_prior.world_cases import conflict_cases, neutral_questions, recalled_from
 from circuits.prior.asking import Subject as Asked
 from circuits.prior.asking import ask, plain
-from circuits.prior.cases import Case, deal
+from circuits.prior.cases import Case, Form, deal
 from circuits.prior.interventions import interventions
 from circuits.prior.page import section_of
 from circuits.prior.prompts import PROMPT_ARMS, REFERENCES, SATURATION
 from circuits.prior.sparsity import sparsity as sparsity_of
 from circuits.prior.study import ExamineConfig, examine, forms_for, n_asked
-from sparsetrain.data.worlds.conflicts import LENGTH, ConflictsConfig, ConflictWorld, draw_world, write_documents
+from sparsetrain.data.worlds.conflicts import LENGTH, ConflictsConfig, draw_world, write_documents
 from sparsetrain.model import Transformer
 from sparsetrain.progress import progress_bar
 from sparsetrain.representation.evaluate import evaluating
@@ -48,8 +49,8 @@ from sparsetrain.stats.number import number
 from sparsetrain.studies.arm import Arrays, Reader, of_arm, train_arm
 from sparsetrain.studies.engine import Arm, Stage, StageResult, log_spaced_steps
 from sparsetrain.studies.engine import section_of as in_section
-from sparsetrain.studies.readings import FINAL, correlation, over_seeds_figure, seeds_number, sparsity
-from sparsetrain.studies.section import Figure, ResultTable, StudySection, TableCell
+from sparsetrain.studies.readings import FINAL, correlation, over_seeds_figure, sparsity
+from sparsetrain.studies.section import Figure, Gate, ResultTable, StudySection
 from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Subject, TrainedStudy, gate
 from sparsetrain.training.objectives import asked_loss
 
@@ -65,6 +66,7 @@ HARM = 0.1
 """KL on neutral questions below which an intervention leaves them alone, nats. ours"""
 N_NEW = 512
 """New documents of either kind on which losses are compared. ours"""
+FAR = Form(behind=8)
 SIZE = 256
 """Cases of one forward pass."""
 FIT_EACH = 6
@@ -96,7 +98,9 @@ class ConflictStudyConfig:
         return self.examine.n_fit or FIT_EACH * len(self.world.levels)
 
 
-def _claim(key: str, claim: str, effect: object, *, expected: str = "positive", unit: str = "fraction", margin: float = MARGIN) -> Hypothesis[TrainedReadings]:
+def _claim(
+    key: str, claim: str, effect: object, *, expected: str = "positive", unit: str = "fraction", margin: float = MARGIN
+) -> Hypothesis[TrainedReadings]:
     return Hypothesis(key=key, claim=claim, expected=expected, effect=effect, unit=unit, margin=margin)  # pyright: ignore[reportArgumentType]
 
 
@@ -163,7 +167,7 @@ class TrainedConflictStudy(TrainedStudy[TrainedReadings]):
     question = "When does a model answer from memory although the prompt says otherwise, and what turns it?"
     hypotheses = (*OF_ALL, *OF_RATES, *OF_SPARSE)
     rulings = (*RULINGS_OF_ALL, *RULINGS_OF_RATES, *RULINGS_OF_SPARSE)
-    overviews = {
+    overviews: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "overview": ("Where the prior is strongest: P(context) of the best intervention less that of the best prompt, and less random controls", ("headroom", "beyond random")),
         "prior": ("One statement: P(context) at no exposures less that at the most", ("prior wins",)),
     }  # fmt: skip
@@ -220,22 +224,24 @@ class TrainedConflictStudy(TrainedStudy[TrainedReadings]):
             f"Tuning: {self.conflicts.n_fit} facts, as many of each exposure count, for four settings of every arm; the best prompt and the best intervention are chosen there too. All other facts are reported. "
             f"Interventions: contrastive decoding, heads scaled, dual run, one direction, activation patching (its donor is the statement four times), and the edit of the recall circuit, which is found by "
             f"extraction on facts of contradicted subjects. Measure: {self.conflicts.examine.measure}; {self.conflicts.examine.n_random} random controls each.",
-            f"Neutral questions, on which damage is measured, ask for facts of contradicted subjects that have to be known behind a statement about something else.",
+            "Neutral questions, on which damage is measured, ask for facts of contradicted subjects that have to be known behind a statement about something else.",
             f"Gates: greedy answers are the statement's at no exposures, and memory's from {recalled_from(world)} exposures on where nothing is stated, both at least {LEAST:g}; sparse and dense weights differ by at most {GAP:g} nats on "
             f"new documents. A model that cannot read or cannot remember says nothing about which wins.",
             f"Margins: {MARGIN:g} of a probability, {self.rules.margin:g} of {HEADLINE}. Intervals are Student's t over seeds. n50: exposures at which P(context) is one half.",
         )  # fmt: skip
 
     def gates(self) -> Gates[TrainedReadings]:
+        least, gap = number(LEAST, "fraction"), number(GAP, "nats")
         reads = "the statement is answered at no exposures"
         knows = f"memory's answer where nothing is stated, from {recalled_from(self.conflicts.world)} exposures on"
-        found = []
+        apart = "loss of new documents, apart from that of dense weights"
+        found: list[tuple[Gate, Callable[[TrainedReadings], float]]] = []
         for arm, (name, _) in self._kinds.items():
-            found.append(gate(f"context, {arm}", f"{arm}: {reads}", number(LEAST, "fraction"), lambda r: r.at(0, STATED, "says_context"), arm=arm))
-            found.append(gate(f"recall, {arm}", f"{arm}: {knows}", number(LEAST, "fraction"), lambda r: float(r.score(NO_CONTEXT, "says_prior")[r.known].mean()), arm=arm))
+            found.append(gate(f"context, {arm}", f"{arm}: {reads}", least, TrainedReadings.reads, arm=arm))
+            found.append(gate(f"recall, {arm}", f"{arm}: {knows}", least, TrainedReadings.remembers, arm=arm))
             if name == SPARSE:
-                found.append(gate(f"loss, {arm}", f"{arm}: loss of new documents apart from that of dense weights", number(GAP, "nats"), _loss_gap, rule="at most", arm=arm))
-        return found  # fmt: skip
+                found.append(gate(f"loss, {arm}", f"{arm}: {apart}", gap, _loss_gap, rule="at most", arm=arm))
+        return found
 
     def config_of(self, arm: str, seed: int) -> RunConfig:
         world = self.world_of(arm)
@@ -285,12 +291,10 @@ class TrainedConflictStudy(TrainedStudy[TrainedReadings]):
         examining = replace(self.conflicts.examine, n_fit=self.conflicts.n_fit, seed=config.seed)
         with progress_bar(config.trainer.progress) as bar:
             task = bar.add_task("answers", total=n_asked(dealt, arms, examining))
-            outcome = examine(
-                subject, dealt, arms, neutral, examining, folder / "answers", partial(bar.advance, task)
-            )
+            outcome = examine(subject, dealt, arms, neutral, examining, folder / "answers", partial(bar.advance, task))
         arrays = {
             "n": np.array([case.strength for case in dealt.evaluated]),
-            **kept(outcome),
+            **kept(outcome, {"far": ask(subject, dealt.evaluated, plain(subject, FAR))}),
             **{f"gini|{name}": sparsity_of(subject, dealt.evaluated, REFERENCES[name]) for name in (STATED, AGREEING, NO_CONTEXT)},
             "steps": np.array(sorted(reader.found)),
             **{name: np.stack([reader.found[step][key] for step in sorted(reader.found)]) for key in AT_STEPS for name in [f"{key}|steps"]},
@@ -340,7 +344,9 @@ class TrainedConflictStudy(TrainedStudy[TrainedReadings]):
         x = [math.log2(1 + n) for n in levels]
         label = f"log2(1 + exposures), at {', '.join(map(str, levels))}"
 
-        def over_levels(key: str, title: str, groups: Mapping[str, Sequence[Floats]], y_label: str = "P(context)") -> Figure:
+        def over_levels(
+            key: str, title: str, groups: Mapping[str, Sequence[Floats]], y_label: str = "P(context)"
+        ) -> Figure:
             return over_seeds_figure(key, title, x, groups, x_label=label, y_label=y_label)
 
         found = [

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from circuits.context_prior.readings import NO_CONTEXT, RANDOM, RESTORED, STATED, TrainedReadings
+from circuits.context_prior.readings import RANDOM, RESTORED, STATED, TrainedReadings
 from circuits.section.prior import PriorArm
 from sparsetrain.stats.intervals import over_seeds
 from sparsetrain.stats.number import Number, number
@@ -23,8 +23,8 @@ def of_models(read: Read) -> tuple[ResultTable, ...]:
                 subject.arm,
                 seeds_number([r.result.recall_loss for r in seeds], "nats"),
                 seeds_number([r.result.given_loss for r in seeds], "nats"),
-                seeds_number([float(r.score(NO_CONTEXT, "says_prior")[r.known].mean()) for r in seeds], "fraction"),
-                seeds_number([r.at(0, STATED, "says_context") for r in seeds], "fraction"),
+                seeds_number([r.remembers() for r in seeds], "fraction"),
+                seeds_number([r.reads() for r in seeds], "fraction"),
                 seeds_number([r.at(0, "far", "says_context") for r in seeds], "fraction"),
                 seeds_number([float(r.result.n_nonzero) for r in seeds], "weights"),
                 seeds_number([float(r.result.n_circuit) for r in seeds], "nodes"),
@@ -97,7 +97,11 @@ def _half_points(read: Read) -> ResultTable:
             halves = [r.half(of(r)) for r in seeds]
             in_octaves = over_seeds([math.log2(1 + half) for half in halves])
             top = max(seeds[0].levels)
-            note = f"{sum(half >= top for half in halves)} of {len(halves)} seeds beyond the most exposures" if max(halves) >= top else None
+            note = (
+                f"{sum(half >= top for half in halves)} of {len(halves)} seeds beyond the most exposures"
+                if max(halves) >= top
+                else None
+            )
             value, lo, hi = (2**end - 1 for end in (in_octaves.value, in_octaves.lo, in_octaves.hi))
             cells.append(number(value, "exposures", n=len(halves), lo=max(lo, 0.0), hi=hi, note=note))
         rows.append((subject.arm, *cells))

@@ -51,7 +51,7 @@ def conflict_cases(world: ConflictWorld, forms: Collection[Form], seed: int) -> 
         objects = world.facts.prompts[facts, 3]
         for fact, own, other in zip(facts, objects, moved_on(objects, rng), strict=True):
             subject, relation = int(world.facts.subject[fact]), int(world.facts.prompts[fact, 1]) - config.relation(0)
-            made = case_of(
+            made = case_of(  # pyright: ignore[reportArgumentType]  # no others: an empty tuple of whichever
                 _pieces(world, subject, relation, int(own), int(other), rng),
                 forms,
                 lambda tokens: encode(config, tokens),
@@ -71,7 +71,9 @@ def neutral_questions(world: ConflictWorld, forms: Collection[Form], seed: int) 
     """Questions for what memory knows and nothing has contradicted, behind statements about something else."""
     config, rng = world.config, np.random.default_rng([seed, 3])
     known = np.flatnonzero(
-        world.facts.of_kind("shown") & (world.facts.n >= recalled_from(config)) & (world.facts.subject < config.n_contradicted)
+        world.facts.of_kind("shown")
+        & (world.facts.n >= recalled_from(config))
+        & (world.facts.subject < config.n_contradicted)
     )
     if not len(known):  # nobody is set apart: facts of clean subjects, whose own cases never stand in their prompt
         known = np.flatnonzero(world.facts.of_kind("shown") & (world.facts.n >= recalled_from(config)))
@@ -79,7 +81,8 @@ def neutral_questions(world: ConflictWorld, forms: Collection[Form], seed: int) 
     for fact in rng.permutation(known)[:N_NEUTRAL]:
         subject, relation = int(world.facts.subject[fact]), int(world.facts.prompts[fact, 1]) - config.relation(0)
         about = int(rng.choice([s for s in range(config.n_subjects) if s != subject]))
-        pieces = _pieces(world, about, _given(world, about, rng), *map(int, config.object(0) + rng.choice(config.n_subjects, size=2, replace=False)), rng, but=subject)
+        own, other = (int(o) for o in config.object(0) + rng.choice(config.n_subjects, size=2, replace=False))
+        pieces = _pieces(world, about, _given(world, about, rng), own, other, rng, but=subject)
         question = (config.relation(relation), config.subject(subject))
         made = neutral_of(
             Pieces[Tokens](**{**vars(pieces), "question": question}),

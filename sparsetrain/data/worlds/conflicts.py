@@ -7,8 +7,8 @@
    that memory cannot know. No document states two things of one subject.
 3. A share `conflict` of all statements contradicts memory, and the document is right. Only subjects of the first third of the groups are concerned; the others,
    the clean ones, are never contradicted, and it is they that are asked about later: their exposure counts are exact.
-4. A statement is worded with one of several tokens of its relation; questions and recall documents use the first. A share of the given documents begins
-   with one of the tokens of trust, the same share of the recall documents with the one of distrust, all others with `PLAIN`.
+4. A relation has several tokens, of which a share of all triples has another than the usual one. A share of the given documents begins with one of the tokens of
+   trust, the same share of the recall documents with the one of distrust, all others with `PLAIN`.
 5. Both kinds of documents are spread evenly over the training, as the exposures of every fact are.
 
 Sources: exposures and Latin squares as in `facts.py`; repetition inside documents, a little inconsistency and uneven frequencies as knobs after Kim 2025,
@@ -45,13 +45,13 @@ STATES = 0.5
 class ConflictsConfig:
     """How many facts, how often each is shown, and what documents are like. Optimizer steps follow from it. ours"""
 
-    n_groups: Count = 9
+    n_groups: Count = 12
     """Subjects (and objects) in multiples of the number of relations. The first third of them is contradicted where `conflict` is above 0."""
     levels: tuple[int, ...] = (0, 1, 4, 16, 64, 256, 1024)
     """Exposure counts of facts; 0 is one of them. How uneven they are is the skew of what is known."""
     n_given: Count = 5
     """Bindings of each subject that documents alone give."""
-    n_given_exposures: Count = 350
+    n_given_exposures: Count = 280
     """Statements of each of them."""
     n_triples: Count = 10
     """Of a document."""
@@ -61,10 +61,13 @@ class ConflictsConfig:
     """Share of the further statements of a document that say again what it has said, 0 to below 1."""
     skew: float = 0.0
     """Zipf's exponent of how often subjects occur in given documents; 0: equally often, and nothing else is balanced."""
-    trusted: float = 0.5
+    trusted: float = 0.1
     """Share of documents that begin with a token of trust, or distrust."""
     n_trust: Count = 4
     n_wordings: Count = 5
+    """Tokens of a relation; the first is the usual one."""
+    paraphrased: float = 0.1
+    """Share of triples that are worded with another one."""
 
     def __post_init__(self) -> None:
         levels = list(self.levels)
@@ -78,8 +81,9 @@ class ConflictsConfig:
             )
         if not 0 <= self.repetition < 1:
             raise ValueError(f"repetition={self.repetition} must lie in [0, 1)")
-        if not 0 <= self.trusted <= 1:
-            raise ValueError(f"trusted={self.trusted} must lie in [0, 1]")
+        for key in ("trusted", "paraphrased"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ValueError(f"{key}={getattr(self, key)} must lie in [0, 1]")
         if self.skew < 0:
             raise ValueError(f"skew={self.skew} must be 0 or more")
         if self.n_triples < 2:
@@ -322,7 +326,8 @@ def _tokens(
     rng: np.random.Generator,
 ) -> Ints:
     triples = np.array(documents, dtype=np.int64)
-    wording = np.where(asked, 0, rng.integers(config.n_wordings, size=asked.shape))
+    others = 1 + rng.integers(max(config.n_wordings - 1, 1), size=asked.shape)
+    wording = np.where(rng.random(asked.shape) < config.paraphrased * (config.n_wordings > 1), others, 0)
     triples[..., 0] += config.relation(0) + wording * config.n_relations
     triples[..., 1] += config.subject(0)
     triples[..., 2] += config.object(0)
@@ -338,12 +343,12 @@ def check_exposures(world: ConflictWorld) -> None:
         ValueError: a fact is shown more or less often than it should be; says which.
     """
     facts, config = world.facts, world.config
-    recall = (world.kind == 0)[:, None] & world.asked
-    shown = world.triples[recall]
-    size = config.d_vocab
-    index = {(int(p[1]) * size + int(p[0])): i for i, p in enumerate(facts.prompts)}
-    found = np.bincount([index[int(r) * size + int(s)] for r, s, _ in shown], minlength=len(facts.role))
-    right = np.array([facts.prompts[index[int(r) * size + int(s)], 3] == o for r, s, o in shown])
+    relation, subject, objects = (world.triples[(world.kind == 0)[:, None] & world.asked]).T
+    number = np.full((config.n_relations, config.n_subjects + 1), -1)
+    number[facts.prompts[:, 1] - config.relation(0), facts.prompts[:, 0]] = np.arange(len(facts.role))
+    of = number[(relation - config.relation(0)) % config.n_relations, subject]
+    found = np.bincount(of, minlength=len(facts.role))
+    right = facts.prompts[of, 3] == objects
     planned = np.where(facts.of_kind("shown"), facts.n, 0)
     if len(wrong := np.flatnonzero(found != planned)):
         raise ValueError(f"fact {wrong[0]} is shown {found[wrong[0]]} times, not {planned[wrong[0]]}")
