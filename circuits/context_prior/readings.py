@@ -123,9 +123,24 @@ class TrainedReadings:
         others = [arm for arm in self.section.arms if arm.kind == "intervention" and arm.name != Patching.name]
         return max(others, key=lambda arm: arm.fitted.value or 0.0).name
 
-    def headroom(self, intervention: str | None = None) -> Floats:
-        """Best intervention less best prompt, `[n_cases]`."""
-        return self.score(intervention or self.best("intervention")) - self.score(self.best("prompt"))
+    def best_at_no_harm(self, kind: str, harm: float) -> str:
+        """The arm of a kind that was best on the fitting cases among those that leave neutral questions alone; empty: none does.
+
+        Args:
+            harm: largest KL on neutral questions, nats.
+        """
+        gentle = [arm for arm in self.section.arms if arm.kind == kind and (arm.collateral.value or 0.0) <= harm]
+        return max(gentle, key=lambda arm: arm.fitted.value or 0.0).name if gentle else ""
+
+    def headroom(self, intervention: str | None = None, prompt: str | None = None) -> Floats:
+        """Best intervention less best prompt, or of two others, `[n_cases]`; NaN: one of them is not there."""
+        a, b = intervention, prompt
+        a, b = self.best("intervention") if a is None else a, self.best("prompt") if b is None else b
+        return self.score(a) - self.score(b)
+
+    def headroom_at_no_harm(self, harm: float) -> Floats:
+        """Of the best that leave neutral questions alone."""
+        return self.headroom(*(self.best_at_no_harm(kind, harm) for kind in ("intervention", "prompt")))
 
     def reads(self) -> float:
         """Share of greedy answers that are the statement's at no exposures."""

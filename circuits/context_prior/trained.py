@@ -127,6 +127,7 @@ OF_ALL: tuple[Hypothesis[TrainedReadings], ...] = (
     _claim("headroom", "most exposures: P(context) of the best intervention less that of the best prompt", lambda r: _strongest(r, r.headroom())),
     _claim("headroom grows", "headroom at the most exposures less that at none", lambda r: r.gained(r.headroom())),
     _claim("headroom, no donor", "most exposures: the same without activation patching, whose donor is a prompt", lambda r: _strongest(r, r.headroom(r.best_without_patching()))),
+    _claim("headroom, no harm", f"most exposures: the same of those that leave neutral questions alone (KL at most {HARM:g} nats)", lambda r: _strongest(r, r.headroom_at_no_harm(HARM))),
     _claim("beyond random", "most exposures: P(context) of the best intervention less that of its random controls", TrainedReadings.beyond_random),
     _claim("restores", "the best intervention turned round: memory's share of answers rises, known facts", TrainedReadings.restored),
     _claim("harmless", f"the best intervention leaves neutral questions alone: KL at most {HARM:g} nats", TrainedReadings.collateral, expected="none", unit="nats", margin=HARM),
@@ -145,6 +146,7 @@ OF_SPARSE: tuple[Hypothesis[TrainedReadings], ...] = (
 RULINGS_OF_ALL = (
     Ruling(name="memory beats context", statement="the more exposures a fact has had, the less a statement that contradicts it is believed", needs=("prior wins", "dose")),
     Ruling(name="interventions do what prompts cannot", statement="headroom of interventions over prompts grows with exposures, beats random controls, and saying it more often has come to its end", needs=("headroom", "headroom grows", "beyond random", "saturates")),
+    Ruling(name="interventions do so at no harm", statement="the same, of prompts and interventions that leave neutral questions alone", needs=("headroom, no harm",)),
     Ruling(name="prompting suffices", statement="no intervention turns more answers than the best prompt does", needs=("suffices",)),
     Ruling(name="conflict is sparser", statement="representations are sparser where the prompt contradicts what is known, and not where nothing is known", needs=("conflict is sparser", "sparser without memory")),
 )  # fmt: skip
