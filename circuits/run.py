@@ -106,7 +106,7 @@ class TrainStudy(StudyConfig):
     """The studies that train.py runs."""
 
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
-    conflicts: ConflictStudyConfig = field(default_factory=ConflictStudyConfig)
+    conflict_world: ConflictStudyConfig = field(default_factory=ConflictStudyConfig)
     """Of the study context_prior."""
 
 
@@ -154,7 +154,7 @@ def studies(command: str) -> Catalogue:
         return ComparisonStudy(config=config, rules=study, comparison=study.comparison, search=read)
 
     def context_prior(config: TrainRun, study: TrainStudy) -> TrainedConflictStudy:
-        return TrainedConflictStudy(config=config, rules=study, conflicts=study.conflicts)
+        return TrainedConflictStudy(config=config, rules=study, conflicts=study.conflict_world)
 
     return {**STUDIES, "comparison": comparison, "context_prior": context_prior}
 

@@ -38,7 +38,7 @@ from circuits.prior.page import section_of
 from circuits.prior.prompts import PROMPT_ARMS, REFERENCES, SATURATION
 from circuits.prior.sparsity import sparsity as sparsity_of
 from circuits.prior.study import ExamineConfig, examine, forms_for, n_asked
-from sparsetrain.data.worlds.conflicts import LENGTH, ConflictsConfig, draw_world, write_documents
+from sparsetrain.data.worlds.conflicts import LENGTH, ConflictWorldConfig, draw_world, write_documents
 from sparsetrain.model import Transformer
 from sparsetrain.progress import progress_bar
 from sparsetrain.representation.evaluate import evaluating
@@ -77,7 +77,7 @@ FIT_EACH = 6
 class ConflictStudyConfig:
     """The worlds, and how models are asked. ours"""
 
-    world: ConflictsConfig = field(default_factory=ConflictsConfig)
+    world: ConflictWorldConfig = field(default_factory=ConflictWorldConfig)
     rates: tuple[float, ...] = (0.0, 0.01, 0.1)
     """Shares of training statements that contradict memory; each is an arm. The first is 0."""
     examine: ExamineConfig = field(default_factory=lambda: ExamineConfig(n_heads=42))
@@ -209,7 +209,7 @@ class TrainedConflictStudy(TrainedStudy[TrainedReadings]):
         more = (*(RULINGS_OF_RATES if rate else ()), *(RULINGS_OF_SPARSE if name == SPARSE else ()))
         return (*RULINGS_OF_ALL, *more)
 
-    def world_of(self, arm: str) -> ConflictsConfig:
+    def world_of(self, arm: str) -> ConflictWorldConfig:
         """The world's settings of an arm."""
         return replace(self.conflicts.world, conflict=self._kinds[arm][1])
 
@@ -248,7 +248,7 @@ class TrainedConflictStudy(TrainedStudy[TrainedReadings]):
     def config_of(self, arm: str, seed: int) -> RunConfig:
         world = self.world_of(arm)
         config = of_arm(self.config, self.weights[self._kinds[arm][0]], seed)
-        with in_section("study.conflicts.world"):
+        with in_section("study.conflict_world.world"):
             n_steps = math.ceil(len(draw_world(world, seed).tokens) / config.trainer.batch_size)
         model = replace(config.model, d_vocab=world.d_vocab, n_ctx=world.n_tokens - 1)
         return replace(config, model=model, trainer=replace(config.trainer, n_steps=n_steps))
@@ -392,7 +392,7 @@ def _at_step(model: Transformer, step: int, cases: Sequence[Case]) -> Arrays:
     return dict(zip(AT_STEPS, (stated.p_context, stated.says_context, nothing.says_prior), strict=True))
 
 
-def _new_losses(model: Transformer, config: ConflictsConfig, seed: int) -> tuple[float, float]:
+def _new_losses(model: Transformer, config: ConflictWorldConfig, seed: int) -> tuple[float, float]:
     """Of new documents of the same facts: objects to be remembered, objects that the document gives; nats."""
     world, found = draw_world(config, seed, draw=4), []
     for kind in range(2):

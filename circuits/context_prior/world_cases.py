@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from circuits.prior.cases import Case, Form, Neutral, Pieces, Tokens, case_of, neutral_of
 from sparsetrain.data.reading import Skip
-from sparsetrain.data.worlds.conflicts import PLAIN, ConflictsConfig, ConflictWorld
+from sparsetrain.data.worlds.conflicts import PLAIN, ConflictWorld, ConflictWorldConfig
 
 Ints = NDArray[np.int64]
 N_FILLER = 8
@@ -26,12 +26,12 @@ RECALLED = 64
 """Exposures from which on a fact has to be known: by the gate, and to be a neutral question. Where no level is so high, the highest. ours"""
 
 
-def recalled_from(config: ConflictsConfig) -> int:
+def recalled_from(config: ConflictWorldConfig) -> int:
     """Exposures from which on facts have to be known."""
     return min(RECALLED, config.levels[-1])
 
 
-def encode(config: ConflictsConfig, tokens: Tokens) -> Tokens:
+def encode(config: ConflictWorldConfig, tokens: Tokens) -> Tokens:
     """A prompt as the model reads it: with a plain first token where none asks for trust."""
     return tokens if tokens[0] in (*config.trust, config.distrust) else (PLAIN, *tokens)
 

@@ -42,7 +42,7 @@ STATES = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConflictsConfig:
+class ConflictWorldConfig:
     """How many facts, how often each is shown, and what documents are like. Optimizer steps follow from it. ours"""
 
     n_groups: Count = 12
@@ -152,7 +152,7 @@ class ConflictsConfig:
 class ConflictWorld:
     """Facts, and the documents that a model is trained on in their order."""
 
-    config: ConflictsConfig
+    config: ConflictWorldConfig
     facts: Facts
     tokens: Ints
     """`[n_documents, 1 + 3 n_triples]`."""
@@ -190,7 +190,7 @@ class ConflictWorld:
         }
 
 
-def draw_world(config: ConflictsConfig, seed: int, draw: int = 1) -> ConflictWorld:
+def draw_world(config: ConflictWorldConfig, seed: int, draw: int = 1) -> ConflictWorld:
     """Facts and documents; a function of config and seed, checked by `check_exposures`.
 
     Args:
@@ -243,7 +243,7 @@ def draw_world(config: ConflictsConfig, seed: int, draw: int = 1) -> ConflictWor
 class _Statements:
     """Statements in the order in which they are to be made, and documents of them."""
 
-    def __init__(self, config: ConflictsConfig, facts: Facts, given: Ints, rng: np.random.Generator) -> None:
+    def __init__(self, config: ConflictWorldConfig, facts: Facts, given: Ints, rng: np.random.Generator) -> None:
         self.config, self.rng = config, rng
         first = config.relation(0)
         memory = {
@@ -319,7 +319,7 @@ class _Statements:
 
 
 def _tokens(
-    config: ConflictsConfig,
+    config: ConflictWorldConfig,
     documents: Sequence[Sequence[Triple]],
     kind: Ints,
     asked: NDArray[np.bool_],

@@ -45,7 +45,17 @@ def reading(p: Planted, seed: int) -> TrainedReadings:
     def flat(value: float) -> tuple[float, ...]:
         return (value,) * len(LEVELS)
 
-    wanted = {STATED: p.stated, "repeat": p.prompt, "dual run": p.intervention, f"dual run{RANDOM}": p.random, SATURATION[0]: flat(p.four), SATURATION[1]: flat(p.eight), RECALL_ARM: flat(p.recall_arm), "activation patching": flat(0.1), "far": p.stated}  # fmt: skip
+    wanted = {
+        STATED: p.stated,
+        "repeat": p.prompt,
+        "dual run": p.intervention,
+        f"dual run{RANDOM}": p.random,
+        SATURATION[0]: flat(p.four),
+        SATURATION[1]: flat(p.eight),
+        RECALL_ARM: flat(p.recall_arm),
+        "activation patching": flat(0.1),
+        "far": p.stated,
+    }
     arrays: dict[str, Any] = {"n": n.astype(float)}
     for name, by_level in wanted.items():
         values = noisy(by_level)
@@ -58,10 +68,26 @@ def reading(p: Planted, seed: int) -> TrainedReadings:
     arrays[f"gini|{STATED}"] = arrays[f"gini|{AGREEING}"] + rng.normal(0, 0.001, len(n)) + p.sparser * (n >= 64)
     arms = tuple(
         SimpleNamespace(name=name, kind=kind, fitted=number(fitted, "fraction"), collateral=number(p.harm, "nats"))
-        for name, kind, fitted in (("repeat", "prompt", 0.8), ("dual run", "intervention", 0.9), ("activation patching", "intervention", 0.1), (RECALL_ARM, "intervention", 0.2))
-    )  # fmt: skip
+        for name, kind, fitted in (
+            ("repeat", "prompt", 0.8),
+            ("dual run", "intervention", 0.9),
+            ("activation patching", "intervention", 0.1),
+            (RECALL_ARM, "intervention", 0.2),
+        )
+    )
     section = SimpleNamespace(arms=arms, best_prompt="repeat", best_intervention="dual run", references=())
-    result = SimpleNamespace(section=section, recall_loss=p.loss, given_loss=p.loss, n_circuit=p.n_circuit, n_edges=0, circuit_loss=0.1, n_nonzero=1, training_s=1.0, weights_sha256="", seconds=1.0)  # fmt: skip
+    result = SimpleNamespace(
+        section=section,
+        recall_loss=p.loss,
+        given_loss=p.loss,
+        n_circuit=p.n_circuit,
+        n_edges=0,
+        circuit_loss=0.1,
+        n_nonzero=1,
+        training_s=1.0,
+        weights_sha256="",
+        seconds=1.0,
+    )
     return TrainedReadings(levels=LEVELS, recalled_from=64, arrays=arrays, result=result)  # pyright: ignore[reportArgumentType]
 
 
@@ -75,11 +101,16 @@ class PlantedStudy(TrainedConflictStudy):
     def read(self, run_dir, results):
         found = {subject: [] for subject in self.subjects}
         for seed in self.seeds:
-            of = {kind: reading(self.sparse if kind[0] == SPARSE else self.dense, 10 * seed + i) for i, kind in enumerate(self._kinds.values())}  # fmt: skip
+            of = {
+                kind: reading(self.sparse if kind[0] == SPARSE else self.dense, 10 * seed + i)
+                for i, kind in enumerate(self._kinds.values())
+            }
             for subject in self.subjects:
                 name, rate = self._kinds[subject.arm]
                 found[subject].append(
-                    of[name, rate].beside(of["dense", rate] if name == SPARSE else None, of[name, 0.0] if rate else None)  # fmt: skip
+                    of[name, rate].beside(
+                        of["dense", rate] if name == SPARSE else None, of[name, 0.0] if rate else None
+                    )
                 )
         return found
 
@@ -101,7 +132,17 @@ def verdicts(tmp_path, dense: Planted, sparse: Planted | None = None, rates=(0.0
 
 def test_what_is_planted_is_found(tmp_path):
     found = verdicts(tmp_path, Planted(sparser=0.02))
-    assert {word for (name, _), word in found.items() if name in ("memory beats context", "interventions do what prompts cannot", "interventions do so at no harm", "conflict is sparser")} == {"supported"}  # fmt: skip
+    assert {
+        word
+        for (name, _), word in found.items()
+        if name
+        in (
+            "memory beats context",
+            "interventions do what prompts cannot",
+            "interventions do so at no harm",
+            "conflict is sparser",
+        )
+    } == {"supported"}
     assert found["prompting suffices", "dense e=0"] == "not supported"
 
 

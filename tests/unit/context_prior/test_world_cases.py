@@ -9,9 +9,9 @@ from circuits.context_prior.world_cases import conflict_cases, moved_on, neutral
 from circuits.prior.cases import AGREEING, IRRELEVANT, NOTHING, STATED, Form
 from circuits.prior.prompts import DISTRUST, PROMPT_ARMS
 from circuits.prior.study import forms_for
-from sparsetrain.data.worlds.conflicts import PLAIN, ConflictsConfig, draw_world
+from sparsetrain.data.worlds.conflicts import PLAIN, ConflictWorldConfig, draw_world
 
-SMALL = ConflictsConfig(n_groups=3, levels=(0, 2, 64), n_given=3, n_given_exposures=20)
+SMALL = ConflictWorldConfig(n_groups=3, levels=(0, 2, 64), n_given=3, n_given_exposures=20)
 FORMS = forms_for(PROMPT_ARMS)
 
 
@@ -77,7 +77,9 @@ def test_neutral_questions_ask_for_what_memory_knows_and_nothing_contradicts(wor
         fact = int(text.place.split()[1])
         assert world.facts.n[fact] == 64 and world.facts.subject[fact] < SMALL.n_contradicted
         prompt = text.prompts[STATED]
-        assert prompt[-2:] == (world.facts.prompts[fact, 1], world.facts.prompts[fact, 0]) and text.text == (world.facts.prompts[fact, 3],)
+        assert prompt[-2:] == (world.facts.prompts[fact, 1], world.facts.prompts[fact, 0]) and text.text == (
+            world.facts.prompts[fact, 3],
+        )
         assert prompt[2] != prompt[-1]
 
 
