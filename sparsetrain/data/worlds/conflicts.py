@@ -39,6 +39,8 @@ LENGTH = 3
 KINDS = ("recall", "given")
 STATES = 0.5
 """Chance that a further triple of a given document states something. ours"""
+LEFT_OUT = 0.05
+"""Share of the statements that may find no document at the end. ours"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ class ConflictWorldConfig:
     n_triples: Count = 10
     """Of a document."""
     conflict: float = 0.0
-    """Share of statements that contradict memory, 0 to 1/3."""
+    """Share of statements that contradict memory, 0 to 1/3; with a skew at most as many as there are about contradicted subjects."""
     repetition: float = 0.0
     """Share of the further statements of a document that say again what it has said, 0 to below 1."""
     skew: float = 0.0
@@ -213,7 +215,7 @@ def draw_world(config: ConflictWorldConfig, seed: int, draw: int = 1) -> Conflic
     short = config.n_triples - len(recalled[-1])
     asked = [np.ones(config.n_triples, dtype=bool) for _ in recalled]
     if short:  # no fact is shown less often than it should be because a document would not be full
-        recalled[-1] += [triple for triple, _ in statements.fresh(short)]
+        recalled[-1] += statements.agreeing(short, [triple[1] for triple in recalled[-1]])
         asked[-1][config.n_triples - short :] = False
     documents = [
         (triples, of, np.zeros(config.n_triples, dtype=bool), 0) for triples, of in zip(recalled, asked, strict=True)
@@ -261,6 +263,7 @@ class _Statements:
         self.made = [(int(r), int(s), int(o)) for r, s, o in given]
         if config.skew:
             self.made = self._skewed(sorted(given_roles))
+            self._check_room()
         self.waiting: list[tuple[Triple, bool]] = [*self._contradicted()][::-1]
 
     def _skewed(self, bindings: Sequence[tuple[int, int]]) -> list[Triple]:
@@ -272,10 +275,26 @@ class _Statements:
             for s, (_, _, o) in zip(subjects, self.made, strict=True)
         ]
 
+    def _check_room(self) -> None:
+        """Refuses a skew under which there are far more statements about a subject than documents, each of which states one thing of it.
+
+        Raises:
+            ValueError: says how many documents cannot hold.
+        """
+        config, n = self.config, len(self.made)
+        n_documents = n / (1 + (config.n_triples - 1) * STATES * (1 - config.repetition))
+        counts = np.bincount([s for _, s, _ in self.made], minlength=config.n_subjects)
+        if (left := np.maximum(counts - n_documents, 0).sum()) > LEFT_OUT * n:
+            raise ValueError(
+                f"skew={config.skew} is too large for {config.n_subjects} subjects and n_triples={config.n_triples}: about {left:.0f} of {n} statements "
+                f"find no document, which states one thing of a subject; give a smaller skew"
+            )
+
     def _contradicted(self) -> Iterator[tuple[Triple, bool]]:
         """The statements, some of those about contradicted subjects changed to be about what memory knows; and which those are."""
         config = self.config
-        share = config.conflict * config.n_subjects / max(config.n_contradicted, 1)
+        n_about = sum(s < config.n_contradicted for _, s, _ in self.made)
+        share = config.conflict * len(self.made) / max(n_about, 1)
         facts = {s: [key for key in self.known if key[0] == s] for s in range(config.n_contradicted)}
         turns = dict.fromkeys(facts, 0)
         for r, s, o in self.made:
@@ -297,6 +316,26 @@ class _Statements:
             (passed if one[0][1] in taken else found).append(one)
             taken.add(one[0][1])
         self.waiting += passed[::-1]
+        return found
+
+    def agreeing(self, n: int, but: Sequence[int]) -> list[Triple]:
+        """The next statements that contradict nothing, about subjects that are all different and not among some.
+
+        Raises:
+            ValueError: there are too few.
+        """
+        at: dict[int, int] = {}
+        for i in reversed(range(len(self.waiting))):
+            (_, subject, _), contradicts = self.waiting[i]
+            if len(at) < n and not contradicts and subject not in at and subject not in but:
+                at[subject] = i
+        if len(at) < n:
+            raise ValueError(
+                f"n_triples={self.config.n_triples} is too many for the last document of what is remembered, which is filled up with statements "
+                f"about {n} other subjects; there are {len(at)}: give fewer triples or more groups of subjects"
+            )
+        found = [self.waiting[i][0] for i in at.values()]
+        self.waiting = [one for i, one in enumerate(self.waiting) if at.get(one[0][1]) != i]
         return found
 
     def documents(self) -> Iterator[tuple[list[Triple], NDArray[np.bool_], NDArray[np.bool_]]]:
