@@ -108,7 +108,7 @@ CIRCUITS = {
     "formation": {"circuit", "tasks", "section", "evidence"},
     "verify": THING | {"section", "search", "evidence", "explain", "find", "run"},
     "prior": THING | {"section"},
-    "context_prior": THING | {"section", "prior"},
+    "context_prior": THING | {"section", "prior", "search"},
     "hub": THING | {"section", "search", "find", "run"},
     "comparison": THING | {"section"},
     "recipe": THING | {"section", "search", "find", "views"},
