@@ -67,9 +67,13 @@ PROMPT_ARMS: tuple[PromptArm, ...] = (
     PromptArm("trust, repeated", [Form(trust=i, n=n) for i in range(2) for n in (2, 4)]),
     PromptArm("paraphrase, repeated", [Form(wording=1 + i, n=n) for i in range(2) for n in (2, 4)]),
 )
+SATURATION = ("stated 4 times", "stated 8 times")
+"""References between which repeating should add nothing more."""
 REFERENCES: Mapping[str, Form] = {
     "no context": NOTHING,
     "stated once": STATED,
+    SATURATION[0]: Form(n=4),
+    SATURATION[1]: Form(n=8),
     "agreeing context": AGREEING,
     "irrelevant context": IRRELEVANT,
 }

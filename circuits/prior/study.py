@@ -5,7 +5,7 @@
 Whoever asks more of the same readings (a curve over exposures, several models) takes them from the `Outcome`, case by case.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,9 +109,9 @@ class Outcome:
         """Known cases that it still answers from memory although the opposite is stated once."""
         return self.known & (self.references["stated once"].says_prior > 0)
 
-    def best(self, kind: str) -> ArmScores | None:
-        """The arm of a kind that was best on the fitting cases."""
-        chosen = self.tuned.best("prompt" if kind == "prompt" else "intervention")
+    def best(self, kind: str, without: Collection[str] = ()) -> ArmScores | None:
+        """The arm of a kind that was best on the fitting cases, those named `without` left out."""
+        chosen = self.tuned.best("prompt" if kind == "prompt" else "intervention", without)
         return None if chosen is None else self.arms[chosen.arm.name]
 
     def susceptibility(self) -> Floats:

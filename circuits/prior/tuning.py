@@ -5,7 +5,7 @@
 3. `check_budget` refuses arms of unequal budgets. What learning costs comes on top for interventions, and is logged (`n_learning`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,9 +55,9 @@ class Tuned:
     left_out: Mapping[str, str]
     """Arm -> why it could not be tried."""
 
-    def best(self, kind: Kind) -> Chosen | None:
-        """The best arm of a kind on the fitting cases; None: there is none."""
-        of_kind = [one for one in self.chosen if one.arm.kind == kind]
+    def best(self, kind: Kind, without: Collection[str] = ()) -> Chosen | None:
+        """The best arm of a kind on the fitting cases, those named `without` left out; None: there is none."""
+        of_kind = [one for one in self.chosen if one.arm.kind == kind and one.arm.name not in without]
         return max(of_kind, key=lambda one: self._rank(one)) if of_kind else None
 
     def _rank(self, one: Chosen) -> tuple[float, float]:

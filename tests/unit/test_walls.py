@@ -108,13 +108,14 @@ CIRCUITS = {
     "formation": {"circuit", "tasks", "section", "evidence"},
     "verify": THING | {"section", "search", "evidence", "explain", "find", "run"},
     "prior": THING | {"section"},
+    "context_prior": THING | {"section", "prior"},
     "hub": THING | {"section", "search", "find", "run"},
     "comparison": THING | {"section"},
     "recipe": THING | {"section", "search", "find", "views"},
     "doctor": {"circuit", "means"},
     "brief": {"section"},
     "zoo": {"section", "views", "run", "verify"},
-    "run": THING | {"section", "search", "evidence", "explain", "views", "find", "formation", "comparison", "recipe"},
+    "run": THING | {"section", "search", "evidence", "explain", "views", "find", "formation", "comparison", "context_prior", "recipe"},
 }  # fmt: skip
 """The same of `circuits`."""
 
@@ -126,6 +127,7 @@ BELOW = {
     "doctor": TRAINING,
     "formation": TRAINING | {"run"},
     "comparison": TRAINING | {"run", "studies"},
+    "context_prior": TRAINING | {"run", "studies", "adapters", "curriculum"},
     "side_by_side": TRAINING | {"studies"},
     "run": TRAINING | {"run", "studies"},
     "zoo": TRAINING | {"run"},

@@ -1,0 +1,1 @@
+"""Studies of context against prior: a pretrained language model and its facts (`real`), small models of a made world (`trained`), and what both ask (`shared`)."""
