@@ -16,6 +16,8 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.comparison import ComparisonConfig, ComparisonStudy, Outcome
+from circuits.context_prior.catalogue import CONTEXT_PRIOR
+from circuits.context_prior.facts import ConflictsConfig
 from circuits.evidence.gather import CARD_WINDOWS, RunFiles, card_of, solved
 from circuits.evidence.thresholds import CardConfig
 from circuits.explain.activity import MAX_NODES, VERSION, activity
@@ -105,6 +107,8 @@ class TrainStudy(StudyConfig):
     """The studies that train.py runs."""
 
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
+    conflicts: ConflictsConfig = field(default_factory=ConflictsConfig)
+    """Of a pretrained language model, from facts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +131,7 @@ class TrainRun(RunConfig):
 
 
 def studies(command: str) -> Catalogue:
-    """The studies of sparsetrain, and that of circuits.
+    """The studies of sparsetrain, and those of circuits.
 
     Args:
         command: the command line, for the reports of single models.
@@ -150,7 +154,7 @@ def studies(command: str) -> Catalogue:
             )
         return ComparisonStudy(config=config, rules=study, comparison=study.comparison, search=read)
 
-    return {**STUDIES, "comparison": comparison}
+    return {**STUDIES, **CONTEXT_PRIOR, "comparison": comparison}
 
 
 def val_loss(report: Report) -> float:

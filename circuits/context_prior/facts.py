@@ -63,8 +63,8 @@ SAID: dict[str, Said] = {
     "capital": _known("capital", "The capital of {subject} is {answer}.", "The capital of {subject} is"),
     "currency": _known("currency", "The currency of {subject} is the {answer}.", "The currency of {subject} is the"),
     "symbol": _known("symbol", "The chemical symbol of {subject} is {answer}.", "The chemical symbol of {subject} is"),
-    "language": _known("language", "The official language of {subject} is {answer}.", "The official language of {subject} is"),
-    "continent": _known("continent", "{subject} is a country in {answer}.", "{subject} is a country in"),
+    "language": _known("language", "The main language of {subject} is {answer}.", "The main language of {subject} is"),
+    "continent": _known("continent", "{subject} is a country on the continent of {answer}.", "{subject} is a country on the continent of"),
     "sums": Said(statement="{subject} = {answer}", question="{subject} =", fame="minus the larger number", facts=sums, plain=True),
 }  # fmt: skip
 """Relations by name, in the order of the page."""
@@ -76,7 +76,7 @@ class ConflictsConfig:
 
     relations: tuple[str, ...] = ()
     """Names in `SAID`; none given: all, or with study.frozen.plain_only=true those that need no package."""
-    n: Count = 110
+    n: Count = 80
     """Conflicts of each relation, as far as there are so many facts."""
     seed: Index = 0
     """Of the contradicting answers."""

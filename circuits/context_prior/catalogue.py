@@ -1,0 +1,10 @@
+"""The studies of this room by name."""
+
+from circuits.context_prior.real import ContextPriorRealStudy
+from sparsetrain.studies.catalogue import Catalogue
+
+CONTEXT_PRIOR: Catalogue = {
+    "context_prior_real": lambda run, study: ContextPriorRealStudy(
+        config=run, rules=study, frozen=study.frozen, conflicts=study.conflicts
+    ),
+}
