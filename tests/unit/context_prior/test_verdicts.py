@@ -188,7 +188,7 @@ def test_tables_and_figure_have_what_a_reader_needs():
         assert n == 0 or context.value + prior.value + other.value == pytest.approx(1)
     assert {row[0] for row in arms.rows} >= {"repeat", "contrastive decoding", "activation patching", "no context"}
     assert {row[2] for row in budget.rows if row[1] != "not tried"} == {4}
-    assert [row for row in budget.rows if row[1] == "not tried"][0][0] == "recall circuit"
+    assert next(row for row in budget.rows if row[1] == "not tried")[0] == "recall circuit"
     assert len(sparse.rows) == 5 and sparse.columns[-1] == "conflicting less agreeing"
     bins = bins_of(parts["capital"])
     assert {name: int(rows.sum()) for name, rows in bins.items()} == {"none": 10, "weak": 17, "middle": 17, "strong": 16}  # fmt: skip
