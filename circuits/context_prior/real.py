@@ -245,10 +245,8 @@ class ContextPriorRealStudy(Study[Part]):
             task = bar.add_task(SPARSITY, total=len(READ) * len(put.dealt.evaluated))
             for form in READ.values():
                 sparsity(put.subject, put.dealt.evaluated, form, folder, partial(bar.advance, task))
-        n_tokens = sum(len(case.prompts[form]) for case in put.dealt.evaluated for form in READ.values())
-        return ReadResult(
-            weights_sha256=put.subject.weights_sha256, n_items=len(put.dealt.evaluated), n_tokens=n_tokens
-        )
+        read = [case.prompts[form] for form in READ.values() for case in put.dealt.evaluated if form in case.prompts]
+        return ReadResult(weights_sha256=put.subject.weights_sha256, n_items=len(read), n_tokens=sum(map(len, read)))
 
     def _examine(self, folder: Path, on_cases=lambda n: None) -> Outcome:  # pyright: ignore[reportMissingParameterType]
         put = self.put

@@ -65,6 +65,14 @@ def test_what_was_read_is_kept_by_content(subject, cases, tmp_path, monkeypatch)
         sparsity(subject, cases, AGREEING, tmp_path)
 
 
+def test_cases_without_the_prompt_have_no_value(subject, cases, tmp_path):
+    bare = {form: tokens for form, tokens in cases[0].prompts.items() if form != STATED}
+    some, told = [replace(cases[0], prompts=bare), *cases[1:]], list[int]()
+    found = sparsity(subject, some, STATED, tmp_path, told.append)
+    assert np.isnan(found[0]) and found[1:] == pytest.approx(gini(1, 1, RECALL, COPY / 2), abs=1e-5)
+    assert sum(told) == len(cases) and np.isnan(sparsity(subject, some[:1], STATED)).all()
+
+
 def test_a_model_without_the_hook_point_is_refused(cases):
     bare = Subject(module=torch.nn.Embedding(17, 17), weights_sha256="0" * 64)
     with pytest.raises(KeyError, match=r"no hook point named 'final_norm\.hook_norm'"):
