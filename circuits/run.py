@@ -16,7 +16,9 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.comparison import ComparisonConfig, ComparisonStudy, Outcome
-from circuits.context_prior.trained import ConflictStudyConfig, TrainedConflictStudy
+from circuits.context_prior.catalogue import CONTEXT_PRIOR
+from circuits.context_prior.facts import ConflictsConfig
+from circuits.context_prior.trained import ConflictStudyConfig
 from circuits.evidence.gather import CARD_WINDOWS, RunFiles, card_of, solved
 from circuits.evidence.thresholds import CardConfig
 from circuits.explain.activity import MAX_NODES, VERSION, activity
@@ -107,7 +109,9 @@ class TrainStudy(StudyConfig):
 
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
     conflict_world: ConflictStudyConfig = field(default_factory=ConflictStudyConfig)
-    """Of the study context_prior."""
+    """Of models trained in a made world, in context_prior."""
+    conflicts: ConflictsConfig = field(default_factory=ConflictsConfig)
+    """Of a pretrained language model, from facts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +134,7 @@ class TrainRun(RunConfig):
 
 
 def studies(command: str) -> Catalogue:
-    """The studies of sparsetrain, and that of circuits.
+    """The studies of sparsetrain, and those of circuits.
 
     Args:
         command: the command line, for the reports of single models.
@@ -153,10 +157,7 @@ def studies(command: str) -> Catalogue:
             )
         return ComparisonStudy(config=config, rules=study, comparison=study.comparison, search=read)
 
-    def context_prior(config: TrainRun, study: TrainStudy) -> TrainedConflictStudy:
-        return TrainedConflictStudy(config=config, rules=study, conflicts=study.conflict_world)
-
-    return {**STUDIES, "comparison": comparison, "context_prior": context_prior}
+    return {**STUDIES, **CONTEXT_PRIOR, "comparison": comparison}
 
 
 def val_loss(report: Report) -> float:

@@ -260,7 +260,7 @@ def deal(cases: Sequence[Case], n_fit: int, seed: int = 0) -> Dealt:
     for case in cases:
         by_fact.setdefault(case.fact, []).append(case)
     kinds: dict[tuple[str, float | None], list[str]] = {}
-    known = len({case.strength for case in cases}) <= len(by_fact) // 2
+    known = len({(case.group, case.strength) for case in cases}) <= len(by_fact) // 2
     for fact in sorted(by_fact, key=lambda fact: sha256(f"{seed}:{fact}".encode()).digest()):
         first = by_fact[fact][0]
         kinds.setdefault((first.group, first.strength if known else None), []).append(fact)

@@ -74,12 +74,10 @@ class WordingConfig:
     def __post_init__(self) -> None:
         for key, template, part in (("statement", self.statement, CONTEXT), ("question", self.question, QUESTION)):
             if template.count(part) != 1:
-                raise ValueError(
-                    f"wording.{key}={template!r} must have {part} once, as in {getattr(WordingConfig, key)!r}"
-                )
+                raise ValueError(f"{key}={template!r} must have {part} once, as in {getattr(WordingConfig, key)!r}")
         for template in self.rewordings:
             if template.count(CONTEXT) != 1:
-                raise ValueError(f"wording.rewordings: {template!r} must have {CONTEXT} once")
+                raise ValueError(f"rewordings: {template!r} must have {CONTEXT} once")
 
 
 @dataclass(frozen=True, kw_only=True)

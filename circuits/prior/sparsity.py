@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from circuits.prior.asking import Asks, Subject, over
@@ -23,11 +24,11 @@ def sparsity(
     folder: Path | None = None,
     on_cases: Callable[[int], object] = lambda n: None,
 ) -> Floats:
-    """The headline measure at the last position of each prompt, turned so that higher is sparser: `[n_cases]`.
+    """The headline measure at the last position of each prompt, turned so that higher is sparser: `[n_cases]`, NaN of cases that lack the form.
 
     Args:
         subject: gives the batch size; shows `FINAL`.
-        cases: that have the form.
+        cases: of any length.
         form: of the prompts.
         folder: keeps batches under a name of weights, prompts and measure. None: nothing is kept.
         on_cases: called with the number of cases of each batch.
@@ -36,12 +37,17 @@ def sparsity(
         KeyError: the model does not show the hook point.
     """
     measure, place = MEASURES[HEADLINE], None
+    there = [case for case in cases if form in case.prompts]
+    found = np.full(len(cases), np.nan)
+    on_cases(len(cases) - len(there))
+    if not there:
+        return found
     if folder is not None:
-        prompts = [list(case.prompts[form]) for case in cases]
+        prompts = [list(case.prompts[form]) for case in there]
         place = folder / fingerprint([subject.weights_sha256, prompts, FINAL, HEADLINE])[:32]
 
     def read(numbers: Sequence[int]) -> Arrays:
-        some = [cases[i] for i in numbers]
+        some = [there[i] for i in numbers]
         # An answer of one token has one row, the prompt itself.
         ends = [Neutral(place=case.place, prompts=case.prompts, text=case.prior[:1]) for case in some]
         rows = Asks(ends).rows(form)
@@ -49,4 +55,6 @@ def sparsity(
         values = measure.fn(h).double().numpy()
         return {"sparsity": values if measure.direction == "higher" else -values}
 
-    return over(cases, read, subject.batch_size, place, on_cases)["sparsity"]
+    rows = [form in case.prompts for case in cases]
+    found[rows] = over(there, read, subject.batch_size, place, on_cases)["sparsity"]
+    return found

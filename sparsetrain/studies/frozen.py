@@ -100,6 +100,19 @@ def loaded(name: str, device: str) -> LanguageModel:
     return load_language_model(name, device=device)
 
 
+def require_model(frozen: FrozenConfig) -> None:
+    """Refuses a config that names no model.
+
+    Raises:
+        ValueError: says what to give.
+    """
+    if not frozen.model:
+        raise ValueError(
+            "study.frozen.model= is missing: give study.frozen.model=gguf:<file>, hf:<folder or hub name>, zoo:<name> or a run's folder; "
+            "docs/real_model.md says how to get a small one"
+        )
+
+
 def label_of(model: str) -> str:
     """A model's name without its folder: `gguf:/somewhere/x.gguf` -> `x.gguf`, `zoo:python-hour` -> `python-hour`."""
     return Path(model.partition(":")[2] or model).name
@@ -208,11 +221,7 @@ class FrozenStudy(Study[R]):
     """Those that are read beside others and have no claims of their own."""
 
     def __post_init__(self) -> None:
-        if not self.frozen.model:
-            raise ValueError(
-                "study.frozen.model= is missing: give study.frozen.model=gguf:<file>, hf:<folder or hub name>, zoo:<name> or a run's folder; "
-                "docs/real_model.md says how to get a small one"
-            )
+        require_model(self.frozen)
         for key in ("probes_of", "second_probes_of"):
             unknown = [name for name in getattr(self.frozen, key) if name not in self.builders]
             if unknown:

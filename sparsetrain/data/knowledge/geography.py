@@ -1,10 +1,11 @@
-"""Countries: capitals, continents, currencies. Source: the package countryinfo.
+"""Countries: capitals, continents, currencies, languages. Source: the package countryinfo.
 
 1. A country is known by one name, written as English prose mostly has it: without accents. Names with a comma or a bracket are left out, and
    so is what is no country of its own any more or is there under another name too.
 2. A capital that can be copied out of the country's name (Kuwait: Kuwait City) is no fact that has to be known; one that moved, was renamed, is
    shared or disputed has no one answer. Both are left out.
 3. A currency is a word (dollar), not a code; a country whose currencies are several words is left out.
+4. A language is an English word (Spanish); a country with several, or one whose name begins alike (Albania: Albanian), is left out.
 """
 
 import re
@@ -47,6 +48,16 @@ _CURRENCIES = {
     }.items()
 }  # fmt: skip
 """Word -> codes of ISO 4217; units that nobody pays with (Chile's CLF) and currencies that are gone have none."""
+_LANGUAGES = {
+    "am": "Amharic", "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "da": "Danish", "de": "German", "dv": "Dhivehi", "dz": "Dzongkha", "el": "Greek", "en": "English",
+    "es": "Spanish", "et": "Estonian", "fa": "Persian", "fo": "Faroese", "fr": "French", "hr": "Croatian", "hu": "Hungarian", "id": "Indonesian", "is": "Icelandic", "it": "Italian",
+    "ja": "Japanese", "ka": "Georgian", "kl": "Greenlandic", "km": "Khmer", "ko": "Korean", "lo": "Lao", "lt": "Lithuanian", "lv": "Latvian", "mk": "Macedonian", "mn": "Mongolian",
+    "ms": "Malay", "my": "Burmese", "ne": "Nepali", "nl": "Dutch", "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sk": "Slovak",
+    "sl": "Slovenian", "sq": "Albanian", "sv": "Swedish", "th": "Thai", "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
+"""Codes of ISO 639-1, as far as a country has that language alone."""
+N_ALIKE = 3
+"""First letters that a language may not share with its country: Thai in Thailand. ours"""
 _WORDS = {code: word for word, codes in _CURRENCIES.items() for code in codes}
 
 
@@ -109,4 +120,16 @@ def currency() -> list[Fact]:
         words = {_WORDS[code] for code in record.currencies() or () if code in _WORDS}
         if len(words) == 1:
             found.append(Fact(relation="currency", subject=name, answer=words.pop(), fame=fame))
+    return found
+
+
+@relation("Country", "Language", POPULATION, ["countryinfo"])
+def language() -> list[Fact]:
+    """Brazil: Portuguese"""
+    found: list[Fact] = []
+    for name, fame, record in _countries():
+        codes = record.languages() or ()
+        answer = _LANGUAGES.get(codes[0], "") if len(codes) == 1 else ""
+        if answer and answer[:N_ALIKE].lower() not in name.lower():
+            found.append(Fact(relation="language", subject=name, answer=answer, fame=fame))
     return found

@@ -9,7 +9,9 @@ from sparsetrain.data import knowledge
 from sparsetrain.data.knowledge import RELATIONS, elements, facts_of, geography, needed, versions, words
 
 
-def country(name: str, people: int | None, city: Any = "", region: str = "", codes: tuple[str, ...] = ()) -> Any:
+def country(
+    name: str, people: int | None, city: Any = "", region: str = "", codes: tuple[str, ...] = (), tongues: str = ""
+) -> Any:
     """A record as countryinfo gives it."""
     return SimpleNamespace(
         name=lambda: name,
@@ -17,19 +19,20 @@ def country(name: str, people: int | None, city: Any = "", region: str = "", cod
         capital=lambda: city,
         region=lambda: region,
         currencies=lambda: list(codes) or None,
+        languages=lambda: tongues.split() or None,
     )
 
 
 COUNTRIES = [
-    country("Chile", 18_000, "Santiago", "Americas", ("CLF", "CLP")),
-    country("Brazil", 200_000, "Brasília", "Americas", ("BRL",)),
+    country("Chile", 18_000, "Santiago", "Americas", ("CLF", "CLP"), "es"),
+    country("Brazil", 200_000, "Brasília", "Americas", ("BRL",), "pt"),
     country("Réunion", 800, "Saint-Denis", "Africa", ("EUR",)),
     country("United States", 330_000, "Washington D.C.", "Americas", ("USD", "USN", "USS")),
     country("Kuwait", 4_000, "Kuwait City", "Asia", ("KWD",)),  # can be copied
-    country("Tunisia", 11_000, "Tunis", "Africa", ("TND",)),
+    country("Tunisia", 11_000, "Tunis", "Africa", ("TND",), "ar fr"),
     country("Vatican City State", 1, ["Vatican City"], "Europe", ("EUR",)),
     country("South Africa", 50_000, "Pretoria", "Africa", ("ZAR",)),  # has several
-    country("Panama", 4_100, "Panama City", "Americas", ("PAB", "USD")),  # two words
+    country("Panama", 4_100, "Panama City", "Americas", ("PAB", "USD"), "xx"),  # two words
     country("Nowhere", 5, "", "", ("XXX",)),
     country("Antarctica", None, "None", "Polar"),
     country("Heard Island", 0, "None", "Oceania", ("AUD",)),
@@ -86,6 +89,12 @@ def test_capitals_have_one_answer_that_cannot_be_copied():
     }
 
 
+def test_languages_are_those_of_countries_with_one_that_their_name_does_not_give_away(monkeypatch):
+    thailand = country("Thailand", 69_000, "Bangkok", "Asia", ("THB",), "th")
+    monkeypatch.setitem(PACKAGES, "countryinfo", SimpleNamespace(all_countries=lambda: [*COUNTRIES, thailand]))
+    assert pairs("language") == {"Brazil": "Portuguese", "Chile": "Spanish"}
+
+
 def test_the_best_known_come_first():
     facts = facts_of("capital")
     assert [fact.fame for fact in facts] == sorted((fact.fame for fact in facts), reverse=True)
@@ -131,7 +140,9 @@ def test_no_subject_comes_twice():
 
 
 def test_what_is_missing_is_said_in_a_line(monkeypatch):
-    with pytest.raises(ValueError, match=r"no relation 'capitals'; there are capital, continent, currency, symbol"):
+    with pytest.raises(
+        ValueError, match=r"no relation 'capitals'; there are capital, continent, currency, language, symbol"
+    ):
         facts_of("capitals")
     with pytest.raises(ValueError, match=r"no_such_package is not installed.*pip install 'sparsetrain\[probes\]'"):
         needed("no_such_package")
