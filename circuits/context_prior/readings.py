@@ -37,6 +37,8 @@ class TrainedResult(StageResult):
     n_circuit: int
     """Nodes of the recall circuit; 0: none was found."""
     n_edges: int
+    circuit_reason: str
+    """Why the circuit does not count; empty: it does."""
     circuit_loss: float
     """Calibrated, on facts that its search has not seen, nats."""
     n_nonzero: int

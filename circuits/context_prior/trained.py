@@ -60,7 +60,7 @@ MARGIN = 0.05
 """Smallest difference of a probability of interest. ours"""
 LEAST = 0.95
 """What must be read from the prompt at no exposures, and remembered from `RECALLED` on."""
-GAP = 0.05
+GAP = 0.1
 """Largest difference of the loss of new documents of a sparse and a dense model that are compared, nats. ours"""
 HARM = 0.1
 """KL on neutral questions below which an intervention leaves them alone, nats. ours"""
@@ -311,6 +311,7 @@ class TrainedConflictStudy(TrainedStudy[TrainedReadings]):
             training_s=training_s,
             n_circuit=len(circuit.nodes),
             n_edges=circuit.n_edges,
+            circuit_reason=circuit.reason,
             circuit_loss=circuit.loss,
             n_nonzero=sum(int((p != 0).sum()) for p in model.parameters()),
         )  # fmt: skip

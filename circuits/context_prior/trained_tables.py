@@ -30,6 +30,7 @@ def of_models(read: Read) -> tuple[ResultTable, ...]:
                 seeds_number([float(r.result.n_circuit) for r in seeds], "nodes"),
                 seeds_number([float(r.result.n_edges) for r in seeds], "edges"),
                 seeds_number([r.result.circuit_loss for r in seeds], "nats"),
+                f"{sum(not r.result.circuit_reason for r in seeds)} of {len(seeds)}",
                 number(max(r.result.training_s for r in seeds), "s", "measured", n=len(seeds)),
             )
         )
@@ -38,7 +39,7 @@ def of_models(read: Read) -> tuple[ResultTable, ...]:
             title="Every model",
             columns=(
                 "arm", "loss, remembered", "loss, given", "remembers", "reads", "reads behind 8 others", "nonzero weights", "recall circuit, nodes", "its edges",
-                "its loss", "longest training",
+                "its loss", "meets its target", "longest training",
             ),
             rows=tuple(rows),
             note="losses: new documents of the same facts; remembers: facts that have to be known, nothing stated; reads: at no exposures, one statement; t intervals over seeds",

@@ -83,6 +83,7 @@ def reading(p: Planted, seed: int) -> TrainedReadings:
         n_circuit=p.n_circuit,
         n_edges=0,
         circuit_loss=0.1,
+        circuit_reason="",
         n_nonzero=1,
         training_s=1.0,
         weights_sha256="",
