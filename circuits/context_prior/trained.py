@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -249,7 +249,7 @@ class TrainedConflictStudy(TrainedStudy[TrainedReadings]):
         world = self.world_of(arm)
         config = of_arm(self.config, self.weights[self._kinds[arm][0]], seed)
         with in_section("study.conflict_world.world"):
-            n_steps = math.ceil(len(draw_world(world, seed).tokens) / config.trainer.batch_size)
+            n_steps = math.ceil(n_documents(world, seed) / config.trainer.batch_size)
         model = replace(config.model, d_vocab=world.d_vocab, n_ctx=world.n_tokens - 1)
         return replace(config, model=model, trainer=replace(config.trainer, n_steps=n_steps))
 
@@ -382,6 +382,12 @@ class TrainedConflictStudy(TrainedStudy[TrainedReadings]):
         self, read: Mapping[Subject, Sequence[TrainedReadings]], results: Mapping[str, StageResult]
     ) -> Sequence[ResultTable]:
         return (*tables.of_models(read), *tables.of_answers(read))
+
+
+@cache
+def n_documents(config: ConflictWorldConfig, seed: int) -> int:
+    """Of a world, which decide how many optimizer steps there are; drawn once per process."""
+    return len(draw_world(config, seed).tokens)
 
 
 AT_STEPS = (f"{STATED}|p_context", f"{STATED}|says_context", f"{NO_CONTEXT}|says_prior")
