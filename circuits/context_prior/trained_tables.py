@@ -103,8 +103,8 @@ def _half_points(read: Read) -> ResultTable:
                 if max(halves) >= top
                 else None
             )
-            value, lo, hi = (2**end - 1 for end in (in_octaves.value, in_octaves.lo, in_octaves.hi))
-            cells.append(number(value, "exposures", n=len(halves), lo=max(lo, 0.0), hi=hi, note=note))
+            lo, hi = (max(2**end - 1, 0.0) if math.isfinite(end) else None for end in (in_octaves.lo, in_octaves.hi))
+            cells.append(number(2**in_octaves.value - 1, "exposures", n=len(halves), lo=lo, hi=hi, note=note))
         rows.append((subject.arm, *cells))
     return ResultTable(
         title="n50: exposures at which P(context) has fallen to one half",

@@ -349,6 +349,22 @@ def test_circuits_of_a_finished_run_join_its_report_and_go_to_wandb(smoke, pytho
             ["train.py", "+experiment=curriculum", "+debug=smoke", "study.demonstrations.n_shots=1"],
             "study.demonstrations.choice.n_shown=2 must be at most n_shots=1",
         ),
+        (
+            ["train.py", "+experiment=context_prior", "+debug=smoke", "study.conflict_world.rates=[0.1]"],
+            "study.conflict_world.rates=[0.1] must rise from 0",
+        ),
+        (
+            ["train.py", "+experiment=context_prior", "+debug=smoke", "study.conflict_world.world.conflict=0.1"],
+            "study.conflict_world.world.conflict=0.1 is set by rates=[0.0, 0.1]; leave it 0",
+        ),
+        (
+            ["train.py", "+experiment=context_prior", "+debug=smoke", "study.conflict_world.rates=[0,0.5]"],
+            "study.conflict_world",
+        ),
+        (
+            ["train.py", "+experiment=context_prior", "+debug=smoke", "study.conflict_world.world.levels=[1,2]"],
+            "study.conflict_world.world.levels=[1, 2] must rise from 0",
+        ),
         (["scripts/find_circuits.py", "run=.", "task=nope"], "unknown task 'nope': tasks are single_double_quote"),
         (["scripts/find_circuits.py", "run=."], "holds no export"),
         (["scripts/find_circuits.py", "run=.", "data=a.txt"], "data=a.txt is for model=hf:...; the means of a run"),
