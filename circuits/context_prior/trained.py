@@ -87,8 +87,13 @@ class ConflictStudyConfig:
         rates = list(self.rates)
         if not rates or rates != sorted(set(rates)) or rates[0] != 0:
             raise ValueError(f"rates={rates} must rise from 0")
+        if rates[-1] > 1 / 3:
+            raise ValueError(f"rates={rates} must be at most 1/3: a third of the subjects is contradicted")
         for rate in rates:
             replace(self.world, conflict=rate)
+        n_asked = len(self.world.levels) * (self.world.n_subjects - self.world.n_contradicted)
+        if self.n_fit >= n_asked:
+            raise ValueError(f"examine.n_fit={self.n_fit} must be below {n_asked}, the facts that are asked about")
         if self.world.conflict:
             raise ValueError(f"world.conflict={self.world.conflict} is set by rates={rates}; leave it 0")
 
