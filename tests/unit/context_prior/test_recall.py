@@ -44,9 +44,9 @@ def empty_model(**settings: Any) -> Transformer:
 
 
 def codes() -> torch.Tensor:
-    """A word of +1 and -1 for each of the 30 subjects, all different, `[n_subjects, N_BITS]`."""
-    numbers = torch.randperm(2**N_BITS, generator=torch.Generator().manual_seed(2))[: SMALL.n_subjects]
-    return 2.0 * (numbers[:, None] >> torch.arange(N_BITS) & 1) - 1
+    """A word of +1 and -1 for each of the 30 subjects, with an even number of +1: any two differ in two places or more. `[n_subjects, N_BITS]`"""
+    bits = torch.randperm(2**N_BITS, generator=torch.Generator().manual_seed(2))[:, None] >> torch.arange(N_BITS) & 1
+    return 2.0 * bits[bits.sum(1) % 2 == 0][: SMALL.n_subjects] - 1
 
 
 def coded_world() -> ConflictWorld:
