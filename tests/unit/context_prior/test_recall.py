@@ -16,11 +16,11 @@ from circuits.masks import NodeSpace
 from circuits.search.learn import PruneConfig
 from circuits.tasks.loss import pair_accuracy
 from circuits.tasks.pairs import PairSet
-from sparsetrain.data.worlds.conflicts import PLAIN, ConflictsConfig, ConflictWorld, draw_world
+from sparsetrain.data.worlds.conflicts import PLAIN, ConflictWorld, ConflictWorldConfig, draw_world
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.typed import from_dict
 
-SMALL = ConflictsConfig(
+SMALL = ConflictWorldConfig(
     n_groups=6, levels=(0, 2, 4, 6), n_given=1, n_given_exposures=20, n_triples=4, n_trust=1, n_wordings=2, conflict=0.1
 )
 N_BITS, D_HEAD, EPS, SURE = 8, 8, 1e10, 30.0
@@ -216,7 +216,7 @@ def test_a_function_of_the_seed(shared):
 
 
 @pytest.mark.parametrize(
-    "config", [SMALL, ConflictsConfig(n_groups=9), replace(SMALL, n_groups=3, levels=(0, 2, 3, 4, 5))], ids=str
+    "config", [SMALL, ConflictWorldConfig(n_groups=9), replace(SMALL, n_groups=3, levels=(0, 2, 3, 4, 5))], ids=str
 )
 def test_pairs(config):
     """Prompts differ in the subject alone; no fact is in two sets; all are often shown facts of contradicted subjects."""
