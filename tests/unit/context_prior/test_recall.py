@@ -159,7 +159,7 @@ def shared() -> tuple[Transformer, ConflictWorld, Recall]:
 def test_the_nodes_found_are_those_that_recall(shared):
     _, _, found = shared
     assert found.reached and not found.reason and found.loss <= found.target == 0.15
-    assert found.model_loss < 1e-2
+    assert found.model_loss < 0.02
     assert set(found.nodes) <= planted() and 2 * 3 <= found.n_nodes <= len(planted()) < found.n_all
     assert 0 < found.n_edges <= 4 * N_BITS + 4
     assert found.means.weights_sha256 == "a" * 64 and "recall" in found.means.source and "given" in found.means.source
@@ -184,7 +184,7 @@ def test_facts_that_share_no_nodes_are_not_passed_off_as_recall():
     """A neuron for each fact: the circuit of some facts has no neuron of the others, and says so."""
     world = draw_world(SMALL, 0)
     found = recall_circuit(lookup_model(world), world, "b" * 64, CONFIG, 0)
-    assert found.model_loss < 1e-2 and not found.reached
+    assert found.model_loss < 0.02 and not found.reached
     assert found.loss > 0.15 and "on facts that the search has not seen" in found.reason
     assert 0 < found.n_nodes < found.n_all
 
