@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from circuits.prior.interventions import Patching
+from circuits.prior.interventions import Patching, RecallNodes
 from circuits.prior.scores import CaseScores, half_point
 from circuits.prior.study import Outcome
 from circuits.section.prior import ContextPriorSection, PriorArm
@@ -160,6 +160,10 @@ class TrainedReadings:
         """Best intervention less its random controls, where the prior is strongest."""
         best = self.best("intervention")
         return float((self.score(best) - self.score(f"{best}{RANDOM}"))[self.strongest].mean())
+
+    def edited(self) -> float:
+        """What the edit of the recall circuit adds to one statement, where the prior is strongest; NaN: it was not tried."""
+        return float((self.score(RecallNodes.name) - self.score(STATED))[self.strongest].mean())
 
     def restored(self) -> float:
         """Memory's share of the answers under the opposite intent less that under the statement alone, where the prior is known."""

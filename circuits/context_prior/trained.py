@@ -33,7 +33,7 @@ from circuits.context_prior.world_cases import conflict_cases, neutral_questions
 from circuits.prior.asking import Subject as Asked
 from circuits.prior.asking import ask, plain
 from circuits.prior.cases import Case, Form, deal
-from circuits.prior.interventions import interventions
+from circuits.prior.interventions import RecallNodes, interventions
 from circuits.prior.page import section_of
 from circuits.prior.prompts import PROMPT_ARMS, REFERENCES, SATURATION
 from circuits.prior.sparsity import sparsity as sparsity_of
@@ -118,12 +118,17 @@ def _strongest(r: TrainedReadings, values: Floats) -> float:
     return float(values[r.strongest].mean())
 
 
+def _of(other: TrainedReadings | None) -> TrainedReadings:
+    assert other is not None
+    return other
+
+
 def _octaves(r: TrainedReadings) -> float:
     assert r.dense is not None
     return math.log2(max(r.dense.result.n_circuit, 1) / max(r.result.n_circuit, 1))
 
 
-RECALL_ARM = "recall circuit"
+RECALL_ARM = RecallNodes.name
 OF_ALL: tuple[Hypothesis[TrainedReadings], ...] = (
     _claim("prior wins", "one statement: P(context) at no exposures less that at the most", lambda r: -r.gained(r.score(STATED))),
     correlation("dose", "negative", "one statement: the more exposures, the lower P(context) (Spearman over facts)", TrainedReadings.dose),
@@ -136,6 +141,7 @@ OF_ALL: tuple[Hypothesis[TrainedReadings], ...] = (
     _claim("beyond random", "most exposures: P(context) of the best intervention less that of its random controls", TrainedReadings.beyond_random),
     _claim("restores", "the best intervention turned round: memory's share of answers rises, known facts", TrainedReadings.restored),
     _claim("harmless", f"the best intervention leaves neutral questions alone: KL at most {HARM:g} nats", TrainedReadings.collateral, expected="none", unit="nats", margin=HARM),
+    _claim("recall edited", f"most exposures: P(context) under the arm `{RECALL_ARM}` less that of one statement", TrainedReadings.edited),
     _claim("suffices", f"most exposures: the best prompt is at most {MARGIN:g} below the best intervention (best prompt less best intervention plus {MARGIN:g})", lambda r: MARGIN - _strongest(r, r.headroom()), margin=0.001),
     sparsity("conflict is sparser", "positive", f"known facts: {HEADLINE} at {FINAL} under a contradicting statement less that under an agreeing one", lambda r: float(r.more_sparse()[r.known].mean())),
     sparsity("sparser without memory", "none", "control: the same at no exposures, where nothing is contradicted", lambda r: float(r.more_sparse()[r.n == 0].mean())),
@@ -145,7 +151,7 @@ OF_RATES: tuple[Hypothesis[TrainedReadings], ...] = (
 )  # fmt: skip
 OF_SPARSE: tuple[Hypothesis[TrainedReadings], ...] = (
     _claim("as dense", "most exposures, one statement: P(context) less that of dense weights", lambda r: _against(r, r.dense, STATED), expected="none"),
-    _claim("switched off", f"most exposures: P(context) under the best setting of the arm `{RECALL_ARM}` less the same of dense weights", lambda r: _against(r, r.dense, RECALL_ARM)),
+    _claim("switched off", f"most exposures: what the arm `{RECALL_ARM}` adds to P(context) of one statement, less the same of dense weights", lambda r: r.edited() - _of(r.dense).edited()),
     _claim("found smaller", "nodes of the recall circuit, dense / sparse (log2)", _octaves, unit="octaves", margin=math.log2(1.1)),
 )  # fmt: skip
 RULINGS_OF_ALL = (
@@ -159,7 +165,7 @@ RULINGS_OF_RATES = (
     Ruling(name="contradictions teach", statement="training on some contradictions makes statements about other facts believed", needs=("contradictions teach",)),
 )  # fmt: skip
 RULINGS_OF_SPARSE = (
-    Ruling(name="sparse: found and switched off", statement="in sparse weights the prior is held by fewer nodes and easier to switch off", needs=("switched off", "found smaller")),
+    Ruling(name="sparse: found and switched off", statement="in sparse weights the prior is held by fewer nodes and easier to switch off", needs=("recall edited", "switched off", "found smaller")),
 )  # fmt: skip
 
 

@@ -186,5 +186,7 @@ def test_what_contradictions_and_sparse_weights_do_is_a_comparison(tmp_path):
     same = verdicts(tmp_path, Planted(), rates=(0.0, 0.1))
     assert same["contradictions teach", "dense e=0.1"] == "not supported"
     assert same["sparse: found and switched off", "weight_sparse e=0"] == "not supported"
+    harmed = verdicts(tmp_path, Planted(recall_arm=0.05), Planted(recall_arm=0.15, n_circuit=20))
+    assert harmed["sparse: found and switched off", "weight_sparse e=0"] != "supported", "an edit that turns nothing"
     smaller = verdicts(tmp_path, Planted(), Planted(recall_arm=0.8, n_circuit=20))
     assert smaller["sparse: found and switched off", "weight_sparse e=0"] == "supported"
