@@ -359,9 +359,9 @@ class TrainedConflictStudy(TrainedStudy[TrainedReadings]):
         label = f"log2(1 + exposures), at {', '.join(map(str, levels))}"
 
         def over_levels(
-            key: str, title: str, groups: Mapping[str, Sequence[Floats]], y_label: str = "P(context)"
+            key: str, title: str, groups: Mapping[str, Sequence[Floats]], y_label: str = P_CONTEXT
         ) -> Figure:
-            return over_seeds_figure(key, title, x, groups, x_label=label, y_label=y_label)
+            return _cut(over_seeds_figure(key, title, x, groups, x_label=label, y_label=y_label))
 
         found = [
             over_levels("stated", "One statement against memory", {s.arm: [r.curve(STATED) for r in rs] for s, rs in read.items()}),
@@ -375,7 +375,6 @@ class TrainedConflictStudy(TrainedStudy[TrainedReadings]):
                 "best prompt": [r.curve(r.best("prompt")) for r in rs],
                 "best intervention": [r.curve(r.best("intervention")) for r in rs],
                 "its random controls": [r.curve(f"{r.best('intervention')}{RANDOM}") for r in rs],
-                "asked to answer from memory": [r.curve("asked to distrust") for r in rs],
             }
             key = subject.arm.replace(" ", "_").replace("=", "")
             found.append(over_levels(key, f"What turns an answer: {subject.arm}", groups))
@@ -386,7 +385,7 @@ class TrainedConflictStudy(TrainedStudy[TrainedReadings]):
             ("formed_recall", "Memory's answer where nothing is stated, over training", NO_CONTEXT, "says_prior"),
         ):
             groups = {f"{n} exposures": [r.over_training(name, score, n) for r in rs] for n in levels}
-            found.append(over_seeds_figure(key, title, when, groups, x_label="log2(1 + step)", y_label="P(context)" if name == STATED else "share of answers", note=f"arm {first.arm}, "))  # fmt: skip
+            found.append(_cut(over_seeds_figure(key, title, when, groups, x_label="log2(1 + step)", y_label=P_CONTEXT if name == STATED else SAID, note=f"arm {first.arm}, ")))  # fmt: skip
         return found
 
     def tables(
@@ -401,7 +400,20 @@ def n_documents(config: ConflictWorldConfig, seed: int) -> int:
     return len(draw_world(config, seed).tokens)
 
 
+P_CONTEXT, SAID = "P(context)", "share of answers"
 AT_STEPS = (f"{STATED}|p_context", f"{STATED}|says_context", f"{NO_CONTEXT}|says_prior")
+
+
+def _cut(figure: Figure) -> Figure:
+    """Bands of shares end at 0 and 1, which Student's t does not know."""
+    if figure.y_label not in (P_CONTEXT, SAID):
+        return figure
+
+    def between(ends: tuple[float | None, ...]) -> tuple[float | None, ...]:
+        return tuple(None if end is None else min(max(end, 0.0), 1.0) for end in ends)
+
+    curves = tuple(replace(curve, lo=between(curve.lo), hi=between(curve.hi)) for curve in figure.curves)
+    return replace(figure, curves=curves, note=f"{figure.note}, cut at 0 and 1")
 
 
 def _at_step(model: Transformer, step: int, cases: Sequence[Case]) -> Arrays:
