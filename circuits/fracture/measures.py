@@ -71,8 +71,8 @@ def _scaled(x: Floats, axis: int | tuple[int, ...] = -1) -> Floats:
 def _cosines(vectors: Floats) -> Floats:
     """Between all pairs of rows, `[n, width] -> [n (n - 1) / 2]`; NaN where one of them is zero."""
     x = _scaled(vectors)
-    unit = _divided(x, np.linalg.norm(x, axis=-1, keepdims=True))
-    return (unit @ unit.T)[np.triu_indices(len(unit), 1)]
+    norms = np.linalg.norm(x, axis=-1)
+    return np.clip(_divided(x @ x.T, np.outer(norms, norms))[np.triu_indices(len(x), 1)], -1, 1)
 
 
 def largest(sizes: ArrayLike, k: int) -> Floats:

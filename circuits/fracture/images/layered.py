@@ -32,9 +32,9 @@ def layered(graph: Graph, dtype: torch.dtype = torch.float64) -> Network:
             needed[read] = max(needed[read], level[name] - 1)
     layers: list[Layer] = []
     before: list[str] = list(INPUTS)
-    for l in range(1, n_layers + 1):
-        computed = list(OUTPUTS) if l == n_layers else [name for name in graph.units if level[name] == l]
-        carried = [name for name in before if needed[name] >= l]
+    for depth in range(1, n_layers + 1):
+        computed = list(OUTPUTS) if depth == n_layers else [name for name in graph.units if level[name] == depth]
+        carried = [name for name in before if needed[name] >= depth]
         weight = torch.zeros(len(computed) + len(carried), len(before), dtype=dtype)
         for row, name in enumerate(computed):
             for read, value in graph.units[name].reads.items():
