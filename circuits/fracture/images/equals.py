@@ -6,6 +6,7 @@
 | `mixed` | two units of a layer are turned into each other by an angle | same |
 | `split` | a unit becomes one unit per reader: one concept in pieces that know nothing of each other | same |
 | `duplicated` | a unit becomes n equal ones, each with a share of its outgoing weights | same |
+| `padded` | dead units are added: as many as an imitation gets | same |
 | `permuted` | units change places; no measure may see it | same |
 
 Fracture is done here on purpose, and by how much is known. Source: ours, after Kumar et al. 2025.
@@ -15,9 +16,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from circuits.fracture.images.network import Layer, Network
+from circuits.fracture.images.units import ACTIVATIONS
 
 
 def _check_unit(network: Network, layer: int, *units: int) -> None:
@@ -44,6 +46,10 @@ def turned(network: Network, layer: int, basis: Tensor) -> Network:
     """
     _check_unit(network, layer)
     here, after = network.layers[layer], network.layers[layer + 1]
+    if here.k is not None:
+        raise ValueError(
+            f"layer {layer} keeps its {here.k} largest units: in another basis those are others, and the function changes"
+        )
     whole = basis if here.basis is None else basis @ here.basis
     return network.with_layer(layer, basis=whole, names=()).with_layer(layer + 1, weight=after.weight @ basis.mT)
 
@@ -117,3 +123,27 @@ def permuted(network: Network, layer: int, order: Sequence[int]) -> Network:
         activations = tuple(here.activations[i] for i in at)
         network = network.with_layer(layer, weight=here.weight[..., at, :], activations=activations, names=names)
     return network.with_layer(layer + 1, weight=after.weight[..., at])
+
+
+def padded(network: Network, n_dead: int, activations: Sequence[str] = tuple(ACTIVATIONS)) -> Network:
+    """Dead units are added to every layer but the last, with weights of 0: the same function in a network with room to spare, as evolved ones have.
+
+    Args:
+        network: unrotated.
+        n_dead: units added to each layer.
+        activations: of the added units, in turn.
+    """
+    if n_dead < 0 or not activations:
+        raise ValueError(f"n_dead: {n_dead} units of {len(activations)} activations; expected at least 0 of at least 1")
+    if any(layer.basis is not None for layer in network.layers):
+        raise ValueError("the network is rotated; pad before turning")
+    added = tuple(activations[i % len(activations)] for i in range(n_dead))
+    layers: list[Layer] = []
+    for i, layer in enumerate(network.layers):
+        last = i == len(network.layers) - 1
+        weight = nn.functional.pad(layer.weight, (0, n_dead if i else 0, 0, 0 if last else n_dead))
+        names = (*layer.names, *(f"dead {j}" for j in range(n_dead))) if layer.names and not last else layer.names
+        layers.append(
+            replace(layer, weight=weight, activations=layer.activations + (() if last else added), names=names)
+        )
+    return Network(layers=tuple(layers))

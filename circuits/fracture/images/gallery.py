@@ -13,19 +13,19 @@ def _u(activation: str, **reads: float) -> Unit:
 
 GALLERY: dict[str, Graph] = {
     "rosette": Graph(
-        about="Eight petals about eight smaller ones; all eight symmetries of the square.",
+        about="Eight petals about a flower of four; all eight symmetries of the square.",
         symmetry="square",
         units={
-            "near_x": _u("gaussian", x=1.8),
-            "near_y": _u("gaussian", y=1.8),
-            "petals": _u("cos", near_x=4.2, near_y=-4.2),
-            "outer": _u("tanh", d=-8.0, petals=1.5, one=8.4),
-            "inner": _u("tanh", d=-8.0, petals=-1.3, one=4.4),
-            "heart": _u("gaussian", d=5.0),
-            "rings": _u("cos", d=16.0, petals=-1.0),
-            "hue": _u("identity", outer=0.14, inner=0.13, heart=0.05, petals=-0.03, one=0.77),
-            "saturation": _u("identity", outer=0.12, inner=-0.06, rings=-0.1, heart=0.1, one=0.66),
-            "value": _u("identity", outer=0.3, inner=0.05, rings=0.06, heart=0.05, one=0.58),
+            "near_x": _u("gaussian", x=1.5),
+            "near_y": _u("gaussian", y=1.5),
+            "petals": _u("cos", near_x=4.4, near_y=-4.4),
+            "outer": _u("tanh", d=-7.0, petals=1.1, one=8.0),
+            "inner": _u("tanh", d=-8.0, petals=-1.0, one=4.6),
+            "heart": _u("gaussian", d=3.6),
+            "rings": _u("cos", d=15.0, petals=-1.0),
+            "hue": _u("identity", outer=0.16, inner=0.13, heart=0.09, petals=-0.02, one=0.75),
+            "saturation": _u("identity", outer=0.1, inner=-0.05, rings=-0.06, heart=0.08, one=0.7),
+            "value": _u("identity", outer=0.32, inner=0.04, rings=0.06, heart=0.04, petals=0.04, one=0.56),
         },
     ),
     "snowflake": Graph(
@@ -38,11 +38,13 @@ GALLERY: dict[str, Graph] = {
             "wave_0": _u("cos", y=19.0),
             "wave_1": _u("cos", y=9.5, x=16.454),
             "wave_2": _u("cos", y=9.5, x=-16.454),
-            "crystal": _u("tanh", arm_0=1.7, arm_1=1.7, arm_2=1.7, wave_0=0.5, wave_1=0.5, wave_2=0.5, d=-1.7, one=4.2),
-            "glow": _u("gaussian", d=1.5),
-            "hue": _u("identity", crystal=-0.12, glow=0.13, one=0.73),
-            "saturation": _u("identity", crystal=-0.12, glow=0.05, wave_0=-0.04, wave_1=-0.04, wave_2=-0.04, one=0.6),
-            "value": _u("identity", crystal=0.3, glow=0.1, one=0.58),
+            "crystal": _u(
+                "tanh", arm_0=1.9, arm_1=1.9, arm_2=1.9, wave_0=0.45, wave_1=0.45, wave_2=0.45, d=-1.8, one=4.9
+            ),
+            "glow": _u("gaussian", d=1.7),
+            "hue": _u("identity", crystal=-0.14, glow=0.17, one=0.8),
+            "saturation": _u("identity", crystal=-0.1, glow=0.05, wave_0=-0.05, wave_1=-0.05, wave_2=-0.05, one=0.6),
+            "value": _u("identity", crystal=0.33, glow=0.08, one=0.6),
         },
     ),
     "butterfly": Graph(

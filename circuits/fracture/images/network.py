@@ -1,19 +1,20 @@
 """Bias-free multilayer perceptrons with an activation per unit; many of one shape are run at once.
 
-1. A layer computes r = B a(W r'), with r' the layer before. The basis B is the identity (None) in all networks that are trained; a rotated one has none of its
+1. A layer computes r = B a(W r'), with r' the layer before; AbsTopK, if there is any, acts on r. The basis B is the identity (None) in all networks that are trained; a rotated one has none of its
    units on an axis of its activations.
 2. Weights may have leading axes: `[..., n_out, n_in]` are networks of one shape, for instance one per seed, and run in one pass.
 3. Units are what stands in r of every layer but the last, which holds the outputs.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from circuits.fracture.images.units import ACTIVATIONS, check_activation
+from sparsetrain.kernels.topk import abs_topk
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,8 +27,10 @@ class Layer:
     """Of each entry of W r'."""
     basis: Tensor | None = None
     """B, `[..., n_out, n_out]`; None: the identity."""
-    names: tuple[str, ...] = field(default=())
+    names: tuple[str, ...] = ()
     """Of the units, if they have any."""
+    k: int | None = None
+    """AbsTopK: of each input only the k units of largest magnitude keep their value; None: all."""
 
     def __post_init__(self) -> None:
         for name in self.activations:
@@ -40,6 +43,8 @@ class Layer:
             raise ValueError(f"basis of shape {tuple(self.basis.shape)}: expected [..., {self.width}, {self.width}]")
         if self.names and len(self.names) != self.width:
             raise ValueError(f"names: {len(self.names)} for {self.width} units")
+        if self.k is not None and not 1 <= self.k <= self.width:
+            raise ValueError(f"k: {self.k}, expected 1 to {self.width}, the number of units")
 
     @property
     def width(self) -> int:
@@ -47,16 +52,17 @@ class Layer:
         return len(self.activations)
 
     def __call__(self, before: Tensor) -> Tensor:
-        """`[..., n_inputs, n_in] -> [..., n_inputs, n_out]`."""
-        z = before @ self.weight.mT
-        if len(set(self.activations)) == 1:
-            h = ACTIVATIONS[self.activations[0]](z)
-        else:
-            h = torch.empty_like(z)
-            for name in set(self.activations):
-                at = [i for i, activation in enumerate(self.activations) if activation == name]
-                h[..., at] = ACTIVATIONS[name](z[..., at])
-        return h if self.basis is None else h @ self.basis.mT
+        """`[..., n_in, n_inputs] -> [..., n_out, n_inputs]`."""
+        z = self.weight @ before
+        runs = [
+            (name, len(list(run))) for name, run in groupby(self.activations)
+        ]  # equal neighbours are computed at once
+        h = torch.cat(
+            [ACTIVATIONS[name](part) for (name, _), part in zip(runs, z.split([n for _, n in runs], -2), strict=True)],
+            -2,
+        )
+        h = h if self.basis is None else self.basis @ h
+        return h if self.k is None else abs_topk(h.mT.contiguous(), self.k).mT
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,12 +89,12 @@ class Network:
         return sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)
 
     def maps(self, inputs: Tensor) -> list[Tensor]:
-        """Values of every layer, `[..., n_inputs, width]` each, the outputs last.
+        """Values of every layer, `[..., width, n_inputs]` each, the outputs last.
 
         Args:
             inputs: `[n_inputs, n_in]`.
         """
-        found, h = [], inputs
+        found, h = [], inputs.mT
         for layer in self.layers:
             h = layer(h)
             found.append(h)
@@ -96,14 +102,14 @@ class Network:
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """`[..., n_inputs, n_outputs]`."""
-        return self.maps(inputs)[-1]
+        return self.maps(inputs)[-1].mT
 
     def features(self, inputs: Tensor) -> Tensor:
         """Values of every unit, layer by layer, `[..., n_units, n_inputs]`."""
         maps = self.maps(inputs)[:-1]
         if not maps:
             return inputs.new_zeros(*self.layers[0].weight.shape[:-2], 0, len(inputs))
-        return torch.cat([rearrange(h, "... pixel unit -> ... unit pixel") for h in maps], dim=-2)
+        return torch.cat(maps, dim=-2)
 
     def without(self, inputs: Tensor) -> Iterator[Tensor]:
         """The outputs without each unit, one unit at a time: its value is replaced by its mean over inputs.
@@ -115,12 +121,12 @@ class Network:
         """
         maps = self.maps(inputs)
         for i, h in enumerate(maps[:-1]):
-            for unit in range(h.shape[-1]):
+            for unit in range(h.shape[-2]):
                 r = h.clone()
-                r[..., unit] = h[..., unit].mean(-1, keepdim=True)
+                r[..., unit, :] = h[..., unit, :].mean(-1, keepdim=True)
                 for layer in self.layers[i + 1 :]:
                     r = layer(r)
-                yield r
+                yield r.mT
 
     def with_layer(self, i: int, **changes: object) -> "Network":
         """The same network with one layer changed."""
@@ -138,7 +144,7 @@ def stack(networks: Sequence[Network]) -> Network:
     if not networks:
         raise ValueError("no network to stack")
     shapes = {
-        tuple((layer.weight.shape, layer.activations, layer.basis is None) for layer in network.layers)
+        tuple((layer.weight.shape, layer.activations, layer.basis is None, layer.k) for layer in network.layers)
         for network in networks
     }
     if len(shapes) > 1:

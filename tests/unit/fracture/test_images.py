@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.fracture.images.equals import duplicated, mixed, permuted, random_rotation, rotated, split
+from circuits.fracture.images.equals import duplicated, mixed, padded, permuted, random_rotation, rotated, split
 from circuits.fracture.images.gallery import GALLERY
 from circuits.fracture.images.graph import Graph, Unit
 from circuits.fracture.images.layered import layered, levels
@@ -56,7 +56,9 @@ def test_colours_are_those_of_the_standard_library():
     hsv = torch.rand(500, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = [colorsys.hsv_to_rgb(*row) for row in hsv.tolist()]
     np.testing.assert_allclose(rgb(hsv), expected, atol=1e-12)
-    np.testing.assert_allclose(rgb(hsv * torch.tensor([1, 1, -1]) + torch.tensor([3, 0, 0])), expected, atol=1e-12)  # turns of hue; |v|
+    np.testing.assert_allclose(
+        rgb(hsv * torch.tensor([1, 1, -1]) + torch.tensor([3, 0, 0])), expected, atol=1e-12
+    )  # turns of hue; |v|
     assert rgb(torch.tensor([0.0, -1.0, 7.0])).tolist() == [1, 1, 1]
 
 
@@ -68,7 +70,17 @@ def test_a_graph_computes_what_it_says():
 
 def test_a_graph_in_layers():
     network = layered(small())
-    assert levels(small()) == {"y": 0, "x": 0, "d": 0, "one": 0, "bump": 1, "bent": 2, "hue": 3, "saturation": 3, "value": 3}
+    assert levels(small()) == {
+        "y": 0,
+        "x": 0,
+        "d": 0,
+        "one": 0,
+        "bump": 1,
+        "bent": 2,
+        "hue": 3,
+        "saturation": 3,
+        "value": 3,
+    }
     # Layer 1 carries all inputs (y for bent, x and d and one for the outputs), layer 2 all but y.
     assert [set(layer.names) for layer in network.layers] == [
         {"bump", "y'", "x'", "d'", "one'"}, {"bent", "bump'", "x'", "d'", "one'"}, {"hue", "saturation", "value"},
@@ -98,7 +110,9 @@ def test_pictures_are_symmetric_and_colourful(name):
     hues = np.array([colorsys.rgb_to_hsv(*pixel) for pixel in flat])
     coloured = hues[(hues[:, 1] > 0.2) & (hues[:, 2] > 0.2), 0]
     sixths = np.bincount((coloured * 6 + 0.5).astype(int) % 6, minlength=6) / len(flat)
-    assert (sixths > 0.01).sum() >= 3, f"hues of {name}, share of pixels about red, yellow, green, cyan, blue, magenta: {sixths.round(3)}"
+    assert (sixths > 0.01).sum() >= 3, (
+        f"hues of {name}, share of pixels about red, yellow, green, cyan, blue, magenta: {sixths.round(3)}"
+    )
     assert len(GALLERY) >= 3
 
 
@@ -127,8 +141,11 @@ def equals(network: Network) -> dict[str, Network]:
         "split": split(network, 0, 1),
         "duplicated": duplicated(network, 0, 2, 3),
         "split, duplicated and mixed": mixed(duplicated(split(network, 0, 1), 1, 0, 2), 1, (0, 4), -0.3),
+        "padded": padded(network, 7),
         "permuted": permuted(network, 0, range(network.layers[0].width)[::-1]),
-        "permuted after a rotation": permuted(rotated(network, torch.Generator().manual_seed(2)), 1, range(network.layers[1].width)[::-1]),
+        "permuted after a rotation": permuted(
+            rotated(network, torch.Generator().manual_seed(2)), 1, range(network.layers[1].width)[::-1]
+        ),
     }
 
 
@@ -142,10 +159,12 @@ def test_other_insides_of_the_same_function(name):
 
 def test_no_feature_of_a_rotated_network_is_one_of_the_composed():
     network, inputs = layered(GALLERY["owl"]), pixels(16)
-    before, after = (np.asarray(n.features(inputs)) for n in (network, rotated(network, torch.Generator().manual_seed(0))))
+    before, after = (
+        np.asarray(n.features(inputs)) for n in (network, rotated(network, torch.Generator().manual_seed(0)))
+    )
     before, after = (f[f.std(1) > 1e-9] for f in (before, after))
     correlations = np.corrcoef(before, after)[: len(before), len(before) :]
-    assert np.abs(correlations).max() < 0.99
+    assert np.abs(correlations).max() < 0.999
 
 
 def test_split_serves_each_reader_alone():
@@ -161,20 +180,24 @@ def test_split_serves_each_reader_alone():
 
 def test_many_networks_in_one_pass():
     one, inputs = layered(GALLERY["butterfly"]), pixels(16)
-    other = Network(layers=tuple(Layer(weight=1.1 * layer.weight, activations=layer.activations) for layer in one.layers))
+    other = Network(
+        layers=tuple(Layer(weight=1.1 * layer.weight, activations=layer.activations) for layer in one.layers)
+    )
     both = stack([one, other])
-    torch.testing.assert_close(both.outputs(inputs), torch.stack([one.outputs(inputs), other.outputs(inputs)]))
-    torch.testing.assert_close(both.features(inputs), torch.stack([one.features(inputs), other.features(inputs)]))
+    np.testing.assert_allclose(both.outputs(inputs), torch.stack([one.outputs(inputs), other.outputs(inputs)]))
+    np.testing.assert_allclose(both.features(inputs), torch.stack([one.features(inputs), other.features(inputs)]))
     for joint, first, second in zip(both.without(inputs), one.without(inputs), other.without(inputs), strict=True):
-        torch.testing.assert_close(joint, torch.stack([first, second]))
+        np.testing.assert_allclose(joint, torch.stack([first, second]))
     turned = [rotated(one, torch.Generator().manual_seed(seed)) for seed in (0, 1)]
-    torch.testing.assert_close(stack(turned).outputs(inputs), torch.stack([one.outputs(inputs)] * 2))
+    np.testing.assert_allclose(stack(turned).outputs(inputs), torch.stack([one.outputs(inputs)] * 2))
 
 
 def test_without_a_unit_its_mean_stands_there():
     # Outputs 3u and 4u + v of u = x and v = 1: without u the mean of x, 1; a constant unit changes nothing.
     eye = Layer(weight=torch.eye(2), activations=("identity", "identity"))
-    network = Network(layers=(eye, Layer(weight=torch.tensor([[3.0, 0.0], [4.0, 1.0]]), activations=("identity", "identity"))))
+    network = Network(
+        layers=(eye, Layer(weight=torch.tensor([[3.0, 0.0], [4.0, 1.0]]), activations=("identity", "identity")))
+    )
     inputs = torch.tensor([[0.0, 1.0], [2.0, 1.0]])
     first, second = network.without(inputs)
     assert first.tolist() == [[3, 5], [3, 5]]

@@ -95,7 +95,9 @@ def test_mixed_by_a_rotation(degrees):
     close(turned.responses, [[3 * c * c, 4 * s * c], [3 * s * c, 4 * c * c]])
     total = 3 * c + 4 * s, 3 * s + 4 * c
     spread = entropy(3 * c / total[0], 4 * s / total[0]), entropy(3 * s / total[1], 4 * c / total[1])
-    close(m.modularity(turned.responses), 1 - sum(w * h for w, h in zip(total, spread, strict=True)) / sum(total) / log(2))
+    close(
+        m.modularity(turned.responses), 1 - sum(w * h for w, h in zip(total, spread, strict=True)) / sum(total) / log(2)
+    )
     close(m.entanglement(turned.responses), sin(2 * t))
     close(m.fracture(turned.responses.T), 1 - sin(2 * t))
 
@@ -144,7 +146,9 @@ MIRROR = np.array([[0, 1, 2, 3], [3, 2, 1, 0]])
 
 def test_symmetry_is_lost_when_an_even_unit_is_mixed_with_an_odd_one():
     # e = cos x = (-1, .5, .5, -1), less its mean -.25: (-.75, .75, .75, -.75), energy 2.25; x has energy 2 (pi^2 + pi^2 / 9). Output e.
-    composed = Network(layers=(Layer(weight=torch.ones(2, 1, dtype=torch.float64), activations=("cos", "identity")), linear((1, 0))))
+    composed = Network(
+        layers=(Layer(weight=torch.ones(2, 1, dtype=torch.float64), activations=("cos", "identity")), linear((1, 0)))
+    )
     even, odd = Inside(composed, X[:, None]).changes
     close(m.symmetry_kept(even, MIRROR), 1)
     close(odd, 0)
@@ -188,6 +192,6 @@ def test_a_picture_network_does_not_depend_on_the_order_of_its_units(name):
 
     composed = numbers(network)
     np.testing.assert_allclose(numbers(shuffled), composed, rtol=1e-9)
-    # The rotated equivalent draws the same picture; every unit now has a part in more of it.
+    # The rotated equivalent draws the same picture with more units at once, each less of one channel's.
     turned = numbers(rotated(network, torch.Generator().manual_seed(0)))
-    assert turned[0] > composed[0] and turned[3] < composed[3] and turned[4] > composed[4] and turned[6] < composed[6]
+    assert turned[0] > 1.3 * composed[0] and turned[3] < composed[3]

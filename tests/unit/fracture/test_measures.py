@@ -30,7 +30,13 @@ def test_contributions_are_distances_of_outputs():
         ([3, 4], 49 / 25, 49 / 50, 1 / 14, 1 / 14),  # gini: 2 |3 - 4| / (2 * 2 * 7)
         ([5, 5, 5, 5], 4, 1, 0, 0),
         ([0, 0, 7, 0], 1, 1, 3 / 4, 0),  # one of four does everything; among those alive there is no difference
-        ([1, 3, 0, 0], 16 / 10, 8 / 10, 5 / 8, 1 / 4),  # pairs: 2 (2 + 1 + 1 + 3 + 3 + 0) / (2 * 4 * 4); alive: 2 * 2 / (2 * 2 * 4)
+        (
+            [1, 3, 0, 0],
+            16 / 10,
+            8 / 10,
+            5 / 8,
+            1 / 4,
+        ),  # pairs: 2 (2 + 1 + 1 + 3 + 3 + 0) / (2 * 4 * 4); alive: 2 * 2 / (2 * 2 * 4)
         ([1e-200, 1e-200], 2, 1, 0, 0),  # squares vanish in float64, the number does not
     ],
 )
@@ -68,7 +74,11 @@ MIRROR = [[0, 1, 2], [2, 1, 0]]
 
 
 def test_symmetry_kept_by_hand():
-    even, odd, both = [[1], [5], [1]], [[1], [0], [-1]], [[2], [0], [0]]  # both: even part (1, 0, 1), odd part (1, 0, -1)
+    even, odd, both = (
+        [[1], [5], [1]],
+        [[1], [0], [-1]],
+        [[2], [0], [0]],
+    )  # both: even part (1, 0, 1), odd part (1, 0, -1)
     close(m.symmetry_kept([even, odd, both], MIRROR), [1, 0, 1 / 2])
 
 
@@ -101,7 +111,11 @@ THIRD = 1 - (log(3) - 2 / 3 * log(2)) / log(2)
         ([[1, 1], [5, 5]], 0, 1),
         ([[1, 2], [2, 4]], THIRD, 1),  # in fixed proportion
         ([[1, 2], [2, 1]], THIRD, 4 / 5),
-        ([[6, 0], [1, 2]], (6 + 3 * THIRD) / 9, 6 / sqrt(37 * 4) * 2 / 6),  # columns (6, 1) and (0, 2): cosine 2 / (sqrt 37 * 2)
+        (
+            [[6, 0], [1, 2]],
+            (6 + 3 * THIRD) / 9,
+            6 / sqrt(37 * 4) * 2 / 6,
+        ),  # columns (6, 1) and (0, 2): cosine 2 / (sqrt 37 * 2)
         ([[2, 0, 0], [0, 1, 1]], (1 + (1 - log(2) / log(3))) / 2, 1 / 3),  # one of three pairs
     ],
 )
@@ -205,7 +219,9 @@ def test_a_dense_network_is_compared_on_as_many_weights_as_a_sparse_one():
     weights = np.array([2.0, -2.0] + [0.1] * 8)
     close([m.modularity(sparse), m.modularity(dense)], [1, 1 / 2])  # 8 of 16 units of effect are spread over both
     close(m.modularity(dense, m.largest(weights, 2)), 1)
-    close([m.entanglement(dense), m.entanglement(dense, m.largest(weights, 2))], [2 / 18, 0])  # columns: 8 * .25 of 16 + 2
+    close(
+        [m.entanglement(dense), m.entanglement(dense, m.largest(weights, 2))], [2 / 18, 0]
+    )  # columns: 8 * .25 of 16 + 2
 
 
 # Edges
@@ -242,7 +258,9 @@ def test_a_behaviour_that_is_never_moved():
     assert np.isnan(m.entanglement([[1, 0], [2, 0]]))
 
 
-@pytest.mark.parametrize("attributions", [np.ones((1, 3)), np.zeros((2, 3)), [[1, 0], [0, 0]], np.zeros((2, 0)), np.zeros((0, 3))])
+@pytest.mark.parametrize(
+    "attributions", [np.ones((1, 3)), np.zeros((2, 3)), [[1, 0], [0, 0]], np.zeros((2, 0)), np.zeros((0, 3))]
+)
 def test_edges_of_fracture(attributions):
     assert np.isnan(m.fracture(attributions))
 
@@ -255,7 +273,7 @@ def test_edges_of_fracture(attributions):
      lambda x: m.symmetry_kept(x, [[0, 1]]), lambda x: m.coherence(x, x), lambda x: m.redundancy(x[0], x.T)],
 )  # fmt: skip
 def test_nan_is_refused(number, bad):
-    with pytest.raises(ValueError, match="1 of [24] entries are NaN or infinite"):
+    with pytest.raises(ValueError, match=r"1 of [24] entries are NaN or infinite"):
         number(np.array([[1.0, bad], [1.0, 1.0]]))
 
 
