@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-INPUTS = ("y", "x", "d", "one")
-OUTPUTS = ("hue", "saturation", "value")
+INPUTS: tuple[str, ...] = ("y", "x", "d", "one")
+OUTPUTS: tuple[str, ...] = ("hue", "saturation", "value")
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
