@@ -27,7 +27,9 @@ def test_the_composed_network_has_no_error():
 def test_a_picture_is_learnt(config):
     found = learn(n_steps=120, lr=2e-2, **config)
     variance = PICTURE.var(0, correction=0).mean()
-    assert (found.loss < 0.75 * variance).all(), f"errors {found.loss.tolist()}, those of a uniform picture {variance:.3g}"
+    assert (found.loss < 0.75 * variance).all(), (
+        f"errors {found.loss.tolist()}, those of a uniform picture {variance:.3g}"
+    )
     assert found.curve.shape == (120, 2) and (found.curve[-1] < found.curve[0] / 2).all()
 
 
