@@ -1,0 +1,7 @@
+"""Same outputs, different insides: numbers of fracture and entanglement, networks composed by hand, perturbations of equal effect.
+
+1. `measures`: pure functions of arrays: contributions of units, responses of behaviours to perturbations, attributions in several contexts.
+2. `images`: pattern networks written by hand as graphs, the same functions as multilayer perceptrons, and as deliberately fractured ones.
+
+Source: Kumar, Clune, Lehman & Stanley 2025 (arXiv 2505.11581): fractured, one concept in unconnected pieces; entangled, independent behaviours interfere.
+"""
