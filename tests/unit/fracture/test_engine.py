@@ -28,7 +28,7 @@ from sparsetrain.hooks import NODE_KINDS
 from sparsetrain.model import ModelConfig, Transformer
 
 WORLD = draw_rules(RulesConfig(n_symbols=6, rules=("copy", "larger")), 0)
-ASKED = Asked.of(WORLD.inputs.take(slice(0, 216, 5)), 6)
+ASKED = Asked.of(WORLD.inputs.take(range(0, 216, 5)), 6)
 CONFIG = ModelConfig(d_vocab=WORLD.config.d_vocab, n_layer=2, d_model=8, d_head=4, d_mlp=16, n_ctx=6, abs_topk={}, positions="concat", d_pos=4)  # fmt: skip
 KINDS = ("weight", "direction", "singular")
 

@@ -102,7 +102,7 @@ def test_singular_directions_are_those_of_the_matrix() -> None:
     drawn = draw_perturbations({"dense": DENSE}, PerturbationsConfig(kind="singular", entries="all", n=96))["dense"]
     for name, linear in matrices(DENSE).items():
         mine = [one.values for one in drawn if one.name == name]
-        rebuilt = sum(float((linear.weight * u).sum()) * u for u in mine)
+        rebuilt = sum(float((linear.weight.detach() * u).sum()) * u for u in mine)
         torch.testing.assert_close(rebuilt, linear.weight.detach(), atol=1e-5, rtol=0)
 
 
