@@ -71,6 +71,7 @@ SMALL = {
 """Settings that make a command small."""
 MODELS = {
     "bench_items": "MODEL = m.ModelConfig(d_vocab=64, n_layer=1, d_model=32, n_ctx=64)",
+    "bench_perturbations": "MODEL = m.ModelConfig(d_vocab=64, n_layer=1, d_model=64, d_head=8, n_ctx=16); m.N_TOKENS = 16",
     "bench_safety": "MODEL = m.ModelConfig(d_vocab=64, n_layer=1, d_model=32, n_ctx=32); m.EVERY = 4",
     "bench_tracker": "MODEL = m.ModelConfig(d_vocab=64, n_layer=1, d_model=32, n_ctx=32)",
 }
