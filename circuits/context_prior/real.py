@@ -330,7 +330,11 @@ class ContextPriorRealStudy(Study[Part]):
     ) -> Mapping[str, ContextPriorSection]:
         put = self.put
         page = page_of(
-            self.outcome(run_dir), model=label_of(self.frozen.model), skipped=put.skipped, left_out=put.left_out
+            self.outcome(run_dir),
+            model=label_of(self.frozen.model),
+            skipped=put.skipped,
+            left_out=put.left_out,
+            min_wins=N_WINS,
         )
         return {"context_prior": page}
 

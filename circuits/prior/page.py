@@ -37,6 +37,7 @@ def section_of(
     strength: str = "",
     exposures: bool = False,
     left_out: Mapping[str, str] | None = None,
+    min_wins: int = 0,
 ) -> ContextPriorSection:
     """The section of an outcome.
 
@@ -47,8 +48,9 @@ def section_of(
         strength: what the strength of cases is, in words; empty: the model's own confidence without a context takes its place.
         exposures: whether strengths are exposure counts, over which n50 is taken.
         left_out: further arms that were not tried, and why.
+        min_wins: fewer known cases in which the prior wins, and no headroom is reported.
     """
-    make = _Numbers(outcome)
+    make = _Numbers(outcome, min_wins)
     known, cases = outcome.known, outcome.cases
     given = np.array([case.strength for case in cases])
     strengths = given if strength else outcome.references["no context"].mean_logp[:, 1]
@@ -89,8 +91,8 @@ def section_of(
 class _Numbers:
     """Numbers with their intervals over facts."""
 
-    def __init__(self, outcome: Outcome) -> None:
-        self.outcome, self.config = outcome, outcome.config
+    def __init__(self, outcome: Outcome, min_wins: int) -> None:
+        self.outcome, self.config, self.min_wins = outcome, outcome.config, min_wins
 
     def mean(self, values: ArrayLike, rows: NDArray[np.bool_], unit: str = "fraction") -> Number:
         """Over the facts of some cases."""
@@ -159,6 +161,9 @@ class _Numbers:
                 n=int(rows.sum()),
                 note=f"fewer than {self.config.min_cases} cases that the model knows",
             )
+        if (wins := int((rows & self.outcome.prior_wins).sum())) < self.min_wins:
+            note = f"the prior wins in {wins} cases, and headroom needs {self.min_wins}"
+            return number(None, "fraction", n=int(rows.sum()), note=note)
         a, b = (getattr(one.scores, self.config.measure)[rows] for one in (intervention, prompt))
         facts = [fact for fact, row in zip(self.outcome.facts, rows, strict=True) if row]
         made = headroom(a, b, facts, n_bootstrap=self.config.n_bootstrap, seed=self.config.seed)

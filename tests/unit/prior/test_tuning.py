@@ -191,6 +191,14 @@ def test_numbers_of_the_page(section, outcome):
     assert {"What turns an answer", "By relation"} <= titles
 
 
+def test_where_the_prior_seldom_wins_there_is_no_headroom(outcome):
+    wins = int(outcome.prior_wins.sum())
+    enough, more = (section_of(outcome, model="by hand", min_wins=n) for n in (wins, wins + 1))
+    assert enough.headroom.value is not None
+    assert more.headroom.value is None and f"the prior wins in {wins} cases" in (more.headroom.note or "")
+    assert all(group.headroom.value is None for group in more.by_strength)
+
+
 def test_few_known_cases_have_no_headroom(outcome):
     few = replace(outcome, config=replace(CONFIG, min_cases=13))
     section = section_of(few, model="by hand")
