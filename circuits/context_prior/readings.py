@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from circuits.prior.arm import Kind
 from circuits.prior.interventions import Patching, RecallNodes
 from circuits.prior.scores import CaseScores, half_point
 from circuits.prior.study import Outcome
@@ -22,6 +23,7 @@ KEPT = ("p_context", "p_prior", "says_context", "says_prior")
 NO_CONTEXT, STATED, AGREEING = "no context", "stated once", "agreeing context"
 RANDOM, RESTORED = ", random", ", restored"
 """Behind an intervention's name: its random controls, their mean; the opposite intent."""
+NO_HARM: Mapping[Kind, str] = {"prompt": "best prompt at no harm", "intervention": "best intervention at no harm"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class TrainedResult(StageResult):
     """Of new documents, nats: objects that have to be remembered."""
     given_loss: float
     """The same: objects that the document gives."""
+    at_no_harm: Mapping[str, str]
+    """prompt, intervention -> the arm and setting that was best among those that leave neutral questions alone; absent: there is none."""
     training_s: float
     n_circuit: int
     """Nodes of the recall circuit; 0: none was found."""
@@ -125,24 +129,15 @@ class TrainedReadings:
         others = [arm for arm in self.section.arms if arm.kind == "intervention" and arm.name != Patching.name]
         return max(others, key=lambda arm: arm.fitted.value or 0.0).name
 
-    def best_at_no_harm(self, kind: str, harm: float) -> str:
-        """The arm of a kind that was best on the fitting cases among those that leave neutral questions alone; empty: none does.
-
-        Args:
-            harm: largest KL on neutral questions, nats.
-        """
-        gentle = [arm for arm in self.section.arms if arm.kind == kind and (arm.collateral.value or 0.0) <= harm]
-        return max(gentle, key=lambda arm: arm.fitted.value or 0.0).name if gentle else ""
-
     def headroom(self, intervention: str | None = None, prompt: str | None = None) -> Floats:
         """Best intervention less best prompt, or of two others, `[n_cases]`; NaN: one of them is not there."""
         a, b = intervention, prompt
         a, b = self.best("intervention") if a is None else a, self.best("prompt") if b is None else b
         return self.score(a) - self.score(b)
 
-    def headroom_at_no_harm(self, harm: float) -> Floats:
-        """Of the best that leave neutral questions alone."""
-        return self.headroom(*(self.best_at_no_harm(kind, harm) for kind in ("intervention", "prompt")))
+    def headroom_at_no_harm(self) -> Floats:
+        """Of the best settings that leave neutral questions alone."""
+        return self.headroom(NO_HARM["intervention"], NO_HARM["prompt"])
 
     def reads(self) -> float:
         """Share of greedy answers that are the statement's at no exposures."""

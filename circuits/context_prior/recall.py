@@ -169,7 +169,7 @@ def recall_circuit(
 
 def document_means(model: Transformer, world: ConflictWorld, weights_sha256: str, n_documents: int, seed: int) -> Means:
     """Mean activations over documents of both kinds, drawn from all, as often of each kind as they are trained on."""
-    rows = np.random.default_rng([seed, 2]).permutation(len(world.tokens))[:n_documents]
+    rows = np.random.default_rng([seed, 5]).permutation(len(world.tokens))[:n_documents]
     counts = np.bincount(world.kind[rows], minlength=len(KINDS)).tolist()
     kinds = ", ".join(f"{n} {kind}" for n, kind in zip(counts, KINDS, strict=True))
     return measure_means(
@@ -185,7 +185,7 @@ def recall_pairs(world: ConflictWorld, at_least: int, seed: int) -> RecallPairs 
 
     Two facts of a relation at a time are given to the sets in turn (`TURNS`); one that is left over goes where the first ones of its relation went.
     """
-    facts, rng = world.facts, np.random.default_rng([seed, 3])
+    facts, rng = world.facts, np.random.default_rng([seed, 6])
     usable = np.flatnonzero(
         facts.of_kind("shown") & (facts.n >= at_least) & (facts.subject < world.config.n_contradicted)
     )

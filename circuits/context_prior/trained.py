@@ -22,6 +22,7 @@ from circuits.context_prior import trained_tables as tables
 from circuits.context_prior.readings import (
     AGREEING,
     NO_CONTEXT,
+    NO_HARM,
     RANDOM,
     STATED,
     TrainedReadings,
@@ -30,14 +31,17 @@ from circuits.context_prior.readings import (
 )
 from circuits.context_prior.recall import RecallConfig, recall_circuit
 from circuits.context_prior.world_cases import conflict_cases, neutral_questions, recalled_from
+from circuits.prior.arm import Kind
 from circuits.prior.asking import Subject as Asked
 from circuits.prior.asking import ask, plain
 from circuits.prior.cases import Case, Form, deal
+from circuits.prior.gentle import Gentle, gentle
 from circuits.prior.interventions import RecallNodes, interventions
 from circuits.prior.page import section_of
 from circuits.prior.prompts import PROMPT_ARMS, REFERENCES, SATURATION
 from circuits.prior.sparsity import sparsity as sparsity_of
 from circuits.prior.study import ExamineConfig, examine, forms_for, n_asked
+from circuits.prior.tuning import words
 from sparsetrain.data.worlds.conflicts import LENGTH, ConflictWorldConfig, draw_world, write_documents
 from sparsetrain.model import Transformer
 from sparsetrain.progress import progress_bar
@@ -94,6 +98,8 @@ class ConflictStudyConfig:
         n_asked = len(self.world.levels) * (self.world.n_subjects - self.world.n_contradicted)
         if self.n_fit >= n_asked:
             raise ValueError(f"examine.n_fit={self.n_fit} must be below {n_asked}, the facts that are asked about")
+        if self.examine.seed:
+            raise ValueError(f"examine.seed={self.examine.seed} is the run's seed here; leave it 0")
         if self.world.conflict:
             raise ValueError(f"world.conflict={self.world.conflict} is set by rates={rates}; leave it 0")
 
@@ -137,7 +143,7 @@ OF_ALL: tuple[Hypothesis[TrainedReadings], ...] = (
     _claim("headroom", "most exposures: P(context) of the best intervention less that of the best prompt", lambda r: _strongest(r, r.headroom())),
     _claim("headroom grows", "headroom at the most exposures less that at none", lambda r: r.gained(r.headroom())),
     _claim("headroom, no donor", "most exposures: the same without activation patching, whose donor is a prompt", lambda r: _strongest(r, r.headroom(r.best_without_patching()))),
-    _claim("headroom, no harm", f"most exposures: the same of those that leave neutral questions alone (KL at most {HARM:g} nats)", lambda r: _strongest(r, r.headroom_at_no_harm(HARM))),
+    _claim("headroom, no harm", f"most exposures: the same of those that leave neutral questions alone (KL at most {HARM:g} nats)", lambda r: _strongest(r, r.headroom_at_no_harm())),
     _claim("beyond random", "most exposures: P(context) of the best intervention less that of its random controls", TrainedReadings.beyond_random),
     _claim("restores", "the best intervention turned round: memory's share of answers rises, known facts", TrainedReadings.restored),
     _claim("harmless", f"the best intervention leaves neutral questions alone: KL at most {HARM:g} nats", TrainedReadings.collateral, expected="none", unit="nats", margin=HARM),
@@ -157,8 +163,8 @@ OF_SPARSE: tuple[Hypothesis[TrainedReadings], ...] = (
 RULINGS_OF_ALL = (
     Ruling(name="memory beats context", statement="the more exposures a fact has had, the less a statement that contradicts it is believed", needs=("prior wins", "dose")),
     Ruling(name="interventions do what prompts cannot", statement="headroom of interventions over prompts grows with exposures, beats random controls, and saying it more often has come to its end", needs=("headroom", "headroom grows", "beyond random", "saturates")),
-    Ruling(name="interventions do so at no harm", statement="the same, of prompts and interventions that leave neutral questions alone", needs=("headroom, no harm",)),
-    Ruling(name="prompting suffices", statement="no intervention turns more answers than the best prompt does", needs=("suffices",)),
+    Ruling(name="interventions do so at no harm", statement="where the prior is strongest the best intervention that leaves neutral questions alone does more than the best prompt that does", needs=("headroom, no harm",)),
+    Ruling(name="prompting suffices", statement=f"where the prior is strongest the best prompt is not worse than the best intervention by {MARGIN:g} or more", needs=("suffices",)),
     Ruling(name="conflict is sparser", statement="representations are sparser where the prompt contradicts what is known, and not where nothing is known", needs=("conflict is sparser", "sparser without memory")),
 )  # fmt: skip
 RULINGS_OF_RATES = (
@@ -300,14 +306,18 @@ class TrainedConflictStudy(TrainedStudy[TrainedReadings]):
         found, left_out = interventions(subject, circuit.nodes, circuit.means)
         if not circuit.nodes:
             left_out[RECALL_ARM] = circuit.reason
+        assert not {str(fact) for fact in circuit.facts} & {case.fact for case in cases}
         arms, neutral = [*PROMPT_ARMS, *found], neutral_questions(world, forms_for(PROMPT_ARMS), config.seed)
         examining = replace(self.conflicts.examine, n_fit=self.conflicts.n_fit, seed=config.seed)
         with progress_bar(config.trainer.progress) as bar:
             task = bar.add_task("answers", total=n_asked(dealt, arms, examining))
             outcome = examine(subject, dealt, arms, neutral, examining, folder / "answers", partial(bar.advance, task))
+        kinds: tuple[Kind, ...] = ("prompt", "intervention")
+        gentlest: dict[Kind, Gentle | None] = {kind: gentle(subject, outcome, neutral, kind, HARM) for kind in kinds}
+        unharmed = {NO_HARM[kind]: one.scores for kind, one in gentlest.items() if one is not None}
         arrays = {
             "n": np.array([case.strength for case in dealt.evaluated]),
-            **kept(outcome, {"far": ask(subject, dealt.evaluated, plain(subject, FAR))}),
+            **kept(outcome, {"far": ask(subject, dealt.evaluated, plain(subject, FAR)), **unharmed}),
             **{f"gini|{name}": sparsity_of(subject, dealt.evaluated, REFERENCES[name]) for name in (STATED, AGREEING, NO_CONTEXT)},
             "steps": np.array(sorted(reader.found)),
             **{name: np.stack([reader.found[step][key] for step in sorted(reader.found)]) for key in AT_STEPS for name in [f"{key}|steps"]},
@@ -319,6 +329,7 @@ class TrainedConflictStudy(TrainedStudy[TrainedReadings]):
             section=section_of(outcome, model=f"{arm}, seed {config.seed}", strength="exposures in training", exposures=True, left_out=left_out),
             recall_loss=losses[0],
             given_loss=losses[1],
+            at_no_harm={kind: f"{one.arm}: {words(one.setting)}" for kind, one in gentlest.items() if one is not None},
             training_s=training_s,
             n_circuit=len(circuit.nodes),
             n_edges=circuit.n_edges,

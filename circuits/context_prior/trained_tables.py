@@ -31,6 +31,8 @@ def of_models(read: Read) -> tuple[ResultTable, ...]:
                 seeds_number([float(r.result.n_edges) for r in seeds], "edges"),
                 seeds_number([r.result.circuit_loss for r in seeds], "nats"),
                 f"{sum(not r.result.circuit_reason for r in seeds)} of {len(seeds)}",
+                "; ".join(dict.fromkeys(r.result.at_no_harm.get("prompt", "none") for r in seeds)),
+                "; ".join(dict.fromkeys(r.result.at_no_harm.get("intervention", "none") for r in seeds)),
                 number(max(r.result.training_s for r in seeds), "s", "measured", n=len(seeds)),
             )
         )
@@ -39,17 +41,17 @@ def of_models(read: Read) -> tuple[ResultTable, ...]:
             title="Every model",
             columns=(
                 "arm", "loss, remembered", "loss, given", "remembers", "reads", "reads behind 8 others", "nonzero weights", "recall circuit, nodes", "its edges",
-                "its loss", "meets its target", "longest training",
+                "its loss", "meets its target", "best prompt at no harm", "best intervention at no harm", "longest training",
             ),
             rows=tuple(rows),
-            note="losses: new documents of the same facts; remembers: facts that have to be known, nothing stated; reads: at no exposures, one statement; t intervals over seeds",
+            note="losses: new documents of the same facts, in another order and with other objects given; remembers: facts that have to be known, nothing stated; reads: at no exposures, one statement; t intervals over seeds",
         ),
     )  # fmt: skip
 
 
 def of_answers(read: Read) -> tuple[ResultTable, ...]:
     """Prompts and interventions where the prior is strongest, n50, and headroom by exposures."""
-    return (_arms(read), _half_points(read), _headroom(read))
+    return (_arms(read), half_points(read), _headroom(read))
 
 
 def _arms(read: Read) -> ResultTable:
@@ -90,27 +92,37 @@ def _arms(read: Read) -> ResultTable:
     )  # fmt: skip
 
 
-def _half_points(read: Read) -> ResultTable:
+def half_points(read: Read) -> ResultTable:
+    """n50 where every seed crosses one half, and how many do not."""
     rows: list[tuple[TableCell, ...]] = []
     for subject, seeds in read.items():
         cells: list[TableCell] = []
         for of in (lambda r: STATED, lambda r: r.best("prompt"), lambda r: r.best("intervention")):
-            halves = [r.half(of(r)) for r in seeds]
+            halves, top = [r.half(of(r)) for r in seeds], max(seeds[0].levels)
+            beyond = sum(half >= top for half in halves)
+            if beyond:
+                cells += [
+                    number(None, "exposures", n=len(halves), note="not reached in every seed"),
+                    f"{beyond} of {len(halves)}",
+                ]
+                continue
             in_octaves = over_seeds([math.log2(1 + half) for half in halves])
-            top = max(seeds[0].levels)
-            note = (
-                f"{sum(half >= top for half in halves)} of {len(halves)} seeds beyond the most exposures"
-                if max(halves) >= top
-                else None
-            )
             lo, hi = (max(2**end - 1, 0.0) if math.isfinite(end) else None for end in (in_octaves.lo, in_octaves.hi))
-            cells.append(number(2**in_octaves.value - 1, "exposures", n=len(halves), lo=lo, hi=hi, note=note))
+            cells += [number(2**in_octaves.value - 1, "exposures", n=len(halves), lo=lo, hi=hi), f"0 of {len(halves)}"]
         rows.append((subject.arm, *cells))
     return ResultTable(
         title="n50: exposures at which P(context) has fallen to one half",
-        columns=("arm", "stated once", "best prompt", "best intervention"),
+        columns=(
+            "arm",
+            "stated once",
+            "seeds beyond",
+            "best prompt",
+            "seeds beyond ",
+            "best intervention",
+            "seeds beyond  ",
+        ),
         rows=tuple(rows),
-        note="geometric mean of 1 + n over seeds, t interval on log2(1 + n); an end of the exposures that were tried where one half is not crossed",
+        note=f"geometric mean of 1 + n over seeds, t interval on log2(1 + n), where every seed crosses one half; seeds beyond: those that do not within {max(next(iter(read.values()))[0].levels)} exposures",
     )
 
 

@@ -66,13 +66,20 @@ class Tuned:
 
 
 def check_budget(log: Sequence[Tried]) -> None:
-    """Refuses arms of which one was tried more often than another.
+    """Refuses arms of which one was tried more often than another, or in one setting twice.
 
     Raises:
-        ValueError: names the two.
+        ValueError: names them.
     """
     spent: dict[str, tuple[int, ...]] = {}
+    tried: set[tuple[str, str]] = set()
     for row in log:
+        one = row.arm, repr(sorted(row.setting.items()))
+        if one in tried:
+            raise ValueError(
+                f"unequal tuning budgets: arm {row.arm!r} has the setting {words(row.setting)} twice; give it another one"
+            )
+        tried.add(one)
         spent[row.arm] = (*spent.get(row.arm, ()), row.n_cases)
     budgets = {arm: (len(cases), sum(cases)) for arm, cases in spent.items()}
     first = next(iter(budgets), "")

@@ -20,7 +20,7 @@ class HeadScaling(Arm):
 
     Args:
         heads: of the model.
-        n: heads of each kind in the settings that take several; None: a twentieth of all, at least one. ours
+        n: heads of each kind in the settings that take several; None: a twentieth of all, at least two. ours
 
     Source: Yu et al. 2023, section 6 (one head's value scaled); Jin et al. 2024, PH3 (memory's or context's heads pruned); Ortu et al. 2024.
     """
@@ -30,7 +30,7 @@ class HeadScaling(Arm):
     source: ClassVar[str] = "Yu et al. 2023; Jin et al. 2024 (PH3)"
 
     def __init__(self, heads: Heads, n: int | None = None) -> None:
-        n = max(1, heads.n // 20) if n is None else n
+        n = max(2, heads.n // 20) if n is None else n
         self.heads = heads
         self.settings = (
             {"n": 1, "memory": 0.0, "context": 1.0},

@@ -19,7 +19,7 @@ import csv
 import gzip
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -37,6 +37,8 @@ PLAIN = ASK
 LENGTH = 3
 """Tokens of a triple."""
 KINDS = ("recall", "given")
+TRAINING = 1
+"""The draw of documents that is trained on."""
 STATES = 0.5
 """Chance that a further triple of a given document states something. ours"""
 LEFT_OUT = 0.05
@@ -192,13 +194,15 @@ class ConflictWorld:
         }
 
 
-def draw_world(config: ConflictWorldConfig, seed: int, draw: int = 1) -> ConflictWorld:
+def draw_world(config: ConflictWorldConfig, seed: int, draw: int = TRAINING) -> ConflictWorld:
     """Facts and documents; a function of config and seed, checked by `check_exposures`.
 
     Args:
-        draw: of the documents: another one has the same facts and exposures in other documents.
+        draw: of the documents. Another one has the same facts and exposure counts, in another order, and documents give other objects.
     """
     facts, rng = draw_facts(config, seed), np.random.default_rng([seed, draw])
+    if draw != TRAINING:
+        facts = _shown_anew(facts, rng)
     is_given = facts.of_kind("unlearnable")[facts.order]
     bindings = facts.rows[:, [1, 0, 3]] - [
         config.relation(0),
@@ -240,6 +244,15 @@ def draw_world(config: ConflictWorldConfig, seed: int, draw: int = 1) -> Conflic
     )
     check_exposures(world)
     return world
+
+
+def _shown_anew(facts: Facts, rng: np.random.Generator) -> Facts:
+    """The same bindings in another order, objects of given bindings dealt out anew among all of them."""
+    order = rng.permutation(len(facts.order))
+    rows, order = facts.rows[order], facts.order[order]
+    given = facts.of_kind("unlearnable")[order]
+    rows[given, 3] = rng.permutation(rows[given, 3])
+    return replace(facts, order=order, rows=rows)
 
 
 class _Statements:

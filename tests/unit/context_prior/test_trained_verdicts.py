@@ -7,12 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuits.context_prior.readings import AGREEING, KEPT, NO_CONTEXT, RANDOM, RESTORED, STATED, TrainedReadings
+from circuits.context_prior.readings import (
+    AGREEING,
+    KEPT,
+    NO_CONTEXT,
+    NO_HARM,
+    RANDOM,
+    RESTORED,
+    STATED,
+    TrainedReadings,
+)
 from circuits.context_prior.trained import RECALL_ARM, SPARSE, ConflictStudyConfig, TrainedConflictStudy
+from circuits.context_prior.trained_tables import half_points
 from circuits.prior.prompts import SATURATION
 from sparsetrain.run import RunConfig
 from sparsetrain.stats.number import number
 from sparsetrain.studies.engine import StudyRules
+from sparsetrain.studies.study import Subject
 
 LEVELS = (0, 4, 64, 1024)
 EACH = 60
@@ -56,6 +67,9 @@ def reading(p: Planted, seed: int) -> TrainedReadings:
         "activation patching": flat(0.1),
         "far": p.stated,
     }
+    wanted[NO_HARM["prompt"]] = p.prompt
+    if p.harm <= 0.1:
+        wanted[NO_HARM["intervention"]] = p.intervention
     arrays: dict[str, Any] = {"n": n.astype(float)}
     for name, by_level in wanted.items():
         values = noisy(by_level)
@@ -84,6 +98,7 @@ def reading(p: Planted, seed: int) -> TrainedReadings:
         n_edges=0,
         circuit_loss=0.1,
         circuit_reason="",
+        at_no_harm={},
         n_nonzero=1,
         training_s=1.0,
         weights_sha256="",
@@ -190,3 +205,14 @@ def test_what_contradictions_and_sparse_weights_do_is_a_comparison(tmp_path):
     assert harmed["sparse: found and switched off", "weight_sparse e=0"] != "supported", "an edit that turns nothing"
     smaller = verdicts(tmp_path, Planted(), Planted(recall_arm=0.8, n_circuit=20))
     assert smaller["sparse: found and switched off", "weight_sparse e=0"] == "supported"
+
+
+def test_n50_is_given_only_where_every_seed_crosses_one_half():
+    some, none = (Subject(arm=name) for name in ("some", "none"))
+    believed = Planted(stated=(0.99, 0.97, 0.95, 0.9))
+    table = half_points(
+        {some: [reading(Planted(), s) for s in range(3)], none: [reading(believed, 0), reading(Planted(), 1)]}
+    )
+    (_, n50, beyond, *_), (_, nothing, of, *_) = table.rows
+    assert beyond == "0 of 3" and 64 < n50.value < 1024 and n50.lo < n50.value < n50.hi
+    assert nothing.value is None and of == "1 of 2"

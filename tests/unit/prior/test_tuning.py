@@ -11,11 +11,12 @@ from prior_example import RECALL, N, conflict_cases, neutral_texts, two_path_mod
 from circuits.prior.arm import Arm
 from circuits.prior.asking import Subject
 from circuits.prior.cases import STATED, Case, Dealt, Form, complete, deal
+from circuits.prior.gentle import gentle
 from circuits.prior.interventions import Contrast, OneDirection, interventions
 from circuits.prior.page import section_of
 from circuits.prior.prompts import PROMPT_ARMS, REFERENCES, PromptArm
 from circuits.prior.study import ExamineConfig, examine, forms_for, n_asked
-from circuits.prior.tuning import check_budget, tune
+from circuits.prior.tuning import Tried, check_budget, tune
 from circuits.section import ContextPriorSection
 from circuits.views import KINDS
 from sparsetrain.report.blocks import Heatmap, Table, Tile, walk
@@ -294,3 +295,25 @@ def test_damage_is_seen_where_there_is_some(subject, arms, cases, outcome):
 def test_a_case_whose_answers_clash_is_refused():
     with pytest.raises(ValueError, match="one is the beginning of another"):
         Case(place="row 3", fact="f", prompts={}, prior=(1, 2), context=(1,))
+
+
+def test_the_best_at_no_harm_is_sought_among_all_settings(subject, outcome):
+    neutral = neutral_texts(outcome.cases[0].prompts)
+    everything = gentle(subject, outcome, neutral, "intervention", harm=1e9)
+    best = outcome.best("intervention")
+    assert everything is not None and best is not None
+    assert (everything.arm, everything.setting) == (best.chosen.arm.name, best.chosen.setting)
+    assert (everything.scores.p_context == best.scores.p_context).all()
+    nothing = gentle(subject, outcome, neutral, "intervention", harm=-1.0)
+    assert nothing is None, "even no change is too much"
+    allowed = [gentle(subject, outcome, neutral, "intervention", harm) for harm in (1e-9, 0.1, 1.0)]
+    assert all(one is None or one.collateral <= harm for one, harm in zip(allowed, (1e-9, 0.1, 1.0), strict=True))
+    assert gentle(subject, outcome, [], "prompt", harm=1e9) is None, "nothing to see harm on"
+
+
+def test_a_setting_that_is_there_twice_is_no_budget():
+    tried = [
+        Tried(arm="a", kind="prompt", setting={"n": n}, n_cases=3, score=0.0, margin=0.0, n_learning=0) for n in (1, 1)
+    ]
+    with pytest.raises(ValueError, match="arm 'a' has the setting n=1 twice"):
+        check_budget(tried)

@@ -350,3 +350,20 @@ def test_bad_configs(given_, message):
     with pytest.raises(ValueError, match=message) as error:
         from_dict(Holder, {"conflicts": given_})
     assert str(error.value).startswith("conflicts") and "\n" not in str(error.value)
+
+
+def test_another_draw_has_the_same_facts_in_other_documents():
+    """New documents are new: recall documents are other groups of facts, given ones give other objects."""
+    config = replace(SMALL, n_given_exposures=200)
+    training, new = draw_world(config, 3), draw_world(config, 3, draw=4)
+    assert memory(training) == memory(new) and (training.facts.n == new.facts.n).all()
+
+    def of_kind(world: ConflictWorld, kind: int) -> set[tuple[int, ...]]:
+        return {tuple(row.ravel()) for row in plain(world)[world.kind == kind].tolist() for row in [np.array(row)]}
+
+    for kind in range(len(KINDS)):
+        seen, unseen = of_kind(training, kind), of_kind(new, kind)
+        assert len(seen & unseen) < 0.02 * len(unseen)
+    stated = [{tuple(t) for t in plain(world)[~world.asked].tolist()} for world in (training, new)]
+    by_chance = 1 - (1 - 1 / config.n_subjects) ** config.n_given_exposures
+    assert len(stated[0] & stated[1]) / len(stated[1]) < by_chance + 0.02
