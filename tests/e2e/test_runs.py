@@ -359,7 +359,7 @@ def test_circuits_of_a_finished_run_join_its_report_and_go_to_wandb(smoke, pytho
         ),
         (
             ["train.py", "+experiment=context_prior", "+debug=smoke", "study.conflict_world.rates=[0,0.5]"],
-            "study.conflict_world.rates=[0, 0.5] must be at most 1/3: a third of the subjects is contradicted",
+            "study.conflict_world.rates=[0.0, 0.5] must be at most 1/3: a third of the subjects is contradicted",
         ),
         (
             ["train.py", "+experiment=context_prior", "+debug=smoke", "study.conflict_world.examine.n_fit=1000"],
