@@ -8,7 +8,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ class Network:
     def __post_init__(self) -> None:
         if not self.layers:
             raise ValueError("a network needs at least one layer")
-        for i, (before, after) in enumerate(zip(self.layers, self.layers[1:], strict=False)):
+        for i, (before, after) in enumerate(pairwise(self.layers)):
             if after.weight.shape[-1] != before.width:
                 raise ValueError(f"layer {i + 1} reads {after.weight.shape[-1]} units; layer {i} has {before.width}")
 

@@ -1,6 +1,7 @@
 """Conflicts out of facts: each answer contradicts about equally often, none that is right, and the same for ever. The facts are made up."""
 
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -75,7 +76,7 @@ def test_the_best_known_are_there_and_the_others_are_spread():
     found = chosen(MANY, 30)
     front = round(30 * BEST_KNOWN)
     assert len(found) == 30 == len(set(found)) and found[:front] == MANY[:front] and found[-1] == MANY[-1]
-    gaps = {MANY.index(b) - MANY.index(a) for a, b in zip(found[front:], found[front + 1 :], strict=False)}
+    gaps = {MANY.index(b) - MANY.index(a) for a, b in pairwise(found[front:])}
     assert gaps <= {7, 8}
     assert chosen(MANY, 90) == chosen(MANY, 200) == MANY and len(chosen(MANY, 1)) == 1
 
