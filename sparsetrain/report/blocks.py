@@ -5,7 +5,9 @@ itself. `Widget` is the way in for drawings that only their owner understands: i
 other blocks that say the same for renderers that cannot run it. `inside` and `walk` are the one way to look into blocks.
 """
 
+import base64
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,6 +18,8 @@ Tone = Literal["pass", "fail", "warn", "none"]
 Value = Number | str | int | float | None
 """What may be shown: a `Number`, which brings its unit, interval and standing; a plain number; words; None: not known."""
 MISSING = "–"
+PNG = re.compile(r"iVBORw0KGgo[A-Za-z0-9+/]+={0,2}\Z")
+"""Base64 of a PNG."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +259,39 @@ class Widget:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A PNG with its caption."""
+
+    label: str
+    alt: str
+    """What is seen, for those who see no pictures."""
+    png: str
+    """Base64 of the file."""
+    width: int
+    """On the page, in pixels; the file's or a multiple of it."""
+    height: int
+    file: str = ""
+    """Where the same picture lies in the run's folder."""
+
+    def __post_init__(self) -> None:
+        assert PNG.match(self.png), f"{self.label}: no PNG in base64"
+        assert self.width > 0 and self.height > 0, (self.label, self.width, self.height)
+
+    def content(self) -> bytes:
+        """The file."""
+        return base64.b64decode(self.png)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Pictures beside each other, their pixels shown as squares."""
+
+    items: tuple[Picture, ...]
+    title: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grid:
     """Blocks side by side where there is room."""
 
@@ -300,6 +337,7 @@ Block = (
     | Heatmap
     | Strip
     | Intervals
+    | Pictures
     | Widget
     | Grid
     | Details

@@ -23,6 +23,7 @@ from sparsetrain.report.blocks import (
     Lines,
     Panel,
     Pick,
+    Pictures,
     Strip,
     Table,
     Text,
@@ -80,6 +81,13 @@ def render_block(block: Block) -> str:
             marks = "; ".join(f"{mark.label} {format_number(mark.value)}" for mark in block.marks)
             text = f"{block.title}: {marks}; {len(block.values)} {block.values_label} from {low} to {high} {block.unit}"
             return escape(text)
+        case Pictures():
+            title = f"**{escape(block.title)}**\n\n" if block.title else ""
+            shown = (
+                f"- {escape(item.label)}: {escape(item.alt)}" + (f" ({code_span(item.file)})" if item.file else "")
+                for item in block.items
+            )
+            return title + "\n".join(shown) + (f"\n\n*{escape(block.note)}*" if block.note else "")
         case Widget() | Grid() | Pick() | Details() | Choice():
             groups = inside(block)
             parts = (text for panel in groups for text in (_name(block, panel), *map(render_block, panel.blocks)))

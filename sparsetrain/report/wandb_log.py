@@ -11,16 +11,18 @@ import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, Literal, cast
 
 import plotly.graph_objects as go
 import wandb
+from PIL import Image
 from wandb.sdk import wandb_setup
 
 from sparsetrain.report import Kinds, Report
-from sparsetrain.report.blocks import Block, Cell, Heatmap, Intervals, Lines, Table, inside, value_of
+from sparsetrain.report.blocks import Block, Cell, Heatmap, Intervals, Lines, Pictures, Table, inside, value_of
 from sparsetrain.report.document import assemble
 from sparsetrain.report.figures import figure
 from sparsetrain.typed import Json, plain
@@ -241,6 +243,14 @@ def _collect(blocks: Iterable[Block], place: str, media: dict[str, Any]) -> None
                 _add(media, place, block.title, _table(block.table()))
             case Lines():
                 _add(media, place, block.title, wandb.Plotly(go.Figure(figure(block))))
+            case Pictures():
+                for item in block.items:
+                    _add(
+                        media,
+                        place,
+                        f"{block.title} {item.label}".strip(),
+                        wandb.Image(Image.open(BytesIO(item.content())), caption=item.alt),
+                    )
             case _:
                 for panel in inside(block):
                     name = f"/{_word(' '.join(panel.keys))}" if panel.keys else ""
