@@ -47,6 +47,7 @@ from circuits.section.found import (
     TaskStatus,
     TwinEntry,
 )
+from circuits.section.images import DrawnPicture, DrawnSheet, ImageNetworksSection
 from circuits.section.prior import (
     ContextPriorSection,
     PriorArm,
@@ -98,6 +99,8 @@ __all__ = [
     "DrawnEdge",
     "DrawnNode",
     "DrawnPath",
+    "DrawnPicture",
+    "DrawnSheet",
     "EdgeCircuitEntry",
     "EmptyCircuit",
     "ExamplePair",
@@ -108,6 +111,7 @@ __all__ = [
     "FrontierTrial",
     "HeadAttention",
     "HeldoutGates",
+    "ImageNetworksSection",
     "MaskSeeds",
     "MeansFacts",
     "ModelGate",

@@ -49,3 +49,25 @@ def rgb(outputs: Tensor) -> Tensor:
     hue, saturation, value = outputs[..., 0:1], outputs[..., 1:2].clamp(0, 1), outputs[..., 2:3].abs().clamp(0, 1)
     k = (torch.tensor([5, 3, 1], dtype=outputs.dtype, device=outputs.device) + 6 * hue) % 6
     return value - value * saturation * torch.minimum(k, 4 - k).clamp(0, 1)
+
+
+def n_hues(colours: Tensor, least: float = 0.02) -> int:
+    """How many of twelve hues, 30 degrees each and the first about red, hold a share of the pixels that have a colour: largest less smallest channel above 0.1.
+
+    Args:
+        colours: `[..., 3]` in [0, 1].
+        least: share of those pixels that makes a hue count.
+    """
+    red, green, blue = colours.reshape(-1, 3).unbind(-1)
+    top, chroma = colours.reshape(-1, 3).amax(-1), colours.reshape(-1, 3).amax(-1) - colours.reshape(-1, 3).amin(-1)
+    seen = chroma > 0.1
+    if not seen.any():
+        return 0
+    red, green, blue, top, chroma = (part[seen] for part in (red, green, blue, top, chroma))
+    sixths = torch.where(
+        top == red,
+        (green - blue) / chroma,
+        torch.where(top == green, 2 + (blue - red) / chroma, 4 + (red - green) / chroma),
+    )
+    counts = torch.bincount((2 * sixths).round().long() % 12, minlength=12)
+    return int((counts >= least * len(top)).sum())
