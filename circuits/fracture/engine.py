@@ -3,7 +3,7 @@
 1. Copies of the prompts go through the model in one batch, each copy under a perturbation of its own. A changed matrix W + c u adds
    c u x to what W x is, so each copy's share is added to the output of the matrix; the weights themselves are never touched.
    This happens before AbsTopK and inside the model's own forward pass, at the module, because hook points lie behind AbsTopK.
-2. rho is found per model and set of perturbations, by bisection, so that the mean output KL is the same in all models.
+2. rho is found per model and set of perturbations, so that the mean output KL is the same in all models.
 3. The sweep goes through s in {-1, -1/2, 1/2, 1}. The response R[p, j] is the mean |change of margin| of behaviour j under perturbation p;
    the margin is the logit of the right answer less the largest other logit.
 
@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import log
 
 import torch
 from torch import Tensor, nn
 
-from circuits.fracture.distil import answer_logits
+from circuits.fracture.distil import answer_logits, last_tokens
 from circuits.fracture.perturbations import Perturbation, matrices
 from sparsetrain.data.worlds.rules import Inputs
 from sparsetrain.model import Transformer
@@ -43,7 +44,7 @@ class Asked:
     """Prompts with right answers, grouped into behaviours."""
 
     tokens: Tensor
-    """`[n, length]` int64, the last one the answer."""
+    """`[n, length]` int64, the last one the answer; prompts that are shorter are filled up as `answer_logits` says."""
     behaviour: Tensor
     """`[n]` int64, every number from 0 to `n_behaviours` - 1 at least once."""
     n_behaviours: int
@@ -215,6 +216,10 @@ def sweep(
     )
 
 
+class OutOfReach(ValueError):
+    """No size of some perturbations has the effect that was asked for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Size:
     """The size at which perturbations have the effect that was asked for."""
@@ -233,17 +238,18 @@ def equal_effect(
     target_kl: float,
     scales: Sequence[float] = SCALES,
 ) -> Size:
-    """Finds rho at which the mean output KL over perturbations, scales and prompts is the target, by bisection of log rho.
+    """Finds rho at which the mean output KL over perturbations, scales and prompts is the target, between two that bracket it, in log rho and log KL.
 
     Args:
         model: left as it is.
-        prompts: `[n, length]` int64; not those that are reported of, or all of them where they can be listed.
+        prompts: `[n, length]` int64; those that responses are read on: the effect is matched there, and nothing else is chosen by it.
         perturbations: drawn for this model.
         target_kl: nats; one number for all models that are compared.
         scales: s.
 
     Raises:
-        ValueError: a target that is not above 0, or one that no rho comes within `TOLERANCE` of.
+        ValueError: a target that is not above 0.
+        OutOfReach: no rho comes within `TOLERANCE` of it.
     """
     if not target_kl > 0:
         raise ValueError(f"target_kl={target_kl} must be above 0 nats")
@@ -262,31 +268,40 @@ def equal_effect(
 
 
 def _bisect(effect: Callable[[float], float], target: float) -> tuple[float, float]:
+    """The size between two that bracket the target: where a power law through both has it, or their geometric mean where that gains little."""
     low = high = 1.0
     kl = effect(1.0)
-    while kl < target:
-        low, high = high, 2 * high
+    below = above = kl
+    while above < target:
+        low, below = high, above
+        high *= 4
         if high > LARGEST:
-            raise ValueError(
-                f"the mean output KL is {kl:.3g} nats at rho={low:g} and does not reach target_kl={target:g}; lower the target"
+            raise OutOfReach(
+                f"the mean output KL is {above:.3g} nats at rho={low:g} and does not reach target_kl={target:g}; lower the target"
             )
-        kl = effect(high)
-    if high == 1:
-        low = 0.5
-        while (below := effect(low)) >= target:
-            low, high, kl = low / 2, low, below
-            if low < 1 / LARGEST:
-                raise ValueError(
-                    f"the mean output KL is {kl:.3g} nats even at rho={high:g}, above target_kl={target:g}; raise the target"
-                )
-    rho = high
-    for _ in range(MOST_HALVINGS):
+        above = effect(high)
+    while below >= target:
+        high, above = low, below
+        low /= 4
+        if low < 1 / LARGEST:
+            raise OutOfReach(
+                f"the mean output KL is {above:.3g} nats even at rho={high:g}, above target_kl={target:g}; raise the target"
+            )
+        below = effect(low)
+    rho, kl = high, above
+    for i in range(MOST_HALVINGS):
         if abs(kl / target - 1) <= TOLERANCE:
             return rho, kl
-        rho = (low * high) ** 0.5
+        share = 0.5
+        if i % 3 < 2 and below > 0:
+            share = min(max(log(target / below) / log(above / below), 0.05), 0.95)
+        rho = low * (high / low) ** share
         kl = effect(rho)
-        low, high = (rho, high) if kl < target else (low, rho)
-    raise ValueError(
+        if kl < target:
+            low, below = rho, kl
+        else:
+            high, above = rho, kl
+    raise OutOfReach(
         f"the mean output KL jumps over target_kl={target:g} nats at rho={rho:g} ({kl:.3g} there); ask for more perturbations or another target"
     )
 
@@ -306,7 +321,7 @@ def gradient_cosines(model: Transformer, asked: Asked, *, nonzero: bool = False)
     given = {name: p.detach() for name, p in model.named_parameters()}
     free = {name: given[name].clone().requires_grad_() for name in names}
     logits = torch.func.functional_call(
-        model, {**given, **free}, (asked.prompts,), {"at": torch.full_like(asked.answers, asked.prompts.shape[1] - 1)}
+        model, {**given, **free}, (asked.prompts.clamp_min(0),), {"at": last_tokens(asked.prompts)}
     )
     means = asked.means(margins(logits, asked.answers))
     rows = []

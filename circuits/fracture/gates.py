@@ -5,6 +5,7 @@ more than 99.5% of the inputs. Of KL(a || b) and KL(b || a) the larger one count
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -54,6 +55,11 @@ class Matching:
     @property
     def passes(self) -> bool:
         return self.train.passes and self.heldout.passes
+
+    @property
+    def splits(self) -> tuple[tuple[Literal["train", "held out"], Match], ...]:
+        """Both, by name."""
+        return ("train", self.train), ("held out", self.heldout)
 
     def __str__(self) -> str:
         return f"train: {self.train}; held out: {self.heldout}"

@@ -10,7 +10,8 @@ Which entries may change:
 - `all`: every entry, zeros too; place and random direction are the same in all models.
 - `nonzero`: only what the model has, so that what is cut stays cut; the same units in all models.
 - `fewest`: as `nonzero`, and in every model as many entries as the model with the fewest nonzeros there has (in the unit; in the matrix, for
-  singular directions, where the largest entries are taken): models of unequal density are changed in equally many weights.
+  singular directions, where the largest entries are taken), and no more than `most`: models of unequal density are changed in equally many weights,
+  and a dense model in as many whether it is drawn for beside a sparse one or beside another dense one.
 
 Units without a nonzero in one of the models are drawn for none of them, unless zeros may change.
 """
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from sparsetrain.model import Transformer
 from sparsetrain.sparsity.schedule import MATRICES
-from sparsetrain.typed import Count, Seed
+from sparsetrain.typed import Count, Seed, Share
 
 Kind = Literal["weight", "direction", "singular"]
 Entries = Literal["all", "nonzero", "fewest"]
@@ -40,7 +41,21 @@ class PerturbationsConfig:
     kind: Kind = "direction"
     entries: Entries = "nonzero"
     n: Count = 100
+    most: Share = 1.0
+    """Of `fewest`: share of the entries of a unit, or of the matrix, that is changed at most; at least one is."""
     seed: Seed = 0
+
+    def capped(self, width: int) -> int:
+        """Entries of so many that `fewest` changes at most."""
+        return max(1, round(self.most * width))
+
+
+class TooFew(ValueError):
+    """There are fewer places than perturbations were asked for."""
+
+    def __init__(self, message: str, n_places: int) -> None:
+        super().__init__(message)
+        self.n_places = n_places
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,16 +93,6 @@ def matrices(model: nn.Module) -> dict[str, nn.Linear]:
     }
 
 
-def fewest_nonzeros(models: Sequence[Transformer]) -> dict[str, Tensor]:
-    """Nonzeros of each unit in the model that has the fewest there: matrix -> `[out]` int64.
-
-    Raises:
-        ValueError: models whose matrices differ in name or shape.
-    """
-    counts = [{name: (weight != 0).sum(1) for name, weight in of.items()} for of in _weights(models)]
-    return {name: torch.stack([count[name] for count in counts]).amin(0) for name in counts[0]}
-
-
 def draw_perturbations(
     models: Mapping[str, Transformer], config: PerturbationsConfig
 ) -> dict[str, tuple[Perturbation, ...]]:
@@ -101,7 +106,8 @@ def draw_perturbations(
         By model, `n` perturbations each; those of one number belong together.
 
     Raises:
-        ValueError: models whose matrices differ in name or shape, or fewer places than perturbations.
+        ValueError: models whose matrices differ in name or shape.
+        TooFew: fewer places than perturbations.
     """
     weights = _weights([*models.values()])
     draw = _singular if config.kind == "singular" else _of_units
@@ -126,8 +132,9 @@ def _weights(models: Sequence[Transformer]) -> list[Weights]:
 
 def _choose(places: Sequence[tuple[str, int]], config: PerturbationsConfig, rng: np.random.Generator, what: str) -> list[tuple[str, int]]:  # fmt: skip
     if len(places) < config.n:
-        raise ValueError(
-            f"n={config.n} perturbations of kind {config.kind}, but only {len(places)} {what}; lower n or let zeros change (entries=all)"
+        raise TooFew(
+            f"n={config.n} perturbations of kind {config.kind}, but only {len(places)} {what}; lower n or let zeros change (entries=all)",
+            len(places),
         )
     return [places[i] for i in rng.choice(len(places), config.n, replace=False)]
 
@@ -151,7 +158,8 @@ def _of_units(weights: Sequence[Weights], config: PerturbationsConfig) -> list[t
             if config.kind == "weight":
                 u = torch.zeros(width, dtype=torch.float64).index_fill(0, candidates[:1], 1.0)
             else:
-                taken = candidates[: int(fewest[name][unit])] if config.entries == "fewest" else candidates
+                n_taken = min(int(fewest[name][unit]), config.capped(width))
+                taken = candidates[:n_taken] if config.entries == "fewest" else candidates
                 u = torch.zeros(width, dtype=torch.float64)
                 u[taken] = values[taken]
             found.append(Perturbation(kind=config.kind, name=name, unit=unit, values=_unit(u, of[name])))
@@ -174,7 +182,7 @@ def _singular(weights: Sequence[Weights], config: PerturbationsConfig) -> list[t
                 # never all zero: over the nonzeros of W, u weighted by W sums to the singular value
                 u = torch.where(of[name].cpu() != 0, u, 0.0)
             if config.entries == "fewest":
-                largest = u.abs().flatten().topk(fewest[name]).indices
+                largest = u.abs().flatten().topk(min(fewest[name], config.capped(u.numel()))).indices
                 u = torch.zeros_like(u).flatten().index_copy(0, largest, u.flatten()[largest]).view_as(u)
             found.append(Perturbation(kind="singular", name=name, unit=None, values=_unit(u, of[name])))
     return [tuple(found) for found in drawn]

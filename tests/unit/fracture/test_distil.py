@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from circuits.fracture.distil import STUDENTS, answer_logits, distil, distil_loss, student_config
+from circuits.fracture.distil import PADDING, STUDENTS, answer_logits, distil, distil_loss, student_config
 from sparsetrain.data.worlds.rules import RulesConfig, draw_rules, training_rows
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.run import RunConfig
 from sparsetrain.sparsity import SparsityConfig
+from sparsetrain.studies.engine import Arm
 from sparsetrain.training.fit import TrainerConfig
 
 MICRO = ModelConfig(d_vocab=9, n_layer=1, d_model=8, d_head=4, d_mlp=8, n_ctx=5, abs_topk={}, positions="learned")
@@ -37,6 +38,14 @@ def test_the_loss_is_the_divergence_from_the_teacher_by_hand() -> None:
     other = TOKENS.clone()
     other[:, -1] = (other[:, -1] + 1) % 9
     assert torch.equal(distil_loss(teacher)(student, {"tokens": other}), distil_loss(teacher)(student, {"tokens": TOKENS}))  # fmt: skip
+
+
+def test_shorter_prompts_filled_up_are_answered_as_alone() -> None:
+    model = micro(0)
+    long, short = TOKENS[:3, :5], TOKENS[3:, :3]
+    filled = torch.cat([long, torch.nn.functional.pad(short, (0, 2), value=PADDING)])
+    alone = torch.cat([model(long)[:, -1], model(short)[:, -1]])
+    torch.testing.assert_close(answer_logits(model, filled), alone)
 
 
 def test_gradient_against_finite_differences() -> None:
@@ -78,10 +87,10 @@ def test_every_student_has_weights_of_its_own() -> None:
     configs = {name: student_config(config, student) for name, student in STUDENTS.items()}
     assert len({c.seed for c in configs.values()} | {config.seed}) == 1 + len(STUDENTS)
     assert {name: c.sparsity.density for name, c in configs.items()} == {
-        "dense": 1, "dense_again": 1, "weight_sparse": 0.25, "abs_topk": 1,
+        "dense": 1, "dense_again": 1, "weight_sparse": 1 / 16, "abs_topk": 1,
     }  # fmt: skip
     assert {name: set(c.model.abs_topk.values()) for name, c in configs.items()} == {
-        "dense": set(), "dense_again": set(), "weight_sparse": set(), "abs_topk": {0.25},
+        "dense": set(), "dense_again": set(), "weight_sparse": set(), "abs_topk": {0.5},
     }  # fmt: skip
 
 
@@ -97,9 +106,10 @@ def test_a_student_comes_near_its_teacher(tmp_path) -> None:
     with torch.no_grad():
         teacher.unembed.weight.normal_()
     rows = training_rows(world, 30 * 32, 0)
-    student, weights = distil(config, STUDENTS["weight_sparse"], teacher, rows, tmp_path)
+    quarter = replace(STUDENTS["weight_sparse"], arm=Arm(density=0.25, abs_topk=1))
+    student, weights = distil(config, quarter, teacher, rows, tmp_path)
     batch, loss = {"tokens": torch.from_numpy(world.train.tokens)}, distil_loss(teacher)
-    start = student_config(config, STUDENTS["weight_sparse"]).recipe.draw()
+    start = student_config(config, quarter).recipe.draw()
     assert len(weights) == 64 and loss(student, batch) < 0.5 * loss(start, batch)
     q = student.state_dict()["blocks.0.attn.W_q.weight"]
     assert int(q.count_nonzero()) == round(0.25 * q.numel())

@@ -10,7 +10,6 @@ from circuits.fracture.perturbations import (
     Perturbation,
     PerturbationsConfig,
     draw_perturbations,
-    fewest_nonzeros,
     matrices,
 )
 from sparsetrain.model import ModelConfig, Transformer
@@ -40,13 +39,6 @@ def test_matrices_are_those_of_the_blocks() -> None:
     assert [*matrices(DENSE)] == [
         f"blocks.{i}.{name}" for i in range(2) for name in ("attn.W_q", "attn.W_k", "attn.W_v", "attn.W_o", "mlp.W_in", "mlp.W_out")
     ]  # fmt: skip
-
-
-def test_fewest_nonzeros_by_hand() -> None:
-    found = fewest_nonzeros([DENSE, SPARSE, SPARSER])
-    assert found["blocks.0.attn.W_q"].tolist() == [2, 2, 2, 0, 2, 2, 2, 2]
-    assert found["blocks.1.mlp.W_out"].tolist() == [2] * 8
-    assert fewest_nonzeros([DENSE])["blocks.0.attn.W_q"].tolist() == [8] * 8
 
 
 @pytest.mark.parametrize("kind", ["weight", "direction", "singular"])
