@@ -24,6 +24,9 @@ from circuits.evidence.thresholds import CardConfig
 from circuits.explain.activity import MAX_NODES, VERSION, activity
 from circuits.find import find_once, passed_over, section_of
 from circuits.formation import FormationConfig, formation_section, halving_steps, look
+from circuits.fracture.catalogue import FRACTURE
+from circuits.fracture.images.study import ImageStudyConfig
+from circuits.fracture.study import FractureConfig
 from circuits.means import MEANS, Means, means_once
 from circuits.recipe.selection import SelectionConfig, real_code, select
 from circuits.search.comparison import ranked_circuits
@@ -112,6 +115,10 @@ class TrainStudy(StudyConfig):
     """Of models trained in a made world, in context_prior."""
     conflicts: ConflictsConfig = field(default_factory=ConflictsConfig)
     """Of a pretrained language model, from facts."""
+    fracture: FractureConfig = field(default_factory=FractureConfig)
+    """Of students of one teacher."""
+    fracture_images: ImageStudyConfig = field(default_factory=ImageStudyConfig)
+    """Of networks that draw the same picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +164,7 @@ def studies(command: str) -> Catalogue:
             )
         return ComparisonStudy(config=config, rules=study, comparison=study.comparison, search=read)
 
-    return {**STUDIES, **CONTEXT_PRIOR, "comparison": comparison}
+    return {**STUDIES, **CONTEXT_PRIOR, **FRACTURE, "comparison": comparison}
 
 
 def val_loss(report: Report) -> float:

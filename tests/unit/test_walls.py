@@ -109,14 +109,14 @@ CIRCUITS = {
     "verify": THING | {"section", "search", "evidence", "explain", "find", "run"},
     "prior": THING | {"section"},
     "context_prior": THING | {"section", "prior", "search"},
-    "fracture": THING | {"section"},
+    "fracture": THING | {"section", "search"},
     "hub": THING | {"section", "search", "find", "run"},
     "comparison": THING | {"section"},
     "recipe": THING | {"section", "search", "find", "views"},
     "doctor": {"circuit", "means"},
     "brief": {"section"},
     "zoo": {"section", "views", "run", "verify"},
-    "run": THING | {"section", "search", "evidence", "explain", "views", "find", "formation", "comparison", "context_prior", "recipe"},
+    "run": THING | {"section", "search", "evidence", "explain", "views", "find", "formation", "comparison", "context_prior", "fracture", "recipe"},
 }  # fmt: skip
 """The same of `circuits`."""
 
@@ -138,6 +138,7 @@ BELOW = {
 """Room of `circuits` -> the rooms of `sparsetrain` that it may import; the others: `REPORT`."""
 
 LIBRARIES = {
+    "PIL": {"circuits/fracture/images/", "sparsetrain/report/wandb_log.py"},
     "annotated_types": {"sparsetrain/typed.py"},
     "datasets": {"sparsetrain/data/sources/hub.py"},
     "hydra": {"sparsetrain/entry/"},
