@@ -43,6 +43,8 @@ PLACEHOLDERS = {
     "<folder>": "runs/folder",
     "<file.jsonl>": "near.jsonl",
     "<conflicts.jsonl>": "conflicts.jsonl",
+    "<questions.jsonl>": "questions.jsonl",
+    "<another run>": "runs/sweep/0",
     "<file.gguf>": "tiny.gguf",
     "<file.whl>": "package.whl",
     "<owner/set>": "owner/set",
@@ -66,6 +68,18 @@ SMALL = {
     "interval_coverage": ("n_sets=5", "progress=false"),
     "curriculum": ("interval.n_bootstrap=20", "choice.n_draws=2", "progress=false", "cache_dir=cache"),
     "context_prior": ("examine.n_bootstrap=20", "examine.n_random=1", "progress=false"),
+    "fracture": (
+        "read.n_perturbations=3",
+        "read.n_prompts=2",
+        "read.n_sizing=1",
+        "read.attributions.n_prompts=1",
+        "read.attributions.kinds=[attn_out]",
+        "read.circuits.n_pairs=2",
+        "read.circuits.n_tries=1",
+        "read.circuits.prune.n_steps=2",
+        "n_bootstrap=20",
+        "progress=false",
+    ),
     "measure_sparsity": ("measure.n_examples=8", "measure.n_bootstrap=20", "progress=false"),
 }
 """Settings that make a command small."""
@@ -226,6 +240,12 @@ def desk(tmp_path_factory, smoke: Path) -> Path:
         for i in range(9)
     ]
     (desk / "conflicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in conflicts))
+    questions = [
+        {"prompt": f"{before}{name} = {i}\n{name}", "answer": ("\n", " = 1\n")[i % 2], "rule": rule, "split": "heldout" if i == 5 else "train"}
+        for rule, before in (("plain", ""), ("behind", "import os\n"))
+        for i, name in enumerate(("total", "count", "items", "names", "value", "index"))
+    ]  # fmt: skip
+    (desk / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
     (desk / "far.txt").write_text("w3 w5 w7 nothing to see here\n" * 200)
     notebook = {"cells": [{"cell_type": "code", "source": ["x = 1\n", "print(x)"]}]}
     (desk / "notebooks").mkdir()
