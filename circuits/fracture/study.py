@@ -24,7 +24,7 @@ from circuits.fracture import tables
 from circuits.fracture.distil import STUDENTS, distil, student_config
 from circuits.fracture.gates import MAX_KL, MIN_AGREEMENT, match_pair
 from circuits.fracture.measured import ReadConfig, n_parts, read_models
-from circuits.fracture.pairs import DAMAGE, MEASURES, STUDY_LANGUAGE, TRANSFER
+from circuits.fracture.pairs import DAMAGE, MEASURES, MULTIPLE, STUDY_LANGUAGE, TRANSFER
 from circuits.fracture.questions import Language, of_language
 from circuits.fracture.readings import NullResult, SeedResult, StudentReadings, StudentResult
 from circuits.fracture.transfer import SHOWN, Transfer, TransferConfig, transfer
@@ -143,7 +143,7 @@ class FractureStudy(Study[StudentReadings]):
             f"Attributions: every node deleted alone (mean over inputs of training), effect on the margin; the {read.n_largest} largest of each context are compared. Circuits: by the search of this project, of every rule in every context, target {read.circuits.target_loss:g} nats.",
             f"Transfer: {taught.rule} becomes {taught.to} in contexts {', '.join(map(str, taught.contexts))} of {language.n_contexts}, {taught.n_steps} steps on these alone, learning rates {', '.join(f'{rate:g}' for rate in taught.rates)}, all tried for every student, the one that learns what is taught soonest kept. Transfer: accuracy of the new rule in "
             f"the other contexts, area under its curve over log2(1 + step). Damage: accuracy that other rules have lost at the first reading at which {taught.success:.0%} of what is taught is right.",
-            "A claim is about the mean difference over seeds (Student's t), a student less the dense one of its seed. Its smallest size of interest is what two dense students differ by (root mean square, 14 of other seeds). The arm dense_again is the null. One pair of models is called different from {MULTIPLE:g} times that on, so that one pair in twenty of new dense students is by any measure; all dense "
+            f"A claim is about the mean difference over seeds (Student's t), a student less the dense one of its seed. Its smallest size of interest is what two dense students differ by (root mean square, 14 of other seeds). The arm dense_again is the null. One pair of models is called different from {MULTIPLE:g} times that on, so that one pair in twenty of new dense students is by any measure; all dense "
             f"students of all seeds are also read together, and if more than {MAX_NULL:.0%} of their pairs are called different nothing is concluded.",
         )  # fmt: skip
 
