@@ -71,7 +71,6 @@ SMALL = {
     "fracture": (
         "read.n_perturbations=3",
         "read.n_prompts=2",
-        "read.n_sizing=1",
         "read.attributions.n_prompts=1",
         "read.attributions.kinds=[attn_out]",
         "read.circuits.n_pairs=2",
