@@ -70,7 +70,9 @@ class ReadConfig:
     target_kl: Above0 = 0.1
     """Mean output KL of every set of perturbations, nats."""
     n_perturbations: Count = 48
-    """Of each set; fewer, where there are not so many places."""
+    """Of the set that decides; fewer, where there are not so many places."""
+    n_variants: Count = 24
+    """Of each of the other sets."""
     n_prompts: Count = 10
     """Of each behaviour, that perturbations are read on."""
     most: Share = 1 / 16
@@ -153,7 +155,7 @@ def read_models(
     asked = asked_some(questions.asked(), config.n_prompts, config.seed)
     found: dict[str, dict[str, dict[str, Any]]] = {name: {"responses": {}, "kl": {}, "rho": {}, "items": {}} for name in models}  # fmt: skip
     for which in sets:
-        drawn = _draw(models, *SETS[which], config)
+        drawn = _draw(models, *SETS[which], config.n_variants if which else config.n_perturbations, config)
         for name, model in models.items():
             of, some = found[name], drawn[name]
             try:
@@ -183,8 +185,8 @@ def n_parts(n_models: int, *, sets: Sequence[str] = tuple(SETS), nodes: bool = T
     return n_models * (len(sets) + nodes)
 
 
-def _draw(models: Mapping[str, Transformer], kind: Kind, entries: Entries, config: ReadConfig) -> Mapping[str, tuple[Perturbation, ...]]:  # fmt: skip
-    drawing = PerturbationsConfig(kind=kind, entries=entries, n=config.n_perturbations, most=config.most, seed=config.seed)  # fmt: skip
+def _draw(models: Mapping[str, Transformer], kind: Kind, entries: Entries, n: int, config: ReadConfig) -> Mapping[str, tuple[Perturbation, ...]]:  # fmt: skip
+    drawing = PerturbationsConfig(kind=kind, entries=entries, n=n, most=config.most, seed=config.seed)
     try:
         return draw_perturbations(models, drawing)
     except TooFew as error:

@@ -74,9 +74,9 @@ class ImageStudyConfig:
     pull: float = 0.1
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(shape="exponential", end=0.4))
     """Of sparse and pruned weights."""
-    multiple: Count = 24
+    multiple: Count = 32
     """Nonzeros of a sparse network's and of a less pruned one's matrices, per nonzero of the composed network's."""
-    k: Count = 24
+    k: Count = 32
     """Activations that AbsTopK keeps in a layer."""
     variation: Above0 = 1e-3
     """Weight of the penalty on the total variation of maps."""
