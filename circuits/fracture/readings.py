@@ -34,7 +34,7 @@ class SeedResult(StageResult):
     """Their size."""
     n_nonzero: Mapping[str, int]
     lr: Mapping[str, float]
-    """Learning rate that learned the changed rule soonest."""
+    """Learning rate of the curves: the one that came to success nearest to the equal number of steps."""
     steps: tuple[int, ...]
     curves: Mapping[str, Mapping[str, tuple[float, ...]]]
     """Student -> name in `transfer.SHOWN` -> accuracy at every step."""

@@ -99,8 +99,8 @@ class FractureStudy(Study[StudentReadings]):
         Ruling(name="less entangled", statement="a perturbation moves one behaviour without the others, and their gradients differ, more than in a dense student", needs=LESS_ENTANGLED),
         Ruling(name="less redundant", statement="fewer of its living units work on an input, and they stand in for each other less", needs=("share", "redundancy")),
         Ruling(name="more coherent", statement="a perturbation acts alike on relabelled inputs, more than in a dense student", needs=("coherence",)),
-        Ruling(name="transfers better", statement="a rule that is changed in some contexts changes in the others too, more than in a dense student", needs=(TRANSFER,)),
-        Ruling(name="less damage", statement="at equal success other rules lose less than in a dense student", needs=(DAMAGE,)),
+        Ruling(name="transfers better", statement="a rule that is changed in some contexts has changed in the others too, more than in a dense student at equal success after as many steps", needs=(TRANSFER,)),
+        Ruling(name="less damage", statement="at equal success after as many steps other rules lose less than in a dense student", needs=(DAMAGE,)),
     )  # fmt: skip
     overviews: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "fractured": ("Student less dense: fracture, and union of circuits", LESS_FRACTURED),
@@ -141,8 +141,9 @@ class FractureStudy(Study[StudentReadings]):
             f"Perturbations: {read.n_perturbations} random directions in the input weights of single units, at the same places in all students of a seed, in as many weights as the sparsest has there and at most {read.most:g} of a unit's; their size gives a mean output KL of {read.target_kl:g} nats in each student. "
             "Raw numbers (each student in all its nonzero weights), all weights, single weights and singular directions stand beside.",
             f"Attributions: every node deleted alone (mean over inputs of training), effect on the margin; the {read.n_largest} largest of each context are compared. Circuits: by the search of this project, of every rule in every context, target {read.circuits.target_loss:g} nats.",
-            f"Transfer: {taught.rule} becomes {taught.to} in contexts {', '.join(map(str, taught.contexts))} of {language.n_contexts}, {taught.n_steps} steps on these alone, learning rates {', '.join(f'{rate:g}' for rate in taught.rates)}, all tried for every student, the one that learns what is taught soonest kept. Transfer: accuracy of the new rule in "
-            f"the other contexts, area under its curve over log2(1 + step). Damage: accuracy that other rules have lost at the first reading at which {taught.success:.0%} of what is taught is right.",
+            f"Transfer: {taught.rule} becomes {taught.to} in contexts {', '.join(map(str, taught.contexts))} of {language.n_contexts}, {taught.n_steps} steps on these alone, learning rates {', '.join(f'{rate:g}' for rate in taught.rates)}, all tried for every student. Transfer: accuracy of the new rule in "
+            f"the other contexts, damage: accuracy that other rules have lost, both where {taught.success:.0%} of what is taught is right and after {taught.equal_steps:g} steps, on the line between the two learning rates that came to it before and after; a student that learns slower is given larger rates, not more time. "
+            "Numbers of every learning rate stand beside; curves are those of the rate that came nearest.",
             f"A claim is about the mean difference over seeds (Student's t), a student less the dense one of its seed. Its smallest size of interest is what two dense students differ by (root mean square, 14 of other seeds). The arm dense_again is the null. One pair of models is called different from {MULTIPLE:g} times that on, so that one pair in twenty of new dense students is by any measure; all dense "
             f"students of all seeds are also read together, and if more than {MAX_NULL:.0%} of their pairs are called different nothing is concluded.",
         )  # fmt: skip
@@ -271,9 +272,9 @@ class FractureStudy(Study[StudentReadings]):
             kl={name: one.kl[""] for name, one in read.items()},
             rho={name: one.rho[""] for name, one in read.items()},
             n_nonzero={name: sum(int((p != 0).sum()) for p in model.parameters()) for name, model in models.items()},
-            lr={name: one.rate for name, one in transferred.items()},
-            steps=tuple(transferred[DENSE].curves.steps.tolist()),
-            curves={name: {key: tuple(getattr(one.curves, key).tolist()) for key in SHOWN} for name, one in transferred.items()},
+            lr={name: one.nearest for name, one in transferred.items()},
+            steps=tuple(transferred[DENSE].tried[transferred[DENSE].nearest].steps.tolist()),
+            curves={name: {key: tuple(getattr(one.tried[one.nearest], key).tolist()) for key in SHOWN} for name, one in transferred.items()},
         )  # fmt: skip
 
     def _read_null(self, folder: Path) -> NullResult:

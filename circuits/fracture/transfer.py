@@ -7,14 +7,16 @@
    same in words for all densities.
 3. At log-spaced steps three accuracies are read: the new rule in the changed contexts, the new rule in the others (carry-over), all other rules
    (damage). The first two count only inputs that the new rule answers otherwise than the old one, so that a model that has changed nothing has 0.
-4. A few learning rates are tried, equally many for each model. The one that changes the changed contexts soonest stays, whatever it carries over or damages.
-5. Models are compared at equal success: at the first reading whose accuracy in the changed contexts is `success` or more. Where there is none the
-   numbers there are NaN, `reached` is False, and whoever compares must say of how many; the area under the curve is there all the same.
+4. A few learning rates are tried, the same for each model. Models learn at different speeds, and whatever learns faster keeps more and carries more over: so models are compared at equal success after an
+   equal number of steps. Each rate gives a point, where the accuracy in the changed contexts comes to `success`: how many steps it took, what has been carried over by then, what other rules have lost. Between
+   the two points on either side of `equal_steps` the numbers are read from the straight line (steps on a log scale). Where a model has no such points they are NaN, and whoever compares must say of how many.
+   The points of every rate, and the area under the curve of the carry-over, stand beside.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from math import log2
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,7 @@ from sparsetrain.run import RunConfig
 from sparsetrain.sparsity.schedule import ScheduleConfig
 from sparsetrain.studies.arm import Reader, train_arm
 from sparsetrain.studies.engine import log_spaced_steps
-from sparsetrain.typed import Count, OpenShare, Seed
+from sparsetrain.typed import Above0, Count, OpenShare, Seed
 
 AT_ONCE = ScheduleConfig(start=0.0, end=1e-9)
 """The final density from the first step on."""
@@ -48,13 +50,15 @@ class TransferConfig:
     """Any rule that answers otherwise."""
     contexts: tuple[int, ...] = (0, 1)
     """Changed ones; the others are what is transferred to."""
-    rates: tuple[float, ...] = (1e-4, 2e-4, 4e-4)
+    rates: tuple[float, ...] = (2e-4, 4e-4, 8e-4, 1.6e-3)
     """Learning rates that are tried. At 3e-3 every model forgets nearly all other rules before it has learned the new one, and there is nothing to tell apart."""
-    n_steps: Count = 192
+    n_steps: Count = 128
+    equal_steps: Above0 = 64
+    """To success, at which models are compared: with these rates dense students of other seeds need 16 to 92, sparse ones 28 to 144."""
     batch_size: Count = 64
     other_share: float = 0.0
     """Share of rows of other rules, in [0, 1)."""
-    n_readings: Count = 12
+    n_readings: Count = 16
     """Log-spaced steps at which is read, besides step 0."""
     success: OpenShare = 0.95
     seed: Seed = 0
@@ -65,6 +69,10 @@ class TransferConfig:
             raise ValueError(f"other_share={self.other_share} must lie in [0, 1): rows of the changed rule are needed")
         if not self.rates or min(self.rates) <= 0 or len(set(self.rates)) < len(self.rates):
             raise ValueError(f"rates={list(self.rates)} must be different numbers above 0, at least one")
+        if self.equal_steps > self.n_steps:
+            raise ValueError(
+                f"equal_steps={self.equal_steps:g} must be at most n_steps={self.n_steps}, the length of the training"
+            )
 
 
 SHOWN = ("changed", "changed_heldout", "carried", "kept", "others")
@@ -87,65 +95,101 @@ class Curves:
     others: Floats
     """Accuracy of the other rules, all contexts and inputs."""
 
-    def first_success(self, success: float) -> int | None:
-        """Number of the first reading at which the changed contexts are answered so well; None: there is none."""
+    @property
+    def _time(self) -> Floats:
+        return np.log2(1 + self.steps.astype(np.float64))
+
+    def success_at(self, success: float) -> float | None:
+        """Where the changed contexts are first answered so well, as log2(1 + step), on the straight line between two readings; None: nowhere."""
         found = np.flatnonzero(self.changed >= success)
-        return int(found[0]) if len(found) else None
+        if not len(found):
+            return None
+        i = int(found[0])
+        if i == 0:
+            return float(self._time[0])
+        low, high = self.changed[i - 1], self.changed[i]
+        return float(self._time[i - 1] + (success - low) / (high - low) * (self._time[i] - self._time[i - 1]))
+
+    def value(self, curve: Floats, at: float) -> float:
+        """Of a curve there, between two readings on the straight line."""
+        return float(np.interp(at, self._time, curve))
 
     def area(self, curve: Floats) -> float:
         """Mean height of a curve over log2(1 + step), by trapezoids: in [0, 1] for accuracies, whatever the number of steps."""
-        x = np.log2(1 + self.steps.astype(np.float64))
+        x = self._time
         return float(((curve[1:] + curve[:-1]) / 2 * np.diff(x)).sum() / (x[-1] - x[0]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Success:
+    """Where one learning rate came to success."""
+
+    at: float
+    """log2(1 + step)."""
+    carried: float
+    """Accuracy of the new rule in the other contexts."""
+    damage: float
+    """Accuracy that the other rules have lost since step 0."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Transfer:
     """One model's transfer."""
 
-    rate: float
-    """Learning rate that was chosen."""
-    curves: Curves
     tried: Mapping[float, Curves]
-    """By learning rate, the chosen one too."""
+    """By learning rate."""
     success: float
+    equal_steps: float
 
     @property
-    def at(self) -> int | None:
-        """Number of the reading of equal success."""
-        return self.curves.first_success(self.success)
+    def _at(self) -> float:
+        return log2(1 + self.equal_steps)
+
+    def point(self, rate: float) -> Success | None:
+        """Where a learning rate came to success; None: it did not."""
+        curves = self.tried[rate]
+        at = curves.success_at(self.success)
+        if at is None:
+            return None
+        damage = float(curves.others[0] - curves.value(curves.others, at))
+        return Success(at=at, carried=curves.value(curves.carried, at), damage=damage)
 
     @property
-    def steps(self) -> float:
-        """To equal success; NaN: not within the training."""
-        return float("nan") if self.at is None else float(self.curves.steps[self.at])
+    def nearest(self) -> float:
+        """The learning rate whose success is nearest to the equal number of steps; where none has any, the one that learned most."""
+        points = {rate: point for rate in self.tried if (point := self.point(rate)) is not None}
+        if points:
+            return min(points, key=lambda rate: (abs(points[rate].at - self._at), rate))
+        return max(self.tried, key=lambda rate: (self.tried[rate].area(self.tried[rate].changed), -rate))
 
-    @property
-    def area(self) -> float:
-        """Under the curve of the carry-over, see `Curves.area`."""
-        return self.curves.area(self.curves.carried)
-
-    @property
-    def carried(self) -> float:
-        """Accuracy of the new rule in the other contexts at equal success; NaN without one."""
-        return float("nan") if self.at is None else float(self.curves.carried[self.at])
+    def at_equal_steps(self) -> tuple[float, float]:
+        """Carried over, and damage, at success after the equal number of steps; NaN where it does not lie between two rates."""
+        points = sorted((p for rate in self.tried if (p := self.point(rate)) is not None), key=lambda p: p.at)
+        if not points or not points[0].at <= self._at <= points[-1].at:
+            return float("nan"), float("nan")
+        at = [p.at for p in points]
+        carried, damage = (
+            np.interp(self._at, at, y) for y in ([p.carried for p in points], [p.damage for p in points])
+        )
+        return float(carried), float(damage)
 
     def numbers(self) -> dict[str, float]:
-        """Those that decide, by key of `pairs.MEASURES`, and others beside them."""
-        return {
-            "transfer": self.area,
-            "damage": self.damage,
-            "transfer at success": self.carried,
-            "steps to success": self.steps,
-        }
-
-    @property
-    def damage(self) -> float:
-        """Accuracy that the other rules have lost at equal success, since step 0; NaN without one."""
-        return float("nan") if self.at is None else float(self.curves.others[0] - self.curves.others[self.at])
+        """Those that decide, by key of `pairs.MEASURES`, and those of every learning rate beside them."""
+        carried, damage = self.at_equal_steps()
+        found = {"transfer": carried, "damage": damage}
+        for rate, curves in self.tried.items():
+            point, of = self.point(rate), f", rate {rate:g}"
+            found |= {
+                f"steps to success{of}": float("nan") if point is None else 2**point.at - 1,
+                f"transfer{of}": float("nan") if point is None else point.carried,
+                f"damage{of}": float("nan") if point is None else point.damage,
+                f"transfer over steps{of}": curves.area(curves.carried),
+            }
+        return found
 
 
 def transfer(model: Transformer, run: RunConfig, world: RuleWorld, config: TransferConfig, folder: Path) -> Transfer:
-    """Changes a rule in a copy of the model, once with each learning rate, and chooses one by the changed contexts alone.
+    """Changes a rule in a copy of the model, once with each learning rate.
 
     Args:
         model: trained in the world; left as it is.
@@ -175,21 +219,7 @@ def transfer(model: Transformer, run: RunConfig, world: RuleWorld, config: Trans
             name: np.stack([reader.found[step][name] for step in sorted(reader.found)]) for name in reader.found[0]
         }
         tried[rate] = Curves(steps=np.array(sorted(reader.found)), **found)
-    rate = chosen_rate(tried, config.success)
-    return Transfer(rate=rate, curves=tried[rate], tried=tried, success=config.success)
-
-
-def chosen_rate(tried: Mapping[float, Curves], success: float) -> float:
-    """The learning rate that changes the changed contexts soonest: fewest steps to success, then the largest area under their curve.
-
-    Rates without success come after all that have it; of equal ones the smaller rate is taken.
-    """
-
-    def key(rate: float) -> tuple[float, float, float]:
-        curves, at = tried[rate], tried[rate].first_success(success)
-        return (np.inf if at is None else float(curves.steps[at]), -curves.area(curves.changed), rate)
-
-    return min(tried, key=key)
+    return Transfer(tried=tried, success=config.success, equal_steps=config.equal_steps)
 
 
 def transfer_run(run: RunConfig, config: TransferConfig, rate: float) -> RunConfig:

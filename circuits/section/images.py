@@ -26,6 +26,8 @@ class DrawnPicture:
     symmetry: str
     n_hues: int
     """Of twelve, with at least 2% of the coloured pixels each."""
+    beside: DrawnSheet
+    """A row per network: its picture, and the units that work most on it."""
     outputs: tuple[DrawnSheet, ...]
     """The picture by each network."""
     maps: tuple[DrawnSheet, ...]

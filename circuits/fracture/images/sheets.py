@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from circuits.fracture.images.gallery import GALLERY
 from circuits.fracture.images.imitation import apart
@@ -35,6 +35,10 @@ N_WEIGHTS, N_DIRECTIONS = 6, 3
 """Rows of a sweep."""
 N_COLOURS = 64
 """Of a palette."""
+N_FOREMOST = 12
+"""Units of a network beside its picture."""
+LABEL = 96
+"""Width of a row's name, in pixels."""
 
 
 def drawn(
@@ -83,11 +87,17 @@ def _drawn(name: str, kinds: Mapping[str, Network], config: ReadingConfig, seed:
                 )
             )
     graph = GALLERY[name]
+    rows = {kind: foremost(apart(batch)[0], config) for kind, batch in kinds.items()}
+    beside = _sheet(
+        named_rows(rows), "all", f"the {name} by {len(rows)} networks, and the units of each that work most on it",
+        folder, f"pictures/{name}_units.png", 1,
+    )  # fmt: skip
     return DrawnPicture(
         name=name,
         about=graph.about,
         symmetry=graph.symmetry,
         n_hues=n_hues(graph.picture(config.size)),
+        beside=beside,
         outputs=tuple(outputs),
         maps=tuple(maps),
         sweeps=tuple(sweeps),
@@ -102,6 +112,12 @@ def colours(network: Network, size: int) -> Bytes:
 
 def unit_maps(network: Network, measured_size: int) -> list[list[Bytes]]:
     """Maps of living units in each layer, `[SIDE, SIDE]` each: from its least value, 0, to its largest, 255; those of largest contribution first."""
+    layers = [[shown for _, shown in layer] for layer in _living(network, measured_size)]
+    return [layer for layer in layers if layer]
+
+
+def _living(network: Network, measured_size: int) -> list[list[tuple[float, Bytes]]]:
+    """Mean contribution and map of every living unit, layer by layer, the largest first."""
     coarse = pixels(measured_size)
     with torch.no_grad():
         without = torch.stack([rgb(outputs) for outputs in network.without(coarse)])
@@ -112,8 +128,33 @@ def unit_maps(network: Network, measured_size: int) -> list[list[Bytes]]:
         sizes = size[at : at + len(layer)]
         at += len(layer)
         order = [i for i in np.argsort(-sizes, kind="stable") if sizes[i] > DEAD * size.max()]
-        found.append([_bytes((layer[i] - layer[i].min()) / max(np.ptp(layer[i]), 1e-12)) for i in order])
-    return [layer for layer in found if layer]
+        found.append(
+            [(float(sizes[i]), _bytes((layer[i] - layer[i].min()) / max(np.ptp(layer[i]), 1e-12))) for i in order]
+        )
+    return found
+
+
+def foremost(network: Network, config: ReadingConfig) -> list[Bytes]:
+    """The picture, and the maps of the units that contribute most, of all layers together, `[SIDE, SIDE, 3]` each; maps that are the same to the eye count once."""
+    units = sorted((one for layer in _living(network, config.measured_size) for one in layer), key=lambda one: -one[0])
+    maps: dict[bytes, Bytes] = {}
+    for _, shown in units:
+        maps.setdefault((shown // 16).tobytes(), shown)
+    return [
+        colours(network, SIDE),
+        *(np.repeat(shown[..., None], 3, axis=-1) for shown in list(maps.values())[:N_FOREMOST]),
+    ]
+
+
+def named_rows(rows: Mapping[str, Sequence[Bytes]]) -> Image.Image:
+    """A row of cells per name, the name in front."""
+    cells = _rows(list(rows.values()), max(map(len, rows.values())))
+    sheet = Image.new("RGB", (LABEL + cells.shape[1], cells.shape[0]), "white")
+    sheet.paste(Image.fromarray(cells), (LABEL, 0))
+    draw = ImageDraw.Draw(sheet)
+    for i, name in enumerate(rows):
+        draw.text((0, i * (SIDE + GAP) + SIDE // 2), name.replace("_", " "), fill="black", anchor="lm", font_size=13)
+    return sheet.quantize(128, dither=Image.Dither.NONE)
 
 
 def sweep(network: Network, config: ReadingConfig, seed: int) -> list[list[Bytes]]:

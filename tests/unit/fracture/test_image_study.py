@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from circuits.fracture.images.gallery import GALLERY
+from circuits.fracture.images.imitation import apart
 from circuits.fracture.images.perturbed import KINDS
 from circuits.fracture.images.readings import NetworkReadings, ReadingConfig, read_networks
-from circuits.fracture.images.sheets import COLUMNS, SIDE, drawn
+from circuits.fracture.images.sheets import COLUMNS, GAP, LABEL, N_FOREMOST, SIDE, drawn, foremost, named_rows
 from circuits.fracture.images.stored import loaded, stored
 from circuits.fracture.images.study import (
     COMPOSED,
@@ -184,6 +185,18 @@ def test_sheets_show_every_living_unit(tmp_path):
     assert shown.maps[0].width <= COLUMNS * (SIDE + 2)
     for sheet in (*shown.outputs, *shown.maps, *shown.sweeps):
         assert PNG.match(sheet.png) and (tmp_path / sheet.file).is_file()
+
+
+def test_the_foremost_units_stand_beside_the_picture_and_copies_once():
+    network, four = (equal(kind, composed("rosette", 0), 3, SEEDS) for kind in (COMPOSED, DUPLICATED))
+    rows = {kind: foremost(apart(one)[0], READING) for kind, one in (("composed", network), ("duplicated", four))}
+    assert np.array_equal(rows["composed"][0], rows["duplicated"][0])  # what they draw
+    assert 2 < len(rows["composed"]) == len(rows["duplicated"]) <= 1 + N_FOREMOST
+    seen = {kind: {(cell // 16).tobytes() for cell in cells[1:]} for kind, cells in rows.items()}
+    assert seen["composed"] == seen["duplicated"]  # a unit's copies have its map, and are shown as one
+    assert len(seen["composed"]) == len(rows["composed"]) - 1
+    sheet = named_rows(rows)
+    assert sheet.size == (LABEL + len(rows["composed"]) * (SIDE + GAP) - GAP, 2 * (SIDE + GAP) - GAP)
 
 
 def test_hues_are_counted():

@@ -14,7 +14,6 @@ from circuits.fracture.transfer import (
     TransferConfig,
     _groups,
     _read,
-    chosen_rate,
     transfer,
     transfer_rows,
     transfer_run,
@@ -26,7 +25,7 @@ from sparsetrain.sparsity import SparsityConfig
 from sparsetrain.training.fit import TrainerConfig
 
 WORLD = draw_rules(RulesConfig(n_symbols=6, rules=("copy", "larger")), 0)
-CONFIG = TransferConfig(rule="copy", to="successor", contexts=(1,), n_steps=8, batch_size=16, n_readings=4, rates=(1e-3, 1e-2))  # fmt: skip
+CONFIG = TransferConfig(rule="copy", to="successor", contexts=(1,), n_steps=8, equal_steps=4, batch_size=16, n_readings=4, rates=(1e-3, 1e-2))  # fmt: skip
 CHANGED = change_rule(WORLD, "copy", "successor", (1,))
 RUN = RunConfig(
     model=ModelConfig(d_vocab=WORLD.config.d_vocab, n_layer=1, d_model=8, d_head=4, d_mlp=8, n_ctx=6, abs_topk={}, positions="learned"),
@@ -47,26 +46,54 @@ def curves(changed, carried=None, others=None, steps=(0, 1, 3, 7)) -> Curves:
     )
 
 
-def test_areas_and_equal_success_by_hand() -> None:
+def transferred(equal_steps: float = 3.0, **tried: Curves) -> Transfer:
+    return Transfer(tried={float(key[1:]): one for key, one in tried.items()}, success=0.95, equal_steps=equal_steps)
+
+
+def test_areas_and_success_by_hand() -> None:
     one = curves([0, 0.5, 0.96, 1], carried=[0, 0.25, 0.5, 1], others=[1, 0.9, 0.7, 0.2])
-    found = Transfer(rate=1.0, curves=one, tried={1.0: one}, success=0.95)
     # log2(1 + step) is 0, 1, 2, 3: trapezoids of width 1
-    assert found.area == pytest.approx((0.125 + 0.375 + 0.75) / 3)
-    assert (found.at, found.steps) == (2, 3.0)
-    assert found.carried == 0.5 and found.damage == pytest.approx(0.3)
-    never = curves([0, 0.1, 0.2, 0.9])
-    missed = Transfer(rate=1.0, curves=never, tried={1.0: never}, success=0.95)
-    assert missed.at is None and all(np.isnan([missed.steps, missed.carried, missed.damage])) and missed.area > 0
+    assert one.area(one.carried) == pytest.approx((0.125 + 0.375 + 0.75) / 3)
+    point = transferred(_1=one).point(1.0)
+    assert point is not None and point.at == pytest.approx(1 + 45 / 46)  # .95 lies 45 / 46 of the way from .5 to .96
+    assert point.carried == pytest.approx(0.25 + 0.25 * 45 / 46) and point.damage == pytest.approx(0.1 + 0.2 * 45 / 46)
+    slower = curves([0, 0, 0.5, 0.96], carried=[0, 0, 0.25, 0.5], others=[1, 1, 0.9, 0.7])
+    late = transferred(_1=slower).point(1.0)
+    assert late is not None and (late.carried, late.damage) == pytest.approx((point.carried, point.damage))
+    assert slower.area(slower.carried) < one.area(one.carried)  # what is learned later is not what carries over less
+    at_once = transferred(_1=curves([1, 1, 1, 1], carried=[0.5, 1, 1, 1])).point(1.0)
+    assert at_once is not None and (at_once.at, at_once.carried) == (0.0, 0.5)
+    never = transferred(_1=curves([0, 0.1, 0.2, 0.9]))
+    assert never.point(1.0) is None and all(np.isnan(never.at_equal_steps()))
 
 
-def test_the_rate_is_chosen_by_the_changed_contexts_alone() -> None:
-    slow, soon, never = curves([0, 0, 0, 1]), curves([0, 0, 1, 0]), curves([0.9, 0.9, 0.9, 0.9])
-    assert chosen_rate({0.1: slow, 0.2: soon, 0.3: never}, 0.95) == 0.2
-    assert chosen_rate({0.1: never, 0.2: slow}, 0.95) == 0.2
-    assert chosen_rate({0.1: curves([0, 0.1, 0.1, 0.1]), 0.2: curves([0, 0.2, 0.2, 0.2])}, 0.95) == 0.2
-    good = curves([0, 0, 1, 1], carried=[0, 1, 1, 1], others=[1, 1, 1, 1])
-    bad = curves([0, 1, 1, 1], carried=[0, 0, 0, 0], others=[1, 0, 0, 0])
-    assert chosen_rate({0.1: good, 0.2: bad}, 0.95) == 0.2  # a kinder one that is slower has no say
+def test_models_are_compared_at_equal_success_after_as_many_steps() -> None:
+    slow = curves([0, 0, 0, 0.95], carried=[0, 0, 0, 0.4], others=[1, 1, 1, 0.9])
+    soon = curves([0, 0.95, 1, 1], carried=[0, 0.8, 0.9, 1], others=[1, 0.5, 0.4, 0.4])
+    never = curves([0, 0.1, 0.1, 0.1])
+    both = transferred(_1=slow, _2=soon, _3=never)  # success at log2 = 3 and 1; equal steps at log2 = 2
+    assert both.at_equal_steps() == pytest.approx((0.6, 0.3))
+    assert transferred(7.0, _1=slow, _2=soon).at_equal_steps() == pytest.approx((0.4, 0.1))
+    assert all(np.isnan(transferred(8.0, _1=slow, _2=soon).at_equal_steps()))  # not beyond what was seen
+    assert all(np.isnan(transferred(0.5, _1=slow, _2=soon).at_equal_steps()))
+    numbers = both.numbers()
+    assert numbers["steps to success, rate 1"] == pytest.approx(7) and numbers[
+        "steps to success, rate 2"
+    ] == pytest.approx(1)
+    assert np.isnan(numbers["transfer, rate 3"]) and numbers["transfer over steps, rate 3"] > 0
+    # a model that learns twice as slowly in everything, given a larger rate that makes up for it, is the same model
+    half = curves([0, 0, 0.95, 1], carried=[0, 0, 0.6, 1], others=[1, 1, 0.7, 0.7])
+    assert transferred(_5=half, _6=half).at_equal_steps() == pytest.approx(both.at_equal_steps())
+
+
+def test_curves_that_are_shown_are_those_nearest_to_the_equal_steps() -> None:
+    slow, soon, never = curves([0, 0, 0, 1]), curves([0, 0, 1, 1]), curves([0.9, 0.9, 0.9, 0.9])
+    assert transferred(_1=slow, _2=soon, _3=never).nearest == 2
+    assert transferred(7.0, _1=slow, _2=soon, _3=never).nearest == 1
+    assert transferred(_1=curves([0, 0.1, 0.1, 0.1]), _2=curves([0, 0.2, 0.2, 0.2])).nearest == 2
+    good = curves([0, 0, 0, 1], carried=[0, 1, 1, 1], others=[1, 1, 1, 1])
+    bad = curves([0, 0, 1, 1], carried=[0, 0, 0, 0], others=[1, 0, 0, 0])
+    assert transferred(_1=good, _2=bad).nearest == 2  # what it carries over or damages has no say
 
 
 def test_only_the_changed_contexts_are_trained_on() -> None:
@@ -142,7 +169,7 @@ def test_density_is_held_and_the_model_left_as_it_is(tmp_path) -> None:
         found = transfer(model, RUN, WORLD, CONFIG, tmp_path)
     assert set(nonzeros) == {16} and len(nonzeros) == 2 * 5  # a quarter of 8 x 8, at step 0 and ever after
     assert all(torch.equal(before[name], p) for name, p in model.state_dict().items())
-    assert found.curves.steps.tolist() == [0, 1, 2, 4, 8] and set(found.tried) == {1e-3, 1e-2}
+    assert found.tried[1e-3].steps.tolist() == [0, 1, 2, 4, 8] and set(found.tried) == {1e-3, 1e-2}
     first = {rate: one.others[0] for rate, one in found.tried.items()}
     assert len(set(first.values())) == 1  # both start from the same weights
     with pytest.raises(ValueError, match=re.escape("is not the model's own config")):
