@@ -21,7 +21,7 @@ from circuits.answers import Ablated, pair_answers
 from circuits.calibrate import calibrated_loss, model_calibration
 from circuits.edges import count_edges
 from circuits.means import Means, measure_means
-from circuits.search.learn import Aim, MaskRun, PruneConfig
+from circuits.search.learn import LIFT, Aim, MaskRun, PruneConfig
 from circuits.search.search import search
 from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairSplit, PairText, Side
@@ -32,8 +32,6 @@ from sparsetrain.typed import Above0, Count, Share
 TASK = "recall"
 TURNS: tuple[PairSplit, ...] = ("train", "val", "val", "heldout")
 """Whom the facts of a relation are dealt to, two at a time and relation after relation. ours"""
-LIFT = 0.01
-"""By how much a circuit of a model that misses the target may be worse than it, nats. ours"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from circuits.fracture.engine import Asked
 from circuits.fracture.measures import Floats
 from circuits.fracture.questions import Questions
 from circuits.means import Means
-from circuits.search.learn import Aim, MaskRun, PruneConfig, learn_masks
+from circuits.search.learn import LIFT, Aim, MaskRun, PruneConfig, learn_masks
 from circuits.search.search import Search
 from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairText, Side
@@ -36,9 +36,6 @@ from circuits.tasks.tokenise import REST
 from sparsetrain.model import Transformer
 from sparsetrain.representation.evaluate import evaluating
 from sparsetrain.typed import Above0, Count, Seed, Share
-
-LIFT = 0.01
-"""By how much a circuit of a model that misses the target may be worse than it, nats. ours"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,6 +103,10 @@ class PruneConfig:
     masked model that many circuits share cost less. ours"""
 
 
+LIFT = 0.01
+"""By how much a circuit of a model that misses the target itself may be worse than the model, nats. ours"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Aim(Ablated):
     """What searches in a model are to reach, and how.

@@ -1,5 +1,6 @@
 """Runs a study: plan -> stages -> verdicts -> report."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sparsetrain.studies.section import StudySection
 from sparsetrain.studies.study import Study
 from sparsetrain.training.tracking import send_report
 
+log = logging.getLogger(__name__)
 CONCLUSIONS = "conclusions"
 
 
@@ -48,6 +50,12 @@ def run_study(study: Study, run_dir: Path, kinds: Kinds, command: str) -> Report
         raise ValueError(
             f"trainer.minutes={config.trainer.minutes}: a study's plan has its steps; give trainer.n_steps, and trainer.minutes=null"
         )
+    rules = study.rules
+    if rules.n_agreeing > rules.n_seeds and any(one.rule.n_agreeing is not None for one in study.claims()):
+        log.warning(
+            "study.n_agreeing=%d seeds must agree and study.n_seeds=%d are run: no claim can be supported; give study.n_agreeing=%d or more seeds",
+            rules.n_agreeing, rules.n_seeds, rules.n_seeds,
+        )  # fmt: skip
     plan = study.plan()
     planned = preregister(plan, run_dir)
     with trackers_of(config, run_dir, "study") as trackers:
