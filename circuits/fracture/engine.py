@@ -224,16 +224,19 @@ class OutOfReach(ValueError):
 class Size:
     """The size at which perturbations have the effect that was asked for."""
 
-    rho: float
-    kl: float
-    """Mean output KL there, nats."""
+    swept: Sweep
+    """There: what they do at that size."""
     n_passes: int
     """Changed models that were run to find it."""
+
+    @property
+    def rho(self) -> float:
+        return self.swept.rho
 
 
 def equal_effect(
     model: Transformer,
-    prompts: Tensor,
+    asked: Asked,
     perturbations: Sequence[Perturbation],
     target_kl: float,
     scales: Sequence[float] = SCALES,
@@ -242,7 +245,7 @@ def equal_effect(
 
     Args:
         model: left as it is.
-        prompts: `[n, length]` int64; those that responses are read on: the effect is matched there, and nothing else is chosen by it.
+        asked: prompts that responses are read on: the effect is matched there, and nothing else is chosen by it.
         perturbations: drawn for this model.
         target_kl: nats; one number for all models that are compared.
         scales: s.
@@ -253,18 +256,15 @@ def equal_effect(
     """
     if not target_kl > 0:
         raise ValueError(f"target_kl={target_kl} must be above 0 nats")
-    before = unchanged_logits(model, prompts)
-    n_tried = 0
+    tried: list[Sweep] = []
 
     def effect(rho: float) -> float:
-        nonlocal n_tried
-        changes = [(perturbation, s * rho) for perturbation in perturbations for s in scales]
-        n_tried += len(changes)
-        found = [output_kl(before, logits) for logits in perturbed_logits(model, prompts, changes)]
-        return float(torch.cat(found).mean())
+        tried.append(sweep(model, asked, perturbations, rho, scales))
+        return tried[-1].mean_kl
 
-    rho, kl = _bisect(effect, target_kl)
-    return Size(rho=rho, kl=kl, n_passes=n_tried)
+    rho, _ = _bisect(effect, target_kl)
+    found = next(one for one in tried if one.rho == rho)
+    return Size(swept=found, n_passes=len(tried) * len(perturbations) * len(scales))
 
 
 def _bisect(effect: Callable[[float], float], target: float) -> tuple[float, float]:

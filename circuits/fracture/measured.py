@@ -39,7 +39,6 @@ from circuits.fracture.engine import (
     equal_effect,
     gradient_cosines,
     perturbed_logits,
-    sweep,
     unchanged_logits,
 )
 from circuits.fracture.measures import Floats
@@ -159,8 +158,8 @@ def read_models(
         for name, model in models.items():
             of, some = found[name], drawn[name]
             try:
-                rho = equal_effect(model, asked.prompts, some, config.target_kl).rho
-                swept = sweep(model, asked, some, rho)
+                swept = equal_effect(model, asked, some, config.target_kl).swept
+                rho = swept.rho
                 of["responses"][which], of["kl"][which] = swept.response.double().cpu().numpy(), swept.mean_kl
             except OutOfReach as error:
                 log.warning("%s%s: %s; no number is read of these perturbations", name, which, error)

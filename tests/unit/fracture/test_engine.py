@@ -147,10 +147,11 @@ def test_the_size_gives_the_effect_that_was_asked_for(target):
     sizes = []
     for model in (example(), example(1, abs_topk=0.5), example(2, density=0.25)):
         some = drawn_for(model, 2)
-        size = equal_effect(model, ASKED.prompts, some, target)
+        size = equal_effect(model, ASKED, some, target)
         sizes.append(size.rho)
-        assert sweep(model, ASKED, some, size.rho).mean_kl == pytest.approx(size.kl, rel=1e-9)
-        assert size.kl == pytest.approx(target, rel=TOLERANCE) and size.n_passes % (4 * len(some)) == 0
+        again = sweep(model, ASKED, some, size.rho)
+        torch.testing.assert_close(again.response, size.swept.response)
+        assert again.mean_kl == pytest.approx(target, rel=TOLERANCE) and size.n_passes % (4 * len(some)) == 0
     assert max(sizes) > 1.2 * min(sizes)  # one size for all would have had unequal effects
 
 
@@ -160,9 +161,9 @@ def test_an_effect_that_cannot_be_had_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"the mean output KL is 0 nats at rho=.* and does not reach target_kl=0\.1; lower the target"
     ):
-        equal_effect(model, ASKED.prompts, [one], 0.1)
+        equal_effect(model, ASKED, [one], 0.1)
     with pytest.raises(ValueError, match="target_kl=0 must be above 0 nats"):
-        equal_effect(model, ASKED.prompts, [one], 0)
+        equal_effect(model, ASKED, [one], 0)
     with pytest.raises(ValueError, match=r"even at rho=.*, above target_kl=0\.1; raise the target"):
         engine._bisect(lambda rho: 1.0, 0.1)
     with pytest.raises(ValueError, match=r"the mean output KL jumps over target_kl=0\.1 nats at rho=3"):
