@@ -58,7 +58,7 @@ class FractureConfig:
     language: RulesConfig = STUDY_LANGUAGE
     read: ReadConfig = field(default_factory=ReadConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
-    n_tries: Count = 3
+    n_tries: Count = 6
     """Students that miss the gate against the teacher are distilled again from other weights, so often in all; the last one stays whatever it does."""
 
 
@@ -184,13 +184,15 @@ class FractureStudy(Study[StudentReadings]):
         found = [Stage(name=TEACHER, inputs=teacher, run=self._teach)]
         students = {(name, seed): self.student(name, seed) for seed in self.seeds for name in STUDENTS}
         for (name, seed), config in students.items():
-            inputs = {"teacher": teacher, "student": config.recipe.key(), "n_tries": settings.n_tries}
+            kept = {"teacher": teacher, "student": config.recipe.key()}
+            inputs = {**kept, "n_tries": settings.n_tries}
             found.append(
                 Stage(
                     name=f"{name}/seed_{seed}",
                     inputs=inputs,
                     run=partial(self._distil, name, seed),
                     schema=StudentResult,
+                    kept_under=kept,
                 )
             )
         for seed in self.seeds:
