@@ -60,7 +60,7 @@ class Imported:
 
     def model(self) -> Transformer:
         """The model, in eval mode, weights frozen."""
-        with torch.device("meta"):
+        with torch.random.fork_rng(devices=[]):
             model = Transformer(self.config)
         contiguous = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.state.items()}
         model.load_state_dict(contiguous, strict=True, assign=True)

@@ -40,6 +40,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "learned positions": {"positions": "learned"},
     "concatenated positions": {"positions": "concat", "d_pos": 5},
     "concatenated positions, no sink, no biases": {"positions": "concat", "d_pos": 5, "sink": False, "biases": False},
+    "normed positions without AbsTopK of reads": {
+        "positions": "concat",
+        "d_pos": 5,
+        "norm_positions": True,
+        "abs_topk": {"attn_v": 0.3, "mlp_neuron": 0.3},
+    },
+    "relu": {"activation": "relu"},
     "reference attention": {"attention": "reference"},
 }
 SHARES = {"none": 0.0, "few": 0.08, "half": 0.5, "all": 1.0}

@@ -131,7 +131,7 @@ def test_files_that_hold_something_else(tmp_path, capsys):
         FORMATS["gao"](source)
     whole = write_gao(folder, gao_settings(), gao_state(gao_settings())) / "final_model.pt"
     whole.write_bytes(whole.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="final_model.pt is damaged"):
+    with pytest.raises(ValueError, match=r"final_model.pt is damaged"):
         FORMATS["gao"](source)
     (folder / "beeg_config.json").write_text("[1]")
     with pytest.raises(ValueError, match="holds a list; expected an object"):
@@ -140,7 +140,7 @@ def test_files_that_hold_something_else(tmp_path, capsys):
     with pytest.raises(ValueError, match="is no JSON"):
         FORMATS["gao"](source)
     (folder / "beeg_config.json").unlink()
-    with pytest.raises(ValueError, match="no beeg_config.json; this layout has beeg_config.json, final_model.pt"):
+    with pytest.raises(ValueError, match=r"no beeg_config.json; this layout has beeg_config.json, final_model.pt"):
         FORMATS["gao"](source)
     with pytest.raises(ValueError, match="no such folder"):
         FORMATS["gao"](Source(place="nowhere"))
