@@ -61,6 +61,7 @@ def test_the_export_has_the_logits_and_says_where_it_comes_from(imported):
     assert set(meta["imported"]["files"]) == {"beeg_config.json", "final_model.pt"}
 
 
+@pytest.mark.slow
 def test_every_script_reads_it(imported, desk, python: Forks):
     for command in (
         ("find_circuits.py", "run=mine", "task=for_while", "card=quick", *SMALL),

@@ -8,12 +8,14 @@ import torch
 
 pytest.importorskip("transformers", reason="other people's models need transformers (extra: hub)")
 from custom_code import BROKEN, save_custom_model
-from hub_example import TOKENS, hub_model
+from hub_example import D_VOCAB, hub_model
 
 from sparsetrain.adapters import at_initialisation, load_language_model
 from sparsetrain.adapters.checkpoints import FORMATS, Source
 from sparsetrain.adapters.sentences import SentenceEncoder
 from sparsetrain.studies.frozen import FrozenConfig
+
+TOKENS = torch.arange(36).view(3, 12) % D_VOCAB
 
 
 @pytest.fixture(autouse=True)
