@@ -20,7 +20,7 @@ SMALL = (
     "circuits.find.prune.clean_rounds=1", "circuits.n_means_windows=8", "wandb=disabled", "progress=false",
 )  # fmt: skip
 SETTINGS = gao_settings(
-    vocab_size=320, block_size=48, d_pos_emb=8, sink=True, enable_bigram_table=True, afrac=0.25, afrac_loctypes=EVERY_PLACE
+    vocab_size=290, block_size=48, d_pos_emb=8, sink=True, enable_bigram_table=True, afrac=0.25, afrac_loctypes=EVERY_PLACE
 )  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def desk(tmp_path_factory) -> Path:
         (folder / name).symlink_to(ROOT / name)
     write_gao(folder / "src", SETTINGS, gao_state(SETTINGS))
     texts = [MODULE.format(i=i) * 8 for i in range(30)]
-    (folder / "src" / "tokenizer.json").write_text(train_tokenizer(texts, 320).to_json())
+    (folder / "src" / "tokenizer.json").write_text(train_tokenizer(texts, 290).to_json())
     (folder / "text").mkdir()
     for i, text in enumerate(texts):
         (folder / "text" / f"{i}.py").write_text(text)
@@ -53,7 +53,7 @@ def imported(desk, python: Forks) -> Path:
 
 
 def test_the_export_has_the_logits_and_says_where_it_comes_from(imported):
-    tokens = torch.tensor([3, 5, 3, 319])
+    tokens = torch.tensor([3, 5, 3, 289])
     torch.testing.assert_close(load_model(imported)(tokens[None])[0], gao_logits(SETTINGS, gao_state(SETTINGS), tokens), atol=1e-5, rtol=1e-5)  # fmt: skip
     meta = read_meta(imported)
     assert meta["step"] is None and meta["imported"]["format"] == "gao"
@@ -111,11 +111,11 @@ def test_without_a_tokenizer_the_file_to_add_is_named(imported, desk, python: Fo
         (("format=gao", "src=src", "dst=new", "tokenizer=nowhere.json"), "tokenizer=nowhere.json: no such file"),
         (("format=gao", "src=src", "dst=new", "tokenizer=src/beeg_config.json"), "cannot be read"),
         (("format=gao", "src=src", "dst=new", "tokenizer=words.json"), "or give tokenizer=none"),
-        (("format=gao", "src=src", "dst=new", "tokenizer=large.json"), "has 330 tokens, the model 320"),
+        (("format=gao", "src=src", "dst=new", "tokenizer=large.json"), "has 300 tokens, the model 290"),
     ],
 )
 def test_mistakes_are_one_line(desk, python: Forks, arguments, words):
-    (desk / "large.json").write_text(train_tokenizer([MODULE.format(i=i) for i in range(99)], 330).to_json())
+    (desk / "large.json").write_text(train_tokenizer([MODULE.format(i=i) for i in range(99)], 300).to_json())
     (desk / "words.json").write_text(
         '{"model": {"type": "WordLevel", "vocab": {"<|endoftext|>": 0, "caf\\u2603": 1}, "unk_token": "x"}}'
     )
