@@ -72,7 +72,7 @@ def tokenizer_of(config: ImportCheckpointRun, imported: Imported) -> str | None:
             raise ValueError(
                 f"tokenizer={config.tokenizer}: no such file; give a tokenizer.json, or tokenizer={NO_TOKENIZER}"
             )
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     elif imported.tokenizer_json is None:
         return None
     else:

@@ -121,7 +121,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"{path} is damaged, or a pickle that holds more than tensors, which is never read; save its state_dict"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # what bytes that are no checkpoint raise is anything
         raise ValueError(f"{path} is damaged: {one_line(error)[:200]}") from None
     if not isinstance(found, Mapping):
         raise ValueError(f"{path} holds a {type(found).__name__}; expected a state_dict: names and their tensors")
@@ -191,6 +191,9 @@ def files_of(folder: Path, *names: str) -> dict[str, str]:
 
 
 def tokenizer_beside(folder: Path) -> str | None:
-    """The text of a folder's `tokenizer.json`; None: it has none."""
+    """The text of a folder's `tokenizer.json`; None: it has none.
+
+    Bytes that are no UTF-8 are replaced: whoever reads the tokenizer says that it is none.
+    """
     path = folder / "tokenizer.json"
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None

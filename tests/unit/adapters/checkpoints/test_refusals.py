@@ -133,6 +133,10 @@ def test_files_that_hold_something_else(tmp_path, capsys):
     whole.write_bytes(whole.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"final_model.pt is damaged"):
         FORMATS["gao"](source)
+    for content in (b"", b"e" * 40, b"\x80\x02]", bytes(range(256))):
+        whole.write_bytes(content)
+        with pytest.raises(ValueError, match=r"final_model.pt is damaged"):
+            FORMATS["gao"](source)
     (folder / "beeg_config.json").write_text("[1]")
     with pytest.raises(ValueError, match="holds a list; expected an object"):
         FORMATS["gao"](source)
