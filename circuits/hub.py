@@ -62,13 +62,14 @@ class HubSearch:
     means: Means | None
 
     @classmethod
-    def load(cls, name: str, text: Sequence[str], n_windows: int) -> "HubSearch":
+    def load(cls, name: str, text: Sequence[str], n_windows: int, *, trust_remote_code: bool = False) -> "HubSearch":
         """The model, and the means over the user's files.
 
         Args:
             name: `hf:<folder or hub name>`.
             text: files, folders or patterns; none: means are taken over training pairs.
             n_windows: pieces of text at most, of each file.
+            trust_remote_code: whether code that comes with the model may run.
 
         Raises:
             ValueError: not an `hf:` model, hook points that its circuits need are absent, or nothing to read in the files.
@@ -77,7 +78,7 @@ class HubSearch:
             raise ValueError(
                 f"model={name} must be hf:<folder or hub name> or gguf:<file>; a run of ours is given as run=<folder>"
             )
-        model = load_language_model(name, device="cpu")
+        model = load_language_model(name, device="cpu", trust_remote_code=trust_remote_code)
         assert isinstance(model.tokenizer, HubTokenizer)
         tokenizer = PromptTokenizer(backend=model.tokenizer, eot_id=model.tokenizer.eot_id)
         missing = {point: why for point, why in model.left_out.items() if point.endswith((".hook_z", ".hook_neuron"))}

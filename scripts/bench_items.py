@@ -26,10 +26,10 @@ MODEL = ModelConfig(
 )
 
 
-def model_of(name: str, device: str) -> tuple[nn.Module, int, int | None]:
+def model_of(name: str, device: str, trust_remote_code: bool) -> tuple[nn.Module, int, int | None]:
     """The model, its vocabulary, and the most positions it can read."""
     if name:
-        loaded = load_language_model(name, device=device)
+        loaded = load_language_model(name, device=device, trust_remote_code=trust_remote_code)
         return loaded.module, loaded.tokenizer.d_vocab, loaded.n_ctx
     torch.manual_seed(0)
     return Transformer(MODEL).to(device), MODEL.d_vocab, MODEL.n_ctx
@@ -37,10 +37,14 @@ def model_of(name: str, device: str) -> tuple[nn.Module, int, int | None]:
 
 def main() -> None:
     """Prints the table and the JSON line."""
-    arguments = parse_arguments(__doc__ or "", more={"model": "hf:, gguf: or a run's folder; empty: built on the spot"})
+    more = {
+        "model": "hf:, gguf: or a run's folder; empty: built on the spot",
+        "trust_remote_code": "true: run the code that comes with an hf: model",
+    }
+    arguments = parse_arguments(__doc__ or "", more=more)
     device = arguments.device
     quieten()
-    model, d_vocab, n_ctx = model_of(arguments.model, device)
+    model, d_vocab, n_ctx = model_of(arguments.model, device, arguments.trust_remote_code == "true")
     points = {name: point for name, point in hook_points(model).items() if point.width > 1}
     n_layer = len({name.split(".")[1] for name in points if name.startswith("blocks.")})
     size = f"{n_layer}x{next(point.width for point in points.values() if point.kind == 'resid')}"

@@ -76,6 +76,8 @@ class ContextPriorRun:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "float32"
     """Of an hf: or gguf: model's weights."""
+    trust_remote_code: bool = False
+    """Run the code that comes with an hf: model; read it first. Without it such a model is refused."""
     ckpt_path: str | None = None
     """last: go on with what the folder holds."""
     overwrite: bool = False
@@ -96,7 +98,9 @@ def main(config: ContextPriorRun, run_dir: Path) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda, but torch sees no CUDA device; use device=cpu or auto")
     conflicts = read_conflicts(paths)
-    model = load_language_model(name, device=device, precision=config.precision)
+    model = load_language_model(
+        name, device=device, precision=config.precision, trust_remote_code=config.trust_remote_code
+    )
     subject = Subject(module=model.module, weights_sha256=model.weights_sha256, batch_size=config.batch_size)
     arms, left_out = interventions(subject)
     forms = forms_for([*PROMPT_ARMS, *arms])

@@ -93,6 +93,8 @@ class CurriculumRun:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "float32"
     """Of the weights of an hf: or gguf: model; measures are computed in float32 or better."""
+    trust_remote_code: bool = False
+    """Run the code that comes with an hf: model, or of score.similarity; read it first. Without it such a model is refused."""
     cache_dir: str = "~/.cache/sparsetrain"
     """Scores and answers, by content and model hash: what was read once is not read again, also after an interruption."""
     overwrite: bool = False
@@ -168,6 +170,7 @@ def read_all(config: CurriculumRun, model: LanguageModel, pool: Examples, test: 
         below_home(config.cache_dir) / "curriculum" / "scores",
         texts=[example.question for part in parts for example in part.examples],
         batch_size=config.batch_size,
+        trust_remote_code=config.trust_remote_code,
         on_items=counting(bar, "examples read", len(items)),
     )
 
@@ -182,7 +185,9 @@ def main(config: CurriculumRun, run_dir: Path) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda, but torch sees no CUDA device; use device=cpu or auto")
     wording = spelled(config.wording)
-    model = load_language_model(name, device=device, precision=config.precision)
+    model = load_language_model(
+        name, device=device, precision=config.precision, trust_remote_code=config.trust_remote_code
+    )
     select_points(model.module, (config.score.hook_point,))
     budget = budget_of(config, model)
     read = partial(read_examples, fields=config.fields, tokenizer=model.tokenizer, wording=wording, n_tokens=budget)

@@ -43,7 +43,7 @@ from sparsetrain.folder import own
 from sparsetrain.job import command_line
 from sparsetrain.report import Report, RunFacts, WeightsFacts, load_report
 from sparsetrain.report.stages import Stages, earlier
-from sparsetrain.run import RunConfig, cache_dir, text_windows, trackers_of
+from sparsetrain.run import RunConfig, cache_dir, means_source, text_windows, trackers_of
 
 N_CARD_WINDOWS = 64  # ours: windows of validation text for the criteria that need pretraining text
 
@@ -59,6 +59,8 @@ class FindCircuitsRun:
     data: str | list[str] = ""
     """With `model`: files, folders or patterns of text over which the means of deleted nodes are taken; empty: over the prompts of the
     task's training pairs."""
+    trust_remote_code: bool = False
+    """Run the code that comes with an hf: model; read it first. Without it such a model is refused."""
     task: str = ""
     """A task's name, several as 'task="a,b"', `all`, or file:<pairs.jsonl> for pairs of your own (docs/circuits.md); empty: those of
     circuits.tasks."""
@@ -109,6 +111,7 @@ def main(config: FindCircuitsRun, run_dir: Path) -> None:
             run,
             circuits,
             lambda: windows("means", circuits.n_means_windows),
+            windows_source=means_source(export),
             text=lambda: windows("heldout", N_TEXT_WINDOWS),
             known=known_circuits(report),
             on_task=lambda task: print(describe_task(task)),
@@ -154,7 +157,9 @@ def of_hub_model(config: FindCircuitsRun, circuits: CircuitsConfig) -> None:
     if circuits.find.prune_edges:
         raise ValueError(f"circuits.find.prune_edges=true is for runs of ours: {NO_EDGES}; leave it out")
     started, behaviours = time.perf_counter(), circuits.behaviours()
-    searched = HubSearch.load(config.model, listed(config.data), circuits.n_means_windows)
+    searched = HubSearch.load(
+        config.model, listed(config.data), circuits.n_means_windows, trust_remote_code=config.trust_remote_code
+    )
     folder = Path(config.run) if config.run else Path("runs", "find_circuits", stamp())
     with ExitStack() as held:
         if not folder.is_dir():

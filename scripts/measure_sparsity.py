@@ -55,6 +55,8 @@ class MeasureSparsityRun:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "float32"
     """Of an hf: model's weights; measures are computed in float32 or better."""
+    trust_remote_code: bool = False
+    """Run the code that comes with an hf: model; read it first. Without it such a model is refused."""
     overwrite: bool = False
     """Remove the report that the folder holds, which is refused otherwise."""
     progress: bool = True
@@ -62,7 +64,9 @@ class MeasureSparsityRun:
 
 def prepare(name: str, paths: list[str], config: MeasureSparsityRun, device: str) -> tuple[LanguageModel, Texts]:
     """A model, and the examples as its tokenizer reads them; a hook point that it has not is refused before."""
-    model = load_language_model(name, device=device, precision=config.precision)
+    model = load_language_model(
+        name, device=device, precision=config.precision, trust_remote_code=config.trust_remote_code
+    )
     select_points(model.module, config.measure.points)
     texts = read_texts(paths, model.tokenizer, config.texts.fit(model.n_ctx))
     drawn = (split.draw(config.measure.n_examples, config.measure.seed) for split in texts)

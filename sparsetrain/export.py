@@ -31,7 +31,8 @@ class Ancestor:
     name: str | None
     """Of the experiment."""
     weights_sha256: str
-    step: int
+    step: int | None
+    """None: weights of others."""
     n_tokens: int | None
     """Training tokens of this training alone."""
     seed: int | None

@@ -5,7 +5,8 @@ A GPT-2-like decoder (Gao et al. 2025, arXiv 2511.13653, A.1). What is unusual:
 2. AbsTopK at up to eight places of a block: only the largest magnitudes of a row pass.
 3. Small heads, each with a learned sink: one more logit in the softmax denominator, with value zero.
 4. A dense bigram table: the row of the current token is added to the logits, so sparse weights need not learn bigrams.
-5. Untied embeddings; positions absent (default), added, or concatenated as channels that are read but never written.
+5. Untied embeddings; positions absent (default), added, or concatenated as channels that are read but never written (`norm_positions`:
+   normed anew for every layer and subject to its AbsTopK, as the authors' public code has them).
 
 How each parameter starts:
 | parameter                    | start                                         |
@@ -18,7 +19,9 @@ How each parameter starts:
 | norm gains                   | 1                                             |
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from math import sqrt
 from typing import Any, Literal
 
@@ -47,6 +50,11 @@ class ModelConfig:
     positions: Literal["none", "learned", "concat"] = "none"
     d_pos: int = 16
     """Channels of concatenated positions (read by attention and MLP, never written). Only with positions=concat. ours"""
+    norm_positions: bool = False
+    """Concatenated positions pass an RMSNorm of each layer's own and compete with the residual channels in the layer's AbsTopK, as in the
+    authors' public code; false: they are read as they are, and always. Only with positions=concat."""
+    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    """Of the neurons; gelu_tanh is the approximation that GPT-2 has."""
     abs_topk: dict[str, float] = field(default_factory=lambda: dict.fromkeys(NODE_KINDS, 0.25))
     """Kind of hook point -> fraction of its width that AbsTopK keeps. A kind that is absent or 1 has no AbsTopK."""
     sink: bool = True
@@ -74,11 +82,15 @@ class ModelConfig:
         unknown = sorted(set(self.abs_topk) - set(NODE_KINDS))
         if unknown:
             raise ValueError(f"model.abs_topk has unknown kinds {unknown}; allowed: {', '.join(NODE_KINDS)}")
+        if self.norm_positions and self.positions != "concat":
+            raise ValueError(
+                f"model.norm_positions=true is for model.positions=concat, this is {self.positions}; leave it out"
+            )
         for kind, share in self.abs_topk.items():
             if not 0 < share <= 1 or self.k(kind) < 1:
                 raise ValueError(
-                    f"model.abs_topk.{kind}={share} must lie in [1/{self.width(kind)}, 1]: a share of "
-                    f"{self.width(kind)} channels"
+                    f"model.abs_topk.{kind}={share} must lie in [1/{self.competing(kind)}, 1]: a share of "
+                    f"{self.competing(kind)} channels"
                 )
 
     @property
@@ -110,9 +122,25 @@ class ModelConfig:
             return self.mlp_width
         return self.heads * self.d_head if kind in ("attn_q", "attn_k", "attn_v") else self.d_model
 
+    def competing(self, kind: str) -> int:
+        """Channels among which AbsTopK chooses at a kind: its width, and the positions where they compete."""
+        return self.width(kind) + (self.d_pos if self.norm_positions and kind in ("attn_in", "mlp_in") else 0)
+
     def k(self, kind: str) -> int:
-        """How many channels AbsTopK keeps at a kind: int(fraction * width), the width where it is off."""
-        return int(self.abs_topk.get(kind, 1.0) * self.width(kind))
+        """How many channels AbsTopK keeps at a kind: int(fraction * competing channels), all where it is off."""
+        return int(self.abs_topk.get(kind, 1.0) * self.competing(kind))
+
+    @property
+    def places_compete(self) -> bool:
+        """Whether any AbsTopK may drop position channels, so that what a layer reads of a place depends on the text."""
+        return self.norm_positions and any(self.k(kind) < self.competing(kind) for kind in ("attn_in", "mlp_in"))
+
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
 
 
 class RMSNorm(nn.Module):
@@ -135,18 +163,45 @@ class RMSNorm(nn.Module):
         return self.hook_norm(x * scale.to(x.dtype)) * self.gain
 
 
-class Attention(nn.Module):
+class Layer(nn.Module):
+    """What attention and MLP have in common: a norm, AbsTopK, concatenated positions."""
+
+    def __init__(self, config: ModelConfig, kind: Literal["attn_in", "mlp_in"]) -> None:
+        super().__init__()
+        self.d_read = config.d_model + (config.d_pos if config.positions == "concat" else 0)
+        self.norm = RMSNorm(config.d_model, config.norm_eps)
+        self.positions_gain = nn.Parameter(torch.ones(config.d_pos)) if config.norm_positions else None
+        self.hook_in = HookPoint(kind, config.d_model)
+
+    def places(self, positions: Tensor) -> Tensor:
+        """Concatenated positions as this layer reads them before AbsTopK, `[pos, d_pos]`."""
+        if self.positions_gain is None:
+            return positions
+        scale = torch.rsqrt(at_least_float32(positions).square().mean(-1, keepdim=True) + self.norm.eps)
+        return positions * scale.to(positions.dtype) * self.positions_gain
+
+    def read(self, resid: Tensor, positions: Tensor | None, k: int) -> Tensor:
+        """The normed stream after AbsTopK, and the positions: `[batch, pos, d_model (+ d_pos)]`."""
+        x = self.norm(resid)
+        if positions is None:
+            return self.hook_in(abs_topk(x, k))
+        places = self.places(positions).to(x.dtype).expand(*x.shape[:-1], -1)
+        if self.positions_gain is None:
+            return torch.cat([self.hook_in(abs_topk(x, k)), places], dim=-1)
+        x, places = abs_topk(torch.cat([x, places], dim=-1), k).split([x.shape[-1], places.shape[-1]], dim=-1)
+        return torch.cat([self.hook_in(x), places], dim=-1)
+
+
+class Attention(Layer):
     """Causal attention with small heads and a sink. Reads the residual stream, returns what is added to it."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        d_read = config.d_model + (config.d_pos if config.positions == "concat" else 0)
+        super().__init__(config, "attn_in")
+        d_read = self.d_read
         width = config.heads * config.d_head
         self.n_head = config.heads
         self.k = {kind: config.k(kind) for kind in NODE_KINDS[:5]}
         self.attend = sink_attention if config.attention == "fused" else sink_attention_reference
-        self.norm = RMSNorm(config.d_model, config.norm_eps)
-        self.hook_in = HookPoint("attn_in", config.d_model)
         self.W_q = nn.Linear(d_read, width, bias=config.biases)
         self.W_k = nn.Linear(d_read, width, bias=config.biases)
         self.W_v = nn.Linear(d_read, width, bias=config.biases)
@@ -159,7 +214,7 @@ class Attention(nn.Module):
 
     def forward(self, resid: Tensor, positions: Tensor | None) -> Tensor:
         # [batch, pos, d_model], [pos, d_pos] -> [batch, pos, d_model]
-        x = read(self.hook_in(abs_topk(self.norm(resid), self.k["attn_in"])), positions)
+        x = self.read(resid, positions, self.k["attn_in"])
         q = self.hook_q(abs_topk(self.W_q(x), self.k["attn_q"]))
         k = self.hook_k(abs_topk(self.W_k(x), self.k["attn_k"]))
         v = self.hook_v(abs_topk(self.W_v(x), self.k["attn_v"]))
@@ -168,37 +223,28 @@ class Attention(nn.Module):
         return self.hook_out(abs_topk(self.W_o(z), self.k["attn_out"]))
 
 
-class MLP(nn.Module):
+class MLP(Layer):
     """Two layers with GELU. Reads the residual stream, returns what is added to it."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        d_read = config.d_model + (config.d_pos if config.positions == "concat" else 0)
+        super().__init__(config, "mlp_in")
         self.k = {kind: config.k(kind) for kind in NODE_KINDS[5:]}
-        self.norm = RMSNorm(config.d_model, config.norm_eps)
-        self.hook_in = HookPoint("mlp_in", config.d_model)
-        self.W_in = nn.Linear(d_read, config.mlp_width, bias=config.biases)
+        self.activation = ACTIVATIONS[config.activation]
+        self.W_in = nn.Linear(self.d_read, config.mlp_width, bias=config.biases)
         self.hook_neuron = HookPoint("mlp_neuron", config.mlp_width)
         self.W_out = nn.Linear(config.mlp_width, config.d_model, bias=config.biases)
         self.hook_out = HookPoint("mlp_out", config.d_model)
 
     def forward(self, resid: Tensor, positions: Tensor | None) -> Tensor:
         # [batch, pos, d_model], [pos, d_pos] -> [batch, pos, d_model]
-        x = read(self.hook_in(abs_topk(self.norm(resid), self.k["mlp_in"])), positions)
-        neurons = self.hook_neuron(abs_topk(F.gelu(self.W_in(x)), self.k["mlp_neuron"]))
+        x = self.read(resid, positions, self.k["mlp_in"])
+        neurons = self.hook_neuron(abs_topk(self.activation(self.W_in(x)), self.k["mlp_neuron"]))
         return self.hook_out(abs_topk(self.W_out(neurons), self.k["mlp_out"]))
 
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision becomes float32, the rest stays."""
     return x if x.dtype == torch.float64 else x.float()
-
-
-def read(x: Tensor, positions: Tensor | None) -> Tensor:
-    """Appends concatenated position channels to what a layer reads: `[batch, pos, d_model (+ d_pos)]`."""
-    if positions is None:
-        return x
-    return torch.cat([x, positions.to(x.dtype).expand(*x.shape[:-1], -1)], dim=-1)
 
 
 class Block(nn.Module):

@@ -20,7 +20,7 @@ from sparsetrain.data import BigramTable, Corpus, DataConfig, TokenStream, descr
 from sparsetrain.data.shifts import ShiftsConfig, build_shifts
 from sparsetrain.data.stream import chars_per_token, val_batches
 from sparsetrain.data.tokenizer import Tokenizer
-from sparsetrain.export import load_model
+from sparsetrain.export import load_model, read_meta
 from sparsetrain.job import Job, is_main_process, redacted
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
@@ -51,6 +51,9 @@ from sparsetrain.typed import Seed, from_json, to_dict
 log = logging.getLogger(__name__)
 
 MEANS_SOURCE = "documents of the `means` split, which nothing else reads, in the training mixture"
+MEANS_SOURCE_OF_IMPORTED = (
+    "documents of the `means` split of the text that was named at the import, which is not the model's training text"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,6 +401,11 @@ def describe_representation(
     files = FilesEntry(table=table.name, examples="ood_examples.csv")
     characters = {split.name: tokenizer.n_chars[split.tokens] for split in splits}
     return replace(survey_section(measured, model, characters), step=curves.step, training=curves.training, files=files)
+
+
+def means_source(export: Path) -> str:
+    """What the text is over which the means of an export's nodes are taken, in words."""
+    return MEANS_SOURCE_OF_IMPORTED if "imported" in read_meta(export) else MEANS_SOURCE
 
 
 def text_windows(corpus: Corpus, config: RunConfig, split: str, n_windows: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ Transformer's own parameters, and `tests/unit/circuits/test_compact.py` holds th
    first seen. A norm before the first kept write is such a function as a whole.
 3. Elsewhere a channel that no kept node reaches is constant: q, k, v, neurons, mlp_out; attn_out for each position, since
    a head without kept nodes still shares its weight between the tokens so far and the sink. With concatenated positions,
-   whatever reads them is computed.
+   whatever reads them is computed; where positions compete in AbsTopK (`ModelConfig.places_compete`) there is no compact form.
 4. AbsTopK is exact though most of its row is never computed. Of m computed channels and the others, whose magnitudes are
    known beforehand, k survive: the k - m largest of the others whatever the computed ones do, those below rank k never.
    So at most m of them are left to compete with the m for the other places, ties still going to the lowest channel.

@@ -257,7 +257,7 @@ class MLPPart(Part):
             return
         self.write = Narrow(mlp.W_out, (keep["neuron"], mean["neuron"]), keep["out"], mlp.k["mlp_out"])
         self.computed = self.write.computed
-        self.narrow_("neuron", mlp.W_in, mlp.k["mlp_neuron"], F.gelu)
+        self.narrow_("neuron", mlp.W_in, mlp.k["mlp_neuron"], mlp.activation)
         self.read_(mlp.norm, written, mlp.k["mlp_in"])
 
     def out(self, x: Tensor, frame: Tensor, place: Tensor) -> Tensor:

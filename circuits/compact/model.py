@@ -11,7 +11,7 @@ from circuits.compact.layers import AttentionPart, MLPPart, normed
 from circuits.masks import NodeSpace
 from circuits.tasks.loss import answer_logits
 from circuits.tasks.pairs import PairSet
-from sparsetrain.model import Block, Transformer
+from sparsetrain.model import Block, Layer, Transformer
 
 MAX_FRAMES = 1 << 15
 """Frames remembered at most; beyond that those not in the current batch are forgotten."""
@@ -47,13 +47,17 @@ class CompactCircuit:
         self.parts: list[tuple[AttentionPart, MLPPart]] = []
         written = torch.zeros(model.config.d_model, dtype=torch.bool, device=means.device)
         read = written
-        places = model.positions if model.config.positions == "concat" else None
+        concatenated = model.positions if model.config.positions == "concat" else None
+
+        def places(layer: Layer) -> Tensor | None:
+            return None if concatenated is None else layer.places(concatenated.detach())
+
         for i, block in enumerate(model.blocks):
             assert isinstance(block, Block)
             name = f"blocks.{i}.attn.hook_"
-            attn = AttentionPart(block.attn, of_layer(kept, name), of_layer(mean, name), written, places)
+            attn = AttentionPart(block.attn, of_layer(kept, name), of_layer(mean, name), written, places(block.attn))
             written, name = written | attn.writes, f"blocks.{i}.mlp.hook_"
-            mlp = MLPPart(block.mlp, of_layer(kept, name), of_layer(mean, name), written, places)
+            mlp = MLPPart(block.mlp, of_layer(kept, name), of_layer(mean, name), written, places(block.mlp))
             written, read = written | mlp.writes, read | attn.reads | mlp.reads
             self.parts.append((attn, mlp))
         self.carried = (written | read).nonzero().flatten()
@@ -190,8 +194,12 @@ class CompactCircuit:
 
 
 def compiles(model: nn.Module) -> bool:
-    """Whether circuits of a model have a compact form: ours in float32."""
-    return isinstance(model, Transformer) and all(p.dtype == torch.float32 for p in model.parameters())
+    """Whether circuits of a model have a compact form: ours in float32, whose positions do not compete in AbsTopK with what texts write."""
+    return (
+        isinstance(model, Transformer)
+        and not model.config.places_compete
+        and all(p.dtype == torch.float32 for p in model.parameters())
+    )
 
 
 @torch.no_grad()
@@ -204,10 +212,16 @@ def compile_circuit(model: nn.Module, keep: Tensor, means: Tensor) -> CompactCir
         means: float32 `[n_nodes]`, what deleted nodes emit.
 
     Raises:
-        ValueError: a model of other people, weights in another dtype than float32, or masks or means that do not fit the model.
+        ValueError: a model of other people, weights in another dtype than float32, positions that compete in AbsTopK, or masks or means
+            that do not fit the model.
     """
     if not isinstance(model, Transformer):
         raise ValueError(f"compact circuits are for models that were trained here, this is a {type(model).__name__}")
+    if model.config.places_compete:
+        raise ValueError(
+            "compact circuits are for models whose positions do not compete in AbsTopK; this one has model.norm_positions=true "
+            "and AbsTopK at attn_in or mlp_in, and runs as the masked model"
+        )
     others = sorted({str(p.dtype) for p in model.parameters() if p.dtype != torch.float32})
     if others:
         raise ValueError(f"compact circuits are for weights in torch.float32, this model has {', '.join(others)}")

@@ -146,7 +146,7 @@ class ContextPriorRealStudy(Study[Part]):
 
     @property
     def model(self) -> LanguageModel:
-        return loaded(self.frozen.model, device_of(self.config.trainer.device))
+        return loaded(self.frozen.model, device_of(self.config.trainer.device), self.frozen.trust_remote_code)
 
     @cached_property
     def put(self) -> Put:

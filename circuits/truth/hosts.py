@@ -181,7 +181,7 @@ def widened(model: Transformer, n_heads: int, n_neurons: int) -> Transformer:
     config = replace(old, d_model=d_model, n_head=old.heads + n_heads, d_mlp=d_mlp)
 
     def share(kind: str) -> float:
-        return (old.k(kind) + 0.5) / config.width(kind)  # so that int(share * width) is what it was
+        return (old.k(kind) + 0.5) / config.competing(kind)  # so that int(share * width) is what it was
 
     config = replace(config, abs_topk={kind: share(kind) for kind in old.abs_topk})
     with torch.random.fork_rng(devices=[]):
@@ -190,7 +190,7 @@ def widened(model: Transformer, n_heads: int, n_neurons: int) -> Transformer:
     for name, parameter in wide.named_parameters():
         parameter.zero_()
         source = own[name]
-        if name.endswith("gain"):
+        if name.endswith("norm.gain"):
             parameter.fill_(1.0)
             parameter[: old.d_model] = source * (old.d_model / d_model) ** 0.5
             continue

@@ -100,9 +100,9 @@ def is_of_others(name: str) -> bool:
     return name.startswith((HUB_PREFIX, GGUF_PREFIX))
 
 
-def _of_others(name: str, dtype: torch.dtype) -> tuple[nn.Module, hub_files.HubTokenizer]:
+def _of_others(name: str, dtype: torch.dtype, trust_remote_code: bool) -> tuple[nn.Module, hub_files.HubTokenizer]:
     if not name.startswith(GGUF_PREFIX):
-        return hub_files.load(name.removeprefix(HUB_PREFIX), dtype)
+        return hub_files.load(name.removeprefix(HUB_PREFIX), dtype, trust_remote_code=trust_remote_code)
     folder = gguf_files.converted(name.removeprefix(GGUF_PREFIX))
     try:
         return hub_files.load(str(folder), dtype)
@@ -110,21 +110,24 @@ def _of_others(name: str, dtype: torch.dtype) -> tuple[nn.Module, hub_files.HubT
         raise ValueError(f"{error}; {name} was converted into that folder: remove it to have it made anew") from error
 
 
-def load_language_model(name: str, *, device: str, precision: Precision = "float32") -> LanguageModel:
+def load_language_model(
+    name: str, *, device: str, precision: Precision = "float32", trust_remote_code: bool = False
+) -> LanguageModel:
     """Loads a model by what the user calls it.
 
     Args:
         name: `hf:<folder or hub name>`, `gguf:<file>`, `zoo:<name>`, or the folder of a run or export of ours, with `run:` in front of it or without.
         device: cpu or cuda.
         precision: of the weights; ours are float32 only.
+        trust_remote_code: whether code that comes with an `hf:` model may run.
 
     Raises:
         ValueError: no `transformers` for an `hf:` model, not a causal language model, an architecture without any hook
-            point, a hidden size that changes between layers, weights that are not finite.
+            point, a hidden size that changes between layers, weights that are not finite, code of its own that may not run.
         FileNotFoundError: no such run.
     """
     if is_of_others(name):
-        hub, tokenizer = _of_others(name, getattr(torch, precision))
+        hub, tokenizer = _of_others(name, getattr(torch, precision), trust_remote_code)
         check_finite(name, hub)
         module = hugging_face.HookedHubModel(hub.to(device))
         return LanguageModel(

@@ -13,6 +13,10 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from sparsetrain.typed import one_line
+
+ASKS_FOR_TRUST = "trust_remote_code"
+"""Stands in what the library says of a model whose code it may not run. It is always told, since it would ask on the terminal otherwise."""
 NO_TOKENIZER = "there is no tokenizer beside the model; save it there with its save_pretrained"
 
 
@@ -85,10 +89,9 @@ class HubTokenizer:
 
 def initial(model: nn.Module) -> nn.Module:
     """A model of the same settings and precision with weights drawn from torch's global generator."""
-    import transformers
-
     hub = cast(Any, model)
-    return transformers.AutoModelForCausalLM.from_config(hub.config, dtype=hub.dtype)
+    # The class itself, since looking it up anew asks whether its code is trusted.
+    return type(hub)._from_config(hub.config, dtype=hub.dtype)  # pyright: ignore[reportPrivateUsage]
 
 
 def _place(key: str, source: str) -> str:
@@ -113,11 +116,11 @@ def _place(key: str, source: str) -> str:
 
 
 @contextmanager
-def _loading(key: str, source: str) -> Iterator[None]:
+def _loading(key: str, source: str, trust_remote_code: bool) -> Iterator[None]:
     """Loads without a word of the library's own; what goes wrong is one line.
 
     Raises:
-        ValueError: what the library says.
+        ValueError: what the library says; a model with code of its own that may not run.
     """
     import transformers
 
@@ -132,8 +135,18 @@ def _loading(key: str, source: str) -> Iterator[None]:
             f"read; take a revision with safetensors"
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if ASKS_FOR_TRUST in str(error):
+            raise ValueError(
+                f"{key}=hf:{source} comes with code of its own, which is run only with trust_remote_code=true; read that code first"
+            ) from error
         line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"{key}=hf:{source} could not be loaded: {line}") from error
+    except Exception as error:  # code of others may raise anything
+        if not trust_remote_code:
+            raise
+        raise ValueError(
+            f"{key}=hf:{source}: its own code failed: {type(error).__name__}: {one_line(error)}"
+        ) from error
     finally:
         transformers.logging.set_verbosity(level)
         if bars:
@@ -145,7 +158,7 @@ def _refuse_missing(keys: Iterable[object]) -> None:
         raise ValueError(f"{len(missing)} weights of the model are not in its files, the first {missing[0]}")
 
 
-def _tokenizer(place: str) -> Any:
+def _tokenizer(place: str, trust_remote_code: bool) -> Any:
     """The tokenizer beside a model.
 
     Raises:
@@ -154,8 +167,10 @@ def _tokenizer(place: str) -> Any:
     import transformers
 
     try:
-        backend = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        backend = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        if ASKS_FOR_TRUST in str(error):
+            raise
         line = next((line.strip(" :") for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"{NO_TOKENIZER} ({line})") from error
     # Of some architectures the library makes one without a single word where there are no files.
@@ -179,24 +194,40 @@ def _library(key: str, source: str) -> Any:
     return transformers
 
 
-def load(source: str, dtype: torch.dtype) -> tuple[nn.Module, HubTokenizer]:
-    """Model and tokenizer by folder or hub name. Code that comes with a model is never run.
+def load_model(source: str, dtype: torch.dtype, *, key: str = "model", trust_remote_code: bool = False) -> nn.Module:
+    """A causal language model by folder or hub name. Code that comes with it is run only where that is allowed.
+
+    Args:
+        source: folder or hub name.
+        dtype: of the weights.
+        key: under which the user gave it, for messages.
+        trust_remote_code: whether code that comes with the model may run.
 
     Raises:
-        ValueError: `transformers` is not installed; no such model; weights that are missing; a tokenizer with more
-            tokens than the model has.
+        ValueError: `transformers` is not installed; no such model; weights that are missing; code that may not run.
     """
-    transformers = _library("model", source)
-    place = _place("model", source)
-    with _loading("model", source):
+    transformers = _library(key, source)
+    place = _place(key, source)
+    with _loading(key, source, trust_remote_code):
         model, loaded = cast(
             tuple[nn.Module, dict[str, Any]],
             transformers.AutoModelForCausalLM.from_pretrained(
-                place, dtype=dtype, output_loading_info=True, trust_remote_code=False
+                place, dtype=dtype, output_loading_info=True, trust_remote_code=trust_remote_code
             ),
         )
         _refuse_missing({*loaded["missing_keys"], *loaded["mismatched_keys"]})
-        tokenizer = HubTokenizer(_tokenizer(place))
+    return model
+
+
+def load(source: str, dtype: torch.dtype, *, trust_remote_code: bool = False) -> tuple[nn.Module, HubTokenizer]:
+    """Model and tokenizer by folder or hub name; arguments as for `load_model`.
+
+    Raises:
+        ValueError: as `load_model`; no tokenizer, or one with more tokens than the model has.
+    """
+    model = load_model(source, dtype, trust_remote_code=trust_remote_code)
+    with _loading("model", source, trust_remote_code):
+        tokenizer = HubTokenizer(_tokenizer(_place("model", source), trust_remote_code))
     d_vocab = cast(Any, model).get_input_embeddings().weight.shape[0]
     if tokenizer.d_vocab > d_vocab:
         raise ValueError(
@@ -205,7 +236,16 @@ def load(source: str, dtype: torch.dtype) -> tuple[nn.Module, HubTokenizer]:
     return model, tokenizer
 
 
-def load_encoder(name: str) -> tuple[nn.Module, Callable[[Sequence[str]], Any]]:
+def tokenizer_json(source: str, *, trust_remote_code: bool = False) -> str | None:
+    """The tokenizer beside a model as the text of a `tokenizer.json`; None: there is none, or none in that form."""
+    try:
+        backend = _tokenizer(_place("src", source), trust_remote_code)
+    except ValueError:
+        return None
+    return backend.backend_tokenizer.to_str(pretty=True) if backend.is_fast else None
+
+
+def load_encoder(name: str, *, trust_remote_code: bool = False) -> tuple[nn.Module, Callable[[Sequence[str]], Any]]:
     """A sentence encoder, and what makes texts its inputs (filled up, with an attention mask).
 
     Raises:
@@ -213,14 +253,16 @@ def load_encoder(name: str) -> tuple[nn.Module, Callable[[Sequence[str]], Any]]:
     """
     transformers = _library("similarity", name)
     place = _place("similarity", name)
-    with _loading("similarity", name):
+    with _loading("similarity", name, trust_remote_code):
         encoder, loaded = cast(
             tuple[nn.Module, dict[str, Any]],
-            transformers.AutoModel.from_pretrained(place, output_loading_info=True, trust_remote_code=False),
+            transformers.AutoModel.from_pretrained(
+                place, output_loading_info=True, trust_remote_code=trust_remote_code
+            ),
         )
         # A pooler reads what is averaged here, and is not used.
         _refuse_missing(key for key in {*loaded["missing_keys"], *loaded["mismatched_keys"]} if not str(key).startswith("pooler."))  # fmt: skip
-        backend = _tokenizer(place)
+        backend = _tokenizer(place, trust_remote_code)
     if backend.pad_token is None:
         raise ValueError(
             f"similarity=hf:{name}: its tokenizer has no token to fill texts up with; give a sentence encoder"

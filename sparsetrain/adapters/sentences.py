@@ -27,13 +27,13 @@ class SentenceEncoder:
     weights_sha256: str
 
     @classmethod
-    def load(cls, name: str) -> "SentenceEncoder":
+    def load(cls, name: str, *, trust_remote_code: bool = False) -> "SentenceEncoder":
         """By folder or hub name.
 
         Raises:
             ValueError: `transformers` is not installed, or there is no such encoder.
         """
-        module, tokenize = hub_files.load_encoder(name)
+        module, tokenize = hub_files.load_encoder(name, trust_remote_code=trust_remote_code)
         return cls(module=module, tokenize=tokenize, weights_sha256=hub_files.weights_sha256(module))
 
     def vectors(self, texts: Sequence[str]) -> NDArray[np.float64]:

@@ -99,6 +99,7 @@ def score(
     *,
     texts: Sequence[str] = (),
     batch_size: int = SIZE,
+    trust_remote_code: bool = False,
     on_items: Callable[[int], object] = lambda n: None,
 ) -> Scores:
     """Reads examples, or finds what was read of them.
@@ -110,6 +111,7 @@ def score(
         folder: of all scores; these get one of their own below it, named by their content.
         texts: questions, one an item, for a sentence encoder; not looked at without one.
         batch_size: examples of one forward pass; changes the speed alone.
+        trust_remote_code: whether code that comes with a sentence encoder may run.
         on_items: called with the number of examples of each batch.
 
     Raises:
@@ -120,7 +122,11 @@ def score(
     vectors = None
     if config.similarity != OF_MODEL:  # first: it may not be there
         vectors = sentence_vectors(
-            config.similarity.removeprefix(SENTENCE_PREFIX), texts, folder, batch_size=batch_size
+            config.similarity.removeprefix(SENTENCE_PREFIX),
+            texts,
+            folder,
+            batch_size=batch_size,
+            trust_remote_code=trust_remote_code,
         )
     looks = Looks(points=(config.hook_point,), measures=(config.measure,))
     key = fingerprint(
@@ -166,7 +172,9 @@ def question_of(item: Item) -> Item:
     return Item(tokens=item.tokens[: item.last + 2], n_answer=1)
 
 
-def sentence_vectors(name: str, texts: Sequence[str], folder: Path, *, batch_size: int = SIZE) -> Floats:
+def sentence_vectors(
+    name: str, texts: Sequence[str], folder: Path, *, batch_size: int = SIZE, trust_remote_code: bool = False
+) -> Floats:
     """Embeddings of texts by a sentence encoder, read or found, `[n_texts, width]`.
 
     Args:
@@ -174,11 +182,12 @@ def sentence_vectors(name: str, texts: Sequence[str], folder: Path, *, batch_siz
         texts: cut to what it reads.
         folder: of all scores; these get one of their own below it.
         batch_size: texts that are read together.
+        trust_remote_code: whether code that comes with the encoder may run.
 
     Raises:
         ValueError: an encoder that cannot be loaded.
     """
-    encoder = SentenceEncoder.load(name)
+    encoder = SentenceEncoder.load(name, trust_remote_code=trust_remote_code)
     kept = folder / fingerprint({"encoder": encoder.weights_sha256, "texts": list(texts)})[:32]
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
 

@@ -3,7 +3,7 @@
 1. Every source yields documents and skips; skips are counted and named. Documents are spooled to the disk (`spool.py`).
 2. Near-duplicates are grouped over all sources together, and a group is put into one split by the hash of its content
    and the seed: heldout and val get their fractions, train the rest (`mix.py`).
-3. The tokenizer is trained on the train split of the mix, where that is long on its first documents in the order of content hashes.
+3. The tokenizer is given (`tokenizer`), or trained on the train split of the mix, where that is long on its first documents in the order of content hashes.
 4. Per source and split one array of token ids: each document behind its separator, in the order of content hashes (`encode.py`).
 5. The arrays and the tokenizer lie in a folder named by their content hash; a manifest, kept by `store.once` under the config,
    the sources' fingerprints and this code, points to it. It is written last, and the content is checked on use.
@@ -36,7 +36,7 @@ from sparsetrain.data.tokenizer import MIN_D_VOCAB, Tokenizer, text_parts, train
 from sparsetrain.folder import own
 from sparsetrain.progress import progress_bar
 from sparsetrain.stats.number import Number, number
-from sparsetrain.store import fingerprint, once, recall, replacing, write_atomic
+from sparsetrain.store import below_home, fingerprint, once, recall, replacing, write_atomic
 from sparsetrain.typed import OpenShare, one_line
 
 SAMPLE = 32_000_000  # characters of the train split that the tokenizer is trained on at most  # ours
@@ -55,7 +55,8 @@ class DataConfig:
     """What the model reads."""
 
     sources: dict[str, SourceConfig] = field(default_factory=default_sources)  # by name; weights need not sum to 1
-    d_vocab: int = 1024  # tokens, separator included
+    d_vocab: int = 1024  # tokens, separator included; with `tokenizer` its own number counts
+    tokenizer: str | None = None  # a tokenizer.json to read the text with, instead of one that is trained on it
     val_fraction: OpenShare = 0.05  # of the documents of each source
     heldout_fraction: OpenShare = 0.05  # of the documents of each source
     means_fraction: OpenShare = 0.02  # of the documents of each source
@@ -308,7 +309,7 @@ def _prepare(config: DataConfig, draft: Path, bar: Progress) -> Manifest:
         documents, order = mix.documents, mix.order(spool)
         fractions = {"heldout": config.heldout_fraction, "val": config.val_fraction, "means": config.means_fraction}
         splits = mix.splits(fractions, config.seed)
-        tokenizer = _tokenizer(spool, documents[order[splits[order] == SPLITS.index("train")]], config.d_vocab, bar)
+        tokenizer = _tokenizer(spool, documents[order[splits[order] == SPLITS.index("train")]], config, bar)
 
         task = bar.add_task("encoding", total=len(documents))
         files = TokenFiles(draft / "tokens", draft / "encoded.json", tokenizer)
@@ -367,8 +368,10 @@ def _mixed(spool: Spool, config: DataConfig, bar: Progress) -> Mix:
     return mix
 
 
-def _tokenizer(spool: Spool, train: Table, d_vocab: int, bar: Progress) -> Tokenizer:
-    """The tokenizer of the train split, or of its first `SAMPLE` characters; unless it was trained already."""
+def _tokenizer(spool: Spool, train: Table, config: DataConfig, bar: Progress) -> Tokenizer:
+    """The given tokenizer, or that of the train split, or of its first `SAMPLE` characters; unless it was trained already."""
+    if config.tokenizer is not None:
+        return Tokenizer.load(below_home(config.tokenizer))
     path = spool.folder / "tokenizer.json"
     task = bar.add_task("training the tokenizer", total=None)
 
@@ -382,7 +385,7 @@ def _tokenizer(spool: Spool, train: Table, d_vocab: int, bar: Progress) -> Token
                     return
 
     if not path.is_file():
-        write_atomic(path, train_tokenizer(texts(), d_vocab).to_json())
+        write_atomic(path, train_tokenizer(texts(), config.d_vocab).to_json())
     bar.update(task, total=len(train), completed=len(train))
     return Tokenizer.load(path)
 
@@ -404,6 +407,18 @@ def _content_hash(folder: Path, sources: Mapping[str, object]) -> str:
     return content.hexdigest()
 
 
+def _given_tokenizer(path: str) -> str:
+    """The text of a tokenizer.json that the user names.
+
+    Raises:
+        ValueError: no such file.
+    """
+    file = below_home(path)
+    if not file.is_file():
+        raise ValueError(f"data.tokenizer={path}: no such file; give a tokenizer.json")
+    return file.read_text(encoding="utf-8")
+
+
 def _key(config: DataConfig) -> dict[str, Any]:
     # The code that makes the corpus is part of the key, so that a change of it is never answered from the cache.
     here = Path(__file__).parent
@@ -416,7 +431,7 @@ def _key(config: DataConfig) -> dict[str, Any]:
         "code": [digest(path.read_text(encoding="utf-8")) for path in code],
         "tokenizers": tokenizers.__version__,
         "sources": {name: [source.synthetic, source.fingerprint()] for name, source in config.sources.items()},
-        "d_vocab": config.d_vocab,
+        "d_vocab": config.d_vocab if config.tokenizer is None else digest(_given_tokenizer(config.tokenizer)),
         "near_duplicates": config.near_duplicates,
         "splits": [config.val_fraction, config.heldout_fraction, config.means_fraction, config.seed],
     }

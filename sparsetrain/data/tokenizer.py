@@ -150,6 +150,35 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing more precise
             raise ValueError(f"{path} is no tokenizer: {one_line(error)}") from None
 
+    @classmethod
+    def parse(cls, text: str, what: str, instead: str) -> "Tokenizer":
+        """Reads the text of a `tokenizer.json` that was made elsewhere.
+
+        Args:
+            text: JSON.
+            what: the user called it, for messages.
+            instead: what may be done without it, for messages.
+
+        Raises:
+            ValueError: no tokenizer, one without the separator, or one whose words are not spelled in bytes.
+        """
+        try:
+            found = cls(tokenizers.Tokenizer.from_str(text))
+            unspelled = next(
+                (id for id in range(found.d_vocab) if id != found.eot_id and not found._in_bytes(id)), None
+            )
+        except Exception as error:  # the library raises nothing more precise
+            raise ValueError(f"{what} cannot be read: {one_line(error)}; or give {instead}") from None
+        if unspelled is not None:
+            raise ValueError(
+                f"{what} is no byte-level BPE: token {unspelled} is {found._backend.id_to_token(unspelled)!r}; or give {instead}"
+            )
+        return found
+
+    def _in_bytes(self, id: int) -> bool:
+        surface = self._backend.id_to_token(id)
+        return surface is not None and all(char in self._bytes_of_char for char in surface)
+
 
 def train_tokenizer(texts: Iterable[str], d_vocab: int) -> Tokenizer:
     """Learns a byte-level BPE of exactly `d_vocab` tokens, the separator included. Deterministic.

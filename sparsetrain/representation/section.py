@@ -229,7 +229,9 @@ def references(model: nn.Module) -> dict[str, Mapping[str, float]]:
     found = {}
     for name, point in hook_points(model).items():
         if point.width > 1:
-            k = config.k(point.kind) if config is not None and point.kind in NODE_KINDS else point.width
+            k = point.width
+            if config is not None and point.kind in NODE_KINDS:  # positions that compete take their share of the places
+                k = config.k(point.kind) * point.width // config.competing(point.kind)
             found[name] = gaussian_reference(point.width, None if k == point.width else k)
     return found
 

@@ -341,6 +341,7 @@ class CurriculumRealStudy(FrozenStudy[TaskReadings]):
             folder / "scores",
             texts=[example.question for example in dealt.examples],
             batch_size=self.frozen.batch_size,
+            trust_remote_code=self.frozen.trust_remote_code,
             on_items=on_items,
         )
 

@@ -220,9 +220,9 @@ class FamiliarReadings(ShiftReadings):
 
 
 @cache
-def initial(name: str, device: str, seed: int) -> nn.Module:
+def initial(name: str, device: str, seed: int, trust_remote_code: bool = False) -> nn.Module:
     """A model as its training began, once per process."""
-    return at_initialisation(loaded(name, device), seed)
+    return at_initialisation(loaded(name, device, trust_remote_code), seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,7 +321,8 @@ class FamiliarityRealStudy(FrozenStudy[FamiliarReadings]):
         """Reads all items of a set, and again with the untrained model."""
         result = super().work(put, folder)
         items = [item_of(probe) for probe in self.probes[put.arm].probes]
-        module = initial(put.model, device_of(self.config.trainer.device), self.config.seed)
+        device, trusted = device_of(self.config.trainer.device), self.frozen.trust_remote_code
+        module = initial(put.model, device, self.config.seed, trusted)
         with progress_bar(self.config.trainer.progress) as bar:
             task = bar.add_task(f"{put.arm}, untrained", total=len(items))
             read_resumably(

@@ -62,6 +62,8 @@ class FrozenConfig:
     """Sets of probes by name; none given: all of the study's."""
     second_probes_of: tuple[str, ...] = ()
     """Those that the second model reads; none given: those that are text, and what else the study has for a small one."""
+    trust_remote_code: bool = False
+    """Run the code that comes with hf: models; read it first. Without it such models are refused."""
     plain_only: bool = False
     """Leave out what needs a package of the extra `probes`."""
     batch_size: Count = 8
@@ -95,9 +97,9 @@ class Put:
 
 
 @cache
-def loaded(name: str, device: str) -> LanguageModel:
+def loaded(name: str, device: str, trust_remote_code: bool = False) -> LanguageModel:
     """A model, once per process."""
-    return load_language_model(name, device=device)
+    return load_language_model(name, device=device, trust_remote_code=trust_remote_code)
 
 
 def require_model(frozen: FrozenConfig) -> None:
@@ -272,7 +274,7 @@ class FrozenStudy(Study[R]):
 
     def model_of(self, put: Put) -> LanguageModel:
         """The model that reads a set."""
-        return loaded(put.model, device_of(self.config.trainer.device))
+        return loaded(put.model, device_of(self.config.trainer.device), self.frozen.trust_remote_code)
 
     @cached_property
     def probes(self) -> Mapping[str, Probes]:
@@ -295,7 +297,7 @@ class FrozenStudy(Study[R]):
         of_models = "; ".join(
             f"{label_of(name)}: {model.architecture}, {model.n_params:,} parameters, weights sha256 {model.weights_sha256[:12]}"
             for name in models
-            for model in [loaded(name, device_of(self.config.trainer.device))]
+            for model in [loaded(name, device_of(self.config.trainer.device), self.frozen.trust_remote_code)]
         )
         sources = {package: version for probes in self.probes.values() for package, version in probes.sources.items()}
         n_tokens = sum(probes.n_tokens for probes in self.probes.values())

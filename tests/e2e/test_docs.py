@@ -20,12 +20,14 @@ from pathlib import Path
 import pytest
 from commands import ROOT, Forks
 from data_example import write_files
+from foreign_checkpoints import gao_settings, gao_state, write_gao
 from gguf_example import write_gguf
 from hub_example import save_hub_model
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import train
+from sparsetrain.data.tokenizer import Tokenizer
 from sparsetrain.entry import conf_dir, replacing
 from sparsetrain.job import Job
 from sparsetrain.typed import from_dict
@@ -46,6 +48,7 @@ PLACEHOLDERS = {
     "<questions.jsonl>": "questions.jsonl",
     "<another run>": "runs/sweep/0",
     "<file.gguf>": "tiny.gguf",
+    "<checkpoint>": "checkpoint",
     "<file.whl>": "package.whl",
     "<owner/set>": "owner/set",
     "<commit>": "0123abc",
@@ -229,6 +232,9 @@ def desk(tmp_path_factory, smoke: Path) -> Path:
     shutil.copytree(smoke, desk / "runs" / "quickstart" / "smoke")
     save_hub_model(desk / "hub")
     write_gguf(desk / "tiny.gguf")
+    tokenizer = next((smoke / "export").glob("step_*/tokenizer.json"))
+    settings = gao_settings(vocab_size=Tokenizer.load(tokenizer).d_vocab, block_size=64)
+    shutil.copy(tokenizer, write_gao(desk / "checkpoint", settings, gao_state(settings)))
     rows = [{"text": f"w{i % 60} w{i * 7 % 60} for w{i % 5} in range ( w1 )" * 3, "level": i % 2} for i in range(24)]
     (desk / "near.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, first in (("pool", 0), ("test", 30)):

@@ -15,6 +15,8 @@ from sparsetrain.model import ModelConfig
         ({"abs_topk": {"mlp": 0.5}}, "unknown kinds"),
         ({"abs_topk": {"mlp_in": 0.001}}, r"must lie in \[1/32, 1\]"),
         ({"n_layer": 0}, "at least 1"),
+        ({"norm_positions": True}, "norm_positions=true is for model.positions=concat"),
+        ({"norm_positions": True, "positions": "concat", "abs_topk": {"mlp_in": 0.01}}, r"must lie in \[1/48, 1\]"),
     ],
 )
 def test_bad_config_is_named(bad, message):
@@ -49,6 +51,23 @@ def test_abs_topk_at_every_kind_and_hooks_see_the_value_after_it(make_model):
     _, seen = record(model, torch.randint(61, (2, 9)), node_points(model))
     for name, x in seen.items():
         assert (x != 0).sum(-1).max() == x.shape[-1] // 4, name
+
+
+def test_normed_positions_compete_for_the_places_of_the_reads(make_model):
+    share = {"attn_in": 0.25, "mlp_in": 0.25}
+    model = make_model(positions="concat", d_pos=8, norm_positions=True, abs_topk=share)
+    assert model.config.k("attn_in") == 10
+    assert model.config.places_compete
+    tokens, read = torch.randint(61, (2, 9)), {}
+    layer = model.blocks[0].attn
+    handle = layer.W_q.register_forward_pre_hook(lambda module, inputs: read.update(x=inputs[0]))
+    _, seen = record(model, tokens, ["blocks.0.attn.hook_in", "blocks.0.attn.norm.hook_norm"])
+    handle.remove()
+    assert (read["x"] != 0).sum(-1).eq(10).all()
+    assert torch.equal(read["x"][..., :32], seen["blocks.0.attn.hook_in"])
+    whole = torch.cat([seen["blocks.0.attn.norm.hook_norm"] * layer.norm.gain, layer.places(model.positions[:9]).expand(2, -1, -1)], -1)  # fmt: skip
+    kept = whole.abs() >= whole.abs().sort(-1).values[..., -10:-9]
+    assert torch.equal(read["x"], whole * kept)
 
 
 def test_at_selects_the_same_logits(make_model):

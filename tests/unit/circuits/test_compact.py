@@ -11,7 +11,7 @@ from torch import Tensor
 
 from circuits.answers import pair_answers
 from circuits.circuit import Circuit, Provenance
-from circuits.compact import compile_circuit
+from circuits.compact import compile_circuit, compiles
 from circuits.compact import model as compact_model
 from circuits.compact.contest import contenders
 from circuits.compact.layers import normed
@@ -40,6 +40,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "learned positions": {"positions": "learned"},
     "concatenated positions": {"positions": "concat", "d_pos": 5},
     "concatenated positions, no sink, no biases": {"positions": "concat", "d_pos": 5, "sink": False, "biases": False},
+    "normed positions without AbsTopK of reads": {
+        "positions": "concat",
+        "d_pos": 5,
+        "norm_positions": True,
+        "abs_topk": {"attn_v": 0.3, "mlp_neuron": 0.3},
+    },
+    "relu": {"activation": "relu"},
     "reference attention": {"attention": "reference"},
 }
 SHARES = {"none": 0.0, "few": 0.08, "half": 0.5, "all": 1.0}
@@ -328,6 +335,10 @@ def test_what_does_not_fit_is_refused(make_model):
         compile_circuit(model, keep[1:], means)
     with pytest.raises(ValueError, match="means has shape"):
         compile_circuit(model, keep, means[None])
+    competing = make_model(d_model=16, d_head=4, positions="concat", norm_positions=True).requires_grad_(False)
+    assert not compiles(competing)
+    with pytest.raises(ValueError, match="positions do not compete in AbsTopK"):
+        compile_circuit(competing, keep, means)
     with pytest.raises(ValueError, match=r"keep has dtype torch\.float32"):
         compile_circuit(model, keep.float(), means)
     with pytest.raises(ValueError, match=r"torch\.bfloat16"):
