@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ class SparsetrainConfig(PretrainedConfig):
     """`ModelConfig` as config.json holds it; `abs_topk` says which places have AbsTopK, and how large a share of their channels it keeps."""
 
     model_type = "sparsetrain"
-    attribute_map = {
+    attribute_map: ClassVar[dict[str, str]] = {
         "vocab_size": "d_vocab",
         "hidden_size": "d_model",
         "num_hidden_layers": "n_layer",
@@ -64,7 +64,7 @@ class SparsetrainForCausalLM(PreTrainedModel, GenerationMixin):
     config_class = SparsetrainConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    _no_split_modules = ["Block"]
+    _no_split_modules: ClassVar[list[str]] = ["Block"]
     _supports_sdpa = True
 
     def __init__(self, config: SparsetrainConfig) -> None:

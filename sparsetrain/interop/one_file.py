@@ -107,7 +107,9 @@ def _definitions(source: str, tree: ast.Module, place: str, names: Sequence[str]
             kept = _without_method(node, LEFT_OUT[name], kept, first)
         found[name] = "\n".join(kept)
     if lacking := [name for name in names if name not in found]:
-        raise ValueError(f"{place} defines no {', '.join(lacking)}; PARTS of {__file__} names what the Hub's file takes of it")
+        raise ValueError(
+            f"{place} defines no {', '.join(lacking)}; PARTS of {__file__} names what the Hub's file takes of it"
+        )
     return [found[name] for name in (names or found)]
 
 

@@ -12,7 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsetrain.kernels.attention import is_fusible, fused_sink_attention, fused_sink_attention_backward, sink_attention_reference  # fmt: skip
+from sparsetrain.kernels.attention import (  # fmt: skip
+    fused_sink_attention,
+    fused_sink_attention_backward,
+    is_fusible,
+    sink_attention_reference,
+)
 from sparsetrain.kernels.topk import abs_topk_reference
 
 

@@ -9,7 +9,7 @@
    inputs split by head) is absent.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from transformer_lens.conversion_utils.conversion_steps.base_tensor_conversion import BaseTensorConversion  # pyright: ignore[reportMissingImports]
@@ -67,20 +67,25 @@ class Heads(BaseTensorConversion):
 class AttentionParts(GeneralizedComponent):
     """Attention with hooks on what it reads, its heads, and what it writes."""
 
-    hook_aliases = {"hook_q": "q.hook_out", "hook_k": "k.hook_out", "hook_v": "v.hook_out", "hook_z": "o.hook_in"}
-    property_aliases = {"b_O": "o.bias"}
+    hook_aliases: ClassVar[dict[str, str]] = {
+        "hook_q": "q.hook_out",
+        "hook_k": "k.hook_out",
+        "hook_v": "v.hook_out",
+        "hook_z": "o.hook_in",
+    }
+    property_aliases: ClassVar[dict[str, str]] = {"b_O": "o.bias"}
 
 
 class MLPParts(GeneralizedComponent):
     """MLP with hooks on what it reads, its neurons behind GELU and AbsTopK, and what it writes."""
 
-    hook_aliases = {"hook_pre": "in.hook_out", "hook_post": "neurons.hook_out"}
+    hook_aliases: ClassVar[dict[str, str]] = {"hook_pre": "in.hook_out", "hook_post": "neurons.hook_out"}
 
 
 class Block(OpaqueBlockBridge):
     """Block with the names of the residual stream, and of what is added to it."""
 
-    hook_aliases = {
+    hook_aliases: ClassVar[dict[str, str]] = {
         "hook_resid_pre": "hook_in",
         "hook_resid_mid": "ln2.hook_in",
         "hook_resid_post": "hook_out",
@@ -153,7 +158,9 @@ class SparsetrainArchitectureAdapter(ArchitectureAdapter):
                         name="attn",
                         submodules={
                             "reads": GeneralizedComponent(name="hook_in"),
-                            **{part: GeneralizedComponent(name=f"hook_{part}", conversion_rule=heads) for part in "qkv"},
+                            **{
+                                part: GeneralizedComponent(name=f"hook_{part}", conversion_rule=heads) for part in "qkv"
+                            },
                             "o": projection,
                             "writes": GeneralizedComponent(name="hook_out"),
                         },

@@ -31,7 +31,15 @@ from sparsetrain.job import Job
 from sparsetrain.typed import from_dict
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-REASONS = {"installs packages", "needs a network", "needs a GPU", "needs SLURM", "takes minutes", "takes hours"}
+REASONS = {
+    "installs packages",
+    "needs a network",
+    "needs a GPU",
+    "needs SLURM",
+    "takes minutes",
+    "takes hours",
+    "runs in an environment of its own",
+}
 PLACEHOLDERS = {
     "runs/quickstart/<stamp>": "runs/quickstart/smoke",
     "runs/dense_baseline/<stamp>": "runs/quickstart/smoke",
