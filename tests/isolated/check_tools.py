@@ -78,9 +78,14 @@ def check_nnsight(folder: Path, names: list[str]) -> Largest:
     largest = Largest()
     for model in names:
         expected = load_file(folder / "exports" / model / "expected.safetensors")
-        tokens, points = expected["tokens"], [name for name in expected if name not in OTHERS]
+        tokens = expected["tokens"]
         hub = AutoModelForCausalLM.from_pretrained(folder / "hub" / model, trust_remote_code=True)
         for prefix, module in (("", load_model(folder / "exports" / model)), ("model.", hub)):
+            # in forward order, which nnsight asks for, and in which modules stand
+            points = [
+                name.removeprefix(prefix) for name, _ in module.named_modules() if name.removeprefix(prefix) in expected
+            ]
+            assert set(points) == expected.keys() - set(OTHERS), model
             traced = NNsight(module)
             seen = {}
             with torch.no_grad(), traced.trace(tokens):
