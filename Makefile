@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo quickstart test test-all test-slow lint docs docs-numbers format clean
+.PHONY: help setup demo quickstart test test-all test-slow isolated lint docs docs-numbers format clean
 
 help:
 	@echo "make demo        install, show the circuits of a model that ships with the package: half a minute"
@@ -12,6 +12,7 @@ help:
 	@echo "make test        install, run the default tests"
 	@echo "make test-all    the same with the slow and the browser tests: what CI runs"
 	@echo "make test-slow   what make test leaves out, the long forms of docs/reliability.md (kills, signals, sweeps) too"
+	@echo "make isolated    TransformerLens, nnsight and the Hub's code, in an environment of their own that it builds: minutes"
 	@echo "make lint        ruff check, ruff format --check, pyright"
 	@echo "make docs        build the pages of docs/ and the API reference into site/"
 	@echo "make docs-numbers  compute the circuits of docs/circuits.md again from the shipped models, and name what differs: minutes"
@@ -50,6 +51,9 @@ test-all: setup
 test-slow: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "(slow or long) and not gpu"
 
+isolated: setup
+	$(BIN)/python tests/isolated/run.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -67,4 +71,4 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site *.egg-info
+	rm -rf $(VENV) .isolated .pytest_cache .ruff_cache .hypothesis build dist site *.egg-info

@@ -74,12 +74,12 @@ def sink_attention(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None) -> Tens
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     if sink.shape != q.shape[1:2]:
         raise ValueError(f"sink has shape {tuple(sink.shape)}; it must be [{q.shape[1]}], one logit per head")
-    if _is_fusible(q) and (torch.compiler.is_compiling() or not is_transformed(q, k, v, sink)):
+    if is_fusible(q) and (torch.compiler.is_compiling() or not is_transformed(q, k, v, sink)):
         return torch.ops.sparsetrain.sink_attention.default(q, k, v, sink)[0]
     return sink_attention_reference(q, k, v, sink)
 
 
-def _is_fusible(q: Tensor) -> bool:
+def is_fusible(q: Tensor) -> bool:
     d_head = q.shape[-1]
     if q.device.type == "cpu":
         return True
@@ -106,8 +106,7 @@ torch.library.define(
 )
 
 
-@torch.library.impl("sparsetrain::sink_attention", "default")
-def _(q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
+def fused_sink_attention(q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
     """Output, and the log-sum-exp of scores and sink `[batch, head, query]` in float32 (float64 for float64)."""
     out, lse = _fused_forward(_last_contiguous(q), _last_contiguous(k), _last_contiguous(v))
     logits = sink.to(lse.dtype)[:, None]  # against lse: [batch, head, query]
@@ -115,8 +114,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
     return _heads_inside((out * gate[..., None]).to(v.dtype)), torch.logaddexp(lse, logits).contiguous()
 
 
-@torch.library.impl("sparsetrain::sink_attention_backward", "default")
-def _(
+def fused_sink_attention_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, sink: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and the sink.
@@ -161,6 +159,10 @@ def _fused_backward(
     return aten._scaled_dot_product_flash_attention_backward(
         grad, q, k, v, out, lse, None, None, n_pos, n_pos, 0.0, True, seed, offset
     )
+
+
+torch.library.impl("sparsetrain::sink_attention", "default", fused_sink_attention)
+torch.library.impl("sparsetrain::sink_attention_backward", "default", fused_sink_attention_backward)
 
 
 @torch.library.register_fake("sparsetrain::sink_attention")

@@ -61,6 +61,7 @@ SPARSETRAIN = {
     "generate": MODEL | {"data"},
     "representation": FLOOR,
     "adapters": MODEL | {"export", "data"},
+    "interop": REPORT,
     "report": MIDDLE - {"adapters"} | {"curriculum"},
     "training": REPORT - {"adapters"},
     "curriculum": MIDDLE,
@@ -154,7 +155,10 @@ LIBRARIES = {
     "pyarrow": {"sparsetrain/data/reading/formats.py"},
     "pydantic": {"circuits/exports/", "sparsetrain/typed.py", "sparsetrain/store.py", "sparsetrain/data/sources/__init__.py", "sparsetrain/report/"},
     "tokenizers": {"sparsetrain/data/"},
-    "transformers": {"sparsetrain/adapters/"},
+    "huggingface_hub": {"sparsetrain/interop/hub_push.py"},
+    "nnsight": set(),
+    "transformer_lens": {"sparsetrain/interop/transformer_lens.py"},
+    "transformers": {"sparsetrain/adapters/", "sparsetrain/interop/hub_model.py", "sparsetrain/interop/transformer_lens.py"},
     "triton": {"sparsetrain/kernels/"},
     "wandb": {"sparsetrain/report/wandb_log.py"},
 }  # fmt: skip
@@ -258,7 +262,11 @@ def test_no_rooms_for_what_has_no_place():
 
 def test_every_module_can_be_the_first_to_be_imported():
     # Libraries are loaded once; then each module in a process of its own, forked from there, in which nothing of ours is loaded.
-    names = [name for name, path in MODULES.items() if path.name not in ("__main__.py", "triton_kernels.py")]
+    names = [
+        name
+        for name, path in MODULES.items()
+        if path.name not in ("__main__.py", "triton_kernels.py", "transformer_lens.py")
+    ]
     code = (
         "import gc, importlib, os, sys, traceback, warnings\n"
         "warnings.simplefilter('ignore')\n"
