@@ -122,7 +122,9 @@ class Bridge(nn.Module):
         """
         path = folder / FILE
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} holds no bridge ({FILE}); give the export of a student of +experiment=bridge")
+            raise FileNotFoundError(
+                f"{folder} holds no bridge ({FILE}); give the export of a student of +experiment=bridge"
+            )
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata()

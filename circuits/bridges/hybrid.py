@@ -3,7 +3,7 @@
 1. `Coupled` holds both models, their sites and the bridge.
 2. `crossed` begins in one model and crosses at each of the given sites. Every crossing is one pass of the model that is entered, with the
    stream that the bridge makes of the other's.
-3. `crossing_losses` lists every single crossing and some random paths of several: next-token loss, and KL from the dense model.
+3. `crossing_losses` lists every single crossing and some random routes of several: next-token loss, and KL from the dense model.
 """
 
 import random
@@ -55,7 +55,7 @@ class Coupled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Path:
+class Route:
     """Which model computes which layer."""
 
     start: Model
@@ -83,17 +83,17 @@ class Path:
         return " ".join([models[0], *(f"[{sites[i].name}] {model}" for i, model in zip(self.crossings, models[1:], strict=True))])  # fmt: skip
 
 
-def crossed(coupled: Coupled, tokens: Tensor, path: Path) -> Tensor:
+def crossed(coupled: Coupled, tokens: Tensor, route: Route) -> Tensor:
     """Logits of a hybrid pass, `[batch, pos, d_vocab]`.
 
     Args:
         coupled: models and bridge.
         tokens: `[batch, pos]` int64.
-        path: where it crosses; without crossings a plain pass.
+        route: where it crosses; without crossings a plain pass.
     """
     entry: Entry | None = None
     logits = torch.empty(0)
-    for model, crossing in zip(path.models(), [*path.crossings, None], strict=True):
+    for model, crossing in zip(route.models(), [*route.crossings, None], strict=True):
         keep = () if crossing is None else (crossing,)
         logits, streams = run(*coupled.model(model), tokens, entry=entry, keep=keep)
         if crossing is not None:
@@ -103,30 +103,30 @@ def crossed(coupled: Coupled, tokens: Tensor, path: Path) -> Tensor:
     return logits
 
 
-def single_crossings(n_sites: int) -> list[Path]:
-    """All paths with one crossing: dense to sparse at every site, then sparse to dense."""
+def single_crossings(n_sites: int) -> list[Route]:
+    """All routes with one crossing: dense to sparse at every site, then sparse to dense."""
     starts: tuple[Model, Model] = ("dense", "sparse")
-    return [Path(start=start, crossings=(i,)) for start in starts for i in range(n_sites)]
+    return [Route(start=start, crossings=(i,)) for start in starts for i in range(n_sites)]
 
 
-def random_paths(n_sites: int, n: int, seed: int) -> list[Path]:
-    """Different paths of two crossings or more: at each site a coin is tossed. Fewer than `n` where there are no more."""
+def random_routes(n_sites: int, n: int, seed: int) -> list[Route]:
+    """Different routes of two crossings or more: at each site a coin is tossed. Fewer than `n` where there are no more."""
     rng = random.Random(seed)
-    found: dict[Path, None] = {}
+    found: dict[Route, None] = {}
     n_all = 2 * (2**n_sites - 1 - n_sites)
     while len(found) < min(n, n_all):
         crossings = tuple(i for i in range(n_sites) if rng.random() < 0.5)
         if len(crossings) > 1:
             start: Model = rng.choice(("dense", "sparse"))
-            found[Path(start=start, crossings=crossings)] = None
+            found[Route(start=start, crossings=crossings)] = None
     return list(found)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PathLoss:
-    """How well a path predicts."""
+class RouteLoss:
+    """How well a route predicts."""
 
-    path: Path
+    route: Route
     loss: float
     """Next token, nats/token."""
     kl: float
@@ -134,28 +134,30 @@ class PathLoss:
 
 
 @torch.no_grad()
-def crossing_losses(coupled: Coupled, windows: Tensor, paths: Sequence[Path], batch_size: int = 32) -> list[PathLoss]:
-    """Losses of paths on texts.
+def crossing_losses(
+    coupled: Coupled, windows: Tensor, routes: Sequence[Route], batch_size: int = 32
+) -> list[RouteLoss]:
+    """Losses of routes on texts.
 
     Args:
         coupled: models and bridge, on one device.
         windows: `[n, n_ctx + 1]` int64, texts that nothing was trained on.
-        paths: `Path(start="dense")` is the dense model itself.
+        routes: `Route(start="dense")` is the dense model itself.
         batch_size: windows of a pass.
     """
-    totals = torch.zeros(len(paths), 2, dtype=torch.float64)
+    totals = torch.zeros(len(routes), 2, dtype=torch.float64)
     device = next(coupled.dense.parameters()).device
     for batch in windows.split(batch_size):
         tokens, targets = batch[:, :-1].to(device), batch[:, 1:].to(device)
         target = coupled.dense(tokens).log_softmax(-1)
-        for row, logits in zip(totals, (crossed(coupled, tokens, path) for path in paths), strict=True):
+        for row, logits in zip(totals, (crossed(coupled, tokens, route) for route in routes), strict=True):
             row[0] += F.cross_entropy(rearrange(logits, "b p v -> (b p) v").double(), targets.flatten(), reduction="sum").cpu()  # fmt: skip
             row[1] += F.kl_div(logits.log_softmax(-1), target, reduction="sum", log_target=True).cpu()
     means = (totals / windows[:, 1:].numel()).tolist()
-    return [PathLoss(path=path, loss=loss, kl=kl) for path, (loss, kl) in zip(paths, means, strict=True)]
+    return [RouteLoss(route=route, loss=loss, kl=kl) for route, (loss, kl) in zip(routes, means, strict=True)]
 
 
-def plain_paths() -> Iterator[Path]:
+def plain_routes() -> Iterator[Route]:
     """The two models by themselves."""
-    yield Path(start="dense")
-    yield Path(start="sparse")
+    yield Route(start="dense")
+    yield Route(start="sparse")

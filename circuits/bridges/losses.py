@@ -27,7 +27,7 @@ from sparsetrain.model import Transformer, at_least_float32
 from sparsetrain.optim import OptimConfig
 from sparsetrain.typed import Count, NotNegative, Share
 
-TERMS = ("cross_entropy", "encode", "decode", "into_sparse", "into_dense")
+TERMS: tuple[str, ...] = ("cross_entropy", "encode", "decode", "into_sparse", "into_dense")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from hub_example import hub_model
 from torch import nn
 
 from circuits.bridges.bridge import Between, Bridge
-from circuits.bridges.hybrid import Coupled, Path, crossed, crossing_losses, random_paths, single_crossings
+from circuits.bridges.hybrid import Coupled, Route, crossed, crossing_losses, random_routes, single_crossings
 from circuits.bridges.sites import Entry, run, sites_of
 from sparsetrain.adapters.hugging_face import HookedHubModel
 from sparsetrain.model import ModelConfig, Transformer
@@ -32,14 +32,14 @@ def coupled(dense: nn.Module, sparse: nn.Module, share: float = 0.5) -> Coupled:
     return Coupled.of(dense, sparse, Bridge.between(sites_of(dense), sites_of(sparse), share=share, seed=1))
 
 
-def by_hand(pair: Coupled, tokens: torch.Tensor, path: Path) -> torch.Tensor:
+def by_hand(pair: Coupled, tokens: torch.Tensor, route: Route) -> torch.Tensor:
     """The layers of both models one after another: another way to say what a hybrid pass is."""
-    models, n = path.models(), 0
+    models, n = route.models(), 0
     now = pair.model(models[0])[0]
     assert isinstance(now, Transformer)
     stream = now.embed(tokens)
     for i in range(len(pair.sites)):
-        if i in path.crossings:
+        if i in route.crossings:
             n += 1
             now = pair.model(models[n])[0]
             stream = pair.carried(models[n], i, stream)
@@ -60,19 +60,19 @@ def test_across_an_identity_bridge_nothing_is_lost(settings):
     pair = coupled(dense, sparse, share=1.0)
     pair.bridge.make_identity_()
     windows = torch.randint(23, (5, 8), generator=torch.Generator().manual_seed(1))
-    paths = [Path(start="dense"), Path(start="sparse"), *single_crossings(5), *random_paths(5, 100, 0)]
-    losses = crossing_losses(pair, windows, paths)
+    routes = [Route(start="dense"), Route(start="sparse"), *single_crossings(5), *random_routes(5, 100, 0)]
+    losses = crossing_losses(pair, windows, routes)
     assert len(losses) == 2 * 2**5, "every way through five sites, from either model"
     for found in losses:
-        assert found.loss == pytest.approx(losses[0].loss, abs=1e-5), found.path
-        assert abs(found.kl) < 1e-5, found.path
+        assert found.loss == pytest.approx(losses[0].loss, abs=1e-5), found.route
+        assert abs(found.kl) < 1e-5, found.route
 
 
 @pytest.mark.parametrize("settings", [{}, {"positions": "concat", "d_pos": 4, "abs_topk": ABS_TOPK}])
 def test_any_set_of_crossings_is_what_is_written_out_layer_by_layer(settings):
     pair = coupled(model(0, 16), model(1, 24, **settings))
-    for path in [*single_crossings(5), *random_paths(5, 100, 0)]:
-        torch.testing.assert_close(crossed(pair, TOKENS, path), by_hand(pair, TOKENS, path), rtol=1e-4, atol=1e-4)
+    for route in [*single_crossings(5), *random_routes(5, 100, 0)]:
+        torch.testing.assert_close(crossed(pair, TOKENS, route), by_hand(pair, TOKENS, route), rtol=1e-4, atol=1e-4)
 
 
 def test_rows_are_entered_each_at_a_site_of_its_own():
@@ -96,10 +96,10 @@ def test_models_of_others_are_bridged(name):
     pair.bridge.make_identity_()
     assert [site.name for site in pair.sites] == ["0.attn", "0.mlp", "1.attn", "1.mlp", "unembed"]
     plain = hub(TOKENS)
-    for path in [*single_crossings(5), *random_paths(5, 4, 0)]:
-        torch.testing.assert_close(crossed(pair, TOKENS, path), plain, rtol=1e-4, atol=1e-4)
+    for route in [*single_crossings(5), *random_routes(5, 4, 0)]:
+        torch.testing.assert_close(crossed(pair, TOKENS, route), plain, rtol=1e-4, atol=1e-4)
     ours = coupled(hub, model(1, 24, d_vocab=61))
-    changed = crossed(ours, TOKENS, Path(start="sparse", crossings=(2,)))
+    changed = crossed(ours, TOKENS, Route(start="sparse", crossings=(2,)))
     assert changed.shape == plain.shape and not torch.allclose(changed, plain, atol=0.1)
 
 
@@ -115,17 +115,17 @@ def test_models_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=re.escape("k=0 must lie in 1..16")):
         coupled(model(0), model(1), share=0.01)
     with pytest.raises(ValueError, match=re.escape("crossings=[2, 1] must rise")):
-        Path(start="dense", crossings=(2, 1))
+        Route(start="dense", crossings=(2, 1))
 
 
 def test_paths():
-    paths = single_crossings(3)
-    assert [(path.start, path.crossings, path.end) for path in paths] == [
+    routes = single_crossings(3)
+    assert [(route.start, route.crossings, route.end) for route in routes] == [
         *(("dense", (i,), "sparse") for i in range(3)), *(("sparse", (i,), "dense") for i in range(3)),
     ]  # fmt: skip
-    assert len(random_paths(3, 100, 0)) == 2 * 4, "the paths of two or three crossings"
-    assert random_paths(5, 6, 0) == random_paths(5, 6, 0) != random_paths(5, 6, 1)
-    assert Path(start="dense", crossings=(1, 4)).words(sites_of(model(0))) == "dense [0.mlp] sparse [unembed] dense"
+    assert len(random_routes(3, 100, 0)) == 2 * 4, "the routes of two or three crossings"
+    assert random_routes(5, 6, 0) == random_routes(5, 6, 0) != random_routes(5, 6, 1)
+    assert Route(start="dense", crossings=(1, 4)).words(sites_of(model(0))) == "dense [0.mlp] sparse [unembed] dense"
 
 
 def test_a_bridge_of_exchanged_sites_is_told_from_the_right_one():
@@ -135,7 +135,7 @@ def test_a_bridge_of_exchanged_sites_is_told_from_the_right_one():
     pair.bridge.make_identity_()
     with torch.no_grad():
         pair.bridge.decoders[2].weight.mul_(-1)
-    right, wrong = (crossed(pair, TOKENS, Path(start="sparse", crossings=(i,))) for i in (1, 2))
+    right, wrong = (crossed(pair, TOKENS, Route(start="sparse", crossings=(i,))) for i in (1, 2))
     plain = dense(TOKENS)
     torch.testing.assert_close(right, plain, rtol=1e-4, atol=1e-4)
     assert (wrong - plain).abs().max() > 0.5

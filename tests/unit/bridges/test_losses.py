@@ -47,7 +47,10 @@ def test_the_divergence_of_one_site_by_hand():
     found = bridge_terms(teacher, student, between, TOKENS)
     inputs = TOKENS[:, :-1]
     stream = between.decode(2, stream_behind(student, inputs))
-    p, q = teacher(inputs).softmax(-1), (teacher.unembed(teacher.final_norm(stream)) + teacher.bigram(inputs)).softmax(-1)  # pyright: ignore
+    p, q = (
+        teacher(inputs).softmax(-1),
+        (teacher.unembed(teacher.final_norm(stream)) + teacher.bigram(inputs)).softmax(-1),
+    )  # pyright: ignore
     last = float((p * (p / q).log()).sum(-1).mean())
     rest = [float(bridge_terms_at(teacher, student, between, site)["into_dense"]) for site in range(3)]
     assert rest[2] == pytest.approx(last)
