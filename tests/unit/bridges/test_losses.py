@@ -4,7 +4,9 @@ import csv
 from dataclasses import replace
 from itertools import permutations
 
+import numpy as np
 import pytest
+import small_training
 import torch
 from small_training import RECIPE, left, train_small
 
@@ -14,7 +16,8 @@ from circuits.bridges.losses import TERMS, BridgeConfig, BridgeObjective, bridge
 from circuits.bridges.sites import sites_of
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
-from sparsetrain.training.objectives import LearningObjective
+from sparsetrain.sparsity import SparsityConfig
+from sparsetrain.training.objectives import LearningObjective, next_token_loss
 
 MICRO = ModelConfig(d_vocab=7, n_layer=1, d_model=8, d_head=4, d_mlp=8, n_ctx=5, abs_topk={}, positions="learned")
 TOKENS = torch.randint(7, (4, 6), generator=torch.Generator().manual_seed(0))
@@ -44,6 +47,8 @@ def test_nmse_by_hand():
 
 def test_the_divergence_of_one_site_by_hand():
     teacher, student, between = micro(0).requires_grad_(False), micro(1, 12), bridge()
+    student.requires_grad_(False)
+    between.requires_grad_(False)
     found = bridge_terms(teacher, student, between, TOKENS)
     inputs = TOKENS[:, :-1]
     stream = between.decode(2, stream_behind(student, inputs))
@@ -122,26 +127,57 @@ def test_gradients_against_finite_differences(term):
     assert all(p.grad is None for p in teacher.parameters())
 
 
-def objective(**settings) -> BridgeObjective:
+class Chains:
+    """Rows in which every token says which one is next."""
+
+    n_batches = None
+
+    def rows(self, k: int, rank: int, n_ranks: int):
+        rows = np.random.default_rng(k).integers(0, 64, (RECIPE.trainer.micro_batch, 9))
+        for i in range(1, 9):
+            rows[:, i] = (5 * rows[:, i - 1] + 3) % 64
+        return rows
+
+    def identity(self):
+        return {"made": "chains"}
+
+
+def noisy_teacher() -> Transformer:
     torch.manual_seed(9)
     teacher = Transformer(replace(RECIPE.model, d_model=16, d_head=8, abs_topk={}))
     with torch.no_grad():
         for p in teacher.parameters():
             p.add_(0.3 * torch.randn_like(p))
+    return teacher
+
+
+def objective(teacher: Transformer | None = None, **settings) -> BridgeObjective:
+    teacher = noisy_teacher() if teacher is None else teacher
     between = Bridge.between(sites_of(teacher), sites_of(Transformer(RECIPE.model)), share=0.5, seed=0)
     return BridgeObjective(teacher, between, BridgeConfig(**settings))
 
 
-def test_in_the_one_training_each_term_falls_and_teacher_and_density_stay(tmp_path):
-    loss = objective(n_each=1)
+def test_in_the_one_training_each_term_falls_and_teacher_and_density_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(small_training, "Endless", Chains)
+    dense = replace(RECIPE.model, d_model=16, d_head=8, abs_topk={})
+    longer = replace(RECIPE.trainer, n_steps=100)
+    recipe = replace(
+        RECIPE,
+        model=dense,
+        sparsity=SparsityConfig(density=1),
+        optim=OptimConfig(lr_peak=3e-2, eps=1e-8),
+        trainer=longer,
+    )
+    teacher = train_small(tmp_path / "teacher", recipe=recipe, every=200, objective=next_token_loss).model
+    loss = objective(teacher, n_each=1)
     assert isinstance(loss, LearningObjective)
     before = [p.clone() for p in loss.teacher.parameters()]
-    recipe = replace(RECIPE, optim=replace(RECIPE.optim, lr_peak=3e-2), trainer=replace(RECIPE.trainer, n_steps=120))
-    trained = train_small(tmp_path, recipe=recipe, every=200, objective=loss)
+    recipe = replace(RECIPE, optim=OptimConfig(lr_peak=1e-2, eps=1e-8), trainer=longer)
+    trained = train_small(tmp_path / "student", recipe=recipe, every=200, objective=loss)
     assert all(torch.equal(p, q) for p, q in zip(loss.teacher.parameters(), before, strict=True))
     assert trained.sparsity is not None and all(tensor.exact for tensor in trained.sparsity.audit())
     assert all((p != 0).all() for name, p in loss.bridge.named_parameters() if name.endswith("weight")), "dense"
-    with (tmp_path / "metrics.csv").open() as file:
+    with (tmp_path / "student" / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["name"].startswith("loss/")]
     for term in TERMS:
         values = [float(row["value"]) for row in rows if row["name"] == f"loss/{term}"]
@@ -160,8 +196,6 @@ def test_an_interrupted_training_goes_on_bit_by_bit(tmp_path):
 
 def test_the_step_of_the_model_does_not_depend_on_the_bridge_learning(tmp_path):
     """With cross-entropy alone the student is the student of a training without a bridge, to the last bit."""
-    from sparsetrain.training.objectives import next_token_loss
-
     alone = train_small(tmp_path / "alone", objective=next_token_loss)
     beside = train_small(tmp_path / "beside", objective=objective(n_each=1, nmse=0.0, kl=0.0))
     for (name, p), q in zip(alone.model.named_parameters(), beside.model.parameters(), strict=True):
