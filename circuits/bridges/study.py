@@ -8,7 +8,7 @@
 Source: Gao et al. 2025, sections 2.3, 3.3, A.3, A.4; there one node is chosen by hand, for two tasks, beside one random direction.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -62,7 +62,7 @@ from sparsetrain.sparsity.schedule import MATRICES
 from sparsetrain.stats.number import number
 from sparsetrain.studies.arm import of_arm
 from sparsetrain.studies.engine import Arm, Stage, StageResult
-from sparsetrain.studies.section import Figure, ResultTable
+from sparsetrain.studies.section import Figure, Gate, ResultTable
 from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Study, Subject, gate
 from sparsetrain.typed import Count, Several
 
@@ -185,13 +185,15 @@ class BridgeStudy(Study[BridgeReadings]):
             f"Hybrid passes are read on {settings.n_windows} windows of held-out documents: every single crossing, and {settings.n_routes} random ways with several.",
             f"Steering: tasks {', '.join(settings.tasks)}. Of the student's circuit the nodes that read the residual stream are candidates. A node's difference between the prompts of a pair, at every token, times the decoder's column and the ratio of the RMS of both residual streams, is added to what the teacher reads there, at strengths 0 to 1. "
             "The candidate that gives most probability (over the whole vocabulary) to the other prompt's answer on training pairs is kept; curves are of held-out pairs, both directions.",
-            f"Controls, each with as many candidates, at the same sites and tokens, chosen on the same pairs: a random direction of equal length; a random other node of the same layer, with its own change and with one of equal length; the teacher's own difference of means along, at equal length, of the last token and of all tokens. "
+            f"Controls, each with as many candidates, at the same sites and tokens, chosen on the same pairs: a random direction of equal length; a random other node of the same layer, with its own change and with one of equal length; the teacher's own difference of means, of the last token and of all tokens, at equal length. "
             f"Those that chance decides are drawn {settings.n_draws} times, and the worst draw counts. Beside them the teacher's own change at the site of the node: how far a change there can go.",
             "Seeds are of data order, weights of teacher and student, and bridge. Settings and tasks were chosen on other seeds.",
         )  # fmt: skip
 
     def gates(self) -> Gates[BridgeReadings]:
-        found = [gate("density", "density of the student's weight matrices", number(MAX_DENSITY + 1e-3, "fraction"), lambda r: r.student.density, rule="at most")]  # fmt: skip
+        found: list[tuple[Gate, Callable[[BridgeReadings], float]]] = [
+            gate("density", "density of the student's weight matrices", number(MAX_DENSITY + 1e-3, "fraction"), lambda r: r.student.density, rule="at most")
+        ]  # fmt: skip
         target = number(self.settings.find.target_loss, "nats")
         for task in self.settings.tasks:
             found += [

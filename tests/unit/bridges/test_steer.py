@@ -153,7 +153,11 @@ def test_nodes_that_no_layer_reads_are_none(steering):
 
 @pytest.mark.parametrize("control", CONTROLS)
 def test_controls_are_as_many_and_as_long_at_the_same_tokens(steering, control):
-    nodes = [(1, 1), (2, 5), (3, 6)]  # in front of the first attention the last token knows nothing, and has no difference of means
+    nodes = [
+        (1, 1),
+        (2, 5),
+        (3, 6),
+    ]  # in front of the first attention the last token knows nothing, and has no difference of means
     candidates = [node_candidate(steering, *node) for node in nodes]
     made = controls(steering, control, nodes, candidates, prompts(), seed=0)
     assert [one.site for one in made] == [1, 2, 3]
