@@ -60,9 +60,10 @@ class Prompts:
         """
         if bool((pairs.answers < 0).any()):
             raise ValueError(f"task {pairs.task} asks for anything but a token; steering asks for an answer, choose another task")  # fmt: skip
-        pairs = pairs.batch((pairs.last[:, 0] == pairs.last[:, 1]).nonzero().flatten())
-        if len(pairs) < MIN_ALIGNED:
+        aligned = (pairs.last[:, 0] == pairs.last[:, 1]).nonzero().flatten()
+        if len(aligned) < MIN_ALIGNED:
             return None
+        pairs = pairs.batch(aligned)
         n_pos = int(pairs.last.max()) + 1
         return cls(
             presented=rearrange(pairs.tokens[..., :n_pos], "n side pos -> (side n) pos"),

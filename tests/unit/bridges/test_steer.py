@@ -141,6 +141,7 @@ def test_prompts():
     change = rows.change(rows.presented[..., None].double())
     assert change[:5, 2].eq(1).all() and change[5:, 2].eq(-1).all() and change.abs().sum() == 10
     assert Prompts.of(pairs(n=3)) is None, "two pairs are too few"
+    assert Prompts.of(pairs(n=1)) is None, "there is none at all"
     with pytest.raises(ValueError, match="task toy asks for anything but a token"):
         Prompts.of(replace(pairs(), answers=torch.tensor([[3, -1]] * 6)))
 
