@@ -5,11 +5,10 @@ from math import sqrt
 
 import pytest
 import torch
+from bridge_example import SCALE, D, pairs, prompts, turned_steering
 from torch import Tensor
 
-from circuits.bridges.bridge import Bridge
-from circuits.bridges.hybrid import Coupled, Route, crossed, single_crossings
-from circuits.bridges.sites import sites_of
+from circuits.bridges.hybrid import Route, crossed, single_crossings
 from circuits.bridges.steer import (
     CONTROLS,
     Candidate,
@@ -23,74 +22,14 @@ from circuits.bridges.steer import (
     node_candidate,
     own_change,
 )
-from circuits.tasks import PairSet, PairText
-from circuits.tasks.task import Side
 from sparsetrain.hooks import NodeId, hooked
-from sparsetrain.model import ModelConfig, Transformer
 
-D, SCALE = 16, 3.0
 STRENGTHS = (0.0, 0.5, 1.0)
-
-
-def model(seed: int) -> Transformer:
-    torch.manual_seed(seed)
-    config = ModelConfig(d_vocab=11, n_layer=2, d_model=D, d_head=8, n_ctx=8, abs_topk={}, norm_eps=1e-12)
-    found = Transformer(config).double()
-    with torch.no_grad():
-        for name, p in found.named_parameters():
-            p.copy_(1 + 0.2 * torch.rand_like(p) if name.endswith("gain") else p + 0.4 * torch.randn_like(p))
-    return found.eval().requires_grad_(False)
-
-
-def turned(sparse: Transformer, turn: Tensor) -> Transformer:
-    """The same function with the stream h' = SCALE turn h: what writes to it is turned and scaled, what reads it turns it back."""
-    dense = model(99)
-    dense.load_state_dict(sparse.state_dict())
-    with torch.no_grad():
-        dense.embed.weight.copy_(SCALE * sparse.embed.weight @ turn.T)
-        for block, own in zip(dense.blocks, sparse.blocks, strict=True):
-            for part, of in ((block.attn, own.attn), (block.mlp, own.mlp)):
-                part.norm.gain.fill_(1)
-                out, written = (part.W_o, of.W_o) if part is block.attn else (part.W_out, of.W_out)
-                out.weight.copy_(SCALE * turn @ written.weight)
-                out.bias.copy_(SCALE * turn @ written.bias)
-                names = ("W_q", "W_k", "W_v") if part is block.attn else ("W_in",)
-                for name in names:
-                    getattr(part, name).weight.copy_(getattr(of, name).weight * of.norm.gain @ turn.T)
-        dense.final_norm.gain.fill_(1)
-        dense.unembed.weight.copy_(sparse.unembed.weight * sparse.final_norm.gain @ turn.T)
-    return dense
 
 
 @pytest.fixture(scope="module")
 def steering() -> Steering:
-    sparse = model(0)
-    turn, _ = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
-    dense = turned(sparse, turn)
-    bridge = Bridge.between(sites_of(dense), sites_of(sparse), share=1.0, seed=0).double()
-    with torch.no_grad():
-        for encoder, decoder in zip(bridge.encoders, bridge.decoders, strict=True):
-            encoder.weight.copy_(turn.T / SCALE)  # pyright: ignore
-            decoder.weight.copy_(SCALE * turn)  # pyright: ignore
-    windows = torch.randint(11, (16, 8), generator=torch.Generator().manual_seed(2))
-    return Steering.of(Coupled.of(dense, sparse, bridge.requires_grad_(False)), windows)
-
-
-def pairs(n: int = 6, seed: int = 0, length: int = 6) -> PairSet:
-    """Prompts of random tokens that differ in the third one, 1 or 2; answers 3 and 4. The last pair has a longer side."""
-    tokens = torch.randint(5, 11, (n, 1, length), generator=torch.Generator().manual_seed(seed)).repeat(1, 2, 1)
-    tokens[:, 0, 2], tokens[:, 1, 2] = 1, 2
-    last = torch.full((n, 2), length - 2)
-    last[-1, 1] += 1
-    side = Side(prompt="a", answer="b", continuation="")
-    text = PairText(positive=side, negative=side)
-    return PairSet(task="toy", split="train", seed=seed, twin=None, tokens=tokens, last=last, answers=torch.tensor([[3, 4]] * n), texts=(text,) * n)  # fmt: skip
-
-
-def prompts(seed: int = 0) -> Prompts:
-    found = Prompts.of(pairs(seed=seed))
-    assert found is not None
-    return found
+    return turned_steering()
 
 
 def test_the_two_models_are_the_same_function_across_every_site(steering):
