@@ -14,6 +14,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from circuits.bridges.catalogue import BRIDGES
+from circuits.bridges.study import BridgeStudyConfig
 from circuits.circuit import Circuit
 from circuits.comparison import ComparisonConfig, ComparisonStudy, Outcome
 from circuits.context_prior.catalogue import CONTEXT_PRIOR
@@ -110,6 +112,8 @@ class CircuitsConfig:
 class TrainStudy(StudyConfig):
     """The studies that train.py runs."""
 
+    bridge: BridgeStudyConfig = field(default_factory=BridgeStudyConfig)
+    """Of a dense teacher and a sparse student with bridges."""
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
     conflict_world: ConflictStudyConfig = field(default_factory=ConflictStudyConfig)
     """Of models trained in a made world, in context_prior."""
@@ -164,7 +168,7 @@ def studies(command: str) -> Catalogue:
             )
         return ComparisonStudy(config=config, rules=study, comparison=study.comparison, search=read)
 
-    return {**STUDIES, **CONTEXT_PRIOR, **FRACTURE, "comparison": comparison}
+    return {**STUDIES, **BRIDGES, **CONTEXT_PRIOR, **FRACTURE, "comparison": comparison}
 
 
 def val_loss(report: Report) -> float:

@@ -53,6 +53,18 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     return AdamW(groups, lr=config.lr_peak, betas=config.betas, eps=config.eps, fused=True)
 
 
+def add_beside(optimizer: AdamW, module: nn.Module, config: OptimConfig) -> None:
+    """Trains another module with the same optimizer too: one more group, with settings of its own and without weight decay.
+
+    Raises:
+        ValueError: settings that have weight decay.
+    """
+    if config.weight_decay:
+        raise ValueError(f"weight_decay={config.weight_decay}: what is trained beside the model is not decayed; give 0")
+    own = {"lr": config.lr_peak, "betas": config.betas, "eps": config.eps, "weight_decay": 0.0}
+    optimizer.add_param_group({"params": [*module.parameters()], **own})
+
+
 def lr_factor(step: int, n_steps: int, config: OptimConfig, density: float = 1.0, target: float = 1.0) -> float:
     """Learning rate of a step, as a multiple of lr_peak.
 

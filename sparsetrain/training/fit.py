@@ -27,14 +27,14 @@ from sparsetrain.data.stream import Stream
 from sparsetrain.export import export_model
 from sparsetrain.interrupt import Pending, held_back
 from sparsetrain.model import ModelConfig, Transformer
-from sparsetrain.optim import OptimConfig, build_optimizer, lr_factor, scale_gradients_
+from sparsetrain.optim import OptimConfig, add_beside, build_optimizer, lr_factor, scale_gradients_
 from sparsetrain.sparsity import DENSE, SparsityConfig, SparsityMethod, build_sparsity, require_attached
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, ProgressBar, StepScalars, every
 from sparsetrain.training.checkpoints import Checkpoints, CheckpointsConfig, RandomState, VerifiedIO, newest
 from sparsetrain.training.devices import Kind, companions, environment, group_of_ranks, of_first, strategy
-from sparsetrain.training.guard import ADVICE, Guard, GuardConfig, WrongStep
+from sparsetrain.training.guard import Guard, GuardConfig, WrongStep, refuse_unhealthy
 from sparsetrain.training.metrics import MetricsCSV, ResumeLogs
-from sparsetrain.training.objectives import Objective, next_token_loss
+from sparsetrain.training.objectives import LearningObjective, Objective, next_token_loss
 from sparsetrain.training.profiling import Profiling
 from sparsetrain.training.resume import SameRun
 from sparsetrain.training.start import Start
@@ -211,7 +211,7 @@ class LitTransformer(L.LightningModule):
 
     Args:
         model: the transformer; compiled in place if it is compiled at all.
-        objective: batch -> loss.
+        objective: batch -> loss; the weights of a `LearningObjective` are trained too.
         optim: optimiser settings.
         sparsity: the method, already prepared on this model; attached to the optimizer here.
         n_steps: optimizer steps of the whole run (the schedules' length).
@@ -230,6 +230,8 @@ class LitTransformer(L.LightningModule):
         super().__init__()
         self.model = model
         self.objective = objective
+        self.learning = objective if isinstance(objective, LearningObjective) else None
+        self.beside = None if self.learning is None else self.learning.beside
         self.optim = optim
         self.sparsity = sparsity
         self.n_steps = n_steps
@@ -253,7 +255,11 @@ class LitTransformer(L.LightningModule):
         def factor(step: int) -> float:
             return lr_factor(step, self.n_steps, self.optim, self.density(step), target)
 
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+        factors = [factor] * len(optimizer.param_groups)
+        if self.learning is not None:
+            add_beside(optimizer, self.learning.beside, self.learning.optim)
+            factors.append(partial(lr_factor, n_steps=self.n_steps, config=self.learning.optim))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}}
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         loss = self.objective(self.model, batch)
@@ -269,9 +275,13 @@ class LitTransformer(L.LightningModule):
         batches = [k for k, _ in self._micro]
         self._micro.clear()
         self.scalars = {"train_loss": mean.float(), "grad_rms": rms}
+        judged = torch.stack([*self.scalars.values()])
+        if self.learning is not None:
+            scale_gradients_(self.learning.beside.parameters(), self.learning.optim)
+            self.scalars |= self.learning.terms
         if self.guard.config.policy == "off":
             return
-        loss, grad_rms = torch.stack([*self.scalars.values()]).tolist()
+        loss, grad_rms = judged.tolist()
         if not self.guard.judge(self.global_step, batches, loss, grad_rms):
             optimizer.zero_grad(set_to_none=True)
 
@@ -483,14 +493,3 @@ def audit(sparsity: SparsityMethod | None, model: Transformer, step: int) -> Non
             f"{tensor.name} has {tensor.nonzeros} nonzeros after step {step}, {tensor.budget} allowed"
         )
         assert tensor.floor_kept, f"a line of {tensor.name} has fewer than {tensor.floor} nonzeros after step {step}"
-
-
-def refuse_unhealthy(step: int, what: str) -> None:
-    """Ends a run whose weights can no longer be used; the checkpoints before stay.
-
-    Raises:
-        FloatingPointError: always.
-    """
-    raise FloatingPointError(
-        f"after step {step} {what}: not finite or exploded, so this state is not saved; earlier checkpoints stay. {ADVICE}"
-    )

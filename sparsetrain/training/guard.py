@@ -123,3 +123,14 @@ class Guard:
 
 
 ADVICE = "Lower optim.lr_peak and resume with ckpt_path=last resume.allow=[optim.lr_peak], or leave such batches out with guard=rollback"
+
+
+def refuse_unhealthy(step: int, what: str) -> None:
+    """Ends a run whose weights can no longer be used; the checkpoints before stay.
+
+    Raises:
+        FloatingPointError: always.
+    """
+    raise FloatingPointError(
+        f"after step {step} {what}: not finite or exploded, so this state is not saved; earlier checkpoints stay. {ADVICE}"
+    )

@@ -1,18 +1,37 @@
 """What a training minimises: a function of the model and a batch, in nats/token."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsetrain.model import Transformer
+from sparsetrain.optim import OptimConfig
 
 
 class Objective(Protocol):
     """Maps a batch to a scalar loss in nats/token."""
+
+    def __call__(self, model: Transformer, batch: Mapping[str, Tensor]) -> Tensor: ...
+
+
+@runtime_checkable
+class LearningObjective(Protocol):
+    """An objective with weights of its own, which are trained beside the model's.
+
+    They are dense: no sparsity method sees them, and the density raises no learning rate of theirs. Their gradient is scaled by itself, so
+    that the model's step is what it is without them. They ride in the checkpoint.
+    """
+
+    beside: nn.Module
+    """Holds them; trained in place."""
+    optim: OptimConfig
+    """How; shape and length of the schedule are the training's."""
+    terms: Mapping[str, Tensor]
+    """Parts of the last loss by name, detached scalars, to be logged."""
 
     def __call__(self, model: Transformer, batch: Mapping[str, Tensor]) -> Tensor: ...
 

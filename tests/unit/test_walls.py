@@ -108,6 +108,7 @@ CIRCUITS = {
     "truth": THING | {"section", "search", "evidence"},
     "formation": {"circuit", "tasks", "section", "evidence"},
     "verify": THING | {"section", "search", "evidence", "explain", "find", "run"},
+    "bridges": THING | {"section", "search"},
     "prior": THING | {"section"},
     "context_prior": THING | {"section", "prior", "search"},
     "fracture": THING | {"section", "search"},
@@ -117,7 +118,7 @@ CIRCUITS = {
     "doctor": {"circuit", "means"},
     "brief": {"section"},
     "zoo": {"section", "views", "run", "verify"},
-    "run": THING | {"section", "search", "evidence", "explain", "views", "find", "formation", "comparison", "context_prior", "fracture", "recipe"},
+    "run": THING | {"section", "search", "evidence", "explain", "views", "find", "formation", "comparison", "bridges", "context_prior", "fracture", "recipe"},
 }  # fmt: skip
 """The same of `circuits`."""
 
@@ -129,6 +130,7 @@ BELOW = {
     "doctor": TRAINING,
     "formation": TRAINING | {"run"},
     "comparison": TRAINING | {"run", "studies"},
+    "bridges": TRAINING | {"run", "studies"},
     "context_prior": TRAINING | {"run", "studies", "adapters", "curriculum"},
     "fracture": TRAINING | {"run", "studies"},
     "side_by_side": TRAINING | {"studies"},

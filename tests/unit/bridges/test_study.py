@@ -1,0 +1,52 @@
+"""What the study keeps of a task: curves and movements of every control, on models whose bridge is known to carry exactly."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from bridge_example import pairs, turned_steering
+
+from circuits.bridges import study
+from circuits.bridges.readings import NAN, NODE
+from circuits.bridges.steer import CONTROLS, PATCHED
+from circuits.bridges.study import BridgeStudyConfig, steered
+
+
+@pytest.fixture(scope="module")
+def steering():
+    return turned_steering()
+
+
+def subject():
+    answers = torch.zeros(6, 2, 2)
+    calibration = SimpleNamespace(apply=lambda x: x)
+    return SimpleNamespace(full=(answers, calibration), pairs=SimpleNamespace(train=pairs(), heldout=pairs(seed=1)))
+
+
+def found(*nodes: str):
+    circuit = SimpleNamespace(node_ids=nodes, n_nodes=len(nodes), n_edges=2, save=lambda folder: None)
+    return lambda subject, aim: SimpleNamespace(circuits=[(circuit, None)])
+
+
+def test_a_task_has_a_curve_and_a_movement_of_every_control(steering, monkeypatch, tmp_path):
+    monkeypatch.setattr(study, "aim", lambda subject, passed: None)
+    monkeypatch.setattr(study, "searched", found("blocks.0.mlp.hook_in:2", "blocks.1.attn.hook_in:5", "blocks.1.mlp.hook_neuron:1"))  # fmt: skip
+    settings = BridgeStudyConfig(n_strengths=3, n_draws=2, find=study.FindConfig(gate=False))
+    one = steered(steering, subject(), settings, 0, tmp_path)  # pyright: ignore
+    assert one.n_candidates == 2 and one.n_rows == 10, "neurons read no residual stream"
+    assert set(one.curves) == {NODE, PATCHED, *CONTROLS} and set(one.moved) == set(CONTROLS)
+    assert all(len(curve) == 3 for curve in one.curves.values())
+    assert len({curve[0] for curve in one.curves.values()}) == 1, "at strength 0 all are the model itself"
+    assert one.site in ("0.mlp", "1.attn") and one.node
+
+
+def test_without_a_circuit_there_is_nothing_to_claim(steering, tmp_path):
+    one = steered(steering, subject(), BridgeStudyConfig(), 0, tmp_path)  # pyright: ignore
+    assert one.n_candidates == 0 and not one.carries
+    assert one.reaches != one.reaches and one.movement(CONTROLS[0]) != one.movement(CONTROLS[0]), NAN
+
+
+@pytest.mark.parametrize("tasks", [(), ("for_while", "for_while")])
+def test_tasks_are_named_once(tasks):
+    with pytest.raises(ValueError, match="must be at least one task, each once"):
+        BridgeStudyConfig(tasks=tasks)
