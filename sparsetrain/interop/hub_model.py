@@ -116,9 +116,8 @@ class SparsetrainForCausalLM(PreTrainedModel, GenerationMixin):
         ):
             logits = self.model(input_ids)
         qk = [rearrange(x, "batch pos (head d) -> batch head pos d", head=self.config.n_head) for x in qk]
-        patterns = [
-            attention_pattern(q, k, part.sink)[..., :-1] for q, k, part in zip(qk[::2], qk[1::2], parts, strict=False)
-        ]
+        seen = zip(qk[::2], qk[1::2], parts, strict=True) if output_attentions else ()
+        patterns = [attention_pattern(q, k, part.sink)[..., :-1] for q, k, part in seen]
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)

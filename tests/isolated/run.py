@@ -24,6 +24,8 @@ CONSTRAINTS = ROOT / "constraints-interop.txt"
 TOOLS = ("torch", "transformers", "accelerate", "transformer-lens", "nnsight")
 PAGE = ROOT / "docs" / "interop.md"
 FENCE = re.compile(r"(?:^<!-- not run: (?P<reason>[^>]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)  # fmt: skip
+PATIENCE = 900
+"""Seconds that pip gets: where versions do not go together it may try them for hours."""
 ELSEWHERE = "runs in an environment of its own"
 """Why tests/e2e/test_docs.py does not run a block: it is run here."""
 
@@ -39,7 +41,10 @@ def install(*what: str) -> None:
         NotResolved: pip's last word.
     """
     command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(CONSTRAINTS), *what]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise NotResolved(f"pip has not finished in {PATIENCE // 60} minutes") from None
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("ERROR")]
         raise NotResolved(lines[-1] if lines else (done.stderr.strip().splitlines() or ["pip failed"])[-1])
