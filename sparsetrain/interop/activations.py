@@ -259,7 +259,7 @@ class Activations:
         self.check([name])
         stop = len(self) if stop is None else min(stop, len(self))
         parts = []
-        for shard, first in zip(self.index.shards, self.starts, strict=False):
+        for shard, first in zip(self.index.shards, self.starts[:-1], strict=True):
             low, high = max(start - first, 0), min(stop - first, shard.n_tokens)
             if low < high:
                 with safe_open(self.folder / shard.file, framework="pt") as file:

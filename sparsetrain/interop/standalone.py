@@ -41,7 +41,7 @@ def einsum(*operands: Any) -> Tensor:
     """`einops.einsum`: tensors, then a pattern of named axes."""
     *tensors, pattern = operands
     names = dict.fromkeys(pattern.replace("->", " ").replace(",", " ").split())
-    letters = dict(zip(names, ascii_letters, strict=False))
+    letters = dict(zip(names, ascii_letters[: len(names)], strict=True))
     short = " ".join(letters.get(word, word) for word in pattern.replace(",", " , ").split())
     return torch.einsum(short.replace(" ", ""), *tensors)
 
