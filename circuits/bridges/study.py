@@ -116,6 +116,18 @@ def _above0(key: str, claim: str, effect: object, unit: str) -> Hypothesis[Bridg
     return Hypothesis(key=key, claim=claim, expected="positive", effect=effect, unit=unit, margin=0.001)  # pyright: ignore[reportArgumentType]
 
 
+def _dense_accuracy(r: BridgeReadings) -> float:
+    return r.of_task.dense_accuracy
+
+
+def _sparse_loss(r: BridgeReadings) -> float:
+    return r.of_task.sparse_loss
+
+
+def _n_candidates(r: BridgeReadings) -> float:
+    return float(r.of_task.n_candidates)
+
+
 OF_WHOLE = (
     _above0("within", f"hybrid passes: {MAX_GAP:g} less what the worst single crossing loses to the dense model", BridgeReadings.within, "nats/token"),
     _above0("two tasks", f"tasks that are carried across, less {TWO - 0.5:g}", lambda r: r.n_carried() - TWO + 0.5, "tasks"),
@@ -197,9 +209,9 @@ class BridgeStudy(Study[BridgeReadings]):
         target = number(self.settings.find.target_loss, "nats")
         for task in self.settings.tasks:
             found += [
-                gate(f"dense, {task}", f"{task}: accuracy of the dense model", number(MIN_ACCURACY, "fraction"), lambda r: r.of_task.dense_accuracy, arm=task),
-                gate(f"sparse, {task}", f"{task}: task loss of the sparse model", target, lambda r: r.of_task.sparse_loss, rule="at most", arm=task),
-                gate(f"circuit, {task}", f"{task}: nodes of its circuit to choose from", number(1, "nodes"), lambda r: float(r.of_task.n_candidates), arm=task),
+                gate(f"dense, {task}", f"{task}: accuracy of the dense model", number(MIN_ACCURACY, "fraction"), _dense_accuracy, arm=task),
+                gate(f"sparse, {task}", f"{task}: task loss of the sparse model", target, _sparse_loss, rule="at most", arm=task),
+                gate(f"circuit, {task}", f"{task}: nodes of its circuit to choose from", number(1, "nodes"), _n_candidates, arm=task),
             ]  # fmt: skip
         return found
 

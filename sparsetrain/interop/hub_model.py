@@ -12,7 +12,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from sparsetrain.interop.standalone import rearrange
 from sparsetrain.kernels.attention import attention_pattern
-from sparsetrain.model import ModelConfig, Transformer
+from sparsetrain.model import Block, ModelConfig, Transformer
 
 
 class SparsetrainConfig(PretrainedConfig):
@@ -78,13 +78,13 @@ class SparsetrainForCausalLM(PreTrainedModel, GenerationMixin):
     def get_input_embeddings(self) -> nn.Module:
         return self.model.embed
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.model.embed = value
 
     def get_output_embeddings(self) -> nn.Module:
         return self.model.unembed
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.model.unembed = new_embeddings
 
     def forward(
@@ -107,9 +107,9 @@ class SparsetrainForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if attention_mask is not None and bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any()):
             raise ValueError("this model knows no attention mask: pad behind the text (padding_side='right')")
-        parts = [block.attn for block in self.model.blocks]
-        streams = [*(part.norm.hook_resid for part in parts), self.model.final_norm.hook_resid]
-        heads = [point for part in parts for point in (part.hook_q, part.hook_k)]
+        parts = [block.attn for block in self.model.blocks if isinstance(block, Block)]
+        streams: list[nn.Module] = [*(part.norm.hook_resid for part in parts), self.model.final_norm.hook_resid]
+        heads: list[nn.Module] = [point for part in parts for point in (part.hook_q, part.hook_k)]
         with (
             outputs_of(streams if output_hidden_states else []) as resid,
             outputs_of(heads if output_attentions else []) as qk,

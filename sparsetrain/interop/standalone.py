@@ -39,7 +39,7 @@ def repeat(x: Tensor, pattern: str, **sizes: int) -> Tensor:
 
 def einsum(*operands: Any) -> Tensor:
     """`einops.einsum`: tensors, then a pattern of named axes."""
-    *tensors, pattern = operands
+    tensors, pattern = operands[:-1], str(operands[-1])
     names = dict.fromkeys(pattern.replace("->", " ").replace(",", " ").split())
     letters = dict(zip(names, ascii_letters[: len(names)], strict=True))
     short = " ".join(letters.get(word, word) for word in pattern.replace(",", " , ").split())
