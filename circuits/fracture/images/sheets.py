@@ -89,7 +89,7 @@ def _drawn(name: str, kinds: Mapping[str, Network], config: ReadingConfig, seed:
     graph = GALLERY[name]
     rows = {kind: foremost(apart(batch)[0], config) for kind, batch in kinds.items()}
     beside = _sheet(
-        named_rows(rows), "all", f"the {name} by {len(rows)} networks, and the units of each that work most on it",
+        named_rows(rows), "by all networks", f"the {name} by {len(rows)} networks, and the units of each that work most on it",
         folder, f"pictures/{name}_units.png", 1,
     )  # fmt: skip
     return DrawnPicture(
