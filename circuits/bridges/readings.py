@@ -79,7 +79,9 @@ class TaskSteering:
     n_rows: int
     """Held-out prompts."""
     curves: Mapping[str, tuple[float, ...]]
-    """Mean probability of what is asked for at every strength: the node's, the dense model's own change, and every control's, those that chance decides as the mean of draws."""
+    """Mean probability of what is asked for, of both answers of the pair, at every strength: the node's, the dense model's own change, and every control's, those that chance decides as the mean of draws."""
+    whole: Mapping[str, tuple[float, ...]]
+    """The same of the node and of the dense model's own change, over the whole vocabulary instead of both answers."""
     moved: Mapping[str, float]
     """Control -> largest change of its curve; of those that chance decides in the worst of the draws."""
 
@@ -88,6 +90,11 @@ class TaskSteering:
         """The highest point of the node's curve; NaN where there is no node."""
         return max(self.curves[NODE]) if self.curves else NAN
 
+    @property
+    def crosses(self) -> float:
+        """By how much the node's curve lies above a half at its highest, having begun below; NaN where there is no node."""
+        return min(self.reaches - CROSSED, CROSSED - self.curves[NODE][0]) if self.curves else NAN
+
     def movement(self, control: str) -> float:
         """NaN where there is no node."""
         return self.moved.get(control, NAN)
@@ -95,7 +102,7 @@ class TaskSteering:
     @property
     def carries(self) -> bool:
         """Whether the node's curve crosses a half and no control moves by more than `QUIET`."""
-        return bool(self.curves) and self.reaches > CROSSED and max(self.moved.values()) <= QUIET
+        return bool(self.curves) and self.crosses > 0 and max(self.moved.values()) <= QUIET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +138,8 @@ class BridgeReadings:
         return float(sum(task.carries for task in self.steering.tasks.values()))
 
     def crosses(self) -> float:
-        """Highest probability on the curve of the node, less a half."""
-        return self.of_task.reaches - CROSSED
+        """Highest probability on the curve of the node, less a half; a half less the first one, where that is less."""
+        return self.of_task.crosses
 
     def quiet(self, control: str) -> float:
         """By how much a control's movement stays below what is allowed."""

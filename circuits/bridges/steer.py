@@ -72,6 +72,11 @@ class Prompts:
         )
 
     @property
+    def shown(self) -> Tensor:
+        """`[rows]` int64: the answer to what is presented."""
+        return self.asked.roll(len(self.asked) // 2)
+
+    @property
     def sign(self) -> Tensor:
         """`[rows]`: 1 where the counterfactual is the positive side, -1 where it is the negative one."""
         half = len(self.presented) // 2
@@ -137,20 +142,24 @@ class Steering:
         return change[..., None] * self.ratio[site] * self.coupled.bridge.direction(site, channel)
 
     @torch.no_grad()
-    def probability(self, prompts: Prompts, site: int, values: Tensor, strengths: Sequence[float]) -> Tensor:
-        """Probability that the steered dense model gives to what is asked for, over the whole vocabulary: `[n_strengths, rows]`.
+    def probability(
+        self, prompts: Prompts, site: int, values: Tensor, strengths: Sequence[float], *, whole: bool = False
+    ) -> Tensor:
+        """Probability that the steered dense model gives to what is asked for, of both answers of the pair: `[n_strengths, rows]`.
 
         Args:
             prompts: as presented.
             site: where it is steered.
             values: `[rows, pos, d_dense]`, added at strength 1.
             strengths: any.
+            whole: over the whole vocabulary instead.
         """
         added = torch.cat([strength * values for strength in strengths])
         with hooked(self.coupled.dense, {self.coupled.sites[site].normed: lambda x, point: x + added.to(x.dtype)}):
             logits = self.coupled.dense(prompts.presented.repeat(len(strengths), 1), at=prompts.last.repeat(len(strengths)))  # fmt: skip
-        probability = logits.softmax(-1).gather(-1, prompts.asked.repeat(len(strengths))[:, None])
-        return rearrange(probability, "(strength row) 1 -> strength row", strength=len(strengths))
+        answers = torch.stack([prompts.asked, prompts.shown], -1).repeat(len(strengths), 1)
+        found = logits.softmax(-1).gather(-1, answers) if whole else logits.gather(-1, answers).softmax(-1)
+        return rearrange(found[:, 0], "(strength row) -> strength row", strength=len(strengths))
 
 
 Made = Callable[[Prompts], Tensor]
@@ -247,9 +256,11 @@ def chosen(steering: Steering, candidates: Sequence[Candidate], train: Prompts) 
     return candidates[best], means[best]
 
 
-def curve(steering: Steering, candidate: Candidate, heldout: Prompts, strengths: Sequence[float]) -> Tensor:
-    """Probability of what is asked for at every strength, `[n_strengths, rows]`."""
-    return steering.probability(heldout, candidate.site, candidate.made(heldout), strengths)
+def curve(
+    steering: Steering, candidate: Candidate, heldout: Prompts, strengths: Sequence[float], *, whole: bool = False
+) -> Tensor:
+    """Probability of what is asked for at every strength, `[n_strengths, rows]`, see `Steering.probability`."""
+    return steering.probability(heldout, candidate.site, candidate.made(heldout), strengths, whole=whole)
 
 
 def moved(probabilities: Tensor) -> float:

@@ -132,7 +132,7 @@ OF_WHOLE = (
     _above0("within", f"hybrid passes: {MAX_GAP:g} less what the worst single crossing loses to the dense model", BridgeReadings.within, "nats/token"),
     _above0("two tasks", f"tasks that are carried across, less {TWO - 0.5:g}", lambda r: r.n_carried() - TWO + 0.5, "tasks"),
 )  # fmt: skip
-CROSSES = _above0("crosses", f"highest probability on the node's curve less {CROSSED:g}", BridgeReadings.crosses, "fraction")  # fmt: skip
+CROSSES = _above0("crosses", f"highest probability on the node's curve less {CROSSED:g}, having begun below it", BridgeReadings.crosses, "fraction")  # fmt: skip
 QUIETS = tuple(
     _above0(
         f"{name} quiet",
@@ -196,7 +196,7 @@ class BridgeStudy(Study[BridgeReadings]):
             f"Loss: {bridge.cross_entropy:g} x cross-entropy of the student + {bridge.nmse:g} x normalised squared errors of encoders and decoders, mean over sites (over the variance of what is predicted) + {bridge.kl:g} x KL from the teacher to hybrid passes with one crossing, in both directions ({each}).",
             f"Hybrid passes are read on {settings.n_windows} windows of held-out documents: every single crossing, and {settings.n_routes} random ways with several.",
             f"Steering: tasks {', '.join(settings.tasks)}. Of the student's circuit the nodes that read the residual stream are candidates. A node's difference between the prompts of a pair, at every token, times the decoder's column and the ratio of the RMS of both residual streams, is added to what the teacher reads there, at strengths 0 to 1. "
-            "The candidate that gives most probability (over the whole vocabulary) to the other prompt's answer on training pairs is kept; curves are of held-out pairs, both directions.",
+            "The candidate that gives most probability, of both answers of a pair, to the other prompt's answer on training pairs is kept; curves are of held-out pairs, both directions, and begin below a half where the teacher does the task. Over the whole vocabulary they stand beside.",
             f"Controls, each with as many candidates, at the same sites and tokens, chosen on the same pairs: a random direction of equal length; a random other node of the same layer, with its own change and with one of equal length; the teacher's own difference of means, of the last token and of all tokens, at equal length. "
             f"Those that chance decides are drawn {settings.n_draws} times, and the worst draw counts. Beside them the teacher's own change at the site of the node: how far a change there can go.",
             "Seeds are of data order, weights of teacher and student, and bridge. Settings and tasks were chosen on other seeds.",
@@ -363,11 +363,14 @@ def steered(
         nodes = [(site, node.channel) for node in parsed if (site := steering.site_of(node)) is not None]
     sizes = {"n_nodes": found[0][0].n_nodes, "n_edges": found[0][0].n_edges} if found else {"n_nodes": 0, "n_edges": 0}
     if not nodes or train is None or heldout is None:
-        return TaskSteering(**facts, **sizes, node="", site="", n_candidates=0, n_rows=0, curves={}, moved={})  # fmt: skip
+        return TaskSteering(**facts, **sizes, node="", site="", n_candidates=0, n_rows=0, curves={}, whole={}, moved={})  # fmt: skip
     candidates = [node_candidate(steering, *node) for node in nodes]
     best, _ = chosen(steering, candidates, train)
-    curves = {NODE: curve(steering, best, heldout, settings.strengths).mean(1)}
-    curves[PATCHED] = curve(steering, own_change(steering, best.site), heldout, settings.strengths).mean(1)
+    beside = {NODE: best, PATCHED: own_change(steering, best.site)}
+    curves, whole = (
+        {name: curve(steering, one, heldout, settings.strengths, whole=over).mean(1) for name, one in beside.items()}
+        for over in (False, True)
+    )
     movements: dict[str, float] = {}
     for control in CONTROLS:
         draws = []
@@ -384,5 +387,6 @@ def steered(
         n_candidates=len(nodes),
         n_rows=len(heldout.presented),
         curves={name: tuple(values.tolist()) for name, values in curves.items()},
+        whole={name: tuple(values.tolist()) for name, values in whole.items()},
         moved=movements,
     )

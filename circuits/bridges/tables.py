@@ -84,17 +84,18 @@ def steering_table(seeds: Steerings) -> ResultTable:
     for seed, result in seeds.items():
         for task, one in result.tasks.items():
             if not one.curves:
-                found: Sequence[TableCell] = ["none", None, None, None, *(None for _ in CONTROLS)]
+                found: Sequence[TableCell] = ["none", None, None, None, None, *(None for _ in CONTROLS)]
             else:
                 ends = [number(one.curves[name][at], "fraction", n=one.n_rows) for name, at in ((NODE, 0), (NODE, -1), (PATCHED, -1))]  # fmt: skip
+                ends.append(number(one.whole[NODE][-1], "fraction", n=one.n_rows))
                 found = [f"{one.node} ({one.site})", *ends, *(number(one.moved[name], "fraction", n=one.n_rows) for name in CONTROLS)]  # fmt: skip
             rows.append((task, f"{seed}", number(one.dense_accuracy, "fraction"), number(one.sparse_loss, "nats"), one.n_nodes, one.n_edges, one.n_candidates, *found))  # fmt: skip
     return ResultTable(
         title="Steering: nodes, and how far each control moves",
         columns=(
             "task", "seed", "dense accuracy", "sparse task loss", "circuit, nodes", "its edges", "candidates", "node", "unsteered", "at strength 1",
-            "own change at strength 1", *CONTROLS,
+            "own change at strength 1", "node, of the whole vocabulary", *CONTROLS,
         ),
         rows=tuple(rows),
-        note="probability of the other prompt's answer, over the whole vocabulary, mean over held-out prompts of both sides; controls: largest movement, in the worst draw",
+        note="probability of the other prompt's answer, of both answers of the pair, mean over held-out prompts of both sides; controls: largest movement, in the worst draw",
     )  # fmt: skip

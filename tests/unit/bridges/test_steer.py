@@ -47,8 +47,10 @@ def test_a_node_carried_across_steers_as_it_does_in_the_sparse_model(steering, s
     rows = prompts()
     sparse, place = steering.coupled.sparse, steering.coupled.sparse_sites[site]
     change = rows.change(steering.reads(rows)[site])[..., channel]
-    found = curve(steering, node_candidate(steering, site, channel), rows, STRENGTHS)
-    for strength, values in zip(STRENGTHS, found, strict=True):
+    found, whole = (
+        curve(steering, node_candidate(steering, site, channel), rows, STRENGTHS, whole=over) for over in (False, True)
+    )
+    for strength, values, of_all in zip(STRENGTHS, found, whole, strict=True):
 
         def patch(x: Tensor, point, strength: float = strength) -> Tensor:
             x = x.clone()
@@ -57,7 +59,10 @@ def test_a_node_carried_across_steers_as_it_does_in_the_sparse_model(steering, s
 
         with hooked(sparse, {place.normed: patch}):
             logits = sparse(rows.presented, at=rows.last)
-        torch.testing.assert_close(values, logits.softmax(-1).gather(-1, rows.asked[:, None])[:, 0])
+        probability = logits.softmax(-1)
+        asked, shown = (probability.gather(-1, of[:, None])[:, 0] for of in (rows.asked, rows.shown))
+        torch.testing.assert_close(of_all, asked)
+        torch.testing.assert_close(values, asked / (asked + shown))
     assert float((found[2] - found[0]).abs().max()) > 1e-4
 
 
@@ -75,7 +80,12 @@ def test_the_whole_own_change_at_the_first_site_is_the_other_prompt(steering):
 def test_prompts():
     rows = prompts()
     assert rows.presented.shape == (10, 5), "the pair with sides of different lengths is left out, padding too"
-    assert rows.presented[:5, 2].eq(1).all() and rows.asked[:5].eq(4).all() and rows.sign[:5].eq(-1).all()
+    assert (
+        rows.presented[:5, 2].eq(1).all()
+        and rows.asked[:5].eq(4).all()
+        and rows.shown[:5].eq(3).all()
+        and rows.sign[:5].eq(-1).all()
+    )
     assert rows.presented[5:, 2].eq(2).all() and rows.asked[5:].eq(3).all() and rows.sign[5:].eq(1).all()
     change = rows.change(rows.presented[..., None].double())
     assert change[:5, 2].eq(1).all() and change[5:, 2].eq(-1).all() and change.abs().sum() == 10

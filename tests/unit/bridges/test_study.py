@@ -1,5 +1,6 @@
 """What the study keeps of a task: curves and movements of every control, on models whose bridge is known to carry exactly."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from bridge_example import pairs, turned_steering
 
 from circuits.bridges import study
-from circuits.bridges.readings import NAN, NODE
+from circuits.bridges.readings import NAN, NODE, TaskSteering
 from circuits.bridges.steer import CONTROLS, PATCHED
 from circuits.bridges.study import BridgeStudyConfig, steered
 
@@ -50,3 +51,17 @@ def test_without_a_circuit_there_is_nothing_to_claim(steering, tmp_path):
 def test_tasks_are_named_once(tasks):
     with pytest.raises(ValueError, match="must be at least one task, each once"):
         BridgeStudyConfig(tasks=tasks)
+
+
+@pytest.mark.parametrize(
+    ("curve", "over"),
+    [((0.1, 0.4, 0.7), 0.2), ((0.1, 0.8, 0.4), 0.3), ((0.6, 0.9, 0.9), -0.1), ((0.1, 0.2, 0.3), -0.2)],
+)
+def test_a_curve_crosses_a_half_from_below(curve, over):
+    """A teacher that says the other answer without being steered has not been turned."""
+    one = TaskSteering(
+        dense_accuracy=1, sparse_loss=0, n_nodes=1, n_edges=1, node="", site="", n_candidates=1, n_rows=1,
+        curves={NODE: curve}, whole={}, moved=dict.fromkeys(CONTROLS, 0.0),
+    )  # fmt: skip
+    assert one.crosses == pytest.approx(over) and one.carries == (over > 0)
+    assert not replace(one, moved=dict.fromkeys(CONTROLS, 0.2)).carries
