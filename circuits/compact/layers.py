@@ -140,7 +140,9 @@ class Part:
     def read_(self, norm: RMSNorm, written: Tensor, k: int) -> None:
         """Compiles the reads, if anything uses them; `written` are the channels that kept nodes have written before."""
         if self.narrow and self.keep["in"].any():
-            self.read = Read(norm, self.keep["in"], written, k)
+            self.read = Read(
+                norm, self.keep["in"], written, min(k, len(written))
+            )  # without AbsTopK k may count positions
 
     @property
     def reads(self) -> Tensor:

@@ -39,7 +39,7 @@ def test_the_report_has_every_student_and_the_null_beside(run):
     assert "The null: pairs of dense students" in study["tables"][0]["title"]
     assert {"transfer_carried", "transfer_others"} <= {figure["key"] for figure in study["figures"]}
     models = study["models"]
-    assert len({models[f"{name}/seed_0"] for name in STUDENTS}) == len(STUDENTS)
+    assert len({models[f"{name}/seed_10"] for name in STUDENTS}) == len(STUDENTS)
 
 
 def test_going_on_trains_and_reads_nothing_again(run):
@@ -49,7 +49,7 @@ def test_going_on_trains_and_reads_nothing_again(run):
 
 
 def test_a_pair_that_misses_the_gate_is_refused_with_both_numbers(run, tmp_path, capsys):
-    a, b = run / "dense" / "seed_0", run / "weight_sparse" / "seed_0"
+    a, b = run / "dense" / "seed_10", run / "weight_sparse" / "seed_10"
     said = refused(capsys, "scripts/fracture.py", f"a={a}", f"b={b}", f"hydra.run.dir={tmp_path}", *SMALL)
     number = r"KL [\d.e-]+ nats/token, agreement [\d.]+% \(n=\d+\)"
     assert re.search(f"do not have the same outputs and are not compared: train: {number}; held out: {number}", said)
@@ -67,7 +67,7 @@ def refused(capsys, *command):
 def nudged(run, tmp_path, name, size):
     """A copy of the dense student whose weights are off by a little: same outputs, another model."""
     folder = tmp_path / name
-    shutil.copytree(run / "dense" / "seed_0", folder)
+    shutil.copytree(run / "dense" / "seed_10", folder)
     export = latest_export(folder)
     weights = load_file(export / "model.safetensors")
     rng = np.random.default_rng(len(name))
@@ -80,7 +80,7 @@ def nudged(run, tmp_path, name, size):
 
 
 def test_two_students_of_one_language_are_compared_on_all_its_inputs(run, tmp_path):
-    a, b = run / "dense" / "seed_0", nudged(run, tmp_path, "near", 1e-4)
+    a, b = run / "dense" / "seed_10", nudged(run, tmp_path, "near", 1e-4)
     in_process("scripts/fracture.py", f"a={a}", f"b={b}", f"hydra.run.dir={tmp_path / 'out'}", *SMALL)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert parse_report(report, KINDS).plain() == report
@@ -93,7 +93,7 @@ def test_two_students_of_one_language_are_compared_on_all_its_inputs(run, tmp_pa
 
 
 def test_a_null_of_ones_own_gives_the_bounds_and_leaves_the_pair_out(run, tmp_path):
-    a = run / "dense" / "seed_0"
+    a = run / "dense" / "seed_10"
     runs = [nudged(run, tmp_path, f"near{'x' * i}", 1e-7 * (1 + i)) for i in range(8)]
     null = ",".join(map(str, runs))
     in_process("scripts/fracture.py", f"a={a}", f"b={runs[0]}", f"null=[{null}]", f"hydra.run.dir={tmp_path / 'out'}", *SMALL)  # fmt: skip
@@ -114,13 +114,13 @@ def test_a_null_of_ones_own_gives_the_bounds_and_leaves_the_pair_out(run, tmp_pa
     ],
 )
 def test_mistakes_end_in_one_line(run, tmp_path, capsys, arguments, message):
-    a, b = run / "dense" / "seed_0", run / "dense_again" / "seed_0"
+    a, b = run / "dense" / "seed_10", run / "dense_again" / "seed_10"
     command = ("scripts/fracture.py", f"a={a}", f"b={b}", f"hydra.run.dir={tmp_path}", *arguments, *SMALL)
     assert message in refused(capsys, *command)
 
 
 def test_the_same_run_twice_is_refused(run, tmp_path, capsys):
-    a = run / "dense" / "seed_0"
+    a = run / "dense" / "seed_10"
     assert "are the same run; give another one" in refused(capsys, "scripts/fracture.py", f"a={a}", f"b={a}", f"hydra.run.dir={tmp_path}", *SMALL)  # fmt: skip
 
 

@@ -175,7 +175,7 @@ def test_mistakes_end_in_one_line(arguments, message, hub, texts, tmp_path, meas
 
 def test_a_hidden_size_that_changes_ends_in_one_line(hub, texts, measure, monkeypatch):
     _, tokenizer = hub_files.load(str(hub), torch.float32)
-    monkeypatch.setattr(hub_files, "load", lambda source, dtype: (shrinking_model(), tokenizer))
+    monkeypatch.setattr(hub_files, "load", lambda source, dtype, trust_remote_code: (shrinking_model(), tokenizer))
     assert "changes between layers: 32 at blocks.0, 16 at blocks.1" in measure(f"model=hf:{hub}", f"data={texts}")
 
 

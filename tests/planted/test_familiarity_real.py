@@ -266,7 +266,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(familiar, "facts_of", lambda name: facts)
     monkeypatch.setattr(familiar, "versions", lambda names: {"stand-in": "1.0"})
     for module in (frozen, familiarity_real):
-        monkeypatch.setattr(module, "loaded", lambda name, device: model)
+        monkeypatch.setattr(module, "loaded", lambda name, device, trust: model)
 
 
 def run_tiny(folder: Path, batch_size: int) -> tuple[Report, FamiliarityRealStudy]:

@@ -86,11 +86,11 @@ def test_dealt_sites_are_an_unbiased_estimate_of_all(n_each, monkeypatch):
     for order in orders:
         monkeypatch.setattr(torch, "randperm", lambda n, order=order: torch.tensor(order))
         for name, value in bridge_terms(teacher, student, between, TOKENS, n_each).items():
-            totals[name] += float(value) / len(orders)
+            totals[name] += value.item() / len(orders)
             if name == "into_sparse":
-                single.add(float(value))
+                single.add(value.item())
     for name in TERMS:
-        assert totals[name] == pytest.approx(float(exact[name]), rel=1e-9), name
+        assert totals[name] == pytest.approx(exact[name].item(), rel=1e-9), name
     assert len(single) > 1, "single deals differ, their mean does not"
 
 

@@ -92,7 +92,7 @@ def tiny(monkeypatch) -> LanguageModel:
         weights_sha256="ab" * 32,
         left_out={},
     )
-    monkeypatch.setattr(real, "loaded", lambda name, device: model)
+    monkeypatch.setattr(real, "loaded", lambda name, device, trust: model)
     return model
 
 
@@ -239,6 +239,6 @@ def test_mistakes_are_said_in_a_line(changes, said):
 
 
 def test_a_model_without_the_place_of_sparsity_is_refused(tiny, monkeypatch):
-    monkeypatch.setattr(real, "loaded", lambda name, device: replace(tiny, module=torch.nn.Embedding(400, 8)))
+    monkeypatch.setattr(real, "loaded", lambda name, device, trust: replace(tiny, module=torch.nn.Embedding(400, 8)))
     with pytest.raises(KeyError, match="no hook point named"):
         study().plan()

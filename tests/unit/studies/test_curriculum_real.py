@@ -62,7 +62,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
         weights_sha256="0" * 64,
         left_out={},
     )
-    monkeypatch.setattr(frozen, "loaded", lambda name, device: model)
+    monkeypatch.setattr(frozen, "loaded", lambda name, device, trust: model)
     return model
 
 
@@ -183,7 +183,7 @@ def test_where_there_are_few_examples_one_is_left_out(tmp_path):
 def test_a_context_too_short_for_all_demonstrations_drops_some(tmp_path, tiny, monkeypatch):
     longest = max(len(probe.tokens) for probe in study_of().probes["capital"].probes)
     short = replace(tiny, n_ctx=longest - 1)  # the last token of the longest is predicted, not read: it fits alone
-    monkeypatch.setattr(frozen, "loaded", lambda name, device: short)
+    monkeypatch.setattr(frozen, "loaded", lambda name, device, trust: short)
     run_stages(study_of().stages(), tmp_path)
     dropped = read(study_of(), tmp_path).answers.n_dropped
     assert dropped["zero_shot"] == 0 and all(n > 0 for name, n in dropped.items() if name != "zero_shot")
