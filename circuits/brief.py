@@ -1,4 +1,4 @@
-"""The numbers of a report that a page of the docs would cite, as a small file: no curves, intervals, drawings or texts."""
+"""A report in few words: the numbers that a page of the docs would cite, as a small file (no curves, intervals, drawings or texts), and a task in one line."""
 
 from typing import Any
 
@@ -46,3 +46,23 @@ def _task(task: TaskEntry) -> dict[str, Any]:
     if task.seconds is not None:
         line["seconds"] = task.seconds.value
     return line
+
+
+def describe_task(task: TaskEntry) -> str:
+    """One line for the terminal: how a task's search ended."""
+    gate = task.gate
+    if task.status == "unsuitable":
+        return f"{task.task}: does not suit this tokenizer; {task.note}"
+    text = f"{task.task}: {task.status}, model {gate.accuracy.value:.0%} right, loss {gate.loss.value:.3f}"
+    if gate.paraphrased is not None:
+        text += f" ({gate.paraphrased.loss.value:.3f} in a second wording)"
+    if task.circuits:
+        best = task.circuits[0]
+        text += (
+            f"; circuit of {best.size_words}, loss {best.task_loss.value:.3f} (raw "
+            f"{best.raw.loss.value:.3f}, {best.raw.accuracy.value:.0%} right), beats {best.random.n_beaten.value} of {best.random.n} random ones"
+        )
+    if task.nonsense_twin is not None:
+        twin = task.nonsense_twin
+        text += f"; nonsense twin: {twin.size_words if twin.reached else 'no circuit'}"
+    return text

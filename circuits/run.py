@@ -16,6 +16,7 @@ from torch import Tensor
 
 from circuits.bridges.catalogue import BRIDGES
 from circuits.bridges.study import BridgeStudyConfig
+from circuits.brief import describe_task
 from circuits.circuit import Circuit
 from circuits.comparison import ComparisonConfig, ComparisonStudy, Outcome
 from circuits.context_prior.catalogue import CONTEXT_PRIOR
@@ -488,23 +489,3 @@ def merge_tasks(old: CircuitsSection | None, new: CircuitsSection) -> CircuitsSe
 def _found(circuit: CircuitEntry) -> str:
     """Tells a circuit's entry from others as the search left it."""
     return fingerprint(plain(replace(circuit, card=None, viewer=None)))
-
-
-def describe_task(task: TaskEntry) -> str:
-    """One line for the terminal: how a task's search ended."""
-    gate = task.gate
-    if task.status == "unsuitable":
-        return f"{task.task}: does not suit this tokenizer; {task.note}"
-    text = f"{task.task}: {task.status}, model {gate.accuracy.value:.0%} right, loss {gate.loss.value:.3f}"
-    if gate.paraphrased is not None:
-        text += f" ({gate.paraphrased.loss.value:.3f} in a second wording)"
-    if task.circuits:
-        best = task.circuits[0]
-        text += (
-            f"; circuit of {best.size_words}, loss {best.task_loss.value:.3f} (raw "
-            f"{best.raw.loss.value:.3f}, {best.raw.accuracy.value:.0%} right), beats {best.random.n_beaten.value} of {best.random.n} random ones"
-        )
-    if task.nonsense_twin is not None:
-        twin = task.nonsense_twin
-        text += f"; nonsense twin: {twin.size_words if twin.reached else 'no circuit'}"
-    return text

@@ -18,6 +18,7 @@ from typing import Literal
 
 import torch
 
+from circuits.brief import describe_task
 from circuits.edges import NO_EDGES
 from circuits.evidence.thresholds import PRESETS
 from circuits.hub import HubSearch, hub_circuits
@@ -25,7 +26,6 @@ from circuits.run import (
     KINDS,
     N_TEXT_WINDOWS,
     CircuitsConfig,
-    describe_task,
     known_circuits,
     publish,
     run_baselines,

@@ -118,7 +118,7 @@ CIRCUITS = {
     "doctor": {"circuit", "means"},
     "brief": {"section"},
     "zoo": {"section", "views", "run", "verify"},
-    "run": THING | {"section", "search", "evidence", "explain", "views", "find", "formation", "comparison", "bridges", "context_prior", "fracture", "recipe"},
+    "run": THING | {"section", "brief", "search", "evidence", "explain", "views", "find", "formation", "comparison", "bridges", "context_prior", "fracture", "recipe"},
 }  # fmt: skip
 """The same of `circuits`."""
 

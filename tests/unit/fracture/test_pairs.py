@@ -29,7 +29,7 @@ def test_a_pair_is_called_different_from_the_bound_on():
 
 def models(n: int, n_measures: int, seed: int) -> list[dict[str, float]]:
     values = np.random.default_rng(seed).normal(size=(n, n_measures)) * 10.0 ** np.arange(n_measures)
-    return [dict(zip("xyzuvwabcd", row, strict=False)) for row in values.tolist()]
+    return [dict(zip("xyzuvwabcd"[:n_measures], row, strict=True)) for row in values.tolist()]
 
 
 def test_bounds_are_one_multiple_of_every_spread() -> None:
