@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from sparsetrain.hooks import NODE_KINDS, HookPoint, name_hook_points_
 from sparsetrain.kernels import abs_topk, is_sharded, sink_attention, sink_attention_reference, whole_tensor
+from sparsetrain.linear import Embedding, Linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,14 +203,14 @@ class Attention(Layer):
         self.n_head = config.heads
         self.k = {kind: config.k(kind) for kind in NODE_KINDS[:5]}
         self.attend = sink_attention if config.attention == "fused" else sink_attention_reference
-        self.W_q = nn.Linear(d_read, width, bias=config.biases)
-        self.W_k = nn.Linear(d_read, width, bias=config.biases)
-        self.W_v = nn.Linear(d_read, width, bias=config.biases)
+        self.W_q = Linear(d_read, width, bias=config.biases)
+        self.W_k = Linear(d_read, width, bias=config.biases)
+        self.W_v = Linear(d_read, width, bias=config.biases)
         self.hook_q = HookPoint("attn_q", width)
         self.hook_k = HookPoint("attn_k", width)
         self.hook_v = HookPoint("attn_v", width)
         self.sink = nn.Parameter(torch.zeros(config.heads)) if config.sink else None
-        self.W_o = nn.Linear(width, config.d_model, bias=config.biases)
+        self.W_o = Linear(width, config.d_model, bias=config.biases)
         self.hook_out = HookPoint("attn_out", config.d_model)
 
     def forward(self, resid: Tensor, positions: Tensor | None) -> Tensor:
@@ -230,9 +231,9 @@ class MLP(Layer):
         super().__init__(config, "mlp_in")
         self.k = {kind: config.k(kind) for kind in NODE_KINDS[5:]}
         self.activation = ACTIVATIONS[config.activation]
-        self.W_in = nn.Linear(self.d_read, config.mlp_width, bias=config.biases)
+        self.W_in = Linear(self.d_read, config.mlp_width, bias=config.biases)
         self.hook_neuron = HookPoint("mlp_neuron", config.mlp_width)
-        self.W_out = nn.Linear(config.mlp_width, config.d_model, bias=config.biases)
+        self.W_out = Linear(config.mlp_width, config.d_model, bias=config.biases)
         self.hook_out = HookPoint("mlp_out", config.d_model)
 
     def forward(self, resid: Tensor, positions: Tensor | None) -> Tensor:
@@ -273,12 +274,12 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.d_vocab, config.d_model)
+        self.embed = Embedding(config.d_vocab, config.d_model)
         d_positions = {"none": 0, "learned": config.d_model, "concat": config.d_pos}[config.positions]
         self.positions = nn.Parameter(torch.empty(config.n_ctx, d_positions)) if d_positions else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.final_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.unembed = nn.Linear(config.d_model, config.d_vocab, bias=config.biases)
+        self.unembed = Linear(config.d_model, config.d_vocab, bias=config.biases)
         self.bigram = nn.Embedding(config.d_vocab, config.d_vocab) if config.bigram else None
         name_hook_points_(self)
         self.init_weights_()

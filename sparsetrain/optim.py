@@ -6,7 +6,7 @@ and AdamW turns into momentum SGD, so it warns.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import cos, pi, sqrt
 from typing import Literal
@@ -88,25 +88,46 @@ def lr_factor(step: int, n_steps: int, config: OptimConfig, density: float = 1.0
     return max(0.0, shape) * factor
 
 
-def grad_rms(params: Iterable[nn.Parameter]) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class PartialGradient:
+    """A gradient of which only some entries were computed."""
+
+    values: Tensor
+    """`[n]`, those that were."""
+    n_entries: int
+    """Of the whole."""
+    share: Tensor
+    """Scalar: |these entries|^2 / |all entries|^2 when all were last known."""
+
+
+def grad_rms(params: Iterable[nn.Parameter], partial: Sequence[PartialGradient] = ()) -> Tensor:
     """Root mean square over all entries of all gradients, over all ranks that share them; a scalar of at least float32.
 
+    Of partial gradients the entries that are missing are taken to be as large, beside the others, as they were when they were known.
     A tensor: no host sync.
     """
     grads = [p.grad for p in params if p.grad is not None]
-    norms = torch.stack(torch._foreach_norm([local_part(g) for g in grads]))  # pyright: ignore[reportPrivateImportUsage]
-    norm = norms.to(torch.promote_types(norms.dtype, torch.float32)).norm()
+    whole = [local_part(g) for g in grads]
+    found = torch._foreach_norm([*whole, *(one.values for one in partial)])  # pyright: ignore[reportPrivateImportUsage]
+    norms = torch.stack(found)
+    norms = norms.to(torch.promote_types(norms.dtype, torch.float32))
+    if partial:
+        norms = norms * torch.cat([norms.new_ones(len(whole)), torch.stack([one.share for one in partial]).rsqrt()])
+    norm = norms.norm()
     if any(map(is_sharded, grads)):
         norm = ranks_of(grads).sum_(norm.square()).sqrt()
-    return norm / sqrt(sum(g.numel() for g in grads))
+    return norm / sqrt(sum(g.numel() for g in grads) + sum(one.n_entries for one in partial))
 
 
-def scale_gradients_(params: Iterable[nn.Parameter], config: OptimConfig) -> Tensor:
+def scale_gradients_(
+    params: Iterable[nn.Parameter], config: OptimConfig, partial: Sequence[PartialGradient] = ()
+) -> Tensor:
     """Brings the global gradient RMS to 1 (`normalise`) or to at most 1 (`clip`), in place; returns the RMS before."""
     params = [p for p in params if p.grad is not None]
-    rms = grad_rms(params)
+    rms = grad_rms(params, partial)
     if config.grad_rms != "off":
         # A gradient of zeros stays one.
         divisor = torch.where(rms > 0, rms, 1.0) if config.grad_rms == "normalise" else rms.clamp(min=1.0)
-        torch._foreach_div_([local_part(p.grad) for p in params if p.grad is not None], divisor)  # pyright: ignore
+        whole = [local_part(p.grad) for p in params if p.grad is not None]
+        torch._foreach_div_([*whole, *(one.values for one in partial)], divisor)  # pyright: ignore
     return rms

@@ -30,6 +30,7 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     ("interop/standalone.py", ()),
+    ("linear.py", ("Product", "Lookup", "Linear", "Embedding")),
     ("model.py", ()),
     ("interop/hub_model.py", ()),
 )  # fmt: skip

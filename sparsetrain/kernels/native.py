@@ -1,4 +1,4 @@
-"""Compiles native.cpp on first use and calls it through ctypes.
+"""Compiles native.cpp and sparse.cpp on first use and calls them through ctypes.
 
 1. The compiler is `$CXX` (default `c++`). The library is kept in `$SPARSETRAIN_CACHE` (default `~/.cache/sparsetrain`) under a hash of all that
    its machine code depends on: source, compiler, flags, processor, OpenMP, torch, libc. Nothing of Python: ctypes calls it.
@@ -29,10 +29,17 @@ from torch import Tensor
 from sparsetrain.kernels.magnitude import INFINITY_KEYS, refuse_nan
 from sparsetrain.store import home, is_whole, sealed, sha256, user, write_atomic
 
-SOURCE = Path(__file__).with_name("native.cpp")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("native.cpp", "sparse.cpp"))
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
 BUILD_TIMEOUT_S = 120
 ROW_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+KINDS = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int32, "d": ctypes.c_double}
+SPARSE = {
+    "count_rows": "pnnpi", "find_columns": "pnnppi", "by_columns": "nnppppp", "multiply": "pnnnpppppi", "multiply_backward": "ppnnnpppppppppi",
+    "lookup_backward": "ppnnnpppi", "adamw": "pppppnidddddd",
+}  # fmt: skip
+"""Functions of sparse.cpp that give nothing back, with the kinds of their arguments: pointer, size, int, double."""
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +136,7 @@ def reason(error: Exception) -> str:
 def build_hash(compiler: list[str]) -> str:
     """Names everything that the machine code depends on, and the user: nobody finds another one's library under the own name."""
     parts = [
-        SOURCE.read_text(encoding="utf-8"),
+        *(source.read_text(encoding="utf-8") for source in SOURCES),
         *(*compiler, *compile_flags()),
         run([*compiler, "--version"]),
         # What the compiler takes this processor for, and its language and OpenMP.
@@ -161,7 +168,7 @@ def build(compiler: list[str], name: str) -> Found:
     with tempfile.TemporaryDirectory(prefix="sparsetrain-") as folder:
         output = Path(folder) / name
         link = [*map(str, openmp()), "-Wl,--as-needed"] if openmp() else []
-        run([*compiler, *compile_flags(), str(SOURCE), *link, "-o", str(output)])
+        run([*compiler, *compile_flags(), *map(str, SOURCES), *link, "-o", str(output)])
         try:
             path = write_atomic(cache_folder() / name, sealed(output.read_bytes()))
             path.chmod(0o600)
@@ -189,8 +196,12 @@ def load(path: Path) -> ctypes.CDLL:
         kernels.sparsetrain_keep.restype = None
         kernels.sparsetrain_project.argtypes = [pointer, size, size, size, size, small, pointer, small]
         kernels.sparsetrain_project.restype = None
+        for name, arguments in SPARSE.items():
+            function = getattr(kernels, f"sparsetrain_{name}")
+            function.argtypes = [KINDS[kind] for kind in arguments]
+            function.restype = None
     except AttributeError as error:
-        raise OSError(f"{path} is not the library of {SOURCE.name}: {error}") from error
+        raise OSError(f"{path} is not the library of {SOURCES[0].name}: {error}") from error
     return kernels
 
 
@@ -237,3 +248,9 @@ def project_(weight: Tensor, k: int, floor: int, by_column: bool, state: int) ->
     compiled().sparsetrain_project(
         weight.data_ptr(), n_rows, n_columns, k, floor, by_column, state, torch.get_num_threads()
     )
+
+
+def call(name: str, *arguments: Tensor | int | float | None) -> None:
+    """Calls a function of `SPARSE`; tensors must be contiguous, None is a null pointer."""
+    given = [None if x is None else x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]
+    getattr(compiled(), f"sparsetrain_{name}")(*given)

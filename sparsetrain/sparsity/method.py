@@ -5,11 +5,15 @@ are sparse after every real step, whatever accumulates gradients, before the sch
 without Lightning too. The method's step counter rides in `param_groups`, hence in every optimizer state dict.
 """
 
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from sparsetrain.optim import PartialGradient
 
 STEP_KEY = "sparsity_step"
 """Key in `optimizer.param_groups[0]` that counts the steps the method has seen."""
@@ -69,6 +73,26 @@ class SparsityMethod(Protocol):
 
     def density(self, step: int) -> float:
         """Density of the weight matrices after `step` optimizer steps."""
+        ...
+
+    def computing(self, n_tokens: int) -> AbstractContextManager[None]:
+        """Inside, the model computes as the method wants the next step to; `n_tokens` are those of a batch."""
+        ...
+
+    def partial_gradients(self) -> Sequence[PartialGradient]:
+        """Gradients of this step that some entries alone have, beside the parameters' own."""
+        ...
+
+    def drop_gradients(self) -> None:
+        """This step is not taken: its gradients beside the parameters' own are forgotten."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside weights and optimizer."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse, on a prepared model."""
         ...
 
     def audit(self, step: int | None = None) -> tuple[TensorAudit, ...]:

@@ -11,12 +11,14 @@ one line per attention channel or neuron either way.
 Source: Gao et al. 2025, A.2.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
 from sparsetrain.kernels import (
     ProjectionSpec,
@@ -26,6 +28,8 @@ from sparsetrain.kernels import (
     project_each_topk_,
     warm_start_state,
 )
+from sparsetrain.optim import PartialGradient
+from sparsetrain.sparsity.compute import ComputeConfig, SparseCompute
 from sparsetrain.sparsity.method import STEP_KEY, SparsityMethod, TensorAudit
 from sparsetrain.sparsity.schedule import DENSE, MATRICES, DensitySchedule, InitialDensity, ScheduleConfig
 from sparsetrain.typed import Index, Share
@@ -54,6 +58,11 @@ class SparsityConfig:
     """Nonzeros that every neuron and attention channel keeps at least. auto: 4 on tensors whose density is at least 8 /
     (length of a line), so that the floor leaves a choice, none on the others (ours)."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    compute: Literal["dense", "sparse", "auto"] = "dense"
+    """Products with sparse weights: with their zeros; by their nonzeros from a density on; from the density on at which that is faster on
+    this machine, which is measured at the start. ours"""
+    computing: ComputeConfig = field(default_factory=ComputeConfig)
+    """Of sparse and auto."""
 
     @property
     def is_dense(self) -> bool:
@@ -120,6 +129,11 @@ class TopKProjection:
             target=config.density, n_steps=n_steps, config=config.schedule, initial=initial.matrices
         )
         self.tensors: list[SparseTensor] = []
+        self.compute = (
+            None
+            if config.compute == "dense"
+            else SparseCompute(config.computing, n_steps, measured=config.compute == "auto")
+        )
         self._optimizer: Optimizer | None = None
         self._thresholds = torch.empty(0)
 
@@ -152,13 +166,21 @@ class TopKProjection:
             if target < 1:
                 check_budget(name, param.shape, tensor.spec(least))
                 self.tensors.append(tensor)
+        if self.compute is not None:
+            self.compute.prepare(model, [tensor.name for tensor in self.tensors])
 
     def attach(self, optimizer: Optimizer) -> None:
         """Projects after every step of `optimizer`; its counter rides in the first parameter group."""
         assert self._optimizer is None, "a method belongs to one optimizer"
         self._optimizer = optimizer
         optimizer.param_groups[0][STEP_KEY] = 0
+        optimizer.register_step_pre_hook(self._step_pre_hook)
         optimizer.register_step_post_hook(self._step_post_hook)
+
+    def _step_pre_hook(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        if self.compute is not None:
+            assert isinstance(optimizer, AdamW)
+            self.compute.before_step(optimizer)
 
     def _step_post_hook(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         optimizer.param_groups[0][STEP_KEY] += 1
@@ -167,24 +189,75 @@ class TopKProjection:
     def penalty(self) -> Tensor | None:
         return None
 
-    def after_step(self) -> None:
+    @property
+    def step(self) -> int:
+        """Optimizer steps that were taken."""
         assert self._optimizer is not None
-        self._project_(self._optimizer.param_groups[0][STEP_KEY])
+        return self._optimizer.param_groups[0][STEP_KEY]
+
+    def after_step(self) -> None:
+        step, compute = self.step, self.compute
+        if compute is None:
+            self._project_(step)
+            return
+        assert isinstance(self._optimizer, AdamW)
+        compute.take_step(self._optimizer)
+        self._project_(step, compute)
+        compute.end(step - 1, self._optimizer)
 
     def finalize(self) -> None:
         self._project_(self.schedule.n_steps)
 
+    @contextmanager
+    def computing(self, n_tokens: int) -> Iterator[None]:
+        """Inside, the model computes the next step as `config.compute` says.
+
+        Args:
+            n_tokens: of a batch.
+        """
+        if self.compute is None:
+            yield
+            return
+        self.compute.measure(n_tokens)
+        step, tensors = self.step, {tensor.name: tensor for tensor in self.tensors}
+        with self.compute.active(step, lambda name: self.density_of(tensors[name], step)):
+            yield
+
+    def partial_gradients(self) -> Sequence[PartialGradient]:
+        """Gradients of this step that some entries alone have."""
+        return () if self.compute is None else self.compute.gradients()
+
+    def drop_gradients(self) -> None:
+        """This step is not taken."""
+        if self.compute is not None:
+            self.compute.drop_gradients()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside weights and optimizer."""
+        return {} if self.compute is None else self.compute.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse, on a prepared model."""
+        if self.compute is not None:
+            self.compute.load_state_dict(state)
+
     @torch.no_grad()
-    def _project_(self, step: int) -> None:
+    def _project_(self, step: int, compute: SparseCompute | None = None) -> None:
         begun = self.schedule.progress(step) > 0
-        cut = [tensor for tensor in self.tensors if begun or tensor.initial < 1]
+        if len(self._thresholds) != len(self.tensors):
+            self._thresholds = warm_start_state(len(self.tensors), self.tensors[0].param.device)
+        specs = [tensor.spec(self.density_of(tensor, step)) for tensor in self.tensors]
+        cut = [
+            i
+            for i, (tensor, spec) in enumerate(zip(self.tensors, specs, strict=True))
+            if (begun or tensor.initial < 1) and not (compute is not None and compute.holds(tensor.name, spec.k))
+        ]
         if not cut:
             return
-        params = [tensor.param for tensor in cut]
-        specs = [tensor.spec(self.density_of(tensor, step)) for tensor in cut]
-        if len(self._thresholds) != len(params):
-            self._thresholds = warm_start_state(len(params), params[0].device)
-        project_each_topk_(params, specs, self._thresholds)
+        thresholds = self._thresholds if len(cut) == len(self.tensors) else self._thresholds[cut]
+        project_each_topk_([self.tensors[i].param for i in cut], [specs[i] for i in cut], thresholds)
+        if thresholds is not self._thresholds:
+            self._thresholds[cut] = thresholds
 
     def density(self, step: int) -> float:
         return self.schedule.density(step)

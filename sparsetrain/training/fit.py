@@ -27,7 +27,7 @@ from sparsetrain.data.stream import Stream
 from sparsetrain.export import export_model
 from sparsetrain.interrupt import Pending, held_back
 from sparsetrain.model import ModelConfig, Transformer
-from sparsetrain.optim import OptimConfig, add_beside, build_optimizer, lr_factor, scale_gradients_
+from sparsetrain.optim import OptimConfig, PartialGradient, add_beside, build_optimizer, lr_factor, scale_gradients_
 from sparsetrain.sparsity import DENSE, SparsityConfig, SparsityMethod, build_sparsity, require_attached
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, ProgressBar, StepScalars, every
 from sparsetrain.training.checkpoints import Checkpoints, CheckpointsConfig, RandomState, VerifiedIO, newest
@@ -261,14 +261,26 @@ class LitTransformer(L.LightningModule):
             factors.append(partial(lr_factor, n_steps=self.n_steps, config=self.learning.optim))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}}
 
+    def loss(self, batch: Mapping[str, Any]) -> Tensor:
+        """The objective, computed as the sparsity method wants the step at hand to be."""
+        if self.sparsity is None:
+            return self.objective(self.model, batch)
+        with self.sparsity.computing(batch["tokens"].numel()):
+            return self.objective(self.model, batch)
+
+    @property
+    def partial_gradients(self) -> Sequence[PartialGradient]:
+        """Gradients that some entries alone have, beside the parameters' own."""
+        return () if self.sparsity is None else self.sparsity.partial_gradients()
+
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        loss = self.objective(self.model, batch)
+        loss = self.loss(batch)
         self._micro.append((batch["k"], loss.detach()))
         penalty = None if self.sparsity is None else self.sparsity.penalty()
         return loss if penalty is None else loss + penalty
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        rms = scale_gradients_(self.model.parameters(), self.optim)
+        rms = scale_gradients_(self.model.parameters(), self.optim, self.partial_gradients)
         mean = torch.stack([loss for _, loss in self._micro]).mean()
         if self.trainer.world_size > 1:
             mean = self.trainer.strategy.reduce(mean, reduce_op="mean")
@@ -284,12 +296,17 @@ class LitTransformer(L.LightningModule):
         loss, grad_rms = judged.tolist()
         if not self.guard.judge(self.global_step, batches, loss, grad_rms):
             optimizer.zero_grad(set_to_none=True)
+            if self.sparsity is not None:
+                self.sparsity.drop_gradients()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["guard"] = self.guard.state_dict()
+        checkpoint["sparsity"] = {} if self.sparsity is None else self.sparsity.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.guard.load_state_dict(checkpoint["guard"])
+        if self.sparsity is not None:
+            self.sparsity.load_state_dict(checkpoint["sparsity"])
 
 
 def take_step(module: LitTransformer, optimizer: Optimizer, *batches: Mapping[str, Tensor]) -> Tensor:
@@ -301,10 +318,10 @@ def take_step(module: LitTransformer, optimizer: Optimizer, *batches: Mapping[st
     optimizer.zero_grad()
     losses: list[Tensor] = []
     for batch in batches:
-        loss = module.objective(module.model, batch) / len(batches)
+        loss = module.loss(batch) / len(batches)
         loss.backward()
         losses.append(loss.detach())
-    scale_gradients_(module.model.parameters(), module.optim)
+    scale_gradients_(module.model.parameters(), module.optim, module.partial_gradients)
     optimizer.step()
     return torch.stack(losses).sum()
 

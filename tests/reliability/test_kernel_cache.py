@@ -65,7 +65,14 @@ def compiled_once(readable: Path) -> tuple[Path, bytes]:
     folder = readable
     script, library = folder / "cxx", folder / "library"
     subprocess.run(
-        [*CXX.split(), *native.compile_flags(), str(native.SOURCE), *map(str, native.openmp()), "-o", str(library)],
+        [
+            *CXX.split(),
+            *native.compile_flags(),
+            *map(str, native.SOURCES),
+            *map(str, native.openmp()),
+            "-o",
+            str(library),
+        ],
         check=True,
     )
     script.write_text(

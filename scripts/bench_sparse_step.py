@@ -1,0 +1,134 @@
+"""What a training step costs that leaves zeros out, against one that computes with them.
+
+Four layers, heads of 16, context 256, vocabulary 2048, batches of 8, sinks and a bigram table, no AbsTopK; blocks, embeddings and biases at their final density, floor
+auto. Both steps are of the same model and optimizer and differ in `sparsity.compute`. A sparse turn is a whole round from one dense gradient to the next,
+and is given per step.
+
+Amdahl's law: of a dense step the share s is spent in what becomes sparse, timed alone with the tensors of that step, in the same turns; no sparse step
+can be more than 1 / (1 - s) times faster, as long as everything else costs the same. (A sparse step may pass that: its optimizer and its projection have less to do.)
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparsetrain.kernels.bench import Bench, parse_arguments, seconds
+from sparsetrain.linear import Embedding, Linear
+from sparsetrain.model import ModelConfig, Transformer
+from sparsetrain.optim import OptimConfig
+from sparsetrain.sparsity import ComputeConfig, SparsityConfig, build_sparsity
+from sparsetrain.sparsity.method import STEP_KEY
+from sparsetrain.training.fit import LitTransformer, take_step
+from sparsetrain.training.guard import Guard, GuardConfig
+from sparsetrain.training.objectives import next_token_loss
+
+N_LAYER, D_HEAD, N_CTX, D_VOCAB, BATCH = 4, 16, 256, 2048, 8
+WIDTHS = (512, 1024)
+DENSITIES = {"1/64": 1 / 64, "1/256": 1 / 256}
+N_STEPS = 100_000
+"""Far from the last stretch, in which every gradient is dense."""
+CONFIG = SparsityConfig(floor="auto", computing=ComputeConfig(exact_end=0))
+VERSUS = "compute=dense"
+
+
+class Trainee:
+    """A model and its optimizer at the end of the density schedule."""
+
+    def __init__(self, width: int, sparsity: SparsityConfig) -> None:
+        torch.manual_seed(0)
+        config = ModelConfig(n_layer=N_LAYER, d_model=width, d_head=D_HEAD, n_ctx=N_CTX, d_vocab=D_VOCAB, abs_topk={})
+        self.model = Transformer(config)
+        method = build_sparsity(sparsity, N_STEPS)
+        assert method is not None
+        method.prepare(self.model)
+        module = LitTransformer(self.model, next_token_loss, OptimConfig(), method, N_STEPS, Guard(GuardConfig()))
+        self.module, self.optimizer = module, module.configure_optimizers()["optimizer"]
+        self.batch = {"tokens": torch.randint(D_VOCAB, (BATCH, N_CTX + 1))}
+        self.round = sparsity.computing.refresh_every if sparsity.compute == "sparse" else 1
+        self.step()  # AdamW's moments
+        self.optimizer.param_groups[0][STEP_KEY] = N_STEPS * 3 // 4 - 1
+        self.step()  # the projection to the final density
+        for _ in range(self.round):  # on to a dense gradient at the final density, and behind it
+            self.step()
+
+    def step(self) -> None:
+        """One optimizer step."""
+        take_step(self.module, self.optimizer, self.batch)
+
+    def turn(self, _: object = None) -> None:
+        """One round of steps, from a dense gradient to the next."""
+        for _ in range(self.round):
+            self.step()
+
+    def products(self) -> Callable[[object], None]:
+        """What becomes sparse of a dense step, alone: the layers of all sparse matrices, forward and backward."""
+        calls: list[tuple[Linear | Embedding, Tensor, Tensor]] = []
+        layers = [module for module in self.model.modules() if isinstance(module, Linear | Embedding)]
+
+        def keep(module: Linear | Embedding, arguments: tuple[Tensor], y: Tensor) -> None:
+            x = arguments[0].detach()
+            calls.append((module, x.requires_grad_(x.is_floating_point()), torch.randn_like(y)))
+
+        handles = [layer.register_forward_hook(keep) for layer in layers]  # pyright: ignore[reportArgumentType]
+        self.module.loss(self.batch)
+        for handle in handles:
+            handle.remove()
+
+        def run(_: object) -> None:
+            for module, x, gradient in calls:
+                module.weight.grad = None
+                if isinstance(module, Linear):
+                    module.bias.grad = x.grad = None
+                    F.linear(x, module.weight, module.bias).backward(gradient)
+                else:
+                    F.embedding(x, module.weight).backward(gradient)
+                module.weight.grad = None
+
+        return run
+
+
+def bench_width(bench: Bench, width: int) -> None:
+    """Rounds of sparse steps at each density against dense steps, and the products of a dense step alone."""
+    from sparsetrain.kernels.bench import BenchCase
+
+    for name, density in DENSITIES.items():
+        config = replace(CONFIG, density=density)
+        dense, sparse = Trainee(width, config), Trainee(width, replace(config, compute="sparse"))
+        products = dense.products()
+        calls = [dense.turn, sparse.turn, products]
+        turns = [[seconds(call, None, bench.device) for call in calls] for _ in range(bench.runs + 1)][1:]
+        per_step = [(one[0], one[1] / sparse.round, one[2]) for one in turns]
+        share = median(of / step for step, _, of in per_step)
+        speedup = median(step / ours for step, ours, _ in per_step)
+        case = BenchCase(
+            name=f"sparse_step:{width}@{name}:step",
+            ms=1e3 * median(ours for _, ours, _ in per_step),
+            ms_min=1e3 * min(ours for _, ours, _ in per_step),
+            versus=VERSUS,
+            speedup=speedup,
+        )
+        bench.cases.append(case)
+        limit = 1 / (1 - share)
+        print(
+            f"{case.name}: dense {1e3 * median(step for step, _, _ in per_step):,.0f} ms, of which products {share:.3f}, so at most "
+            f"{limit:.2f} times faster; sparse {case.ms:,.0f} ms, {speedup:.2f} times faster: {speedup / limit:.0%} of that limit",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Prints share, limit and what is reached, the table, and the JSON line."""
+    arguments = parse_arguments(__doc__ or "", runs=5)
+    torch.set_flush_denormal(True)  # as every training does
+    bench = Bench(name="sparse_step", device=arguments.device, runs=arguments.runs)
+    for width in WIDTHS[:1] if arguments.small else WIDTHS:
+        bench_width(bench, width)
+    bench.report()
+
+
+if __name__ == "__main__":
+    main()
