@@ -10,11 +10,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors.torch import load_file, save
 from torch import nn
 
+from sparsetrain.linear import multiply_by_nonzeros_
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.packed import pack, unpack
 from sparsetrain.shipped import is_shipped, shipped_folder
@@ -76,17 +77,22 @@ def export_model(
     return folder
 
 
-def load_model(folder: str | Path, device: str = "cpu") -> Transformer:
+def load_model(
+    folder: str | Path, device: str = "cpu", *, compute: Literal["dense", "sparse"] = "dense"
+) -> Transformer:
     """Loads an export folder: strict, without Lightning and without pickle; the model is in eval mode.
 
     Args:
         folder: of an export, or `zoo:<name>` for a model that ships with the package.
         device: where its weights go.
+        compute: `sparse`: layers whose weights have few nonzeros compute by these alone, which is faster and equal but for rounding.
 
     Raises:
         FileNotFoundError: the folder is no export.
-        ValueError: an unknown config key, a missing or unexpected tensor, or weights that do not match their hash.
+        ValueError: another `compute`, an unknown config key, a missing or unexpected tensor, or weights that do not match their hash.
     """
+    if compute not in ("dense", "sparse"):
+        raise ValueError(f"compute={compute!r} must be dense or sparse")
     folder = latest_export(folder, "model") if is_shipped(folder) else Path(folder)
     for name in ("config.json", "model.safetensors", "meta.json"):
         if not (folder / name).is_file():
@@ -117,7 +123,10 @@ def load_model(folder: str | Path, device: str = "cpu") -> Transformer:
     if difference:
         raise ValueError(f"{folder}/model.safetensors does not fit its config.json; tensors in one only: {difference}")
     model.to(device).load_state_dict(state, strict=True, assign=True)
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    if compute == "sparse":
+        multiply_by_nonzeros_(model)
+    return model
 
 
 def read_meta(folder: str | Path) -> dict[str, Any]:

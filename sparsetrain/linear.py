@@ -41,8 +41,9 @@ class _OfWeight:
         self.version = weight._version
 
     def holds(self, weight: Tensor) -> bool:
-        """Whether the nonzeros are this weight's. One that somebody has exchanged or changed is multiplied as it is."""
-        return weight is self.weight and weight._version == self.version
+        """Whether the nonzeros are this weight's. One that somebody has exchanged, changed or moved is multiplied as it is."""
+        same = weight is self.weight and weight._version == self.version
+        return same and weight.dtype == self.values.dtype and weight.device == self.values.device
 
 
 class SparseProduct(_OfWeight):
@@ -71,3 +72,21 @@ class SparseLookup(_OfWeight):
         if not self.holds(weight):
             return F.embedding(tokens, weight)
         return lookup(tokens, self.values, self.pattern, weight)
+
+
+def multiply_by_nonzeros_(model: nn.Module, crossover: float = 0.125) -> list[str]:
+    """Lets every linear layer whose weight is sparse enough compute by its nonzeros from now on, for as long as nobody changes the weight.
+
+    Args:
+        model: of float32 weights.
+        crossover: density up to which that is done.
+
+    Returns:
+        Names of these layers.
+    """
+    found: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, Linear) and int(module.weight.count_nonzero()) <= crossover * module.weight.numel():
+            module.product = SparseProduct(module.weight)
+            found.append(name)
+    return found

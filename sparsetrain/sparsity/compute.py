@@ -78,7 +78,14 @@ class Compressible:
     @property
     def param(self) -> nn.Parameter:
         """The weight."""
-        return self.module.weight
+        weight = self.module.weight
+        assert isinstance(weight, nn.Parameter)
+        return weight
+
+    @property
+    def shape(self) -> tuple[int, int, bool]:
+        """Rows, columns, and whether it is an embedding: what a crossover depends on."""
+        return *self.param.shape, isinstance(self.module, Embedding)  # pyright: ignore[reportReturnType]
 
     @property
     def values(self) -> Tensor | None:
@@ -122,11 +129,11 @@ class SparseCompute:
         if not self.measured or self._has_crossovers:
             return
         self._has_crossovers = True
-        shapes = {(tuple(one.param.shape), isinstance(one.module, Embedding)) for one in self.tensors}
-        found = {key: crossover_of(key[0], n_tokens, lookup=key[1]) for key in sorted(shapes)}
+        shapes = {one.shape for one in self.tensors}
+        found = {key: crossover_of(key[:2], n_tokens, lookup=key[2]) for key in sorted(shapes)}
         for one in self.tensors:
-            one.crossover = found[tuple(one.param.shape), isinstance(one.module, Embedding)]
-        words = ", ".join(f"{rows} x {cols}{' (looked up)' if is_lookup else ''} from {density:.3g} on" for ((rows, cols), is_lookup), density in found.items())  # fmt: skip
+            one.crossover = found[one.shape]
+        words = ", ".join(f"{rows} x {cols}{' (looked up)' if is_lookup else ''} from {density:.3g} on" for (rows, cols, is_lookup), density in found.items())  # fmt: skip
         log.info("compute=auto: weights are computed by their nonzeros at densities of %s", words)
 
     def is_refresh(self, step: int) -> bool:
@@ -241,12 +248,14 @@ class SparseCompute:
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse, on prepared tensors."""
+        """The inverse, on prepared tensors; one of which the checkpoint knows nothing begins densely."""
         for one in self.tensors:
+            if one.name not in state:
+                continue
             kept = state[one.name]
             one.crossover, one.share = kept["crossover"], kept["share"]
             one.pattern = None if kept["places"] is None else Pattern.at(kept["places"], one.param.shape)
-        self._has_crossovers = True
+        self._has_crossovers = bool(state)
 
 
 def _group_of(optimizer: AdamW, param: nn.Parameter) -> dict[str, Any]:

@@ -133,7 +133,15 @@ class Recipe:
         return build_sparsity(self.sparsity, self.n_steps, DENSE if self.start is None else self.start.density)
 
     def check(self) -> None:
-        """Refuses an infeasible weight budget before any text is read; the ValueError names the tensor."""
+        """Refuses, before any text is read, an infeasible weight budget (the ValueError names the tensor) and a form of computing that this training cannot have."""
+        compute, trainer = self.sparsity.compute, self.trainer
+        for given, refused in (
+            (f"trainer.devices={trainer.devices}, trainer.nodes={trainer.nodes}", trainer.n_ranks > 1),
+            (f"trainer.precision={trainer.precision}", trainer.precision != "32"),
+            ("trainer.compile=true", trainer.compile),
+        ):
+            if compute != "dense" and refused:
+                raise ValueError(f"sparsity.compute={compute} is for one device, float32 and no compilation, this is {given}; use sparsity.compute=dense")  # fmt: skip
         with torch.device("meta"):
             self.build_sparsity(Transformer(self.model))
 
@@ -306,7 +314,7 @@ class LitTransformer(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.guard.load_state_dict(checkpoint["guard"])
         if self.sparsity is not None:
-            self.sparsity.load_state_dict(checkpoint["sparsity"])
+            self.sparsity.load_state_dict(checkpoint.get("sparsity", {}))
 
 
 def take_step(module: LitTransformer, optimizer: Optimizer, *batches: Mapping[str, Tensor]) -> Tensor:

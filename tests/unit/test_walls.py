@@ -35,7 +35,7 @@ FLOOR = {
     "shipped",
 }
 """Rooms that import nothing of ours, or each other as their rows say: any room above may use them."""
-MODEL = FLOOR | {"model"}
+MODEL = FLOOR | {"linear", "model"}
 MIDDLE = MODEL | {"sparsity", "optim", "export", "generate", "data", "representation", "adapters"}
 REPORT = MIDDLE | {"report"}
 TRAINING = REPORT | {"training"}
@@ -53,8 +53,9 @@ SPARSETRAIN = {
     "hooks": set(),
     "packed": set(),
     "shipped": set(),
-    "model": {"kernels", "hooks"},
-    "sparsity": MODEL - {"model"},
+    "linear": {"kernels"},
+    "model": {"kernels", "hooks", "linear"},
+    "sparsity": MODEL - {"model"} | {"optim"},
     "optim": FLOOR,
     "export": MODEL,
     "data": FLOOR - {"kernels", "hooks"},
