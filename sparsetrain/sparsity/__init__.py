@@ -1,11 +1,13 @@
 """Weight sparsity: the density schedule, the interface of a method, and one file per method."""
 
+from sparsetrain.sparsity.dead import DeadUnits, dead_units
 from sparsetrain.sparsity.method import SparsityMethod, SparsitySection, TensorAudit
 from sparsetrain.sparsity.projection import SparsityConfig, TopKProjection, build_sparsity, require_attached
 from sparsetrain.sparsity.schedule import DENSE, DensitySchedule, InitialDensity, ScheduleConfig, initial_density
 
 __all__ = [
     "DENSE",
+    "DeadUnits",
     "DensitySchedule",
     "InitialDensity",
     "ScheduleConfig",
@@ -15,6 +17,7 @@ __all__ = [
     "TensorAudit",
     "TopKProjection",
     "build_sparsity",
+    "dead_units",
     "initial_density",
     "require_attached",
 ]
