@@ -3,6 +3,7 @@
 from sparsetrain.sparsity.dead import DeadUnits, dead_units
 from sparsetrain.sparsity.method import SparsityMethod, SparsitySection, TensorAudit
 from sparsetrain.sparsity.projection import SparsityConfig, TopKProjection, build_sparsity, require_attached
+from sparsetrain.sparsity.reinit import ReinitConfig
 from sparsetrain.sparsity.schedule import DENSE, DensitySchedule, InitialDensity, ScheduleConfig, initial_density
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "DeadUnits",
     "DensitySchedule",
     "InitialDensity",
+    "ReinitConfig",
     "ScheduleConfig",
     "SparsityConfig",
     "SparsityMethod",

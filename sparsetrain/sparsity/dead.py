@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsetrain.hooks import HookFn, HookPoint, hook_points, hooked
+from sparsetrain.hooks import HookFn, HookPoint, NodeId, hook_points, hooked
 
 UNIT_KINDS = ("attn_q", "attn_k", "attn_v", "mlp_neuron")
 """Kinds of hook points whose channels are units."""
@@ -139,6 +139,14 @@ class DeadUnits:
     residual: ResidualCounts
     n_tokens: int | None
     """Tokens that activity was judged on; None: no text was given."""
+
+    def by_kind(self) -> dict[str, UnitCounts]:
+        """Sums over layers, by kind of hook point in forward order."""
+        sums: dict[str, UnitCounts] = {}
+        for name, counts in self.points.items():
+            kind = NodeId(name, 0).kind
+            sums[kind] = sums[kind] + counts if kind in sums else counts
+        return sums
 
 
 def dead_units(model: nn.Module, batches: Iterable[Tensor] | None = None) -> DeadUnits:

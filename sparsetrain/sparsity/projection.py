@@ -27,6 +27,7 @@ from sparsetrain.kernels import (
     warm_start_state,
 )
 from sparsetrain.sparsity.method import STEP_KEY, SparsityMethod, TensorAudit
+from sparsetrain.sparsity.reinit import ReinitConfig
 from sparsetrain.sparsity.schedule import DENSE, MATRICES, DensitySchedule, InitialDensity, ScheduleConfig
 from sparsetrain.typed import Index, Share
 
@@ -54,6 +55,8 @@ class SparsityConfig:
     """Nonzeros that every neuron and attention channel keeps at least. auto: 4 on tensors whose density is at least 8 /
     (length of a line), so that the floor leaves a choice, none on the others (ours)."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    reinit_dead: ReinitConfig = field(default_factory=ReinitConfig)
+    """Dead units start anew while the density falls, with weights that others lose: see `sparsetrain/sparsity/reinit.py` (ours)."""
 
     @property
     def is_dense(self) -> bool:

@@ -31,6 +31,7 @@ from sparsetrain.optim import OptimConfig, add_beside, build_optimizer, lr_facto
 from sparsetrain.sparsity import DENSE, SparsityConfig, SparsityMethod, build_sparsity, require_attached
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, ProgressBar, StepScalars, every
 from sparsetrain.training.checkpoints import Checkpoints, CheckpointsConfig, RandomState, VerifiedIO, newest
+from sparsetrain.training.dead import check_reinitialisation, reinitialisation
 from sparsetrain.training.devices import Kind, companions, environment, group_of_ranks, of_first, strategy
 from sparsetrain.training.guard import Guard, GuardConfig, WrongStep, refuse_unhealthy
 from sparsetrain.training.metrics import MetricsCSV, ResumeLogs
@@ -134,6 +135,7 @@ class Recipe:
 
     def check(self) -> None:
         """Refuses an infeasible weight budget before any text is read; the ValueError names the tensor."""
+        check_reinitialisation(self.sparsity, sharded=self.trainer.strategy == "fsdp")
         with torch.device("meta"):
             self.build_sparsity(Transformer(self.model))
 
@@ -444,6 +446,7 @@ def _train(
                 to_dict(recipe), recipe.optim, allow, {**export.facts, "trackers": kept_ids(folder) if loggers else {}}
             ),
             scalars,
+            *reinitialisation(recipe.sparsity, n_steps, recipe.seed, stream, sparsity),
             *watchers,
             AtSteps("export", exports, export),
             AtSteps(
