@@ -33,11 +33,12 @@ from sparsetrain.representation.section import FilesEntry, RepresentationSection
 from sparsetrain.representation.survey import SurveyConfig, survey, write_examples
 from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
 from sparsetrain.representation.trends import survey_section
-from sparsetrain.sparsity import SparsityConfig, SparsitySection
+from sparsetrain.sparsity import SparsityConfig, SparsitySection, dead_units
 from sparsetrain.store import below_home, is_whole, sha256, write_atomic
 from sparsetrain.training.budget import BUDGET, StepBudget, steps_within
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, Validation, every
 from sparsetrain.training.checkpoints import CheckpointsConfig, newest, resume_path
+from sparsetrain.training.dead import DeadWatch, reference_text
 from sparsetrain.training.devices import check_launch, first_rank_first
 from sparsetrain.training.early import EarlyStop, EarlyStopConfig
 from sparsetrain.training.fit import Exporter, Recipe, TrainerConfig, train_model
@@ -305,6 +306,9 @@ def train(
     watchers: list[L.Callback] = [validated, EarlyStop(validated, config.early_stop, recipe.n_steps)]
     if config.ood.enabled:
         watchers.append(SparsityTracker(config.ood.tracker, splits, run_dir / "ood_sparsity.csv"))
+    text = reference_text(val)
+    if config.callbacks.dead_every is not None:
+        watchers.append(AtSteps("dead_units", every(config.callbacks.dead_every, recipe.n_steps), DeadWatch(text)))
     watchers += watch(corpus, export)
 
     def untrained(model: Transformer) -> None:
@@ -343,7 +347,14 @@ def train(
             model_bigram = config.bigram_init if recipe.start is None else "as the given weights have it"
         weights = WeightsFacts(step=trained.step, sha256=sha256(folder / "model.safetensors"))
         sections = {
-            "training": training_section(trained, validation, bigram, model_bigram, budget_of(run_dir, config)),
+            "training": training_section(
+                trained,
+                validation,
+                bigram,
+                model_bigram,
+                budget=budget_of(run_dir, config),
+                dead=dead_units(trained.model, text),
+            ),
             "data": describe(corpus),
             "sparsity": SparsitySection(
                 method="none" if trained.sparsity is None else config.sparsity.method,

@@ -28,7 +28,7 @@ from sparsetrain.report.blocks import (
 from sparsetrain.report.curriculum_page import curriculum
 from sparsetrain.report.sparsity_page import measurement, representation
 from sparsetrain.representation.section import MeasurementSection, RepresentationSection
-from sparsetrain.sparsity import SparsitySection
+from sparsetrain.sparsity import DeadUnits, SparsitySection
 from sparsetrain.stats.bits import CONVENTION, UNIT
 from sparsetrain.stats.number import Number, StepCurve
 
@@ -65,6 +65,16 @@ class TimeBudget:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeadEntry:
+    """Neurons and attention channels of the finished model that compute nothing of the text (`sparsetrain/sparsity/dead.py`)."""
+
+    share: Number
+    """Dead units / units."""
+    units: DeadUnits
+    """Counts, by hook point and reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingSection:
     """What one training reached, and how fast."""
 
@@ -84,8 +94,11 @@ class TrainingSection:
     lineage: LineageEntry | None = None
     """None: the weights were drawn."""
     curves: Mapping[str, StepCurve]
-    """Scalars of metrics.csv: `train_loss val_loss val_loss/<source> val_bits_per_char val_bits_per_char/<source> density lr tokens_per_s`."""
+    """Scalars of metrics.csv: `train_loss val_loss val_loss/<source> val_bits_per_char val_bits_per_char/<source> density lr tokens_per_s
+    dead_units/<what>`."""
     budget: TimeBudget | None = None
+    dead: DeadEntry | None = None
+    """None in runs before there was any."""
 
 
 def training(data: TrainingSection) -> list[Block]:
@@ -100,6 +113,8 @@ def training(data: TrainingSection) -> list[Block]:
     counts.insert(2, KeyNumber(label="parameters", value=data.n_params))
     if data.budget is not None:
         counts += [_key("time given", data.budget.given), _key("time of its steps", data.budget.trained)]
+    if data.dead is not None:
+        counts.append(_key("dead units", data.dead.share))
     shown = {
         "Validation loss, nats/token": loss,
         "Bigram table, nats/token": bigram,
@@ -135,6 +150,7 @@ def training(data: TrainingSection) -> list[Block]:
         Table(title="Loss by source", columns=columns, rows=rows),
         *([] if data.lineage is None else _lineage(data.lineage, data)),
         *_training_curves(data.curves, baseline.value),
+        *([] if data.dead is None else _dead(data.dead.units)),
         Text(text=note, tone="note"),
     ]
 
@@ -192,11 +208,50 @@ def _training_curves(curves: Mapping[str, StepCurve], bigram: float) -> list[Blo
         lines("Validation loss by source", "nats/token", by_source("val_loss")),
         lines("Validation loss per character", UNIT, {bits: "mixed", **by_source(bits)}),
     )
+    names = {"all": "all", "mlp_neuron": "neurons", "attn_q": "q", "attn_k": "k", "attn_v": "v"}
+    reasons = {
+        name: name.replace("_", " ") for name in ("without_incoming", "without_outgoing", "never_active", "constant")
+    }
+    dead = (
+        lines("Dead units", "share of the units", {f"dead_units/{name}": label for name, label in names.items()}),
+        lines(
+            "Why they are dead", "share of all units", {f"dead_units/{name}": label for name, label in reasons.items()}
+        ),
+    )
     drawn = tuple(block for block in validation if block.curves)
     return [
         loss,
         *([Grid(blocks=drawn)] if drawn else []),
-        Grid(blocks=tuple(block for block in small if block.curves)),
+        Grid(blocks=tuple(block for block in (*small, *dead) if block.curves)),
+    ]
+
+
+def _dead(found: DeadUnits) -> list[Block]:
+    """Dead units by hook point, and a sentence on them all."""
+    total, residual = found.total, found.residual
+    active = found.n_tokens is not None
+    columns = (
+        Column(label="Hook point", form="code"),
+        Column(label="Units", form="number"),
+        Column(label="Dead", form="number", help="units that any of the following is true of"),
+        Column(label="No incoming", form="number", help="no nonzero weight comes in"),
+        Column(label="Only a bias", form="number", help="of those: a bias is all that moves them"),
+        Column(label="No outgoing", form="number", help="no nonzero weight goes out; q and k have none to count"),
+        Column(label="Never active", form="number", help="zero on every token of the text below"),
+        Column(label="Constant", form="number", help="not zero, but the same on every token of that text"),
+    )
+    rows = tuple(
+        (name, c.n_units, c.dead, c.without_incoming, c.only_bias, c.without_outgoing, c.never_active, c.constant)
+        for name, c in (*found.points.items(), ("all", total))
+    )
+    text = f" Activity was looked at on {found.n_tokens:,} tokens of validation text." if active else ""
+    return [
+        Table(title="Dead units", columns=columns, rows=rows),
+        Text(
+            text=f"{total.dead:,} of {total.n_units:,} neurons and attention channels are dead.{text} Of {residual.n_channels:,} channels of "
+            f"the residual stream {residual.unwritten:,} are written by no weight ({residual.only_bias:,} of them by a bias) and {residual.unread:,} "
+            f"read by none."
+        ),
     ]
 
 

@@ -310,3 +310,20 @@ def crossover_of(shape: tuple[int, int], n_tokens: int, *, lookup: bool) -> floa
     if slope <= 0:  # drowned in the noise of the clock
         return 1.0 if max(low, high) < dense else 0.0
     return min(1.0, max(0.0, TIMED_DENSITIES[0] + (dense - low) / slope))
+
+
+def check_computing(compute: str, n_ranks: int, precision: str, *, compiled: bool) -> None:
+    """Refuses what products by nonzeros cannot have.
+
+    Args:
+        compute: as configured.
+        n_ranks: processes of the training.
+        precision: of its arithmetic.
+        compiled: whether the model is.
+
+    Raises:
+        ValueError: several processes, half precision or a compiled model; says which.
+    """
+    given = f"{n_ranks} devices" if n_ranks > 1 else f"trainer.precision={precision}" if precision != "32" else "trainer.compile=true" if compiled else ""  # fmt: skip
+    if compute != "dense" and given:
+        raise ValueError(f"sparsity.compute={compute} is for one device, trainer.precision=32 and trainer.compile=false, this has {given}; use sparsity.compute=dense")  # fmt: skip

@@ -31,6 +31,7 @@ from sparsetrain.kernels import (
 from sparsetrain.optim import PartialGradient
 from sparsetrain.sparsity.compute import ComputeConfig, SparseCompute
 from sparsetrain.sparsity.method import STEP_KEY, SparsityMethod, TensorAudit
+from sparsetrain.sparsity.reinit import ReinitConfig
 from sparsetrain.sparsity.schedule import DENSE, MATRICES, DensitySchedule, InitialDensity, ScheduleConfig
 from sparsetrain.typed import Index, Share
 
@@ -63,6 +64,15 @@ class SparsityConfig:
     this machine, which is measured at the start. ours"""
     computing: ComputeConfig = field(default_factory=ComputeConfig)
     """Of sparse and auto."""
+    reinit_dead: ReinitConfig = field(default_factory=ReinitConfig)
+    """Dead units start anew while the density falls, with weights that others lose: see `sparsetrain/sparsity/reinit.py` (ours)."""
+
+    def __post_init__(self) -> None:
+        if self.compute != "dense" and self.reinit_dead.every is not None:
+            raise ValueError(
+                f"sparsity.reinit_dead.every={self.reinit_dead.every} moves nonzeros between dense gradients, which sparsity.compute={self.compute} "
+                f"does not expect; use sparsity.compute=dense, or sparsity.reinit_dead.every=null"
+            )
 
     @property
     def is_dense(self) -> bool:

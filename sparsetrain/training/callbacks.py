@@ -37,6 +37,9 @@ class CallbacksConfig:
     export_packed: bool = False
     """Store exports small: nonzero values and their places, and the bigram table rounded to 256 levels a row. What is read after the training
     (losses, representations, circuits) is then read of the rounded model."""
+    dead_every: Count | None = 500
+    """Steps between two counts of dead units, on the first validation batches of every source; the last step is always one. None: never
+    while training (the report counts those of the finished model all the same)."""
     profile_steps: Index = 0
     """Optimizer steps to profile, from the 21st on, into profile.json; they are slower meanwhile."""
 

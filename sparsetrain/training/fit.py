@@ -29,8 +29,10 @@ from sparsetrain.interrupt import Pending, held_back
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig, PartialGradient, add_beside, build_optimizer, lr_factor, scale_gradients_
 from sparsetrain.sparsity import DENSE, SparsityConfig, SparsityMethod, build_sparsity, require_attached
+from sparsetrain.sparsity.compute import check_computing
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, ProgressBar, StepScalars, every
 from sparsetrain.training.checkpoints import Checkpoints, CheckpointsConfig, RandomState, VerifiedIO, newest
+from sparsetrain.training.dead import check_reinitialisation, reinitialisation
 from sparsetrain.training.devices import Kind, companions, environment, group_of_ranks, of_first, strategy
 from sparsetrain.training.guard import Guard, GuardConfig, WrongStep, refuse_unhealthy
 from sparsetrain.training.metrics import MetricsCSV, ResumeLogs
@@ -133,15 +135,11 @@ class Recipe:
         return build_sparsity(self.sparsity, self.n_steps, DENSE if self.start is None else self.start.density)
 
     def check(self) -> None:
-        """Refuses, before any text is read, an infeasible weight budget (the ValueError names the tensor) and a form of computing that this training cannot have."""
-        compute, trainer = self.sparsity.compute, self.trainer
-        for given, refused in (
-            (f"trainer.devices={trainer.devices}, trainer.nodes={trainer.nodes}", trainer.n_ranks > 1),
-            (f"trainer.precision={trainer.precision}", trainer.precision != "32"),
-            ("trainer.compile=true", trainer.compile),
-        ):
-            if compute != "dense" and refused:
-                raise ValueError(f"sparsity.compute={compute} is for one device, float32 and no compilation, this is {given}; use sparsity.compute=dense")  # fmt: skip
+        """Refuses, before any text is read, an infeasible weight budget (the ValueError names the tensor) and what this training cannot have."""
+        check_computing(
+            self.sparsity.compute, self.trainer.n_ranks, self.trainer.precision, compiled=self.trainer.compile
+        )
+        check_reinitialisation(self.sparsity, sharded=self.trainer.strategy == "fsdp")
         with torch.device("meta"):
             self.build_sparsity(Transformer(self.model))
 
@@ -469,6 +467,7 @@ def _train(
                 to_dict(recipe), recipe.optim, allow, {**export.facts, "trackers": kept_ids(folder) if loggers else {}}
             ),
             scalars,
+            *reinitialisation(recipe.sparsity, n_steps, recipe.seed, stream, sparsity),
             *watchers,
             AtSteps("export", exports, export),
             AtSteps(

@@ -9,15 +9,17 @@ import torch
 
 from sparsetrain.data import BigramTable
 from sparsetrain.export import n_params
-from sparsetrain.report.sections import LineageEntry, TimeBudget, TrainingSection
+from sparsetrain.report.sections import DeadEntry, LineageEntry, TimeBudget, TrainingSection
+from sparsetrain.sparsity import DeadUnits
 from sparsetrain.stats.bits import UNIT
 from sparsetrain.stats.number import Number, StepCurve, number
 from sparsetrain.training.budget import StepBudget
 from sparsetrain.training.callbacks import StepScalars, Validation
+from sparsetrain.training.dead import SCALARS
 from sparsetrain.training.fit import Trained
 from sparsetrain.training.metrics import read_metrics
 
-CURVES = ("train_loss", "val_loss", "val_bits_per_char", "density", "lr", "tokens_per_s")
+CURVES = ("train_loss", "val_loss", "val_bits_per_char", "density", "lr", "tokens_per_s", SCALARS)
 """Scalars of metrics.csv that the report shows, those of validation also per source: `val_loss/<source>`."""
 
 
@@ -27,6 +29,7 @@ def training_section(
     bigram: BigramTable,
     model_bigram_init: str,
     budget: StepBudget | None = None,
+    dead: DeadUnits | None = None,
 ) -> TrainingSection:
     """What the training reached, how and how fast.
 
@@ -36,6 +39,7 @@ def training_section(
         bigram: the baseline, fitted on the same tokens.
         model_bigram_init: where the model's own bigram table started, in words.
         budget: how the number of steps was found, if it was.
+        dead: units of the finished model that compute nothing of the text.
     """
     recipe, scalars, val = trained.exporter.recipe, trained.scalars, validation.batches
     counts = {source: sum(t.shape[0] * (t.shape[1] - 1) for t in batches) for source, batches in val.items()}
@@ -73,7 +77,14 @@ def training_section(
         lineage=lineage_entry(trained, n_tokens),
         curves=training_curves(trained.exporter.folder / "metrics.csv"),
         budget=None if budget is None else budget_entry(budget, scalars),
+        dead=None if dead is None else dead_entry(dead),
     )
+
+
+def dead_entry(dead: DeadUnits) -> DeadEntry:
+    """Dead units as the report has them."""
+    share = number(dead.total.dead_share, "fraction", n=dead.total.n_units, note="of neurons and attention channels")
+    return DeadEntry(share=share, units=dead)
 
 
 def budget_entry(budget: StepBudget, scalars: StepScalars) -> TimeBudget:
