@@ -1,14 +1,21 @@
 """Weight sparsity: the density schedule, the interface of a method, and one file per method."""
 
+from sparsetrain.sparsity.attached import AttachedMethod, SparseTensor, require_attached
+from sparsetrain.sparsity.catalogue import METHODS, build_sparsity
+from sparsetrain.sparsity.config import Method, SparsityConfig
 from sparsetrain.sparsity.method import SparsityMethod, SparsitySection, TensorAudit
-from sparsetrain.sparsity.projection import SparsityConfig, TopKProjection, build_sparsity, require_attached
+from sparsetrain.sparsity.projection import TopKProjection
 from sparsetrain.sparsity.schedule import DENSE, DensitySchedule, InitialDensity, ScheduleConfig, initial_density
 
 __all__ = [
     "DENSE",
+    "METHODS",
+    "AttachedMethod",
     "DensitySchedule",
     "InitialDensity",
+    "Method",
     "ScheduleConfig",
+    "SparseTensor",
     "SparsityConfig",
     "SparsityMethod",
     "SparsitySection",

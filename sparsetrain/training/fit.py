@@ -9,6 +9,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -130,6 +131,12 @@ class Recipe:
         return method
 
     def _sparsity(self) -> SparsityMethod | None:
+        method, trainer = self.sparsity.method, self.trainer
+        if method != "topk" and not self.sparsity.is_dense and (trainer.n_ranks > 1 or trainer.compile):
+            raise ValueError(
+                f"sparsity.method={method} is for one device without torch.compile, here trainer.devices={trainer.devices} "
+                f"trainer.nodes={trainer.nodes} trainer.compile={trainer.compile}; use sparsity.method=topk"
+            )
         return build_sparsity(self.sparsity, self.n_steps, DENSE if self.start is None else self.start.density)
 
     def check(self) -> None:
@@ -234,6 +241,7 @@ class LitTransformer(L.LightningModule):
         self.beside = None if self.learning is None else self.learning.beside
         self.optim = optim
         self.sparsity = sparsity
+        self.sparsity_state = None if sparsity is None else sparsity.own  # registered: it rides in the checkpoint
         self.n_steps = n_steps
         self.guard = guard
         self.scalars: dict[str, Tensor] = {}
@@ -244,8 +252,13 @@ class LitTransformer(L.LightningModule):
         """Density of the weight matrices after `step` optimizer steps."""
         return 1.0 if self.sparsity is None else self.sparsity.density(step)
 
+    def applied(self, *, training: bool = False) -> AbstractContextManager[None]:
+        """Within it the model has the weights that its forward pass is meant to use; see `SparsityMethod.applied`."""
+        return nullcontext() if self.sparsity is None else self.sparsity.applied(self.model, training=training)
+
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         optimizer = build_optimizer(self.model, self.optim)
+        n_groups = len(optimizer.param_groups)
         if self.sparsity is not None:
             self.sparsity.prepare(self.model)  # FSDP2 has put shards into the places of the tensors
             self.sparsity.attach(optimizer)
@@ -255,17 +268,27 @@ class LitTransformer(L.LightningModule):
         def factor(step: int) -> float:
             return lr_factor(step, self.n_steps, self.optim, self.density(step), target)
 
-        factors = [factor] * len(optimizer.param_groups)
+        constant = OptimConfig(warmup=self.optim.warmup, decay="constant", density_factor="off")
+        factors: list[Callable[[int], float]] = [factor] * n_groups
+        factors += [partial(lr_factor, n_steps=self.n_steps, config=constant)] * (
+            len(optimizer.param_groups) - n_groups
+        )
         if self.learning is not None:
             add_beside(optimizer, self.learning.beside, self.learning.optim)
             factors.append(partial(lr_factor, n_steps=self.n_steps, config=self.learning.optim))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}}
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        loss = self.objective(self.model, batch)
+        loss, penalised = self.losses(batch)
         self._micro.append((batch["k"], loss.detach()))
+        return penalised
+
+    def losses(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """The objective of a batch, and the same with the penalty of the sparsity method."""
+        with self.applied(training=True):
+            loss = self.objective(self.model, batch)
         penalty = None if self.sparsity is None else self.sparsity.penalty()
-        return loss if penalty is None else loss + penalty
+        return loss, loss if penalty is None else loss + penalty
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         rms = scale_gradients_(self.model.parameters(), self.optim)
@@ -301,9 +324,9 @@ def take_step(module: LitTransformer, optimizer: Optimizer, *batches: Mapping[st
     optimizer.zero_grad()
     losses: list[Tensor] = []
     for batch in batches:
-        loss = module.objective(module.model, batch) / len(batches)
-        loss.backward()
-        losses.append(loss.detach())
+        loss, penalised = module.losses(batch)
+        (penalised / len(batches)).backward()
+        losses.append(loss.detach() / len(batches))
     scale_gradients_(module.model.parameters(), module.optim)
     optimizer.step()
     return torch.stack(losses).sum()
@@ -332,7 +355,8 @@ class Trained:
 
     def export(self) -> Path:
         """Writes the export folder of the model as it is."""
-        return self.exporter(self.model, self.step)
+        with nullcontext() if self.sparsity is None else self.sparsity.applied(self.model):
+            return self.exporter(self.model, self.step)
 
 
 def train_model(
@@ -491,5 +515,8 @@ def audit(sparsity: SparsityMethod | None, model: Transformer, step: int) -> Non
     for tensor in () if sparsity is None else sparsity.audit(step):
         assert tensor.nonzeros <= tensor.budget, (
             f"{tensor.name} has {tensor.nonzeros} nonzeros after step {step}, {tensor.budget} allowed"
+        )
+        assert tensor.kept is None or tensor.kept == tensor.budget, (
+            f"{tensor.name} keeps {tensor.kept} positions after step {step}, {tensor.budget} asked for"
         )
         assert tensor.floor_kept, f"a line of {tensor.name} has fewer than {tensor.floor} nonzeros after step {step}"
