@@ -172,7 +172,14 @@ class MethodsStudy(RunsStudy[C, Compared], Generic[C]):
 
     @cached_property
     def runs(self) -> dict[str, C]:
-        return {name: of_arm(self.config, arm, self.config.seed, name=name) for name, arm in self.rules.arms.items()}
+        """Name of a model -> its run in the first seed. A debug run tries out the reference and the last two methods compared with it."""
+        runs = {name: of_arm(self.config, arm, self.config.seed, name=name) for name, arm in self.rules.arms.items()}
+        if not self.config.debug:
+            return runs
+        reference, apart = self.settings.reference, self.settings.apart
+        sparse = [name for name, run in runs.items() if not run.sparsity.is_dense]
+        compared = [name for name in sparse if name not in {reference, *apart, *apart.values()}]
+        return {name: runs[name] for name in (reference, *compared[-2:])}
 
     @property
     def references(self) -> dict[str, str]:
