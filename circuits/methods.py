@@ -159,8 +159,14 @@ class MethodsStudy(RunsStudy[C, Compared], Generic[C]):
     result = MethodMember
 
     settings: MethodsConfig
+    searched: bool
+    """Whether circuits are looked for."""
+    most: int = 0
+    """Of `circuits.most`, which would search other tasks in every arm."""
 
     def __post_init__(self) -> None:
+        if self.most:
+            raise ValueError(f"circuits.most={self.most}: methods are compared on the same tasks; give circuits.most=0")
         arms = self.rules.arms
         named = {"study.methods.reference": self.settings.reference}
         named |= {f"study.methods.apart.{arm}": reference for arm, reference in self.settings.apart.items()}
@@ -191,8 +197,7 @@ class MethodsStudy(RunsStudy[C, Compared], Generic[C]):
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
-        searched = self.config.circuits.tasks  # pyright: ignore[reportAttributeAccessIssue]
-        about = ("", f": {CIRCUITS}") if searched else ("",)
+        about = ("", f": {CIRCUITS}") if self.searched else ("",)
         return tuple(
             Subject(arm=f"{arm} / {reference}{what}") for what in about for arm, reference in self.references.items()
         )

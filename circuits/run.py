@@ -161,17 +161,16 @@ def studies(command: str) -> Catalogue:
         assert report is not None, "only stop_at_step ends a run early, and a study has none"
         bits = report.section("training", TrainingSection).bits_per_char["mixed"].value
         assert bits is not None
-        searched = "circuits" in report.sections
-        tasks = report.section("circuits", CircuitsSection).tasks if searched else ()
+        known = known_circuits(report)
+        tasks = () if known is None else known.tasks
         tensors = report.section("sparsity", SparsitySection).tensors
         return Outcome(val_loss=val_loss(report), bits_per_char=bits, tasks=tasks, tensors=tensors)
 
     def methods(config: TrainRun, study: TrainStudy) -> MethodsStudy[TrainRun]:
-        if config.circuits.most:
-            raise ValueError(
-                f"circuits.most={config.circuits.most}: methods are compared on the same tasks; give circuits.most=0"
-            )
-        return MethodsStudy(config=config, rules=study, settings=study.methods, search=read)
+        searched, most = bool(config.circuits.tasks), config.circuits.most
+        return MethodsStudy(
+            config=config, rules=study, settings=study.methods, search=read, searched=searched, most=most
+        )
 
     def comparison(config: TrainRun, study: TrainStudy) -> ComparisonStudy[TrainRun]:
         if config.circuits.most or (study.comparison.about and not config.circuits.tasks):

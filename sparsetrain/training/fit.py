@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -32,7 +32,7 @@ from sparsetrain.optim import OptimConfig, add_beside, build_optimizer, lr_facto
 from sparsetrain.sparsity import DENSE, SparsityConfig, SparsityMethod, build_sparsity, require_attached
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, ProgressBar, StepScalars, every
 from sparsetrain.training.checkpoints import Checkpoints, CheckpointsConfig, RandomState, VerifiedIO, newest
-from sparsetrain.training.devices import Kind, companions, environment, group_of_ranks, of_first, strategy
+from sparsetrain.training.devices import companions, environment, group_of_ranks, of_first, strategy
 from sparsetrain.training.guard import Guard, GuardConfig, WrongStep, refuse_unhealthy
 from sparsetrain.training.metrics import MetricsCSV, ResumeLogs
 from sparsetrain.training.objectives import LearningObjective, Objective, next_token_loss
@@ -40,66 +40,10 @@ from sparsetrain.training.profiling import Profiling
 from sparsetrain.training.resume import SameRun
 from sparsetrain.training.start import Start
 from sparsetrain.training.tracking import kept_ids
-from sparsetrain.typed import Above0, Count, to_dict
+from sparsetrain.training.trainer import TrainerConfig
+from sparsetrain.typed import to_dict
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
-    """How long, how wide and on what a run trains. ours"""
-
-    n_steps: Count = 2000
-    """Optimizer steps of the whole run: the length of every schedule."""
-    minutes: Above0 | None = None
-    """Minutes of optimizer steps, in the place of `n_steps`: so many as fit, by timing the first ones of a throwaway copy. A run that is
-    resumed keeps their number."""
-    batch_size: Count = 16
-    """Sequences of n_ctx tokens in one optimizer step, over all devices and accumulated micro-batches."""
-    accumulate: Count = 1
-    """Micro-batches of one optimizer step."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: Count = 1
-    """Processes of one machine, each with a device of its own (on the CPU: its share of the threads)."""
-    nodes: Count = 1
-    """Machines; several need torchrun or SLURM to start the processes."""
-    strategy: Kind = "auto"
-    """ddp: every device holds the whole model; fsdp: a share of every tensor and of the optimizer's state; auto: ddp where there are
-    several devices."""
-    precision: Literal["32", "bf16"] = "32"
-    """bf16: mixed precision. fp16 is not offered: its gradient scaler skips steps that the sparsity method would count."""
-    n_threads: Count | None = None
-    """CPU threads of torch; None: torch's own choice. Results are bit-exact at an equal number only."""
-    compile: bool = False
-    """torch.compile of the inner module, in place; hooked passes stay eager."""
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        if self.batch_size % (self.accumulate * self.n_ranks):
-            raise ValueError(
-                f"batch_size={self.batch_size} must be a multiple of accumulate * devices * nodes = "
-                f"{self.accumulate * self.n_ranks}"
-            )
-        if self.minutes is not None and self.n_ranks > 1:
-            raise ValueError(
-                f"minutes={self.minutes} is for one device, of {self.n_ranks} each would count other steps; give n_steps"
-            )
-        if self.strategy != "auto" and self.n_ranks == 1:
-            raise ValueError(
-                f"strategy={self.strategy} is for several devices; give devices=2 or more, or strategy=auto"
-            )
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device=cuda, but torch sees no CUDA device; use trainer.device=cpu or auto")
-
-    @property
-    def n_ranks(self) -> int:
-        """Processes of the training."""
-        return self.devices * self.nodes
-
-    @property
-    def micro_batch(self) -> int:
-        """Sequences of one micro-batch, over all devices."""
-        return self.batch_size // self.accumulate
 
 
 @dataclass(frozen=True, kw_only=True)

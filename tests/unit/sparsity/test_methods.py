@@ -103,7 +103,9 @@ def test_budgets_are_exact_at_the_end(make_model, method, end):
         assert row.nonzeros == int(tensor.param.count_nonzero()) <= row.budget
         assert (row.kept is None) == (method == "topk") and row.kept in (None, row.budget)
     with built.applied(model):
-        assert all(dict(model.named_parameters())[tensor.name] is tensor.param for tensor in built.tensors), "nothing is swapped"
+        assert all(dict(model.named_parameters())[tensor.name] is tensor.param for tensor in built.tensors), (
+            "nothing is swapped"
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -257,7 +259,7 @@ def test_straight_through_lets_a_cut_weight_come_back_with_what_it_gathered():
 
 
 def test_one_shot_is_dense_and_then_cut_once():
-    model, built, optimizer, tensor = one("one_shot", n_steps=4, lr=0.0)
+    model, built, optimizer, _ = one("one_shot", n_steps=4, lr=0.0)
     model.weight.grad = torch.ones_like(W)
     optimizer.step()
     assert torch.equal(model.weight, W) and built.density(1) == 1 and built.audit(1)[0].exact
@@ -271,7 +273,7 @@ def test_one_shot_is_dense_and_then_cut_once():
 
 
 def test_top_kast_forward_set_backward_set_and_the_rest():
-    model, built, optimizer, tensor = one("top_kast", top_kast=TopKastConfig(backward=2.0, update_every=1, penalty=0.5))
+    model, built, _, tensor = one("top_kast", top_kast=TopKastConfig(backward=2.0, update_every=1, penalty=0.5))
     forward, backward = built.own.mask(tensor), built.own.mask(tensor, BACKWARD)
     assert forward.nonzero().tolist() == [[0, 0], [0, 1]]  # 4, -3
     assert backward.nonzero().tolist() == [[0, 0], [0, 1], [1, 1], [1, 2]]  # and 2, -1
@@ -342,7 +344,7 @@ def test_rigl_drops_the_smallest_and_grows_at_the_largest_gradient_from_zero():
 
 
 def test_what_is_dropped_and_grown_at_once_keeps_its_value():
-    model, built, optimizer, tensor = one("rigl", rigl=RigLConfig(update_every=1, fraction=0.5))
+    model, built, _, tensor = one("rigl", rigl=RigLConfig(update_every=1, fraction=0.5))
     mask = torch.tensor([[True, True, False, False], [False] * 4])
     built.own.mask(tensor).copy_(mask)
     with torch.no_grad():
@@ -353,7 +355,7 @@ def test_what_is_dropped_and_grown_at_once_keeps_its_value():
 
 
 def test_a_step_without_a_gradient_moves_no_mask():
-    model, built, optimizer, tensor = one("rigl", rigl=RigLConfig(update_every=1))
+    _, built, optimizer, tensor = one("rigl", rigl=RigLConfig(update_every=1))
     before = built.own.mask(tensor).clone()
     optimizer.zero_grad()
     optimizer.step()
@@ -479,6 +481,8 @@ def test_a_masked_product_by_hand():
 def test_log_alpha_starts_at_the_dropout_rate(make_model):
     built, optimizer = begin(make_model(), config("l0", l0=L0Config(drop_init=0.2, lr=0.03)), 8)
     start = torch.cat([built.gated.log_alpha(tensor).flatten() for tensor in built.tensors]).detach()
-    assert start.mean().item() == pytest.approx(log(4), abs=0.001) and start.std().item() == pytest.approx(0.01, rel=0.1)
+    assert start.mean().item() == pytest.approx(log(4), abs=0.001) and start.std().item() == pytest.approx(
+        0.01, rel=0.1
+    )
     group = optimizer.param_groups[-1]
     assert group["lr"] == 0.03 and group["weight_decay"] == 0 and len(group["params"]) == len(built.tensors)
