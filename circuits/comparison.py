@@ -14,6 +14,7 @@
 Source: Gao et al. 2025, figures 2 and 3 (there edges, on one pretraining loss, at 16x; grids of L0 and width). Slots are ours.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log2, nan
@@ -29,6 +30,7 @@ from circuits.masks import NodeSpace
 from circuits.section import ArmEntry, ArmsSection, CircuitSize, Difference, Pair, PairEntry, Sizes, TaskEntry
 from sparsetrain.export import latest_export, load_model, read_meta
 from sparsetrain.run import RunConfig
+from sparsetrain.sparsity import TensorAudit
 from sparsetrain.stats.crossed import crossed_difference
 from sparsetrain.stats.decisions import Word
 from sparsetrain.stats.intervals import Estimate, Floats
@@ -36,7 +38,7 @@ from sparsetrain.stats.number import Number, number, over_range
 from sparsetrain.studies.arm import of_arm
 from sparsetrain.studies.engine import StageResult
 from sparsetrain.studies.section import StudySection
-from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Subject, TrainedStudy, gate
+from sparsetrain.studies.study import Gates, Hypothesis, R, Ruling, Subject, TrainedStudy, gate
 from sparsetrain.training.checkpoints import newest
 from sparsetrain.training.tracking import LoggerConfig
 from sparsetrain.typed import Above0, Count
@@ -74,6 +76,8 @@ class Outcome:
     """The same per character."""
     tasks: tuple[TaskEntry, ...]
     """With their circuits; empty where none was looked for."""
+    tensors: tuple[TensorAudit, ...] = ()
+    """The sparse ones, counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +120,74 @@ def octaves(kind: Kind) -> Callable[[PairEntry], Estimate]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparisonStudy(TrainedStudy[PairEntry], Generic[C]):
+class RunsStudy(TrainedStudy[R], Generic[C, R]):
+    """A study whose arms are whole runs: trained and searched for circuits, each in a folder of its own under `<run>/models/`."""
+
+    result = Member
+
+    config: C
+    search: Callable[[C, Path], Outcome]
+    """Trains one model in a folder (or goes on with it) and searches it."""
+
+    @property
+    @abstractmethod
+    def runs(self) -> Mapping[str, C]:
+        """Name of a model -> its run in the first seed."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return super().seeds[: 1 if self.config.debug else None]
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        return tuple(self.runs)
+
+    def folder(self, arm: str, seed: int) -> str:
+        return f"models/{arm}-seed_{seed}"
+
+    def config_of(self, arm: str, seed: int) -> C:
+        return replace(self.runs[arm], seed=seed, logger=LoggerConfig(kind="none"))
+
+    def inputs(self, config: RunConfig) -> Mapping[str, object]:
+        how = ("study", "logger", "cache_dir", "ckpt_path", "overwrite")
+        return {key: value for key, value in vars(config).items() if key not in how}
+
+    def kept_under(self, config: RunConfig) -> Mapping[str, object]:
+        begun = {"bigram_init": config.bigram_init, "init_from": config.init_from}
+        return {**config.recipe.key(), "data": config.data, **begun}
+
+    def work(self, config: C, folder: Path) -> Member:
+        begun = newest(folder) is not None
+        found = self.search(replace(config, ckpt_path="last") if begun else config, folder)
+        return self.member(config, folder, found)
+
+    def member(self, config: C, folder: Path, found: Outcome) -> Member:
+        """What is kept of a model that has been trained and searched."""
+        export, tasks = latest_export(folder), found.tasks
+        model = load_model(export)
+        space = NodeSpace.of(model)
+
+        def size(path: str) -> CircuitSize:
+            keep = Circuit.load(folder / path).keep
+            edges, slots = count_edges(model, space, keep), count_slots(model, space, keep)
+            return CircuitSize(seed=config.seed, n_nodes=int(keep.sum()), n_edges=edges, n_slots=slots)
+
+        return Member(
+            weights_sha256=read_meta(export)["weights_sha256"],
+            n_nonzero=sum(
+                int(p.count_nonzero()) for key, p in model.named_parameters() if not key.startswith("bigram")
+            ),
+            n_edges=count_edges(model, space, torch.ones(space.n_nodes, dtype=torch.bool)),
+            val_loss=found.val_loss,
+            bits_per_char=found.bits_per_char,
+            searched=bool(tasks),
+            passed=tuple(t.task for t in tasks if t.is_solved),
+            circuits={task.task: size(task.circuits[0].path) for task in tasks if task.has_circuit},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonStudy(RunsStudy[C, PairEntry], Generic[C]):
     """Arms are models, and pairs of them, about which claims are made."""
 
     question = "Are circuits of sparser models smaller than those of denser ones of the same loss, and which sparsity makes them so?"
@@ -139,12 +210,7 @@ class ComparisonStudy(TrainedStudy[PairEntry], Generic[C]):
             needs=("slots",),
         ),
     )
-    result = Member
-
-    config: C
     comparison: ComparisonConfig
-    search: Callable[[C, Path], Outcome]
-    """Trains one model in a folder (or goes on with it) and searches it."""
 
     @property
     def runs(self) -> dict[str, C]:
@@ -156,10 +222,6 @@ class ComparisonStudy(TrainedStudy[PairEntry], Generic[C]):
         for name, run in runs.items():
             of_kind.setdefault(run.sparsity.is_dense, name)
         return {name: run for name, run in runs.items() if not self.config.debug or name in of_kind.values()}
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return super().seeds[: 1 if self.config.debug else None]
 
     @property
     def pairs(self) -> dict[str, Pair]:
@@ -188,10 +250,6 @@ class ComparisonStudy(TrainedStudy[PairEntry], Generic[C]):
     @property
     def arms(self) -> tuple[str, ...]:
         return (*self.runs, *self.pairs)
-
-    @property
-    def trained(self) -> tuple[str, ...]:
-        return tuple(self.runs)
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
@@ -231,46 +289,6 @@ class ComparisonStudy(TrainedStudy[PairEntry], Generic[C]):
                 gate(f"{arm}: seeds", f"{arm}: model seeds of each", seeds, seeds_of, arm=arm),
             )
         ]
-
-    def folder(self, arm: str, seed: int) -> str:
-        return f"models/{arm}-seed_{seed}"
-
-    def config_of(self, arm: str, seed: int) -> C:
-        run = self.runs[arm]
-        return replace(run, seed=seed, logger=LoggerConfig(kind="none"))
-
-    def inputs(self, config: RunConfig) -> Mapping[str, object]:
-        how = ("study", "logger", "cache_dir", "ckpt_path", "overwrite")
-        return {key: value for key, value in vars(config).items() if key not in how}
-
-    def kept_under(self, config: RunConfig) -> Mapping[str, object]:
-        begun = {"bigram_init": config.bigram_init, "init_from": config.init_from}
-        return {**config.recipe.key(), "data": config.data, **begun}
-
-    def work(self, config: C, folder: Path) -> Member:
-        begun = newest(folder) is not None
-        found = self.search(replace(config, ckpt_path="last") if begun else config, folder)
-        export, tasks = latest_export(folder), found.tasks
-        model = load_model(export)
-        space = NodeSpace.of(model)
-
-        def size(path: str) -> CircuitSize:
-            keep = Circuit.load(folder / path).keep
-            edges, slots = count_edges(model, space, keep), count_slots(model, space, keep)
-            return CircuitSize(seed=config.seed, n_nodes=int(keep.sum()), n_edges=edges, n_slots=slots)
-
-        return Member(
-            weights_sha256=read_meta(export)["weights_sha256"],
-            n_nonzero=sum(
-                int(p.count_nonzero()) for key, p in model.named_parameters() if not key.startswith("bigram")
-            ),
-            n_edges=count_edges(model, space, torch.ones(space.n_nodes, dtype=torch.bool)),
-            val_loss=found.val_loss,
-            bits_per_char=found.bits_per_char,
-            searched=bool(tasks),
-            passed=tuple(t.task for t in tasks if t.is_solved),
-            circuits={task.task: size(task.circuits[0].path) for task in tasks if task.has_circuit},
-        )
 
     def models(self, results: Mapping[str, StageResult]) -> dict[str, ArmEntry]:
         """Every arm over its seeds."""

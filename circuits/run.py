@@ -31,6 +31,7 @@ from circuits.fracture.catalogue import FRACTURE
 from circuits.fracture.images.study import ImageStudyConfig
 from circuits.fracture.study import FractureConfig
 from circuits.means import MEANS, Means, means_once
+from circuits.methods import MethodsConfig, MethodsStudy
 from circuits.recipe.selection import SelectionConfig, real_code, select
 from circuits.search.comparison import ranked_circuits
 from circuits.search.learn import Progress
@@ -65,6 +66,7 @@ from sparsetrain.run import (
     trackers_of,
     train,
 )
+from sparsetrain.sparsity import SparsitySection
 from sparsetrain.store import fingerprint, once, sha256
 from sparsetrain.studies.catalogue import STUDIES, Catalogue, StudyConfig
 from sparsetrain.studies.page import KINDS as OWN_KINDS
@@ -124,6 +126,8 @@ class TrainStudy(StudyConfig):
     """Of students of one teacher."""
     fracture_images: ImageStudyConfig = field(default_factory=ImageStudyConfig)
     """Of networks that draw the same picture."""
+    methods: MethodsConfig = field(default_factory=MethodsConfig)
+    """Of ways to make weights sparse."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +161,16 @@ def studies(command: str) -> Catalogue:
         assert report is not None, "only stop_at_step ends a run early, and a study has none"
         bits = report.section("training", TrainingSection).bits_per_char["mixed"].value
         assert bits is not None
-        searched = "circuits" in report.sections
-        tasks = report.section("circuits", CircuitsSection).tasks if searched else ()
-        return Outcome(val_loss=val_loss(report), bits_per_char=bits, tasks=tasks)
+        known = known_circuits(report)
+        tasks = () if known is None else known.tasks
+        tensors = report.section("sparsity", SparsitySection).tensors
+        return Outcome(val_loss=val_loss(report), bits_per_char=bits, tasks=tasks, tensors=tensors)
+
+    def methods(config: TrainRun, study: TrainStudy) -> MethodsStudy[TrainRun]:
+        searched, most = bool(config.circuits.tasks), config.circuits.most
+        return MethodsStudy(
+            config=config, rules=study, settings=study.methods, search=read, searched=searched, most=most
+        )
 
     def comparison(config: TrainRun, study: TrainStudy) -> ComparisonStudy[TrainRun]:
         if config.circuits.most or (study.comparison.about and not config.circuits.tasks):
@@ -169,7 +180,7 @@ def studies(command: str) -> Catalogue:
             )
         return ComparisonStudy(config=config, rules=study, comparison=study.comparison, search=read)
 
-    return {**STUDIES, **BRIDGES, **CONTEXT_PRIOR, **FRACTURE, "comparison": comparison}
+    return {**STUDIES, **BRIDGES, **CONTEXT_PRIOR, **FRACTURE, "comparison": comparison, "methods": methods}
 
 
 def val_loss(report: Report) -> float:

@@ -74,7 +74,7 @@ class Trainee:
             calls.append((module, x.requires_grad_(x.is_floating_point()), torch.randn_like(y)))
 
         handles = [layer.register_forward_hook(keep) for layer in layers]  # pyright: ignore[reportArgumentType]
-        self.module.loss(self.batch)
+        self.module.losses(self.batch)
         for handle in handles:
             handle.remove()
 

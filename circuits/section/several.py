@@ -90,7 +90,8 @@ class ArmEntry:
 
     name: str
     d_model: int
-    method: Literal["topk", "none"]
+    method: str
+    """By which weights are sparse (`sparsity.method`); none: dense."""
     density: Number
     abs_topk: Mapping[str, float]
     """Kind of hook point -> share of its width that AbsTopK keeps; empty: no AbsTopK."""

@@ -8,7 +8,8 @@ a native CPU kernel compiled on first use, a Triton kernel for CUDA. Which one r
 from sparsetrain.kernels.attention import attention_pattern, sink_attention, sink_attention_reference
 from sparsetrain.kernels.budget import ProjectionSpec, check_budget
 from sparsetrain.kernels.compressed import Pattern, adamw_, lookup, multiply
-from sparsetrain.kernels.projection import project_each_topk_, project_topk_, warm_start_state
+from sparsetrain.kernels.magnitude import largest_mask, magnitude_keys
+from sparsetrain.kernels.projection import kept_mask, project_each_topk_, project_topk_, warm_start_state
 from sparsetrain.kernels.sharded import count_nonzero, count_short_lines, is_sharded, local_part, ranks_of, whole_tensor
 from sparsetrain.kernels.topk import abs_topk, abs_topk_reference
 
@@ -23,8 +24,11 @@ __all__ = [
     "count_nonzero",
     "count_short_lines",
     "is_sharded",
+    "kept_mask",
+    "largest_mask",
     "local_part",
     "lookup",
+    "magnitude_keys",
     "multiply",
     "project_each_topk_",
     "project_topk_",

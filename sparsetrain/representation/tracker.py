@@ -9,6 +9,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -92,9 +93,10 @@ class SparsityTracker(L.Callback):
         started = time.perf_counter()
         step = trainer.global_step
         model = _whole_model(pl_module)
-        evaluation = measure_splits(
-            model, self.splits, self.config, rank=trainer.global_rank, world_size=trainer.world_size
-        )
+        with applied(pl_module):
+            evaluation = measure_splits(
+                model, self.splits, self.config, rank=trainer.global_rank, world_size=trainer.world_size
+            )
         if trainer.is_global_zero:
             append_rows(self.path, step, evaluation.rows)
         if log:
@@ -121,6 +123,18 @@ def headline_scalars(evaluation: Evaluation, model: nn.Module, config: TrackerCo
         elif row.measure in config.logged_measures and kinds.get(row.hook_point) in config.logged_kinds:
             series.setdefault(f"ood/{row.split}/{row.measure}/{kinds[row.hook_point]}", []).append(row.value)
     return {name: fmean(values) for name, values in series.items()}
+
+
+@runtime_checkable
+class Applied(Protocol):
+    """A training whose forward pass may use other weights than the stored ones; within `applied` its model has them."""
+
+    def applied(self) -> AbstractContextManager[None]: ...
+
+
+def applied(pl_module: L.LightningModule) -> AbstractContextManager[None]:
+    """Within it the model in training has the weights that would be exported."""
+    return pl_module.applied() if isinstance(pl_module, Applied) else nullcontext()
 
 
 @runtime_checkable

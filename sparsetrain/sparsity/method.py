@@ -3,6 +3,9 @@
 The constraint lives on the optimizer and not in the training loop: `attach` registers a step-post-hook, so the weights
 are sparse after every real step, whatever accumulates gradients, before the schedulers and checkpoints, and
 without Lightning too. The method's step counter rides in `param_groups`, hence in every optimizer state dict.
+
+Where the forward pass uses other weights than the stored ones, `applied` puts them in their place, and nothing else knows of it: there is
+no second forward pass. What a method has to remember (masks, gates, a generator) is the module `own`, which rides in the checkpoint.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,9 +37,11 @@ class TensorAudit:
     floor: int
     """Nonzeros that each line keeps at least."""
     exact: bool
-    """Nonzeros equal the budget."""
+    """What is kept equals the budget: the positions of the mask where there is one, the nonzeros elsewhere."""
     floor_kept: bool
     """Every line has its floor."""
+    kept: int | None = None
+    """Positions of the method's mask; one that has just grown holds 0, as does one whose gradient always was. None: the method has no mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +56,45 @@ class SparsitySection:
 class SparsityMethod(Protocol):
     """The interface every method has."""
 
+    @property
+    def own(self) -> nn.Module | None:
+        """Buffers and parameters of the method's own, None where it has none; the parameters are trained beside the model's."""
+        ...
+
     def prepare(self, model: nn.Module) -> None:
         """Checks the budget against the model's tensors; raises ValueError before anything is trained."""
         ...
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Registers the step-post-hook and the counter."""
+        """Registers the step-post-hook and the counter; groups of `own` are added here."""
+        ...
+
+    def applied(self, model: nn.Module, *, training: bool = False) -> AbstractContextManager[None]:
+        """Within it the sparse tensors of `model` are what the method makes of the stored ones.
+
+        Args:
+            training: with gradients to what is stored, and with the method's noise; else as they would be exported.
+        """
         ...
 
     def penalty(self) -> Tensor | None:
         """A term of the loss (nats/token), or None where the method has none."""
+        ...
+
+    def partial_gradients(self) -> Sequence[PartialGradient]:
+        """Gradients of this step that some entries alone have, beside the parameters' own."""
+        ...
+
+    def drop_gradients(self) -> None:
+        """This step is not taken: its gradients beside the parameters' own are forgotten."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside weights, optimizer and `own`: what has no fixed size."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse, on a prepared model."""
         ...
 
     def after_step(self) -> None:
@@ -73,26 +107,6 @@ class SparsityMethod(Protocol):
 
     def density(self, step: int) -> float:
         """Density of the weight matrices after `step` optimizer steps."""
-        ...
-
-    def computing(self, n_tokens: int) -> AbstractContextManager[None]:
-        """Inside, the model computes as the method wants the next step to; `n_tokens` are those of a batch."""
-        ...
-
-    def partial_gradients(self) -> Sequence[PartialGradient]:
-        """Gradients of this step that some entries alone have, beside the parameters' own."""
-        ...
-
-    def drop_gradients(self) -> None:
-        """This step is not taken: its gradients beside the parameters' own are forgotten."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold beside weights and optimizer."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse, on a prepared model."""
         ...
 
     def audit(self, step: int | None = None) -> tuple[TensorAudit, ...]:

@@ -24,6 +24,7 @@ from typing import Literal
 import numpy as np
 
 from sparsetrain.folder import MARK
+from sparsetrain.sparsity import Method
 from sparsetrain.stats.decisions import DecisionRule, Word, decide
 from sparsetrain.stats.intervals import Estimate, over_seeds
 from sparsetrain.stats.number import number
@@ -38,7 +39,7 @@ from sparsetrain.studies.section import (
     VerdictEntry,
     VerdictRule,
 )
-from sparsetrain.typed import Above0, Count, Share, plain
+from sparsetrain.typed import Above0, Count, Index, Share, plain
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,13 @@ class Arm:
     d_model: Count | None = None
     density: Share | None = None
     """Nonzeros / entries of the weight matrices at the end; 1: dense."""
+    embed_density: Share | None = None
+    """Of embedding and unembedding; without a density of 1."""
+    floor: Index | Literal["auto"] | None = None
+    method: Method | None = None
+    """By which the weights are made sparse."""
+    anneal_end: Share | None = None
+    """Fraction of the steps at which the density has reached its target."""
     abs_topk: Share | None = None
     """Share of every place's width that AbsTopK keeps; 1: no AbsTopK."""
     lr_peak: Above0 | None = None

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor
 
 from sparsetrain.model import Transformer
+from sparsetrain.representation.tracker import applied
 from sparsetrain.stats.bits import bits_per_char
 from sparsetrain.training.metrics import log_scalars
 from sparsetrain.training.objectives import next_token_loss
@@ -118,7 +119,8 @@ class AtSteps(L.Callback):
         seen = None
         if self.all_ranks or trainer.is_global_zero:
             state = torch.get_rng_state()
-            seen = self.look(model, step)
+            with applied(pl_module):
+                seen = self.look(model, step)
             torch.set_rng_state(state)
         self._last = step
         if isinstance(seen, Mapping):

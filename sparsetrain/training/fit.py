@@ -9,10 +9,11 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -33,7 +34,7 @@ from sparsetrain.sparsity.compute import check_computing
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, ProgressBar, StepScalars, every
 from sparsetrain.training.checkpoints import Checkpoints, CheckpointsConfig, RandomState, VerifiedIO, newest
 from sparsetrain.training.dead import check_reinitialisation, reinitialisation
-from sparsetrain.training.devices import Kind, companions, environment, group_of_ranks, of_first, strategy
+from sparsetrain.training.devices import companions, environment, group_of_ranks, of_first, strategy
 from sparsetrain.training.guard import Guard, GuardConfig, WrongStep, refuse_unhealthy
 from sparsetrain.training.metrics import MetricsCSV, ResumeLogs
 from sparsetrain.training.objectives import LearningObjective, Objective, next_token_loss
@@ -41,66 +42,10 @@ from sparsetrain.training.profiling import Profiling
 from sparsetrain.training.resume import SameRun
 from sparsetrain.training.start import Start
 from sparsetrain.training.tracking import kept_ids
-from sparsetrain.typed import Above0, Count, to_dict
+from sparsetrain.training.trainer import TrainerConfig
+from sparsetrain.typed import to_dict
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
-    """How long, how wide and on what a run trains. ours"""
-
-    n_steps: Count = 2000
-    """Optimizer steps of the whole run: the length of every schedule."""
-    minutes: Above0 | None = None
-    """Minutes of optimizer steps, in the place of `n_steps`: so many as fit, by timing the first ones of a throwaway copy. A run that is
-    resumed keeps their number."""
-    batch_size: Count = 16
-    """Sequences of n_ctx tokens in one optimizer step, over all devices and accumulated micro-batches."""
-    accumulate: Count = 1
-    """Micro-batches of one optimizer step."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: Count = 1
-    """Processes of one machine, each with a device of its own (on the CPU: its share of the threads)."""
-    nodes: Count = 1
-    """Machines; several need torchrun or SLURM to start the processes."""
-    strategy: Kind = "auto"
-    """ddp: every device holds the whole model; fsdp: a share of every tensor and of the optimizer's state; auto: ddp where there are
-    several devices."""
-    precision: Literal["32", "bf16"] = "32"
-    """bf16: mixed precision. fp16 is not offered: its gradient scaler skips steps that the sparsity method would count."""
-    n_threads: Count | None = None
-    """CPU threads of torch; None: torch's own choice. Results are bit-exact at an equal number only."""
-    compile: bool = False
-    """torch.compile of the inner module, in place; hooked passes stay eager."""
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        if self.batch_size % (self.accumulate * self.n_ranks):
-            raise ValueError(
-                f"batch_size={self.batch_size} must be a multiple of accumulate * devices * nodes = "
-                f"{self.accumulate * self.n_ranks}"
-            )
-        if self.minutes is not None and self.n_ranks > 1:
-            raise ValueError(
-                f"minutes={self.minutes} is for one device, of {self.n_ranks} each would count other steps; give n_steps"
-            )
-        if self.strategy != "auto" and self.n_ranks == 1:
-            raise ValueError(
-                f"strategy={self.strategy} is for several devices; give devices=2 or more, or strategy=auto"
-            )
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device=cuda, but torch sees no CUDA device; use trainer.device=cpu or auto")
-
-    @property
-    def n_ranks(self) -> int:
-        """Processes of the training."""
-        return self.devices * self.nodes
-
-    @property
-    def micro_batch(self) -> int:
-        """Sequences of one micro-batch, over all devices."""
-        return self.batch_size // self.accumulate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +77,16 @@ class Recipe:
         return method
 
     def _sparsity(self) -> SparsityMethod | None:
-        return build_sparsity(self.sparsity, self.n_steps, DENSE if self.start is None else self.start.density)
+        method, trainer = self.sparsity.method, self.trainer
+        if method != "topk" and not self.sparsity.is_dense and (trainer.n_ranks > 1 or trainer.compile):
+            raise ValueError(
+                f"sparsity.method={method} is for one device without torch.compile, here trainer.devices={trainer.devices} "
+                f"trainer.nodes={trainer.nodes} trainer.compile={trainer.compile}; use sparsity.method=topk"
+            )
+        built = build_sparsity(self.sparsity, self.n_steps, DENSE if self.start is None else self.start.density)
+        if built is not None:
+            built.n_tokens = trainer.micro_batch * self.model.n_ctx
+        return built
 
     def check(self) -> None:
         """Refuses, before any text is read, an infeasible weight budget (the ValueError names the tensor) and what this training cannot have."""
@@ -240,6 +194,7 @@ class LitTransformer(L.LightningModule):
         self.beside = None if self.learning is None else self.learning.beside
         self.optim = optim
         self.sparsity = sparsity
+        self.sparsity_state = None if sparsity is None else sparsity.own  # registered: it rides in the checkpoint
         self.n_steps = n_steps
         self.guard = guard
         self.scalars: dict[str, Tensor] = {}
@@ -250,8 +205,13 @@ class LitTransformer(L.LightningModule):
         """Density of the weight matrices after `step` optimizer steps."""
         return 1.0 if self.sparsity is None else self.sparsity.density(step)
 
+    def applied(self, *, training: bool = False) -> AbstractContextManager[None]:
+        """Within it the model has the weights that its forward pass is meant to use; see `SparsityMethod.applied`."""
+        return nullcontext() if self.sparsity is None else self.sparsity.applied(self.model, training=training)
+
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         optimizer = build_optimizer(self.model, self.optim)
+        n_groups = len(optimizer.param_groups)
         if self.sparsity is not None:
             self.sparsity.prepare(self.model)  # FSDP2 has put shards into the places of the tensors
             self.sparsity.attach(optimizer)
@@ -261,18 +221,15 @@ class LitTransformer(L.LightningModule):
         def factor(step: int) -> float:
             return lr_factor(step, self.n_steps, self.optim, self.density(step), target)
 
-        factors = [factor] * len(optimizer.param_groups)
+        constant = OptimConfig(warmup=self.optim.warmup, decay="constant", density_factor="off")
+        factors: list[Callable[[int], float]] = [factor] * n_groups
+        factors += [partial(lr_factor, n_steps=self.n_steps, config=constant)] * (
+            len(optimizer.param_groups) - n_groups
+        )
         if self.learning is not None:
             add_beside(optimizer, self.learning.beside, self.learning.optim)
             factors.append(partial(lr_factor, n_steps=self.n_steps, config=self.learning.optim))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}}
-
-    def loss(self, batch: Mapping[str, Any]) -> Tensor:
-        """The objective, computed as the sparsity method wants the step at hand to be."""
-        if self.sparsity is None:
-            return self.objective(self.model, batch)
-        with self.sparsity.computing(batch["tokens"].numel()):
-            return self.objective(self.model, batch)
 
     @property
     def partial_gradients(self) -> Sequence[PartialGradient]:
@@ -280,10 +237,16 @@ class LitTransformer(L.LightningModule):
         return () if self.sparsity is None else self.sparsity.partial_gradients()
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        loss = self.loss(batch)
+        loss, penalised = self.losses(batch)
         self._micro.append((batch["k"], loss.detach()))
+        return penalised
+
+    def losses(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """The objective of a batch, and the same with the penalty of the sparsity method."""
+        with self.applied(training=True):
+            loss = self.objective(self.model, batch)
         penalty = None if self.sparsity is None else self.sparsity.penalty()
-        return loss if penalty is None else loss + penalty
+        return loss, loss if penalty is None else loss + penalty
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         rms = scale_gradients_(self.model.parameters(), self.optim, self.partial_gradients)
@@ -324,9 +287,9 @@ def take_step(module: LitTransformer, optimizer: Optimizer, *batches: Mapping[st
     optimizer.zero_grad()
     losses: list[Tensor] = []
     for batch in batches:
-        loss = module.loss(batch) / len(batches)
-        loss.backward()
-        losses.append(loss.detach())
+        loss, penalised = module.losses(batch)
+        (penalised / len(batches)).backward()
+        losses.append(loss.detach() / len(batches))
     scale_gradients_(module.model.parameters(), module.optim, module.partial_gradients)
     optimizer.step()
     return torch.stack(losses).sum()
@@ -355,7 +318,8 @@ class Trained:
 
     def export(self) -> Path:
         """Writes the export folder of the model as it is."""
-        return self.exporter(self.model, self.step)
+        with nullcontext() if self.sparsity is None else self.sparsity.applied(self.model):
+            return self.exporter(self.model, self.step)
 
 
 def train_model(
@@ -515,5 +479,8 @@ def audit(sparsity: SparsityMethod | None, model: Transformer, step: int) -> Non
     for tensor in () if sparsity is None else sparsity.audit(step):
         assert tensor.nonzeros <= tensor.budget, (
             f"{tensor.name} has {tensor.nonzeros} nonzeros after step {step}, {tensor.budget} allowed"
+        )
+        assert tensor.kept is None or tensor.kept == tensor.budget, (
+            f"{tensor.name} keeps {tensor.kept} positions after step {step}, {tensor.budget} asked for"
         )
         assert tensor.floor_kept, f"a line of {tensor.name} has fewer than {tensor.floor} nonzeros after step {step}"

@@ -25,6 +25,11 @@ ELSEWHERE = tuple(
 """Settings that may differ: where and how fast a run is computed."""
 APPLICABLE = ("optim", "sparsity", "trainer.n_steps", "trainer.minutes", "trainer.precision")
 """Settings that `resume.allow` may name, whole or a key of them; the others decide shapes, or the order of the data."""
+METHOD = tuple(
+    f"sparsity.{key}"
+    for key in ("method", "l0", "rigl", "set", "top_kast", "straight_through", "one_shot", "two_of_four")
+)
+"""Of `sparsity` these cannot change all the same: what a method remembers is its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +41,7 @@ class ResumeConfig:
 
     def __post_init__(self) -> None:
         for key in self.allow:
-            if not any(covers(one, key) for one in APPLICABLE):
+            if any(covers(one, key) for one in METHOD) or not any(covers(one, key) for one in APPLICABLE):
                 raise ValueError(
                     f"resume.allow={key!r} cannot change within a run; allowed: {', '.join(APPLICABLE)} and their keys. To start "
                     f"another run from the weights, use init_from=<run or export folder>"
@@ -72,10 +77,13 @@ def check_settings(
         ValueError: others differ; both values are named.
     """
     found = {key: values for key, values in differences(then, now).items() if key not in ELSEWHERE}
-    refused = {key: values for key, values in found.items() if not any(covers(one, key) for one in allow)}
+    kept = {key for key in found if any(covers(one, key) for one in METHOD)}
+    refused = {
+        key: values for key, values in found.items() if key in kept or not any(covers(one, key) for one in allow)
+    }
     if refused:
         named = ", ".join(f"{key}={a} there, {b} here" for key, (a, b) in refused.items())
-        able = [key for key in refused if any(covers(one, key) for one in APPLICABLE)]
+        able = [key for key in refused if key not in kept and any(covers(one, key) for one in APPLICABLE)]
         way = f", or change them from here on with resume.allow=[{','.join([*allow, *able])}]" if able else ""
         raise ValueError(
             f"the checkpoint was trained with other settings: {named}; resume with those of the checkpoint{way}"
@@ -146,7 +154,8 @@ class SameRun(L.Callback):
         (optimizer,), scheduler = trainer.optimizers, trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, LambdaLR)
         fresh = build_optimizer(pl_module.model, self.optim)  # pyright: ignore[reportArgumentType]
-        for group, wanted in zip(optimizer.param_groups, fresh.param_groups, strict=True):
+        # Groups behind the model's (of an objective, of a sparsity method) have settings of their own.
+        for group, wanted in zip(optimizer.param_groups, fresh.param_groups, strict=False):
             group |= {key: wanted[key] for key in ("betas", "eps", "weight_decay")} | {"initial_lr": wanted["lr"]}
         scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):

@@ -115,11 +115,12 @@ CIRCUITS = {
     "fracture": THING | {"section", "search"},
     "hub": THING | {"section", "search", "find", "run"},
     "comparison": THING | {"section"},
+    "methods": {"section", "comparison"},
     "recipe": THING | {"section", "search", "find", "views"},
     "doctor": {"circuit", "means"},
     "brief": {"section"},
     "zoo": {"section", "views", "run", "verify"},
-    "run": THING | {"section", "brief", "search", "evidence", "explain", "views", "find", "formation", "comparison", "bridges", "context_prior", "fracture", "recipe"},
+    "run": THING | {"section", "brief", "search", "evidence", "explain", "views", "find", "formation", "comparison", "methods", "bridges", "context_prior", "fracture", "recipe"},
 }  # fmt: skip
 """The same of `circuits`."""
 
@@ -131,6 +132,7 @@ BELOW = {
     "doctor": TRAINING,
     "formation": TRAINING | {"run"},
     "comparison": TRAINING | {"run", "studies"},
+    "methods": TRAINING | {"run", "studies"},
     "bridges": TRAINING | {"run", "studies"},
     "context_prior": TRAINING | {"run", "studies", "adapters", "curriculum"},
     "fracture": TRAINING | {"run", "studies"},

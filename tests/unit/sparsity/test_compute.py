@@ -110,7 +110,7 @@ def test_between_refreshes_gradients_at_the_nonzeros_are_the_dense_ones() -> Non
     (batch,) = sparse.batch()
     for trainee in (dense, sparse):
         trainee.optimizer.zero_grad()
-        trainee.module.loss(batch).backward()
+        trainee.module.losses(batch)[0].backward()
     whole = dict(dense.model.named_parameters())
     seen = 0
     for one in sparse.compute.tensors:
@@ -196,7 +196,7 @@ def test_a_step_that_is_not_taken_changes_nothing() -> None:
         sparse.step()
     before = sparse.weights()
     sparse.optimizer.zero_grad()
-    sparse.module.loss(sparse.batch()[0]).backward()
+    sparse.module.losses(sparse.batch()[0])[0].backward()
     sparse.optimizer.zero_grad()
     sparse.method.drop_gradients()
     sparse.optimizer.step()
@@ -218,7 +218,7 @@ def test_a_weight_that_was_changed_is_multiplied_as_it_is() -> None:
     for _ in range(30):
         sparse.step()
     tokens = sparse.batch()[0]["tokens"][:, :-1]
-    with sparse.method.computing(68), torch.no_grad():
+    with sparse.method.applied(sparse.model, training=True), torch.no_grad():
         before = sparse.model(tokens)
         sparse.model.blocks[0].mlp.W_in.weight.mul_(2)
         inside = sparse.model(tokens)
