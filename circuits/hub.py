@@ -16,7 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 from circuits.find import find_once, section_of
 from circuits.masks import NodeSpace
 from circuits.means import Means, measure_means
-from circuits.run import merge_tasks, with_bars
+from circuits.merged import merge_tasks
+from circuits.run import with_bars
 from circuits.search.comparison import ranked_circuits
 from circuits.search.task import FindConfig, Pairs, TaskSearch
 from circuits.section import CircuitsSection, RankedCircuit, TaskEntry

@@ -31,6 +31,7 @@ from circuits.fracture.catalogue import FRACTURE
 from circuits.fracture.images.study import ImageStudyConfig
 from circuits.fracture.study import FractureConfig
 from circuits.means import MEANS, Means, means_once
+from circuits.merged import merge_tasks
 from circuits.methods import MethodsConfig, MethodsStudy
 from circuits.recipe.selection import SelectionConfig, real_code, select
 from circuits.search.comparison import ranked_circuits
@@ -38,7 +39,6 @@ from circuits.search.learn import Progress
 from circuits.search.task import FindConfig, TaskSearch, heldout_pairs
 from circuits.section import (
     CardEntry,
-    CircuitEntry,
     CircuitsSection,
     RankedCircuit,
     SelectionSection,
@@ -67,13 +67,13 @@ from sparsetrain.run import (
     train,
 )
 from sparsetrain.sparsity import SparsitySection
-from sparsetrain.store import fingerprint, once, sha256
+from sparsetrain.store import once, sha256
 from sparsetrain.studies.catalogue import STUDIES, Catalogue, StudyConfig
 from sparsetrain.studies.page import KINDS as OWN_KINDS
 from sparsetrain.training.callbacks import AtSteps
 from sparsetrain.training.fit import Exporter
 from sparsetrain.training.tracking import Tracker, send_report
-from sparsetrain.typed import Count, Index, plain, to_dict
+from sparsetrain.typed import Count, Index, to_dict
 
 KINDS: Kinds = {**OWN_KINDS, **CIRCUIT_KINDS}
 N_TEXT_WINDOWS = 64  # ours: windows of held-out text on which the circuit page looks for activations
@@ -473,30 +473,3 @@ def with_bars(title: str, names: Sequence[str], shown: bool) -> Iterator[tuple[s
 
             yield name, report
             bars.advance(all_names)
-
-
-def merge_tasks(old: CircuitsSection | None, new: CircuitsSection) -> CircuitsSection:
-    """The new section, with the tasks of an old one that were not searched again, in the order they first came.
-
-    A circuit found again as it was keeps its report card, and the data of its page if no new ones were made; its task keeps the
-    circuits of the baselines.
-    """
-    if old is None:
-        return new
-    tasks = {task.task: task for task in old.tasks}
-    for task in new.tasks:
-        before = tasks.get(task.task)
-        known = {} if before is None else {_found(circuit): circuit for circuit in before.circuits}
-        circuits = []
-        for circuit in task.circuits:
-            same = known.get(_found(circuit), circuit)
-            circuits.append(replace(circuit, card=circuit.card or same.card, viewer=circuit.viewer or same.viewer))
-        same_circuits = list(known) == [_found(circuit) for circuit in task.circuits]
-        baselines = before.baselines if before is not None and same_circuits else None
-        tasks[task.task] = replace(task, circuits=tuple(circuits), baselines=task.baselines or baselines)
-    return replace(new, tasks=tuple(tasks.values()))
-
-
-def _found(circuit: CircuitEntry) -> str:
-    """Tells a circuit's entry from others as the search left it."""
-    return fingerprint(plain(replace(circuit, card=None, viewer=None)))

@@ -274,12 +274,12 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = Embedding(config.d_vocab, config.d_model)
+        self.embed: nn.Embedding = Embedding(config.d_vocab, config.d_model)
         d_positions = {"none": 0, "learned": config.d_model, "concat": config.d_pos}[config.positions]
         self.positions = nn.Parameter(torch.empty(config.n_ctx, d_positions)) if d_positions else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.final_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.unembed = Linear(config.d_model, config.d_vocab, bias=config.biases)
+        self.unembed: nn.Linear = Linear(config.d_model, config.d_vocab, bias=config.biases)
         self.bigram = nn.Embedding(config.d_vocab, config.d_vocab) if config.bigram else None
         name_hook_points_(self)
         self.init_weights_()

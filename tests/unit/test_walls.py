@@ -113,14 +113,15 @@ CIRCUITS = {
     "prior": THING | {"section"},
     "context_prior": THING | {"section", "prior", "search"},
     "fracture": THING | {"section", "search"},
-    "hub": THING | {"section", "search", "find", "run"},
+    "hub": THING | {"section", "search", "find", "run", "merged"},
     "comparison": THING | {"section"},
     "methods": {"section", "comparison"},
     "recipe": THING | {"section", "search", "find", "views"},
     "doctor": {"circuit", "means"},
     "brief": {"section"},
+    "merged": {"section"},
     "zoo": {"section", "views", "run", "verify"},
-    "run": THING | {"section", "brief", "search", "evidence", "explain", "views", "find", "formation", "comparison", "methods", "bridges", "context_prior", "fracture", "recipe"},
+    "run": THING | {"section", "brief", "merged", "search", "evidence", "explain", "views", "find", "formation", "comparison", "methods", "bridges", "context_prior", "fracture", "recipe"},
 }  # fmt: skip
 """The same of `circuits`."""
 

@@ -14,7 +14,8 @@ from circuits.circuit import Circuit
 from circuits.evidence.gather import solved
 from circuits.find import GATE_OFF_NOTE, examined, find_once, find_task, passed_over, section_of
 from circuits.means import Means, measure_means
-from circuits.run import CircuitsConfig, merge_tasks
+from circuits.merged import merge_tasks
+from circuits.run import CircuitsConfig
 from circuits.search.comparison import size_ratios
 from circuits.search.learn import PruneConfig
 from circuits.search.task import FindConfig, TaskSearch, heldout_pairs

@@ -11,7 +11,8 @@ from circuits import run
 from circuits.evidence import gather as judge
 from circuits.evidence.card import CRITERIA
 from circuits.evidence.thresholds import PRESETS
-from circuits.run import CircuitsConfig, merge_tasks, run_cards, run_circuits
+from circuits.merged import merge_tasks
+from circuits.run import CircuitsConfig, run_cards, run_circuits
 from circuits.search.learn import PruneConfig
 from circuits.search.task import FindConfig
 from circuits.section import CircuitEntry, CircuitsSection

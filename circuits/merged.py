@@ -1,0 +1,34 @@
+"""Circuits that were searched at different times in one section: what is found again as it was keeps what was found out about it."""
+
+from dataclasses import replace
+
+from circuits.section import CircuitEntry, CircuitsSection
+from sparsetrain.store import fingerprint
+from sparsetrain.typed import plain
+
+
+def merge_tasks(old: CircuitsSection | None, new: CircuitsSection) -> CircuitsSection:
+    """The new section, with the tasks of an old one that were not searched again, in the order they first came.
+
+    A circuit found again as it was keeps its report card, and the data of its page if no new ones were made; its task keeps the
+    circuits of the baselines.
+    """
+    if old is None:
+        return new
+    tasks = {task.task: task for task in old.tasks}
+    for task in new.tasks:
+        before = tasks.get(task.task)
+        known = {} if before is None else {_found(circuit): circuit for circuit in before.circuits}
+        circuits = []
+        for circuit in task.circuits:
+            same = known.get(_found(circuit), circuit)
+            circuits.append(replace(circuit, card=circuit.card or same.card, viewer=circuit.viewer or same.viewer))
+        same_circuits = list(known) == [_found(circuit) for circuit in task.circuits]
+        baselines = before.baselines if before is not None and same_circuits else None
+        tasks[task.task] = replace(task, circuits=tuple(circuits), baselines=task.baselines or baselines)
+    return replace(new, tasks=tuple(tasks.values()))
+
+
+def _found(circuit: CircuitEntry) -> str:
+    """Tells a circuit's entry from others as the search left it."""
+    return fingerprint(plain(replace(circuit, card=None, viewer=None)))
