@@ -1,6 +1,6 @@
 """What the study of bridges keeps: of every seed the losses of hybrid passes, and of every task the node that steers, its curve and the controls'."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from sparsetrain.studies.engine import StageResult
@@ -83,7 +83,7 @@ class TaskSteering:
     whole: Mapping[str, tuple[float, ...]]
     """The same of the node and of the dense model's own change, over the whole vocabulary instead of both answers."""
     moved: Mapping[str, float]
-    """Control -> largest change of its curve; of those that chance decides in the worst of the draws."""
+    """Control -> largest change of its curve; of those that chance decides the mean over draws."""
 
     @property
     def reaches(self) -> float:
@@ -102,7 +102,11 @@ class TaskSteering:
     @property
     def carries(self) -> bool:
         """Whether the node's curve crosses a half and no control moves by more than `QUIET`."""
-        return bool(self.curves) and self.crosses > 0 and max(self.moved.values()) <= QUIET
+        return self.carries_beside(self.moved)
+
+    def carries_beside(self, controls: Collection[str]) -> bool:
+        """The same beside some of the controls alone."""
+        return bool(self.curves) and self.crosses > 0 and all(self.moved[name] <= QUIET for name in controls)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +140,10 @@ class BridgeReadings:
     def n_carried(self) -> float:
         """Tasks that are carried across."""
         return float(sum(task.carries for task in self.steering.tasks.values()))
+
+    def n_carried_beside(self, controls: Collection[str]) -> float:
+        """Tasks that are carried across as far as these controls say."""
+        return float(sum(task.carries_beside(controls) for task in self.steering.tasks.values()))
 
     def crosses(self) -> float:
         """Highest probability on the curve of the node, less a half; a half less the first one, where that is less."""

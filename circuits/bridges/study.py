@@ -24,7 +24,6 @@ from circuits.bridges.losses import BridgeConfig
 from circuits.bridges.readings import (
     CROSSED,
     MAX_GAP,
-    NAN,
     NODE,
     QUIET,
     BridgeReadings,
@@ -95,7 +94,7 @@ class BridgeStudyConfig:
     """Random ways with several crossings."""
     n_means_windows: Count = 128
     """Windows of text for means of deleted nodes and for the RMS of residual streams."""
-    n_draws: Count = 5
+    n_draws: Count = 10
     """Of each control that chance decides, each with the whole choice among candidates."""
     n_strengths: Several = 11
     """From 0 to 1."""
@@ -131,6 +130,7 @@ def _n_candidates(r: BridgeReadings) -> float:
 OF_WHOLE = (
     _above0("within", f"hybrid passes: {MAX_GAP:g} less what the worst single crossing loses to the dense model", BridgeReadings.within, "nats/token"),
     _above0("two tasks", f"tasks that are carried across, less {TWO - 0.5:g}", lambda r: r.n_carried() - TWO + 0.5, "tasks"),
+    _above0("two tasks, by chance", f"the same beside controls that chance decides alone, less {TWO - 0.5:g}", lambda r: r.n_carried_beside(DRAWN) - TWO + 0.5, "tasks"),
 )  # fmt: skip
 CROSSES = _above0("crosses", f"highest probability on the node's curve less {CROSSED:g}, having begun below it", BridgeReadings.crosses, "fraction")  # fmt: skip
 QUIETS = tuple(
@@ -145,10 +145,12 @@ QUIETS = tuple(
 RULINGS_OF_WHOLE = (
     Ruling(name="either may take over", statement=f"across any one site the loss rises by less than {MAX_GAP:g} nats/token", needs=("within",)),
     Ruling(name="two tasks are carried", statement=f"for at least {TWO} tasks the curve crosses {CROSSED:g} and no control moves by more than {QUIET:g}", needs=("two tasks",)),
+    Ruling(name="not by chance", statement=f"for at least {TWO} tasks the curve crosses {CROSSED:g} and nothing drawn at random moves by more than {QUIET:g}", needs=("two tasks, by chance",)),
 )  # fmt: skip
 RULINGS_OF_TASK = (
     Ruling(name="node steers", statement=f"one node of the sparse circuit, carried across, turns the dense model's answer: the curve crosses {CROSSED:g}", needs=("crosses",)),
-    Ruling(name="controls do not", statement=f"no control moves the probability by more than {QUIET:g}", needs=tuple(one.key for one in QUIETS)),
+    Ruling(name="chance does not", statement=f"no direction and no node drawn at random moves the probability by more than {QUIET:g}", needs=tuple(f"{name} quiet" for name in DRAWN)),
+    Ruling(name="a difference of means does not", statement="nor does the dense model's own difference of means, as long as the node's change", needs=tuple(f"{name} quiet" for name in CONTROLS if name not in DRAWN)),
 )  # fmt: skip
 
 
@@ -198,7 +200,7 @@ class BridgeStudy(Study[BridgeReadings]):
             f"Steering: tasks {', '.join(settings.tasks)}. Of the student's circuit the nodes that read the residual stream are candidates. A node's difference between the prompts of a pair, at every token, times the decoder's column and the ratio of the RMS of both residual streams, is added to what the teacher reads there, at strengths 0 to 1. "
             "The candidate that gives most probability, of both answers of a pair, to the other prompt's answer on training pairs is kept; curves are of held-out pairs, both directions, and begin below a half where the teacher does the task. Over the whole vocabulary they stand beside.",
             f"Controls, each with as many candidates, at the same sites and tokens, chosen on the same pairs: a random direction of equal length; a random other node of the same layer, with its own change and with one of equal length; the teacher's own difference of means, of the last token and of all tokens, at equal length. "
-            f"Those that chance decides are drawn {settings.n_draws} times, and the worst draw counts. Beside them the teacher's own change at the site of the node: how far a change there can go.",
+            f"Those that chance decides are drawn {settings.n_draws} times, and the mean over draws counts: the worst would grow with their number. Beside them the teacher's own change at the site of the node: how far a change there can go.",
             "Seeds are of data order, weights of teacher and student, and bridge. Settings and tasks were chosen on other seeds.",
         )  # fmt: skip
 
@@ -378,7 +380,7 @@ def steered(
             made = controls(steering, control, nodes, candidates, train, seed * settings.n_draws + draw)
             draws.append(curve(steering, chosen(steering, made, train)[0], heldout, settings.strengths))
         curves[control] = torch.stack(draws).mean((0, 2))
-        movements[control] = max(map(moved, draws), default=NAN)
+        movements[control] = sum(map(moved, draws)) / len(draws)
     return TaskSteering(
         **facts,
         **sizes,

@@ -97,5 +97,5 @@ def steering_table(seeds: Steerings) -> ResultTable:
             "own change at strength 1", "node, of the whole vocabulary", *CONTROLS,
         ),
         rows=tuple(rows),
-        note="probability of the other prompt's answer, of both answers of the pair, mean over held-out prompts of both sides; controls: largest movement, in the worst draw",
+        note="probability of the other prompt's answer, of both answers of the pair, mean over held-out prompts of both sides; controls: largest movement, mean over draws",
     )  # fmt: skip

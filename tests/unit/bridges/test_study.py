@@ -9,7 +9,7 @@ from bridge_example import pairs, turned_steering
 
 from circuits.bridges import study
 from circuits.bridges.readings import NAN, NODE, TaskSteering
-from circuits.bridges.steer import CONTROLS, PATCHED
+from circuits.bridges.steer import CONTROLS, DRAWN, PATCHED
 from circuits.bridges.study import BridgeStudyConfig, steered
 
 
@@ -65,3 +65,15 @@ def test_a_curve_crosses_a_half_from_below(curve, over):
     )  # fmt: skip
     assert one.crosses == pytest.approx(over) and one.carries == (over > 0)
     assert not replace(one, moved=dict.fromkeys(CONTROLS, 0.2)).carries
+    by_means = replace(one, moved={name: 0.0 if name in DRAWN else 0.9 for name in CONTROLS})
+    assert not by_means.carries and by_means.carries_beside(DRAWN) == (over > 0)
+
+
+def test_a_control_that_chance_decides_moves_as_far_as_its_draws_do_on_average(steering, monkeypatch, tmp_path):
+    """The largest would grow with their number, and more draws would turn a pass into a fail."""
+    monkeypatch.setattr(study, "aim", lambda subject, passed: None)
+    monkeypatch.setattr(study, "searched", found("blocks.0.mlp.hook_in:2"))
+    movements = iter([0.1, 0.3] * len(CONTROLS))
+    monkeypatch.setattr(study, "moved", lambda curve: next(movements))
+    one = steered(steering, subject(), BridgeStudyConfig(n_strengths=2, n_draws=2, find=study.FindConfig(gate=False)), 0, tmp_path)  # pyright: ignore  # fmt: skip
+    assert all(one.moved[name] == pytest.approx(0.2) for name in DRAWN)
