@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsetrain.kernels.bench import Bench, parse_arguments, seconds
+from sparsetrain.kernels.bench import Bench, BenchCase, parse_arguments, seconds
 from sparsetrain.linear import Embedding, Linear
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig
@@ -38,16 +38,16 @@ VERSUS = "compute=dense"
 class Trainee:
     """A model and its optimizer at the end of the density schedule."""
 
-    def __init__(self, width: int, sparsity: SparsityConfig) -> None:
+    def __init__(self, width: int, sparsity: SparsityConfig, device: str) -> None:
         torch.manual_seed(0)
         config = ModelConfig(n_layer=N_LAYER, d_model=width, d_head=D_HEAD, n_ctx=N_CTX, d_vocab=D_VOCAB, abs_topk={})
-        self.model = Transformer(config)
+        self.model = Transformer(config).to(device)
         method = build_sparsity(sparsity, N_STEPS)
         assert method is not None
         method.prepare(self.model)
         module = LitTransformer(self.model, next_token_loss, OptimConfig(), method, N_STEPS, Guard(GuardConfig()))
         self.module, self.optimizer = module, module.configure_optimizers()["optimizer"]
-        self.batch = {"tokens": torch.randint(D_VOCAB, (BATCH, N_CTX + 1))}
+        self.batch = {"tokens": torch.randint(D_VOCAB, (BATCH, N_CTX + 1), device=device)}
         self.round = sparsity.computing.refresh_every if sparsity.compute == "sparse" else 1
         self.step()  # AdamW's moments
         self.optimizer.param_groups[0][STEP_KEY] = N_STEPS * 3 // 4 - 1
@@ -93,11 +93,12 @@ class Trainee:
 
 def bench_width(bench: Bench, width: int) -> None:
     """Rounds of sparse steps at each density against dense steps, and the products of a dense step alone."""
-    from sparsetrain.kernels.bench import BenchCase
-
     for name, density in DENSITIES.items():
         config = replace(CONFIG, density=density)
-        dense, sparse = Trainee(width, config), Trainee(width, replace(config, compute="sparse"))
+        dense, sparse = (
+            Trainee(width, config, bench.device),
+            Trainee(width, replace(config, compute="sparse"), bench.device),
+        )
         products = dense.products()
         calls = [dense.turn, sparse.turn, products]
         turns = [[seconds(call, None, bench.device) for call in calls] for _ in range(bench.runs + 1)][1:]

@@ -74,7 +74,7 @@ class SparseLookup(_OfWeight):
         return lookup(tokens, self.values, self.pattern, weight)
 
 
-def multiply_by_nonzeros_(model: nn.Module, crossover: float = 0.125) -> list[str]:
+def multiply_by_nonzeros_(model: nn.Module, crossover: float = 0.3) -> list[str]:
     """Lets every linear layer whose weight is sparse enough compute by its nonzeros from now on, for as long as nobody changes the weight.
 
     Args:

@@ -83,6 +83,8 @@ class BridgeStudyConfig:
 
     teacher: Arm = field(default_factory=lambda: Arm(d_model=48, density=1, abs_topk=1, lr_peak=1e-2))
     """How the teacher differs from the run, whose model is the student."""
+    teacher_steps: Count = 1000
+    """Optimizer steps of the teacher, at most those of the run. One that is trained for longer is harder to keep up with."""
     bridge: BridgeConfig = field(default_factory=lambda: BridgeConfig(n_each=1))
     tasks: tuple[str, ...] = ("single_double_quote", "bracket_brace", "for_while")
     """Such whose prompts are as long on both sides, token beside token."""
@@ -182,7 +184,9 @@ class BridgeStudy(Study[BridgeReadings]):
 
     def teacher(self, seed: int) -> RunConfig:
         """The run of a teacher."""
-        return of_arm(self.config, self.settings.teacher, seed + APART)
+        config = of_arm(self.config, self.settings.teacher, seed + APART)
+        n_steps = min(self.settings.teacher_steps, config.trainer.n_steps)
+        return replace(config, trainer=replace(config.trainer, n_steps=n_steps))
 
     def student(self, seed: int) -> RunConfig:
         """The run of a student."""
@@ -193,7 +197,7 @@ class BridgeStudy(Study[BridgeReadings]):
         teacher, sites = self.teacher(self.config.seed).model, 2 * model.n_layer + 1
         each = "all sites" if bridge.n_each is None else f"{bridge.n_each} of {sites} sites a row, dealt at random"
         return (
-            f"Per seed a dense teacher of {teacher.n_layer} layers of width {teacher.d_model}, then frozen, and a student of width {model.d_model} whose weight matrices end at density {self.config.sparsity.density:.3g}; both read {', '.join(self.config.data.sources)}. "
+            f"Per seed a dense teacher of {teacher.n_layer} layers of width {teacher.d_model}, trained for {self.teacher(self.config.seed).trainer.n_steps:,} steps, then frozen, and a student of width {model.d_model} whose weight matrices end at density {self.config.sparsity.density:.3g}, after {self.config.trainer.n_steps:,}; both read {', '.join(self.config.data.sources)}. "
             f"At {sites} sites (before every attention, every MLP and the unembedding) an encoder (linear, AbsTopK of {bridge.share:g} of the channels) and a decoder (linear), both dense and trained with the student.",
             f"Loss: {bridge.cross_entropy:g} x cross-entropy of the student + {bridge.nmse:g} x normalised squared errors of encoders and decoders, mean over sites (over the variance of what is predicted) + {bridge.kl:g} x KL from the teacher to hybrid passes with one crossing, in both directions ({each}).",
             f"Hybrid passes are read on {settings.n_windows} windows of held-out documents: every single crossing, and {settings.n_routes} random ways with several.",

@@ -53,7 +53,7 @@ class ComputeConfig:
     """Share of the steps, at the end, that all have a dense gradient."""
     moments: Literal["dense", "compressed"] = "dense"
     """Adam's, of compressed tensors: of all entries, or of the nonzeros alone."""
-    crossover: Share = 0.125
+    crossover: Share = 0.3
     """Density from which on a tensor is compressed. With compute=auto it is measured instead."""
 
     def __post_init__(self) -> None:

@@ -44,10 +44,12 @@ def of_arm(config: C, arm: Arm, seed: int, *, name: str | None = None) -> C:
         model = replace(model, d_model=arm.d_model)
     if arm.abs_topk is not None:
         model = replace(model, abs_topk={} if arm.abs_topk == 1 else dict.fromkeys(NODE_KINDS, arm.abs_topk))
-    given = {key: getattr(arm, key) for key in ("method", "density", "embed_density", "floor")}
+    given = {key: getattr(arm, key) for key in ("method", "density", "embed_density", "floor", "compute")}
     sparsity = replace(sparsity, **{key: value for key, value in given.items() if value is not None})
     if arm.anneal_end is not None:
         sparsity = replace(sparsity, schedule=replace(sparsity.schedule, end=arm.anneal_end))
+    given = {key: value for key in ("refresh_every", "moments") if (value := getattr(arm, key)) is not None}
+    sparsity = replace(sparsity, computing=replace(sparsity.computing, **given))
     if arm.density == 1:
         sparsity = replace(sparsity, embed_density=None, bias_density=None)
     given = {key: getattr(arm, key) for key in ("lr_peak", "eps", "decay")}

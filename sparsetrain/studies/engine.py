@@ -58,6 +58,12 @@ class Arm:
     """By which the weights are made sparse."""
     anneal_end: Share | None = None
     """Fraction of the steps at which the density has reached its target."""
+    compute: Literal["dense", "sparse", "auto"] | None = None
+    """How products with sparse weights are computed."""
+    refresh_every: Count | None = None
+    """Steps from one dense gradient to the next, where they are computed by their nonzeros."""
+    moments: Literal["dense", "compressed"] | None = None
+    """Adam's, likewise."""
     abs_topk: Share | None = None
     """Share of every place's width that AbsTopK keeps; 1: no AbsTopK."""
     lr_peak: Above0 | None = None
