@@ -13,9 +13,16 @@ from torch import Tensor
 from sparsetrain.kernels import native
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig, PartialGradient, grad_rms
-from sparsetrain.sparsity import ComputeConfig, ScheduleConfig, SparsityConfig, TopKProjection, build_sparsity
+from sparsetrain.sparsity import (
+    ComputeConfig,
+    ReinitConfig,
+    ScheduleConfig,
+    SparsityConfig,
+    TopKProjection,
+    build_sparsity,
+)
 from sparsetrain.sparsity import compute as computing
-from sparsetrain.sparsity.compute import SparseCompute, crossover_of
+from sparsetrain.sparsity.compute import SparseCompute, check_computing, crossover_of
 from sparsetrain.sparsity.method import STEP_KEY
 from sparsetrain.training.fit import LitTransformer, take_step
 from sparsetrain.training.guard import Guard, GuardConfig
@@ -289,3 +296,27 @@ def test_a_crossover_is_a_density(lookup: bool) -> None:
 def test_a_share_of_the_steps_is_a_share() -> None:
     with pytest.raises(ValueError, match=r"exact_end=1\.5 must lie in \[0, 1\]"):
         ComputeConfig(exact_end=1.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"n_ranks": 2}, "2 devices"),
+        ({"precision": "bf16"}, "trainer.precision=bf16"),
+        ({"compiled": True}, "trainer.compile=true"),
+    ],
+)
+def test_what_products_by_nonzeros_cannot_have_is_refused(given: dict[str, Any], named: str) -> None:
+    settings: dict[str, Any] = {"n_ranks": 1, "precision": "32", "compiled": False, **given}
+    check_computing("dense", **settings)
+    with pytest.raises(ValueError, match=f"sparsity.compute=auto is for one device.*this has {named}"):
+        check_computing("auto", **settings)
+
+
+def test_other_methods_and_fresh_units_compute_densely() -> None:
+    with pytest.raises(ValueError, match=r"sparsity\.compute=sparse is for sparsity\.method=topk, this is rigl"):
+        SparsityConfig(method="rigl", compute="sparse")
+    with pytest.raises(ValueError, match=r"reinit_dead\.every=5 is for sparsity\.method=topk, this is set"):
+        SparsityConfig(method="set", reinit_dead=ReinitConfig(every=5))
+    with pytest.raises(ValueError, match=r"reinit_dead\.every=5 moves nonzeros"):
+        SparsityConfig(compute="auto", reinit_dead=ReinitConfig(every=5))
