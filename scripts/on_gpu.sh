@@ -40,10 +40,10 @@ part() {
 }
 
 part doctor 15 "$PYTHON" scripts/doctor.py
-part tests 100 "$PYTHON" -m pytest -q -m gpu tests/gpu
+part tests 80 "$PYTHON" -m pytest -q -m gpu tests/gpu
 grep -E "^[0-9]+ (passed|failed|skipped)|^=.*(passed|failed|skipped)" "$RUN/tests.log" | tail -n 1 >"$OUT/tests.txt"
-for bench in topk projection attention step; do
-  part "bench_$bench" 35 "$PYTHON" "scripts/bench_$bench.py" --device "$DEVICE" "${BENCH[@]}" &&
+for bench in topk projection attention step sparse_step; do
+  part "bench_$bench" "$([ $bench = sparse_step ] && echo 60 || echo 30)" "$PYTHON" "scripts/bench_$bench.py" --device "$DEVICE" "${BENCH[@]}" &&
     tail -n 1 "$RUN/bench_$bench.log" >"$OUT/bench_$bench.json"
 done
 
@@ -53,7 +53,7 @@ STEPS=(trainer.n_steps=200 callbacks.profile_steps=50)
 part gao_118m 120 "$PYTHON" train.py +experiment=gao_118m "${COMMON[@]}" circuits=none ood=none "${STEPS[@]}" "hydra.run.dir=$RUN/gao_118m" &&
   cp "$RUN/gao_118m/profile.json" "$OUT/gao_118m_profile.json" &&
   part gao_118m_numbers 20 "$PYTHON" scripts/report.py "run=$RUN/gao_118m" "brief=$OUT/gao_118m.json"
-part size_gpu 180 "$PYTHON" train.py +experiment=quickstart size=gpu "${COMMON[@]}" "hydra.run.dir=$RUN/size_gpu"
+part size_gpu 165 "$PYTHON" train.py +experiment=quickstart size=gpu "${COMMON[@]}" "hydra.run.dir=$RUN/size_gpu"
 [ -f "$RUN/size_gpu/report.json" ] &&
   part size_gpu_numbers 20 "$PYTHON" scripts/report.py "run=$RUN/size_gpu" "brief=$OUT/size_gpu.json"
 

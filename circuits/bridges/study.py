@@ -81,7 +81,7 @@ WHOLE = "models"
 class BridgeStudyConfig:
     """Teacher, bridge, and what is asked of them. ours"""
 
-    teacher: Arm = field(default_factory=lambda: Arm(d_model=48, density=1, abs_topk=1, lr_peak=1e-2))
+    teacher: Arm = field(default_factory=lambda: Arm(d_model=96, density=1, abs_topk=1, lr_peak=8e-3))
     """How the teacher differs from the run, whose model is the student."""
     teacher_steps: Count = 1000
     """Optimizer steps of the teacher, at most those of the run. One that is trained for longer is harder to keep up with."""

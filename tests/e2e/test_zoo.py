@@ -230,7 +230,7 @@ def test_the_rehearsal_of_the_gpu_script_runs_every_part(tmp_path):
     assert [part["part"] for part in parts if part["exit_code"]] == []
     assert sum(part["limit"] for part in parts) <= 600, "ten minutes on a card"
     assert {path.name for path in tmp_path.iterdir()} >= {
-        "bench_topk.json", "bench_projection.json", "bench_attention.json", "bench_step.json", "gao_118m_profile.json", "gao_118m.json", "size_gpu.json", "tests.txt",
+        "bench_topk.json", "bench_projection.json", "bench_attention.json", "bench_step.json", "bench_sparse_step.json", "gao_118m_profile.json", "gao_118m.json", "size_gpu.json", "tests.txt",
     }  # fmt: skip
     for path in tmp_path.glob("*.json"):
         json.loads(path.read_text())
