@@ -133,8 +133,11 @@ class SparseCompute:
         found = {key: crossover_of(key[:2], n_tokens, lookup=key[2]) for key in sorted(shapes)}
         for one in self.tensors:
             one.crossover = found[one.shape]
-        words = ", ".join(f"{rows} x {cols}{' (looked up)' if is_lookup else ''} from {density:.3g} on" for (rows, cols, is_lookup), density in found.items())  # fmt: skip
-        log.info("compute=auto: weights are computed by their nonzeros at densities of %s", words)
+        words = [
+            f"{rows} x {cols}{' (looked up)' if looked_up else ''} {f'up to {density:.3g}' if density else 'never'}"
+            for (rows, cols, looked_up), density in found.items()
+        ]
+        log.info("compute=auto: weights are computed by their nonzeros at these densities: %s", ", ".join(words))
 
     def is_refresh(self, step: int) -> bool:
         """Whether all entries get their gradient in the step after `step` others."""
