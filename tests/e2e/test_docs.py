@@ -95,8 +95,8 @@ SMALL = {
 """Settings that make a command small."""
 MODELS = {
     "bench_items": "MODEL = m.ModelConfig(d_vocab=64, n_layer=1, d_model=32, n_ctx=64)",
-    "bench_sparse_step": "m.N_LAYER, m.D_HEAD, m.N_CTX, m.D_VOCAB, m.BATCH, m.WIDTHS, m.N_STEPS = 1, 8, 16, 64, 2, {'cpu': (32,)}, 1000; m.CONFIG = m.replace(m.CONFIG, floor=0)",
-    "bench_sparse_inference": "m.N_LAYER, m.D_HEAD, m.N_CTX, m.D_VOCAB, m.WIDTHS = 1, 8, 16, 64, (32,)",
+    "bench_sparse_step": "N_LAYER, m.D_HEAD, m.N_CTX, m.D_VOCAB, m.BATCH, m.WIDTHS, m.N_STEPS = 1, 8, 16, 64, 2, {'cpu': (32,)}, 1000; m.CONFIG = m.replace(m.CONFIG, floor=0)",
+    "bench_sparse_inference": "N_LAYER, m.D_HEAD, m.N_CTX, m.D_VOCAB, m.WIDTHS = 1, 8, 16, 64, (32,)",
     "bench_perturbations": "MODEL = m.ModelConfig(d_vocab=64, n_layer=1, d_model=64, d_head=8, n_ctx=16); m.N_TOKENS = 16",
     "bench_safety": "MODEL = m.ModelConfig(d_vocab=64, n_layer=1, d_model=32, n_ctx=32); m.EVERY = 4",
     "bench_tracker": "MODEL = m.ModelConfig(d_vocab=64, n_layer=1, d_model=32, n_ctx=32)",
