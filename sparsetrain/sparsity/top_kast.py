@@ -70,9 +70,10 @@ class TopKast(ConstantDensity):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        for tensor, held in zip(self.tensors, self._held, strict=False):  # none are held once the mask is fixed
-            tensor.param.copy_(torch.where(self.own.mask(tensor, BACKWARD), tensor.param, held))
-        self._held = []
+        if not self.is_fixed:
+            for tensor, held in zip(self.tensors, self._held, strict=True):
+                tensor.param.copy_(torch.where(self.own.mask(tensor, BACKWARD), tensor.param, held))
+            self._held = []
         super().after_step()
 
     def change_(self, step: int) -> None:

@@ -155,7 +155,8 @@ class SameRun(L.Callback):
         assert isinstance(scheduler, LambdaLR)
         fresh = build_optimizer(pl_module.model, self.optim)  # pyright: ignore[reportArgumentType]
         # Groups behind the model's (of an objective, of a sparsity method) have settings of their own.
-        for group, wanted in zip(optimizer.param_groups, fresh.param_groups, strict=False):
+        of_model = optimizer.param_groups[: len(fresh.param_groups)]
+        for group, wanted in zip(of_model, fresh.param_groups, strict=True):
             group |= {key: wanted[key] for key in ("betas", "eps", "weight_decay")} | {"initial_lr": wanted["lr"]}
         scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
