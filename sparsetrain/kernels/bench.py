@@ -15,6 +15,8 @@ from statistics import median
 
 import torch
 
+from sparsetrain.kernels.host import keep_freed_memory
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchCase:
@@ -55,6 +57,7 @@ def parse_arguments(
     if arguments.runs < 1:
         parser.error(f"--runs={arguments.runs} must be at least 1")
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as every training does
     return arguments
 
 

@@ -10,9 +10,10 @@
 """
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Literal, get_args
 
 import numpy as np
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsetrain.hooks import HookPoint, hooked, select_points
+from sparsetrain.kernels.host import spread, with_same_weights
 from sparsetrain.representation.controls import gain_of, quiet_channels, random_rotation
 from sparsetrain.representation.evaluate import LOGIT_MEASURES, evaluating, measure_logits
 from sparsetrain.representation.measures import HEADLINE, MEASURES, Magnitudes
@@ -104,14 +106,33 @@ def read_items_of_any_length(
     """
     found: dict[str, NDArray[np.float64]] = {}
     order = by_length(items)
-    reader = _Reader(model, looks)
-    with evaluating(model):
-        for start in range(0, len(order), batch_size):
-            numbers = order[start : start + batch_size]
-            arrays = reader.read([items[i] for i in numbers])
-            for name, values in arrays.items():
-                found.setdefault(name, np.full(len(items), np.nan))[numbers] = values
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    readers = _Readers(model, items, looks)
+    for numbers, arrays in zip(batches, spread(readers.read, batches), strict=True):
+        for name, values in arrays.items():
+            found.setdefault(name, np.full(len(items), np.nan))[numbers] = values
     return found
+
+
+class _Readers:
+    """A reader for each thread: on the CPU batches are read side by side, each by a copy of the model with the same weights and hooks of its own."""
+
+    def __init__(self, model: nn.Module, items: Sequence[Item], looks: Looks) -> None:
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        copies = (with_same_weights(model) for _ in range(torch.get_num_threads() - 1 if on_cpu else 0))
+        self.items = items
+        self.free: SimpleQueue[_Reader] = SimpleQueue()
+        for one in (model, *copies):
+            self.free.put(_Reader(one, looks))
+
+    def read(self, numbers: Sequence[int]) -> Arrays:
+        """The items of these numbers as one batch."""
+        reader = self.free.get()
+        try:
+            with evaluating(reader.model):
+                return reader.read([self.items[i] for i in numbers])
+        finally:
+            self.free.put(reader)
 
 
 class _Reader:
@@ -245,13 +266,8 @@ def read_resumably(
         folder: holds batches until all are read, then `readings.npz` alone. Whoever calls sees to it that it is of this model and these items.
         on_items: called with the number of items of each batch, also of those that were kept.
     """
-    reader = _Reader(model, looks)
-
-    def read(numbers: Sequence[int]) -> Arrays:
-        with evaluating(model):
-            return reader.read([items[i] for i in numbers])
-
-    return kept_in_batches(read, by_length(items), folder, batch_size=batch_size, on_items=on_items)
+    read = _Readers(model, items, looks).read
+    return kept_in_batches(read, by_length(items), folder, batch_size=batch_size, on_items=on_items, over=spread)
 
 
 def by_length(items: Sequence[Item]) -> list[int]:
@@ -266,6 +282,7 @@ def kept_in_batches(
     *,
     batch_size: int,
     on_items: Callable[[int], object] = lambda n: None,
+    over: Callable[[Callable[[Sequence[int]], Arrays], Sequence[Sequence[int]]], Iterable[Arrays]] = map,
 ) -> Arrays:
     """What `read` gives for the items of some numbers, for all of them; what an interruption left is not read again.
 
@@ -274,7 +291,8 @@ def kept_in_batches(
         order: every number from 0 once, in the order in which they are read.
         folder: holds batches until all are read, then `readings.npz` alone. Whoever calls sees to it that it is of this model and these items.
         batch_size: items of one batch.
-        on_items: called with the number of items of each batch, also of those that were kept.
+        on_items: called with the number of items that were kept before, then with that of each batch.
+        over: applies `read` to batches, as `map` does.
 
     Returns:
         Name -> `[n_items, ...]` float64 in the order of the numbers.
@@ -285,15 +303,18 @@ def kept_in_batches(
         on_items(len(order))
         return _loaded(whole)
     folder.mkdir(parents=True, exist_ok=True)
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    parts = [folder / f"batch_{i * batch_size}_{len(numbers)}.npz" for i, numbers in enumerate(batches)]
+    missing = [i for i, part in enumerate(parts) if not part.is_file()]
+    if n_kept := len(order) - sum(len(batches[i]) for i in missing):
+        on_items(n_kept)
+    for i, arrays in zip(missing, over(read, [batches[i] for i in missing]), strict=True):
+        _save(parts[i], arrays)
+        on_items(len(batches[i]))
     found: dict[str, NDArray[np.float64]] = {}
-    for start in range(0, len(order), batch_size):
-        numbers = order[start : start + batch_size]
-        part = folder / f"batch_{start}_{len(numbers)}.npz"
-        if not part.is_file():
-            _save(part, read(numbers))
+    for numbers, part in zip(batches, parts, strict=True):
         for name, values in _loaded(part).items():
             found.setdefault(name, np.full((len(order), *values.shape[1:]), np.nan))[numbers] = values
-        on_items(len(numbers))
     _save(whole, found)
     _remove_parts(folder)
     return found

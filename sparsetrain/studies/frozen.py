@@ -324,8 +324,8 @@ class FrozenStudy(Study[R]):
             of_model = [put for put in left if put.model == name]
             probes = [probe for put in of_model for probe in self.probes[put.arm].probes]
             by_length = sorted(probes, key=lambda probe: len(probe.tokens))
-            middle = len(by_length) // 2
-            some = [item_of(probe) for probe in by_length[middle : middle + self.frozen.batch_size]]
+            middle, n_timed = len(by_length) // 2, self.frozen.batch_size * torch.get_num_threads()
+            some = [item_of(probe) for probe in by_length[middle : middle + n_timed]]
             model = self.model_of(of_model[0])
             looks = Looks(points=points_of(model), controlled=(FINAL,))
             for _ in range(2):  # the first one warms up

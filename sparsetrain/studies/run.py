@@ -14,6 +14,7 @@ from sparsetrain.studies.engine import preregister, run_stages
 from sparsetrain.studies.page import overviews
 from sparsetrain.studies.section import StudySection
 from sparsetrain.studies.study import Study
+from sparsetrain.training.fit import set_arithmetic
 from sparsetrain.training.tracking import send_report
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ def run_study(study: Study, run_dir: Path, kinds: Kinds, command: str) -> Report
         raise ValueError(
             f"trainer.minutes={config.trainer.minutes}: a study's plan has its steps; give trainer.n_steps, and trainer.minutes=null"
         )
+    set_arithmetic(config.trainer)  # of studies that train nothing too
     rules = study.rules
     if rules.n_agreeing > rules.n_seeds and any(one.rule.n_agreeing is not None for one in study.claims()):
         log.warning(

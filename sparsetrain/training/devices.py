@@ -10,6 +10,7 @@
 """
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -185,6 +186,22 @@ def check_launch(n_devices: int, n_nodes: int, *, in_sweep: bool = False) -> Non
         )
 
 
+def free_port() -> int:
+    """A port of this machine where ranks can meet.
+
+    It lies below those that systems give to whoever connects to something, as one of those may be given away again before the first rank
+    listens on it: the others would then wait for ever.
+
+    Raises:
+        RuntimeError: a hundred ports were tried and all are in use.
+    """
+    for port in random.Random().sample(range(20_000, 32_000), 100):  # not the run's own stream of numbers
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port between 20000 and 32000, where the ranks of a machine meet")
+
+
 @contextmanager
 def companions(n_devices: int, n_nodes: int = 1) -> Iterator[None]:
     """Starts the other ranks of this machine as copies of the command, each up to the training it is to share, and sees to their end.
@@ -204,9 +221,7 @@ def companions(n_devices: int, n_nodes: int = 1) -> Iterator[None]:
     if n_devices == 1 or n_launched() > 1 or "LOCAL_RANK" in os.environ:
         yield
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     meeting |= {"NODE_RANK": "0", "WORLD_SIZE": str(n_devices)}
     with tempfile.TemporaryDirectory(prefix="sparsetrain-ranks-") as folder:
         others = [Other.start(rank, Path(folder), meeting) for rank in range(1, n_devices)]

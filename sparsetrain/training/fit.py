@@ -27,6 +27,7 @@ from sparsetrain.data.datamodule import TokenDataModule
 from sparsetrain.data.stream import Stream
 from sparsetrain.export import export_model
 from sparsetrain.interrupt import Pending, held_back
+from sparsetrain.kernels.host import keep_freed_memory
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig, PartialGradient, add_beside, build_optimizer, lr_factor, scale_gradients_
 from sparsetrain.sparsity import DENSE, SparsityConfig, SparsityMethod, build_sparsity, require_attached
@@ -296,7 +297,8 @@ def take_step(module: LitTransformer, optimizer: Optimizer, *batches: Mapping[st
 
 
 def set_arithmetic(trainer: TrainerConfig) -> None:
-    """Sets what changes the last bits of a training, and its speed, for this process."""
+    """Sets what changes the last bits of a training or a reading, and its speed, for this process."""
+    keep_freed_memory()
     # Denormals slow CPU arithmetic by up to half late in training; every rank needs this, and it changes the last bits.
     torch.set_flush_denormal(True)
     if trainer.n_threads is not None:

@@ -2,11 +2,11 @@
 
 import csv
 import os
-import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import torch
 from commands import ROOT, SMOKE
 
 from sparsetrain.export import latest_export, load_model
+from sparsetrain.training.devices import free_port
 
 CPU = ("circuits=none", "trainer.device=cpu", "trainer.n_threads=1")
 
@@ -100,18 +101,38 @@ def test_torchrun_starts_the_ranks_and_one_prepares_the_corpus(tmp_path: Path) -
 
 
 def together(*commands: tuple[Mapping[str, str], Sequence[str]]) -> list[subprocess.CompletedProcess[str]]:
-    """Runs commands with settings of the environment at once."""
+    """Runs commands with settings of the environment at once. If one fails the others would wait for it, so they are ended."""
 
-    def one(settings: Mapping[str, str], arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    def start(settings: Mapping[str, str], arguments: Sequence[str], log: Path) -> subprocess.Popen[str]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **settings}
-        return subprocess.run(
-            [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400
-        )
+        with log.open("w") as errors:
+            return subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
 
-    with ThreadPoolExecutor(len(commands)) as pool:
-        done = list(pool.map(one, *zip(*commands, strict=True)))
-    assert [process.returncode for process in done] == [0] * len(done), [process.stderr for process in done]
-    return done
+    with tempfile.TemporaryDirectory() as folder:
+        logs = [Path(folder) / str(number) for number in range(len(commands))]
+        started = [start(*one, log) for one, log in zip(commands, logs, strict=True)]
+        until = time.monotonic() + 400
+        while any(process.poll() is None for process in started) and not any(process.poll() for process in started):
+            if time.monotonic() > until:
+                break
+            time.sleep(0.2)
+        codes = [process.poll() for process in started]
+        for process in started:
+            process.kill()
+        outputs = [process.communicate()[0] for process in started]
+        errors = [log.read_text() for log in logs]
+    assert codes == [0] * len(codes), [(code, error[-3000:]) for code, error in zip(codes, errors, strict=True)]
+    return [
+        subprocess.CompletedProcess(process.args, 0, output, error)
+        for process, output, error in zip(started, outputs, errors, strict=True)
+    ]
 
 
 @pytest.mark.slow
@@ -136,16 +157,13 @@ def test_srun_starts_the_ranks_and_one_device_goes_on(tmp_path: Path, corpus_cac
 @pytest.mark.slow
 def test_two_machines(tmp_path: Path, corpus_cache: Path) -> None:
     """Two torchruns, each with one process, as two machines have."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     torchrun = (
         "-m",
         "torch.distributed.run",
         "--nnodes=2",
         "--nproc-per-node=1",
         "--master-addr=127.0.0.1",
-        f"--master-port={port}",
+        f"--master-port={free_port()}",
     )
     settings = (
         *SMOKE,

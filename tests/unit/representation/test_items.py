@@ -111,6 +111,21 @@ def test_without_hook_points_the_logits_are_read(model):
     assert found["n_tokens"].tolist() == [n for n, _ in LENGTHS]
 
 
+def test_batches_read_side_by_side_are_read_as_one_after_the_other(model, tmp_path):
+    """To the last bit, whatever the number of threads, and the model is left without hooks."""
+    looks = Looks(points=(FINAL,), controlled=(FINAL,))
+    alone = read_items_of_any_length(model, items(), looks, batch_size=1)
+    torch.set_num_threads(3)  # put back by conftest
+    together = read_items_of_any_length(model, items(), looks, batch_size=1)
+    kept = read_resumably(model, items(), looks, tmp_path, batch_size=1)
+    assert torch.get_num_threads() == 3
+    for found in (together, kept):
+        assert found.keys() == alone.keys()
+        for name, values in alone.items():
+            np.testing.assert_array_equal(found[name], values)
+    assert not any(point.fns for point in hook_points(model).values())
+
+
 def test_what_an_interruption_left_is_not_read_again(model, tmp_path):
     looks, seen = Looks(points=(FINAL,)), []
 
