@@ -74,6 +74,8 @@ class Outcome:
     """In the training mixture, nats/token."""
     bits_per_char: float
     """The same per character."""
+    n_steps: int
+    """Optimizer steps of its training."""
     tasks: tuple[TaskEntry, ...]
     """With their circuits; empty where none was looked for."""
     tensors: tuple[TensorAudit, ...] = ()
@@ -90,6 +92,7 @@ class Member(StageResult):
     """Nonzero weights between node hook points: the edges of the circuit that is the whole model."""
     val_loss: float
     bits_per_char: float
+    n_steps: int
     passed: tuple[str, ...]
     """Tasks whose gate the model passes and the empty circuit does not."""
     circuits: Mapping[str, CircuitSize]
@@ -124,6 +127,7 @@ class RunsStudy(TrainedStudy[R], Generic[C, R]):
     """A study whose arms are whole runs: trained and searched for circuits, each in a folder of its own under `<run>/models/`."""
 
     result = Member
+    in_minutes = True
 
     config: C
     search: Callable[[C, Path], Outcome]
@@ -133,6 +137,12 @@ class RunsStudy(TrainedStudy[R], Generic[C, R]):
     @abstractmethod
     def runs(self) -> Mapping[str, C]:
         """Name of a model -> its run in the first seed."""
+
+    @property
+    def budget(self) -> str:
+        """What every arm has as much of, in words."""
+        minutes = self.config.trainer.minutes
+        return "number of tokens" if minutes is None else f"{minutes:g} minutes of optimizer steps"
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -180,6 +190,7 @@ class RunsStudy(TrainedStudy[R], Generic[C, R]):
             n_edges=count_edges(model, space, torch.ones(space.n_nodes, dtype=torch.bool)),
             val_loss=found.val_loss,
             bits_per_char=found.bits_per_char,
+            n_steps=found.n_steps,
             searched=bool(tasks),
             passed=tuple(t.task for t in tasks if t.is_solved),
             circuits={task.task: size(task.circuits[0].path) for task in tasks if task.has_circuit},
@@ -257,7 +268,7 @@ class ComparisonStudy(RunsStudy[C, PairEntry], Generic[C]):
 
     def method(self) -> tuple[str, ...]:
         return (
-            "Every arm has the same data, the same number of tokens and the whole schedule, its own learning rate, and is searched for "
+            f"Every arm has the same data, the same {self.budget} and the whole schedule, its own learning rate, and is searched for "
             "circuits of the same tasks with the same settings and number of trials. Arms are compared in pairs, over the tasks for "
             "which both have a circuit at the target.",
             "A slot is a weight, zero or not, that joins two kept nodes. Edges fill all slots of a dense model and a part of those of a "
@@ -318,6 +329,7 @@ class ComparisonStudy(RunsStudy[C, PairEntry], Generic[C]):
             abs_topk=run.model.abs_topk if has_abs_topk(run) else {},
             lr_peak=run.optim.lr_peak,
             eps=run.optim.eps,
+            n_steps=over_range([member.n_steps for member in members], "steps"),
             n_nonzero=number(members[0].n_nonzero, "weights", note="of all parameters but the bigram table"),
             n_edges=number(members[0].n_edges, "weights", note="nonzero weights between nodes"),
             val_loss=over_range([member.val_loss for member in members], "nats/token"),

@@ -159,12 +159,15 @@ def studies(command: str) -> Catalogue:
     def read(config: TrainRun, folder: Path) -> Outcome:
         report = train_and_read(config, folder, command)
         assert report is not None, "only stop_at_step ends a run early, and a study has none"
-        bits = report.section("training", TrainingSection).bits_per_char["mixed"].value
-        assert bits is not None
+        training = report.section("training", TrainingSection)
+        bits, n_steps = training.bits_per_char["mixed"].value, training.n_steps.value
+        assert bits is not None and n_steps is not None
         known = known_circuits(report)
         tasks = () if known is None else known.tasks
         tensors = report.section("sparsity", SparsitySection).tensors
-        return Outcome(val_loss=val_loss(report), bits_per_char=bits, tasks=tasks, tensors=tensors)
+        return Outcome(
+            val_loss=val_loss(report), bits_per_char=bits, n_steps=int(n_steps), tasks=tasks, tensors=tensors
+        )
 
     def methods(config: TrainRun, study: TrainStudy) -> MethodsStudy[TrainRun]:
         searched, most = bool(config.circuits.tasks), config.circuits.most

@@ -98,6 +98,8 @@ class ArmEntry:
     lr_peak: float
     eps: float
     """AdamW's."""
+    n_steps: Number
+    """Optimizer steps, mean over seeds; equal in all arms but where they had equal minutes."""
     n_nonzero: Number
     """Of all parameters but the bigram table."""
     n_edges: Number

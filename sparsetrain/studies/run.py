@@ -47,7 +47,7 @@ def run_study(study: Study, run_dir: Path, kinds: Kinds, command: str) -> Report
         raise ValueError(
             f"trainer.devices={config.trainer.devices}: a study trains on one device; sweep over seeds instead"
         )
-    if config.trainer.minutes is not None:
+    if config.trainer.minutes is not None and not study.in_minutes:
         raise ValueError(
             f"trainer.minutes={config.trainer.minutes}: a study's plan has its steps; give trainer.n_steps, and trainer.minutes=null"
         )

@@ -90,6 +90,8 @@ class Study(ABC, Generic[R]):
     rulings: ClassVar[Sequence[Ruling]]
     overviews: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
     """Pictures of several claims: key -> title, and the hypotheses that each subject is shown with."""
+    in_minutes: ClassVar[bool] = False
+    """Whether arms may be trained for `trainer.minutes`, each for as many steps as fit: those that are whole runs."""
     as_first: ClassVar[tuple[str, str] | None] = None
     """A hypothesis whose effect is compared with that of the first arm, and what differs in it, in words."""
 

@@ -3,7 +3,9 @@
 1. A throwaway copy of the model takes a few steps on the run's first batches, its weights cut along a short schedule of the same shape.
 2. The first ones (compilation, caches) are left out. A step costs the lower quartile of the others: what else the machine does at
    the time makes steps slower and none faster. The median stands beside it, so that a busy machine is seen.
-3. What was chosen stands in `<run>/budget.json`, and the number of steps in every checkpoint: a resumed run keeps it.
+3. Where zeros are left out (`sparsity.compute`) a step gets cheaper as the density falls, and every `refresh_every`-th has a dense gradient. Steps of both
+   kinds are timed at points of the whole schedule, and count by their share of it.
+4. What was chosen stands in `<run>/budget.json`, and the number of steps in every checkpoint: a resumed run keeps it.
 """
 
 import logging
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 
 from sparsetrain.data.stream import Stream
+from sparsetrain.sparsity.method import STEP_KEY
 from sparsetrain.training.fit import LitTransformer, Recipe, set_arithmetic, take_step
 from sparsetrain.training.guard import Guard, GuardConfig
 from sparsetrain.training.objectives import next_token_loss
@@ -23,6 +26,8 @@ from sparsetrain.training.objectives import next_token_loss
 log = logging.getLogger(__name__)
 
 N_WARMUP, N_TIMED = 4, 24  # ours: a tenth of a second on a small model, some seconds on one that trains for minutes
+N_POINTS, N_BETWEEN = 6, 3
+"""Where zeros are left out: points of the schedule, and steps between dense gradients that are timed at each. ours"""
 BUSY = 1.25  # ours: median over quartile from which on the machine is called busy
 BUDGET = "budget.json"
 
@@ -34,10 +39,21 @@ class StepBudget:
     minutes: float
     n_steps: int
     seconds_per_step: float
-    """Lower quartile of the timed steps."""
+    """Lower quartile of the timed steps; of several kinds of steps, the mean of theirs."""
     median: float
-    """Theirs, s: how busy the machine was."""
+    """Likewise, s: how busy the machine was."""
     n_timed: int = N_TIMED
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedStep:
+    """One optimizer step."""
+
+    seconds: float
+    kind: str = ""
+    """Steps of one kind cost the same."""
+    share: float = 1.0
+    """Of the training's steps that are of this kind."""
 
 
 def steps_within(minutes: float, recipe: Recipe, stream: Stream) -> StepBudget:
@@ -48,18 +64,25 @@ def steps_within(minutes: float, recipe: Recipe, stream: Stream) -> StepBudget:
         recipe: what is to be trained; its number of steps decides nothing.
         stream: of its batches.
     """
-    seconds = np.array(list(step_times(recipe, stream)))
-    quartile, median = (float(np.quantile(seconds, share)) for share in (0.25, 0.5))
+    kinds: dict[str, list[TimedStep]] = {}
+    for step in timed_steps(recipe, stream):
+        kinds.setdefault(step.kind, []).append(step)
+    quartile, median = (
+        sum(of[0].share * float(np.quantile([one.seconds for one in of], share)) for of in kinds.values())
+        for share in (0.25, 0.5)
+    )
     n_steps = max(1, int(60 * minutes / quartile))
     log.info("a step takes %.1f ms (median %.1f): %d of them in %g minutes", 1e3 * quartile, 1e3 * median, n_steps, minutes)  # fmt: skip
     if median > BUSY * quartile:
         log.warning("the machine is busy: steps will take longer than the %.1f ms that the budget counts with", 1e3 * quartile)  # fmt: skip
-    return StepBudget(minutes=minutes, n_steps=n_steps, seconds_per_step=quartile, median=median)
+    n_timed = sum(map(len, kinds.values()))
+    return StepBudget(minutes=minutes, n_steps=n_steps, seconds_per_step=quartile, median=median, n_timed=n_timed)
 
 
-def step_times(recipe: Recipe, stream: Stream) -> Iterator[float]:
-    """Seconds of single optimizer steps of a model like the recipe's, after those that warm it up."""
-    trainer = replace(recipe.trainer, n_steps=N_WARMUP + N_TIMED)
+def timed_steps(recipe: Recipe, stream: Stream) -> Iterator[TimedStep]:
+    """Optimizer steps of a model like the recipe's, after those that warm it up."""
+    plan = list(planned(recipe))
+    trainer = replace(recipe.trainer, n_steps=plan[-1].of)
     short = replace(recipe, trainer=trainer)
     on_gpu = trainer.device == "cuda" or (trainer.device == "auto" and torch.cuda.is_available())
     device = torch.device("cuda" if on_gpu else "cpu")
@@ -70,13 +93,48 @@ def step_times(recipe: Recipe, stream: Stream) -> Iterator[float]:
     sparsity = short.build_sparsity(model)
     module = LitTransformer(model, next_token_loss, recipe.optim, sparsity, short.n_steps, Guard(GuardConfig()))
     optimizer = module.configure_optimizers()["optimizer"]
-    for step in range(short.n_steps):
-        numbers = range(step * trainer.accumulate, (step + 1) * trainer.accumulate)
+    for taken, one in enumerate(plan):
+        if sparsity is not None:
+            optimizer.param_groups[0][STEP_KEY] = one.step
+        numbers = range(taken * trainer.accumulate, (taken + 1) * trainer.accumulate)
         batches = [{"tokens": torch.from_numpy(stream.rows(k, 0, 1)).to(device)} for k in numbers]
         started = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16) if trainer.precision == "bf16" else nullcontext():
             take_step(module, optimizer, *batches)
         if on_gpu:
             torch.cuda.synchronize()
-        if step >= N_WARMUP:
-            yield time.perf_counter() - started
+        if taken >= N_WARMUP:
+            yield TimedStep(seconds=time.perf_counter() - started, kind=one.kind, share=one.share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A step that is taken as the one after `step` others."""
+
+    step: int
+    of: int
+    """Length of the schedule."""
+    kind: str = ""
+    share: float = 1.0
+
+
+def planned(recipe: Recipe) -> Iterator[Planned]:
+    """The steps that are taken, first those that warm up.
+
+    Densely all steps cost the same, and a short schedule is run through. By the nonzeros each point of the schedule has its dense gradient and some steps after it;
+    the points stand for equal shares of what comes before the last stretch, in which every gradient is dense.
+    """
+    config = recipe.sparsity
+    if config.compute == "dense":
+        n = N_WARMUP + N_TIMED
+        yield from (Planned(step=step, of=n) for step in range(n))
+        return
+    every, last = config.computing.refresh_every, config.computing.exact_end
+    n = 100 * N_POINTS * every
+    points = [every * round((1 - last) * n * (i + 0.5) / N_POINTS / every) for i in range(N_POINTS)]
+    yield from (Planned(step=points[0] + i, of=n) for i in range(N_WARMUP))
+    for i, point in enumerate(points):
+        dense, between = (1 - last) / N_POINTS / every, (1 - last) / N_POINTS * (1 - 1 / every)
+        yield Planned(step=point, of=n, kind=f"{i}: dense gradient", share=dense + (last if i == N_POINTS - 1 else 0))
+        for step in range(1, min(N_BETWEEN + 1, every)):
+            yield Planned(step=point + step, of=n, kind=f"{i}: by nonzeros", share=between)

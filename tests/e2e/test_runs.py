@@ -23,6 +23,7 @@ from sparsetrain.export import load_model
 from sparsetrain.run import check_resume
 from sparsetrain.run import train as train_stage
 from sparsetrain.training import budget
+from sparsetrain.training.budget import TimedStep
 from sparsetrain.training.checkpoints import checkpoint_path
 from sparsetrain.training.metrics import read_metrics
 from sparsetrain.typed import from_dict
@@ -114,7 +115,7 @@ def test_stopped_and_resumed_is_the_straight_run(straight, corpus_cache, step):
 def test_a_run_of_so_many_minutes_keeps_its_steps_when_it_is_resumed(tmp_path, corpus_cache, monkeypatch):
     """On the machine of the resumption a step takes ten times as long."""
     seconds = iter([0.01, 0.01, 0.1])
-    monkeypatch.setattr(budget, "step_times", lambda recipe, stream: [next(seconds)] * 4)
+    monkeypatch.setattr(budget, "timed_steps", lambda recipe, stream: [TimedStep(seconds=next(seconds))] * 4)
     straight = short(tmp_path, "straight", corpus_cache, **{"trainer.minutes": 0.002})
     weights = (straight / "export" / "step_12" / "model.safetensors").read_bytes()
     stopped = short(tmp_path, "stopped", corpus_cache, **{"trainer.minutes": 0.002}, stop_at_step=5)

@@ -51,6 +51,7 @@ def member(seed: int, val_loss: float, slots: dict[str, int | None], filled: flo
         n_edges=1000,
         val_loss=val_loss,
         bits_per_char=val_loss / 2,
+        n_steps=100,
         passed=tuple(slots),
         circuits=circuits,
     )

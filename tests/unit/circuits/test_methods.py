@@ -44,6 +44,7 @@ def member(seed, val_loss, *, dead=10, edges=20, kept=8, nonzeros=8, tasks=("a",
         n_edges=5,
         val_loss=val_loss,
         bits_per_char=1.0,
+        n_steps=100,
         passed=tasks,
         circuits={
             task: CircuitSize(seed=seed, n_nodes=9, n_edges=edges + i, n_slots=50) for i, task in enumerate(tasks)

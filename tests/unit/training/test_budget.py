@@ -9,14 +9,24 @@ import torch
 from small_training import RECIPE, Endless
 
 from sparsetrain.optim import OptimConfig
+from sparsetrain.sparsity import ComputeConfig
 from sparsetrain.sparsity.method import STEP_KEY
 from sparsetrain.training import budget
-from sparsetrain.training.budget import N_TIMED, N_WARMUP, step_times, steps_within
-from sparsetrain.training.fit import LitTransformer, TrainerConfig
+from sparsetrain.training.budget import (
+    N_BETWEEN,
+    N_POINTS,
+    N_TIMED,
+    N_WARMUP,
+    TimedStep,
+    planned,
+    steps_within,
+    timed_steps,
+)
+from sparsetrain.training.fit import LitTransformer, Recipe, TrainerConfig
 
 
 def timed(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
-    monkeypatch.setattr(budget, "step_times", lambda recipe, stream: iter(seconds))
+    monkeypatch.setattr(budget, "timed_steps", lambda recipe, stream: [TimedStep(seconds=one) for one in seconds])
 
 
 def test_steps_that_others_slowed_do_not_count(
@@ -48,20 +58,64 @@ def test_what_is_timed_is_the_step_that_is_trained_with(monkeypatch: pytest.Monk
 
     step_before = budget.take_step
     monkeypatch.setattr(budget, "take_step", step)
-    assert len(list(step_times(RECIPE, Endless()))) == N_TIMED
+    assert len(list(timed_steps(RECIPE, Endless()))) == N_TIMED
     rows = [int(Endless().rows(k, 0, 1).sum()) for k in range(RECIPE.trainer.accumulate * (N_WARMUP + N_TIMED))]
     assert [total for _, total in seen] == rows and len(modules) == N_WARMUP + N_TIMED
     sparsity = modules[0].sparsity
     assert sparsity is not None and all(row.nonzeros == row.budget for row in sparsity.audit())
 
 
+@pytest.mark.parametrize("every", [1, 2, 20])
+@pytest.mark.parametrize("exact_end", [0.0, 0.05, 1.0])
+def test_steps_by_the_nonzeros_stand_for_the_whole_schedule(every: int, exact_end: float) -> None:
+    recipe = by_nonzeros(refresh_every=every, exact_end=exact_end)
+    counted = {one.kind: one.share for one in list(planned(recipe))[N_WARMUP:]}
+    assert sum(counted.values()) == pytest.approx(1)
+    dense = sum(share for kind, share in counted.items() if kind.endswith("dense gradient"))
+    assert dense == pytest.approx(exact_end + (1 - exact_end) / every)
+
+
+def test_steps_by_the_nonzeros_are_timed_at_the_density_of_their_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both kinds at each point, and the copy is compressed where the schedule has come down."""
+    recipe = by_nonzeros(refresh_every=4, exact_end=0.1)
+    seen: list[tuple[float, bool]] = []
+
+    def step(module: LitTransformer, optimizer: Any, *batches: Any) -> None:
+        step_before(module, optimizer, *batches)
+        sparsity = module.sparsity
+        assert sparsity is not None
+        seen.append((sparsity.density(optimizer.param_groups[0][STEP_KEY]), bool(sparsity.partial_gradients())))
+
+    step_before = budget.take_step
+    monkeypatch.setattr(budget, "take_step", step)
+    steps = list(timed_steps(recipe, Endless()))
+    assert len(steps) == N_POINTS * (1 + min(N_BETWEEN, 3))
+    of_points = seen[N_WARMUP:]
+    densities = [density for density, _ in of_points]
+    assert densities == sorted(densities, reverse=True) and densities[0] > 0.3 > densities[-1]
+    assert not any(partial for density, partial in of_points if density > recipe.sparsity.computing.crossover)
+    assert [partial for _, partial in of_points[-4:]] == [False, True, True, True]
+
+
+def by_nonzeros(**computing: Any) -> Recipe:
+    sparsity = replace(RECIPE.sparsity, compute="sparse", computing=ComputeConfig(**computing))
+    return replace(RECIPE, sparsity=sparsity)
+
+
+def test_kinds_of_steps_count_by_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    rare = [TimedStep(seconds=1.0, kind="dense", share=0.1)]
+    often = [TimedStep(seconds=0.1, kind="sparse", share=0.9)] * 3
+    monkeypatch.setattr(budget, "timed_steps", lambda recipe, stream: [*rare, *often])
+    assert steps_within(1.0, RECIPE, Endless()).n_steps == int(60 / 0.19)
+
+
 def test_a_slower_step_gets_fewer_of_them() -> None:
     wide = replace(RECIPE, model=replace(RECIPE.model, d_model=256, n_layer=4), optim=OptimConfig())
 
-    def fastest(times: Iterator[float]) -> float:
-        return min(times)
+    def fastest(steps: Iterator[TimedStep]) -> float:
+        return min(one.seconds for one in steps)
 
-    assert fastest(step_times(wide, Endless())) > 2 * fastest(step_times(RECIPE, Endless()))
+    assert fastest(timed_steps(wide, Endless())) > 2 * fastest(timed_steps(RECIPE, Endless()))
 
 
 def test_several_devices_count_steps() -> None:
@@ -72,7 +126,7 @@ def test_several_devices_count_steps() -> None:
 def test_threads_are_those_of_the_training() -> None:
     before = torch.get_num_threads()
     try:
-        list(step_times(RECIPE, Endless()))
+        list(timed_steps(RECIPE, Endless()))
         assert torch.get_num_threads() == RECIPE.trainer.n_threads
     finally:
         torch.set_num_threads(before)
