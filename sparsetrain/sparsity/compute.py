@@ -107,6 +107,7 @@ class SparseCompute:
         self.n_steps = n_steps
         self.measured = measured
         self.tensors: list[Compressible] = []
+        self._by_name: dict[str, Compressible] = {}
         self._has_crossovers = False
         self._step: int | None = None
 
@@ -117,12 +118,12 @@ class SparseCompute:
             module = model.get_submodule(name.rpartition(".")[0])
             if isinstance(module, Linear | Embedding) and name.endswith(".weight"):
                 found.append(Compressible(name=name, module=module, crossover=self.config.crossover))
-        old = {one.name: one for one in self.tensors}
         for one in found:
-            if one.name in old:  # prepared anew: the same tensors
-                before = old[one.name]
+            if one.name in self._by_name:  # prepared anew: the same tensors
+                before = self._by_name[one.name]
                 one.pattern, one.share, one.crossover = before.pattern, before.share, before.crossover
         self.tensors = found
+        self._by_name = {one.name: one for one in found}
 
     def measure(self, n_tokens: int) -> None:
         """Takes the crossovers from timings with so many tokens; says what they are, once."""
@@ -221,10 +222,8 @@ class SparseCompute:
 
     def holds(self, name: str, k: int) -> bool:
         """Whether a tensor has at most k nonzeros without being projected: nothing but those of its pattern has moved."""
-        return any(
-            one.name == name and one.values is not None and one.pattern is not None and len(one.pattern) <= k
-            for one in self.tensors
-        )
+        one = self._by_name.get(name)
+        return one is not None and one.values is not None and one.pattern is not None and len(one.pattern) <= k
 
     def end(self, step: int, optimizer: AdamW) -> None:
         """After the projection of the step that came after `step` others: new patterns where the masks may have moved."""
