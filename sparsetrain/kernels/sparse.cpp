@@ -45,19 +45,27 @@ inline Vector load(const float* from) {
 
 inline void store(float* to, Vector x) { std::memcpy(to, &x, sizeof x); }
 
+// Lanes of two vectors: the first halves of both in blocks of kBlock, and the second halves.
+template <int64_t kBlock>
+struct Halves {
+  Halves() {
+    for (int64_t i = 0; i < kLanes; i++) {
+      low[i] = int32_t(i & kBlock ? i - kBlock + kLanes : i);
+      high[i] = int32_t(i & kBlock ? i + kLanes : i + kBlock);
+    }
+  }
+  Lanes low, high;
+};
+
 // Turns a square of 16 x 16 round: the off-diagonal blocks of 8, 4, 2, 1 change places.
 template <int64_t kBlock>
 inline void swap_blocks(Vector* rows) {
-  Lanes low, high;
-  for (int64_t i = 0; i < kLanes; i++) {
-    low[i] = int32_t(i & kBlock ? i - kBlock + kLanes : i);
-    high[i] = int32_t(i & kBlock ? i + kLanes : i + kBlock);
-  }
+  const Halves<kBlock> of;
   for (int64_t i = 0; i < kLanes; i++) {
     if (i & kBlock) continue;
     const Vector a = rows[i], b = rows[i + kBlock];
-    rows[i] = __builtin_shuffle(a, b, low);
-    rows[i + kBlock] = __builtin_shuffle(a, b, high);
+    rows[i] = __builtin_shuffle(a, b, of.low);
+    rows[i + kBlock] = __builtin_shuffle(a, b, of.high);
   }
 }
 
@@ -70,13 +78,9 @@ inline void turn_square(Vector* rows) {
 
 template <int64_t kBlock>
 inline void add_blocks(Vector* rows) {
-  Lanes low, high;
-  for (int64_t i = 0; i < kLanes; i++) {
-    low[i] = int32_t(i & kBlock ? i - kBlock + kLanes : i);
-    high[i] = int32_t(i & kBlock ? i + kLanes : i + kBlock);
-  }
+  const Halves<kBlock> of;
   for (int64_t i = 0; i < kBlock; i++)
-    rows[i] = __builtin_shuffle(rows[i], rows[i + kBlock], low) + __builtin_shuffle(rows[i], rows[i + kBlock], high);
+    rows[i] = __builtin_shuffle(rows[i], rows[i + kBlock], of.low) + __builtin_shuffle(rows[i], rows[i + kBlock], of.high);
 }
 
 // The sums over the lanes of 16 vectors, one in each lane; the vectors are used up.
