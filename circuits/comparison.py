@@ -225,13 +225,13 @@ class ComparisonStudy(RunsStudy[C, PairEntry], Generic[C]):
 
     @property
     def runs(self) -> dict[str, C]:
-        """Name of a model -> its run in the first seed. A debug run tries out the first dense and the first sparse one at the run's own width."""
+        """Name of a model -> its run in the first seed. A debug run tries out the first dense one and the first sparse one of each way to compute, at the run's own width."""
         arms, of_kind = self.rules.arms, {}
         if self.config.debug:
             arms = {name: replace(arm, d_model=None) for name, arm in arms.items()}
         runs = {name: of_arm(self.config, arm, self.config.seed, name=name) for name, arm in arms.items()}
         for name, run in runs.items():
-            of_kind.setdefault(run.sparsity.is_dense, name)
+            of_kind.setdefault((run.sparsity.is_dense, run.sparsity.compute), name)
         return {name: run for name, run in runs.items() if not self.config.debug or name in of_kind.values()}
 
     @property
