@@ -157,6 +157,7 @@ class MethodsStudy(RunsStudy[C, Compared], Generic[C]):
     hypotheses = ()
     rulings = ()
     result = MethodMember
+    in_minutes = False  # methods are compared at equal tokens
 
     settings: MethodsConfig
     searched: bool
@@ -228,8 +229,8 @@ class MethodsStudy(RunsStudy[C, Compared], Generic[C]):
     def method(self) -> tuple[str, ...]:
         rules, n = self.settings, len(self.references)
         return (
-            f"Arms: {', '.join(self.runs)}. All have the same data, tokens and weights at the start (per seed), the whole schedule, and a learning rate of their own, chosen among as many "
-            "candidates on a seed that is not the study's. Compared: " + ", ".join(f"{arm} with {reference}" for arm, reference in self.references.items()) + ".",
+            f"Arms: {', '.join(self.runs)}. All have the same data, tokens and weights at the start (per seed), the whole schedule, and the learning rate "
+            "that stands in the table. Compared: " + ", ".join(f"{arm} with {reference}" for arm, reference in self.references.items()) + ".",
             "Kept positions are those of the method's mask; of a method without one, the nonzeros. Both arms must keep exactly the budget in every tensor, and the same budgets.",
             f"A unit is a neuron or an attention channel; dead: without incoming or outgoing nonzeros, or the same on all of {rules.n_windows} held-out windows (sparsetrain/sparsity/dead.py).",
             f"Circuits: over the tasks for which both arms have a circuit at the target; intervals over tasks and model seeds. Losses are not matched: they stand beside. Every interval is at {1 - 0.05 / max(1, n):.2%}, so that those of one kind hold for all {n} arms together at 95% (Bonferroni).",

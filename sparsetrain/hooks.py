@@ -11,9 +11,10 @@ Hooked passes run eagerly even when the model is compiled, so a hook attached la
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
@@ -127,11 +128,27 @@ def select_points(model: nn.Module, names: Iterable[str]) -> dict[str, HookPoint
     return selected
 
 
-def _eager() -> AbstractContextManager[object]:
-    # Only a process that has imported dynamo can hold a compiled model, and importing it costs seconds.
-    if "torch._dynamo" in sys.modules:
-        return torch.compiler.set_stance("force_eager")
-    return nullcontext()
+class _Eager:
+    """Hooked passes run eagerly. torch has one stance for the whole process, so of several threads the first sets it and the last puts it back."""
+
+    def __init__(self) -> None:
+        self._lock, self._n_inside, self._stance = Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            # Only a process that has imported dynamo can hold a compiled model, and importing it costs seconds.
+            if self._n_inside == 0 and "torch._dynamo" in sys.modules:
+                self._stance.enter_context(torch.compiler.set_stance("force_eager"))
+            self._n_inside += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if self._n_inside == 0:
+                self._stance.close()
+
+
+_eager = _Eager()
 
 
 @contextmanager
@@ -149,7 +166,7 @@ def hooked(model: nn.Module, fns: Mapping[str, HookFn]) -> Iterator[None]:
     for name, point in points.items():
         point.fns.append(fns[name])
     try:
-        with _eager():
+        with _eager:
             yield
     finally:
         for name, point in points.items():

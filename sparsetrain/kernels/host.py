@@ -31,12 +31,11 @@ def spread(work: Callable[[J], R], jobs: Sequence[J]) -> Generator[R]:
         Results in the order of the jobs. Whoever stops early ends what has not begun, and waits for what has.
     """
     n_threads = torch.get_num_threads()
-    n_workers = min(n_threads, len(jobs))
-    if n_workers < 2:
+    if n_threads == 1 or not jobs:
         yield from map(work, jobs)
         return
     torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(min(n_threads, len(jobs)), initializer=torch.set_num_threads, initargs=(1,))
     try:
         yield from pool.map(work, jobs)
     finally:
@@ -58,5 +57,7 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        for size in (1 << 30, 1 << 25):  # the largest that this glibc takes
+            if mallopt(M_MMAP_THRESHOLD, size):
+                mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+                return

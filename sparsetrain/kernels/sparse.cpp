@@ -45,6 +45,17 @@ inline Vector load(const float* from) {
 
 inline void store(float* to, Vector x) { std::memcpy(to, &x, sizeof x); }
 
+// The lanes `at` of a and b, which are counted from 0 and from kLanes.
+inline Vector shuffled(Vector a, Vector b, Lanes at) {
+#ifdef __clang__
+  Vector x;
+  for (int64_t i = 0; i < kLanes; i++) x[i] = at[i] < kLanes ? a[at[i]] : b[at[i] - kLanes];
+  return x;
+#else
+  return __builtin_shuffle(a, b, at);
+#endif
+}
+
 // Lanes of two vectors: the first halves of both in blocks of kBlock, and the second halves.
 template <int64_t kBlock>
 struct Halves {
@@ -64,8 +75,8 @@ inline void swap_blocks(Vector* rows) {
   for (int64_t i = 0; i < kLanes; i++) {
     if (i & kBlock) continue;
     const Vector a = rows[i], b = rows[i + kBlock];
-    rows[i] = __builtin_shuffle(a, b, of.low);
-    rows[i + kBlock] = __builtin_shuffle(a, b, of.high);
+    rows[i] = shuffled(a, b, of.low);
+    rows[i + kBlock] = shuffled(a, b, of.high);
   }
 }
 
@@ -80,7 +91,7 @@ template <int64_t kBlock>
 inline void add_blocks(Vector* rows) {
   const Halves<kBlock> of;
   for (int64_t i = 0; i < kBlock; i++)
-    rows[i] = __builtin_shuffle(rows[i], rows[i + kBlock], of.low) + __builtin_shuffle(rows[i], rows[i + kBlock], of.high);
+    rows[i] = shuffled(rows[i], rows[i + kBlock], of.low) + shuffled(rows[i], rows[i + kBlock], of.high);
 }
 
 // The sums over the lanes of 16 vectors, one in each lane; the vectors are used up.
@@ -158,22 +169,25 @@ struct Blocks {  // of tokens that are this thread's
   int64_t begin, end;
 };
 
-Blocks my_blocks(int64_t n) {
-  const int64_t n_blocks = (n + kTokens - 1) / kTokens;
+int64_t team_size() {
 #ifdef _OPENMP
-  const int64_t team = omp_get_num_threads(), i = omp_get_thread_num();
+  return omp_get_num_threads();
 #else
-  const int64_t team = 1, i = 0;
+  return 1;
 #endif
-  return {n_blocks * i / team, n_blocks * (i + 1) / team};
 }
 
-int my_number() {
+int64_t my_number() {
 #ifdef _OPENMP
   return omp_get_thread_num();
 #else
   return 0;
 #endif
+}
+
+Blocks my_blocks(int64_t n) {
+  const int64_t n_blocks = (n + kTokens - 1) / kTokens, team = team_size(), i = my_number();
+  return {n_blocks * i / team, n_blocks * (i + 1) / team};
 }
 
 }  // namespace
@@ -259,6 +273,7 @@ void sparsetrain_multiply_backward(const float* dy, const float* x, int64_t n, i
   const int team = team_for(n * (n_values + n_rows + n_cols), n_threads);
 #pragma omp parallel num_threads(team) if (team > 1)
   {
+    const int64_t n_team = team_size();  // may be fewer than were asked for
     float* my_values = sums + my_number() * n_sums;
     float* my_bias = my_values + n_values;
     std::memset(my_values, 0, n_sums * sizeof(float));
@@ -303,7 +318,7 @@ void sparsetrain_multiply_backward(const float* dy, const float* x, int64_t n, i
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < n_sums; i++) {
       float total = 0.0f;
-      for (int thread = 0; thread < team; thread++) total += sums[thread * n_sums + i];
+      for (int64_t thread = 0; thread < n_team; thread++) total += sums[thread * n_sums + i];
       if (i < n_values && dvalues != nullptr) dvalues[i] = total;
       if (i >= n_values && dbias != nullptr) dbias[i - n_values] = total;
     }
@@ -317,11 +332,7 @@ void sparsetrain_lookup_backward(const int64_t* ids, const float* dy, int64_t n,
   const int team = team_for(n * n_cols, n_threads);
 #pragma omp parallel num_threads(team) if (team > 1)
   {
-#ifdef _OPENMP
-    const int64_t n_team = omp_get_num_threads();
-#else
-    const int64_t n_team = 1;
-#endif
+    const int64_t n_team = team_size();
     const int64_t first = n_rows * my_number() / n_team, last = n_rows * (my_number() + 1) / n_team;
     for (int64_t i = 0; i < n; i++) {
       const int64_t r = ids[i];

@@ -107,8 +107,9 @@ def read_items_of_any_length(
     found: dict[str, NDArray[np.float64]] = {}
     order = by_length(items)
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    readers = _Readers(model, items, looks)
-    for numbers, arrays in zip(batches, spread(readers.read, batches), strict=True):
+    readers = _Readers(model, items, looks, len(batches))
+    over = spread if len(batches) > 1 else map  # one batch alone has all threads
+    for numbers, arrays in zip(batches, over(readers.read, batches), strict=True):
         for name, values in arrays.items():
             found.setdefault(name, np.full(len(items), np.nan))[numbers] = values
     return found
@@ -117,12 +118,12 @@ def read_items_of_any_length(
 class _Readers:
     """A reader for each thread: on the CPU batches are read side by side, each by a copy of the model with the same weights and hooks of its own."""
 
-    def __init__(self, model: nn.Module, items: Sequence[Item], looks: Looks) -> None:
+    def __init__(self, model: nn.Module, items: Sequence[Item], looks: Looks, n_batches: int) -> None:
         on_cpu = next(model.parameters()).device.type == "cpu"
-        copies = (with_same_weights(model) for _ in range(torch.get_num_threads() - 1 if on_cpu else 0))
+        n_copies = max(0, min(torch.get_num_threads(), n_batches) - 1) if on_cpu else 0
         self.items = items
         self.free: SimpleQueue[_Reader] = SimpleQueue()
-        for one in (model, *copies):
+        for one in (model, *(with_same_weights(model) for _ in range(n_copies))):
             self.free.put(_Reader(one, looks))
 
     def read(self, numbers: Sequence[int]) -> Arrays:
@@ -266,7 +267,7 @@ def read_resumably(
         folder: holds batches until all are read, then `readings.npz` alone. Whoever calls sees to it that it is of this model and these items.
         on_items: called with the number of items of each batch, also of those that were kept.
     """
-    read = _Readers(model, items, looks).read
+    read = _Readers(model, items, looks, -(-len(items) // batch_size)).read
     return kept_in_batches(read, by_length(items), folder, batch_size=batch_size, on_items=on_items, over=spread)
 
 

@@ -39,6 +39,7 @@ TIMED_DENSITIES = (1 / 64, 1 / 8)
 N_TIMED = 5
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """As AdamW calls them."""
+CPU = torch.device("cpu")
 MIN_SHARE = 1e-6
 """Of a gradient that is nearly all at entries that are cut."""
 
@@ -131,7 +132,8 @@ class SparseCompute:
             return
         self._has_crossovers = True
         shapes = {one.shape for one in self.tensors}
-        found = {key: crossover_of(key[:2], n_tokens, lookup=key[2]) for key in sorted(shapes)}
+        device = self.tensors[0].param.device if self.tensors else CPU
+        found = {key: crossover_of(key[:2], n_tokens, lookup=key[2], device=device) for key in sorted(shapes)}
         for one in self.tensors:
             one.crossover = found[one.shape]
         words = [
@@ -148,6 +150,9 @@ class SparseCompute:
         """Makes the products of a step."""
         refresh = self.is_refresh(step)
         for one in self.tensors:
+            if one.pattern is not None and one.pattern.places.device != one.param.device:  # as loaded from a checkpoint
+                one.pattern = Pattern.at(one.pattern.places.to(one.param.device), one.param.shape)
+                one.share = None if one.share is None else one.share.to(one.param.device)
             if one.pattern is None and refresh and density(one.name) <= one.crossover:
                 one.pattern = Pattern.of(one.param)
             one.product = None
@@ -232,11 +237,13 @@ class SparseCompute:
         for one in self.tensors:
             if one.pattern is None:
                 continue
+            if one.param.grad is None:  # the step was left out: nothing has moved
+                one.pattern = None if one.share is None else one.pattern
+                continue
             one.pattern = Pattern.of(one.param)
-            if one.param.grad is not None:
-                seen, all_entries = one.pattern.values_of(one.param.grad), one.param.grad
-                share = seen.square().sum() / all_entries.square().sum().clamp_min(torch.finfo(seen.dtype).tiny)
-                one.share = share.clamp(MIN_SHARE, 1)
+            seen, all_entries = one.pattern.values_of(one.param.grad), one.param.grad
+            share = seen.square().sum() / all_entries.square().sum().clamp_min(torch.finfo(seen.dtype).tiny)
+            one.share = share.clamp(MIN_SHARE, 1)
             state = optimizer.state.get(one.param, {})
             if self.config.moments == "compressed" and "exp_avg" in state:
                 for key in MOMENTS:
@@ -244,8 +251,12 @@ class SparseCompute:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs to go on bit-exactly."""
+        measured, moments = self.measured and self._has_crossovers, self.config.moments
         return {
-            one.name: {"crossover": one.crossover, "share": one.share, "places": None if one.pattern is None else one.pattern.places}
+            one.name: {
+                "crossover": one.crossover if measured else None, "moments": moments, "share": one.share,
+                "places": None if one.pattern is None else one.pattern.places,
+            }
             for one in self.tensors
         }  # fmt: skip
 
@@ -255,9 +266,10 @@ class SparseCompute:
             if one.name not in state:
                 continue
             kept = state[one.name]
-            one.crossover, one.share = kept["crossover"], kept["share"]
+            one.share = kept["share"]
+            if self.measured and kept["crossover"] is not None:
+                one.crossover, self._has_crossovers = kept["crossover"], True
             one.pattern = None if kept["places"] is None else Pattern.at(kept["places"], one.param.shape)
-        self._has_crossovers = bool(state)
 
 
 def _group_of(optimizer: AdamW, param: nn.Parameter) -> dict[str, Any]:
@@ -265,33 +277,39 @@ def _group_of(optimizer: AdamW, param: nn.Parameter) -> dict[str, Any]:
     return next(group for group in optimizer.param_groups if any(param is other for other in group["params"]))
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
     """Median of `N_TIMED` calls, after one that is not counted."""
     call()
     found: list[float] = []
     for _ in range(N_TIMED):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         start = time.perf_counter()
         call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         found.append(time.perf_counter() - start)
     return median(found)
 
 
-def crossover_of(shape: tuple[int, int], n_tokens: int, *, lookup: bool) -> float:
+def crossover_of(shape: tuple[int, int], n_tokens: int, *, lookup: bool, device: torch.device = CPU) -> float:
     """Density at which a matrix costs the same by its nonzeros as densely, forward and backward on this machine; 0: dense is always faster, 1: never.
 
     Args:
         shape: of the weight.
         n_tokens: of a batch.
         lookup: it is an embedding.
+        device: that is timed.
     """
     generator = torch.Generator().manual_seed(0)
 
     def timed(density: float | None) -> float:
-        weight = nn.Parameter(torch.randn(shape, generator=generator) * (torch.rand(shape, generator=generator) < (density or 1)))  # fmt: skip
+        drawn = torch.randn(shape, generator=generator) * (torch.rand(shape, generator=generator) < (density or 1))
+        weight = nn.Parameter(drawn.to(device))
         product = None if density is None else SparseLookup(weight) if lookup else SparseProduct(weight)
         if product is not None:
             product.values.requires_grad_()
-        x = torch.randint(shape[0], (n_tokens,), generator=generator) if lookup else torch.randn(n_tokens, shape[1], generator=generator).requires_grad_()  # fmt: skip
+        x = torch.randint(shape[0], (n_tokens,), generator=generator).to(device) if lookup else torch.randn(n_tokens, shape[1], generator=generator).to(device).requires_grad_()  # fmt: skip
         layer: Callable[[], Tensor]
         if isinstance(product, SparseLookup):
             layer = partial(product, x, weight)
@@ -299,13 +317,13 @@ def crossover_of(shape: tuple[int, int], n_tokens: int, *, lookup: bool) -> floa
             layer = partial(product, x, weight, None)
         else:
             layer = partial(F.embedding, x, weight) if lookup else partial(F.linear, x, weight)
-        gradient = torch.randn(n_tokens, shape[1 if lookup else 0], generator=generator)
+        gradient = torch.randn(n_tokens, shape[1 if lookup else 0], generator=generator).to(device)
 
         def call() -> None:
             weight.grad = None
             layer().backward(gradient)
 
-        return _seconds(call)
+        return _seconds(call, device)
 
     dense, (low, high) = timed(None), (timed(density) for density in TIMED_DENSITIES)
     slope = (high - low) / (TIMED_DENSITIES[1] - TIMED_DENSITIES[0])

@@ -67,6 +67,11 @@ class TopKProjection(AttachedMethod):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.compute is not None:
             self.compute.load_state_dict(state)
+        elif any(kept["moments"] == "compressed" and kept["places"] is not None for kept in state.values()):
+            raise ValueError(
+                "sparsity.compute=dense: the checkpoint has moments at nonzeros alone (sparsity.computing.moments=compressed); go on with "
+                "sparsity.compute=sparse"
+            )
 
     def after_step(self) -> None:
         step, compute = self.step, self.compute

@@ -121,13 +121,13 @@ class Planned:
 def planned(recipe: Recipe) -> Iterator[Planned]:
     """The steps that are taken, first those that warm up.
 
-    Densely all steps cost the same, and a short schedule is run through. By the nonzeros each point of the schedule has its dense gradient and some steps after it;
+    Densely a short schedule is run through; its quarters count alike, since a method may settle in the last. By the nonzeros each point of the schedule has its dense gradient and some steps after it;
     the points stand for equal shares of what comes before the last stretch, in which every gradient is dense.
     """
     config = recipe.sparsity
     if config.compute == "dense":
         n = N_WARMUP + N_TIMED
-        yield from (Planned(step=step, of=n) for step in range(n))
+        yield from (Planned(step=step, of=n, kind=f"quarter {4 * step // n}", share=0.25) for step in range(n))
         return
     every, last = config.computing.refresh_every, config.computing.exact_end
     n = 100 * N_POINTS * every

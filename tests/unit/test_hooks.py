@@ -1,5 +1,7 @@
 """Hook points: names, order, near names, detaching, and firing after compilation."""
 
+from contextlib import ExitStack
+
 import pytest
 import torch
 
@@ -80,3 +82,16 @@ def test_a_node_is_written_and_parsed_in_one_place(make_model):
     for text in ("blocks.0.mlp.hook_in", "blocks.0.mlp.hook_in:x", ":3", ""):
         with pytest.raises(ValueError, match="no node"):
             NodeId.parse(text)
+
+
+def test_hooked_passes_beside_each_other_end_in_the_stance_that_was_before(make_model):
+    """As two threads have them: the first to come is the first to go."""
+    from torch._dynamo import eval_frame
+
+    model, first, second = make_model(), ExitStack(), ExitStack()
+    first.enter_context(hooked(model, {}))
+    second.enter_context(hooked(model, {}))
+    first.close()
+    assert eval_frame._stance.stance == "force_eager"
+    second.close()
+    assert eval_frame._stance.stance == "default"

@@ -108,6 +108,58 @@ def test_a_refresh_is_a_dense_step(moments: str) -> None:
     assert compared >= 5
 
 
+@pytest.mark.parametrize("moments", ["dense", "compressed"])
+def test_a_dense_gradient_may_be_left_out(moments: str) -> None:
+    """Also the very one at which a tensor would be compressed for the first time; the training goes on as it should."""
+    trainee = Trainee(replace(CONFIG, computing=replace(CONFIG.computing, moments=moments)))
+    left_out = 0
+    for step in range(STEPS):
+        if trainee.compute.is_refresh(step) and step % 8 == 0:
+            trainee.optimizer.zero_grad()
+            (trainee.module.losses(trainee.batch()[0])[0]).backward()
+            trainee.optimizer.zero_grad()
+            trainee.method.drop_gradients()
+            before = trainee.weights()
+            trainee.optimizer.step()
+            assert all(bool(((w == before[name]) | (w == 0)).all()) for name, w in trainee.weights().items())
+            left_out += 1
+        else:
+            trainee.step()
+    assert left_out >= 4 and any(one.pattern is not None for one in trainee.compute.tensors)
+    trainee.method.finalize()
+    assert all(row.exact for row in trainee.method.audit())
+
+
+def test_what_a_checkpoint_knows_of_crossovers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured ones are kept, not measured again; before they are measured, and of another setting, nothing is."""
+    monkeypatch.setattr(computing, "crossover_of", lambda *_, **__: 0.125)
+    auto = replace(CONFIG, compute="auto")
+    early = Trainee(auto).method.state_dict()
+    measured = Trainee(auto)
+    measured.step()
+    kept = measured.method.state_dict()
+    monkeypatch.setattr(computing, "crossover_of", lambda *_, **__: 0.75)
+
+    def after(state: dict[str, Any], config: SparsityConfig) -> float:
+        trainee = Trainee(config)
+        trainee.method.load_state_dict(state)
+        trainee.step()
+        return trainee.compute.tensors[0].crossover
+
+    assert after(kept, auto) == 0.125 and after(early, auto) == 0.75
+    assert after(kept, CONFIG) == after(early, CONFIG) == CONFIG.computing.crossover
+
+
+def test_moments_of_the_nonzeros_alone_are_no_moments_of_a_dense_training() -> None:
+    sparse = Trainee(replace(CONFIG, computing=replace(CONFIG.computing, moments="compressed")))
+    while not any(one.pattern is not None for one in sparse.compute.tensors):
+        sparse.step()
+    with pytest.raises(
+        ValueError, match=r"sparsity.compute=dense: the checkpoint has moments .* sparsity.compute=sparse"
+    ):
+        Trainee(replace(CONFIG, compute="dense")).method.load_state_dict(sparse.method.state_dict())
+
+
 def test_between_refreshes_gradients_at_the_nonzeros_are_the_dense_ones() -> None:
     sparse = Trainee()
     while sparse.method.step < 30 or sparse.compute.is_refresh(sparse.method.step):
