@@ -37,6 +37,8 @@ LOGITS = "logits"
 """Hook point name of the rows about the model's output."""
 LOGIT_MEASURES = ("loss", "entropy", "logit_norm")
 """nats/token, nats, and the L2 norm of the logits minus their mean (which softmax does not see)."""
+MAX_PENDING_LOGITS = 2**23
+"""Logits that are measured at once."""
 MAX_PENDING = 2**20
 """Activations (entries) of one width that may wait to be measured together."""
 
@@ -372,7 +374,13 @@ def _measure_split(
 
 
 def measure_logits(logits: Tensor, targets: Tensor) -> Tensor:
-    """`LOGIT_MEASURES` per position: `[n, pos, d_vocab]`, `[n, pos]` -> `[n, pos, 3]`."""
+    """`LOGIT_MEASURES` per position: `[n, pos, d_vocab]`, `[n, pos]` -> `[n, pos, 3]`. Needs little memory beside the logits."""
+    n_rows = max(1, MAX_PENDING_LOGITS // logits.shape[-1])
+    parts = zip(logits.flatten(0, -2).split(n_rows), targets.flatten().split(n_rows), strict=True)
+    return torch.cat([_measure_logits(*part) for part in parts]).view(*targets.shape, len(LOGIT_MEASURES))
+
+
+def _measure_logits(logits: Tensor, targets: Tensor) -> Tensor:
     log_p = F.log_softmax(logits, dim=-1)
     loss = -log_p.gather(-1, targets[..., None])[..., 0]
     entropy = -torch.linalg.vecdot(log_p.exp(), log_p)

@@ -152,6 +152,13 @@ class _Reader:
         }
         self.kept = {name: quiet_channels(looks.energy[name]) for name in looks.controlled if name in looks.energy}
         self.gains = {name: gain_of(model, name) for name in looks.controlled if points[name].kind == "norm"}
+        named = [
+            (name, control, measure)
+            for name in looks.points
+            for control in self._controls(name)
+            for measure in (looks.measures if control == "none" else (HEADLINE,))
+        ]
+        self.rows = {one: row for row, one in enumerate(named)}
 
     def read(self, items: Sequence[Item]) -> dict[str, NDArray[np.float64]]:
         lengths = torch.tensor([len(item.tokens) for item in items])
@@ -160,25 +167,28 @@ class _Reader:
             row[: len(item.tokens)] = torch.tensor(item.tokens)
         last = torch.tensor([item.last for item in items])
         at = _Places(last=last, valid=torch.arange(tokens.shape[1] - 1) <= lengths[:, None] - 2)
-        seen: dict[tuple[str, str, str], tuple[Tensor, Tensor]] = {}
+        seen, zero = torch.empty(0), torch.empty(0)
 
         def watch(x: Tensor, point: HookPoint) -> Tensor:
+            nonlocal seen, zero
             for control, h in self._variants(point.name, x):
                 magnitudes = Magnitudes(h)
-                zero = magnitudes.peak == 0
                 for measure in self.looks.measures if control == "none" else (HEADLINE,):
-                    seen[point.name, control, measure] = MEASURES[measure].fn(magnitudes), zero
+                    value, row = MEASURES[measure].fn(magnitudes), self.rows[point.name, control, measure]
+                    # Room for all is made once: a small result kept between large ones that come and go would keep their memory from being used again.
+                    if not len(seen):
+                        seen, zero = value.new_empty(len(self.rows), *value.shape), value.new_empty(len(self.rows), *value.shape, dtype=torch.bool)  # fmt: skip
+                    seen[row], zero[row] = value, magnitudes.peak == 0
             return x
 
         with hooked(self.model, dict.fromkeys(self.looks.points, watch)):
             logits = self.model(tokens[:, :-1].to(self.device)).float()
         found: dict[str, Tensor] = {}
-        if seen:  # all at once: one copy from the device, and few calls
-            values, zero = (torch.stack(tensors).cpu() for tensors in zip(*seen.values(), strict=True))
-            for read_out, of_all in at.read(values, zero).items():
+        if self.rows:  # all at once: one copy from the device, and few calls
+            for read_out, of_all in at.read(seen.cpu(), zero.cpu()).items():
                 found |= {
                     f"{point}|{control}|{read_out}|{measure}": of_one
-                    for (point, control, measure), of_one in zip(seen, of_all, strict=True)
+                    for (point, control, measure), of_one in zip(self.rows, of_all, strict=True)
                 }
         covariates = rearrange(measure_logits(logits, tokens[:, 1:].to(self.device)).cpu(), "n pos name -> name n pos")
         for read_out, of_all in at.read(covariates).items():
@@ -189,15 +199,30 @@ class _Reader:
         found["n_tokens"] = lengths
         return {name: values.double().numpy() for name, values in found.items()}
 
+    def _controls(self, point: str) -> Iterator[str]:
+        """How a hook point is read."""
+        yield "none"
+        if point in self.looks.controlled:
+            yield "rotated"
+            if self.gains.get(point) is not None:
+                yield "gain"
+            if point in self.kept:
+                yield "trimmed"
+
     def _variants(self, point: str, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The activation as it is, and under the controls."""
-        yield "none", x
-        if point in self.looks.controlled:
-            yield "rotated", x.float() @ self.bases[x.shape[-1]].to(x.device)
-            if (gain := self.gains.get(point)) is not None:
-                yield "gain", x * gain.to(x)
-            if point in self.kept:
-                yield "trimmed", x[..., self.kept[point].to(x.device)]
+        for control in self._controls(point):
+            match control:
+                case "rotated":
+                    yield control, x.float() @ self.bases[x.shape[-1]].to(x.device)
+                case "gain":
+                    gain = self.gains[point]
+                    assert gain is not None
+                    yield control, x * gain.to(x)
+                case "trimmed":
+                    yield control, x[..., self.kept[point].to(x.device)]
+                case _:
+                    yield control, x
 
 
 @dataclass(frozen=True, kw_only=True)
