@@ -2,8 +2,9 @@
 
 import ctypes
 import sys
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from typing import TypeVar
 
@@ -28,16 +29,23 @@ def spread(work: Callable[[J], R], jobs: Sequence[J]) -> Generator[R]:
         jobs: of about equal size where they stand beside each other.
 
     Returns:
-        Results in the order of the jobs. Whoever stops early ends what has not begun, and waits for what has.
+        Results in the order of the jobs, a few of which are begun ahead. Whoever stops early ends what has not begun, and waits for what has.
     """
     n_threads = torch.get_num_threads()
     if n_threads == 1 or not jobs:
         yield from map(work, jobs)
         return
+    n_workers = min(n_threads, len(jobs))
     torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(min(n_threads, len(jobs)), initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(1,))
+    waiting: deque[Future[R]] = deque()
     try:
-        yield from pool.map(work, jobs)
+        for job in jobs:
+            waiting.append(pool.submit(work, job))
+            if len(waiting) == 2 * n_workers:  # no more than that is done in vain
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(n_threads)

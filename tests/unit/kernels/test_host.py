@@ -46,6 +46,16 @@ def test_an_error_ends_what_has_not_begun_and_puts_threads_back():
     assert len(begun) < 20 and torch.get_num_threads() == 3
 
 
+def test_little_is_begun_ahead():
+    """Whoever is interrupted while results are left waiting must not have to wait for all of them."""
+    begun = []
+    results = spread(begun.append, range(100))
+    next(results)
+    sleep(0.05)
+    assert len(begun) <= 6
+    results.close()
+
+
 def test_stopping_early_puts_threads_back():
     results = spread(str, range(100))
     assert next(results) == "0"
