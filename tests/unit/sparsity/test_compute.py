@@ -324,7 +324,7 @@ def test_auto_says_what_it_chose_and_a_resumed_run_keeps_it(
     chosen = iter([0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
     asked: list[tuple[int, int]] = []
 
-    def crossover(shape: tuple[int, int], n_tokens: int, *, lookup: bool) -> float:
+    def crossover(shape: tuple[int, int], n_tokens: int, *, lookup: bool, device: torch.device) -> float:
         asked.append(shape)
         return next(chosen)
 
