@@ -317,7 +317,7 @@ def kept_in_batches(
         order: every number from 0 once, in the order in which they are read.
         folder: holds batches until all are read, then `readings.npz` alone. Whoever calls sees to it that it is of this model and these items.
         batch_size: items of one batch.
-        on_items: called with the number of items that were kept before, then with that of each batch.
+        on_items: called with the number of items of each batch, first of those that were kept.
         over: applies `read` to batches, as `map` does.
 
     Returns:
@@ -332,8 +332,8 @@ def kept_in_batches(
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     parts = [folder / f"batch_{i * batch_size}_{len(numbers)}.npz" for i, numbers in enumerate(batches)]
     missing = [i for i, part in enumerate(parts) if not part.is_file()]
-    if n_kept := len(order) - sum(len(batches[i]) for i in missing):
-        on_items(n_kept)
+    for i in sorted(set(range(len(batches))) - set(missing)):
+        on_items(len(batches[i]))
     for i, arrays in zip(missing, over(read, [batches[i] for i in missing]), strict=True):
         _save(parts[i], arrays)
         on_items(len(batches[i]))
