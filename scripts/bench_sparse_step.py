@@ -5,8 +5,8 @@ auto. Both steps are of the same model and optimizer and differ in `sparsity.com
 and is given per step.
 
 Amdahl's law: the limit is the dense step once more with products that cost nothing, their results and gradients being there already (so attention, norms,
-activations, the loss, optimizer and projection are left), in the same turns. No sparse step can be faster than that, as long as everything else costs the same.
-(A sparse step may pass it: its optimizer and its projection have less to do.)
+activations, the loss, optimizer and projection are left), in the same turns. Only by having less to do elsewhere (its optimizer
+and its projection move the nonzeros alone) can a sparse step pass it.
 On CUDA the dense step runs in bfloat16 autocast, the sparse one in float32 by torch's sparse products.
 """
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sparsetrain.hooks import HookPoint, hook_points, hooked, record
+from sparsetrain.representation import evaluate
 from sparsetrain.representation.controls import read_items
 from sparsetrain.representation.evaluate import LOGIT_MEASURES
 from sparsetrain.representation.items import Item, Looks, read_items_of_any_length, read_resumably
@@ -155,3 +156,12 @@ def test_what_an_interruption_left_is_not_read_again(model, tmp_path):
         assert again.keys() == straight.keys()
         for name, values in straight.items():
             np.testing.assert_array_equal(again[name], values)
+
+
+def test_logits_measured_a_row_at_a_time_are_those_measured_at_once(monkeypatch):
+    logits, targets = torch.randn(3, 5, 11), torch.randint(11, (3, 5))
+    at_once = evaluate.measure_logits(logits, targets)
+    monkeypatch.setattr(evaluate, "MAX_PENDING_LOGITS", 1)
+    torch.testing.assert_close(evaluate.measure_logits(logits, targets), at_once)
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(3, 5)
+    torch.testing.assert_close(at_once[..., 0], loss)
