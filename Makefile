@@ -60,7 +60,7 @@ lint: setup
 	$(BIN)/pyright
 
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo "site: site/index.html"
 
 docs-numbers: setup

@@ -1,4 +1,4 @@
-"""What the docs site has besides the pages of this folder: README as its first page, the changelog, and an API page per room.
+"""What the docs site has besides the pages of this folder: README as its first page, the changelog, the shipped models, and an API page per room.
 
 mkdocs calls `on_config` and `on_files` (see `hooks` in mkdocs.yml); nothing is written into the repository.
 """
@@ -55,6 +55,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "index.md": as_index((ROOT / "README.md").read_text()),
         "CHANGELOG.md": (ROOT / "CHANGELOG.md").read_text(),
         "CITATION.cff": (ROOT / "CITATION.cff").read_text(),
+        **{
+            f"zoo/{page.parent.name}/README.md": page.read_text() for page in sorted((ROOT / "zoo").glob("*/README.md"))
+        },
         **{f"api/{room}.md": api_page(room, modules) for room, modules in rooms().items()},
     }
     for path, content in generated.items():

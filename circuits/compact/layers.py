@@ -176,7 +176,9 @@ class AttentionPart(Part):
     """Attention over the heads that hold kept nodes; the others' output is a table of positions.
 
     Args:
-        keep, mean, places: see `Part`.
+        keep: as in `Part`.
+        mean: as in `Part`.
+        places: as in `Part`.
         written: bool `[d_model]`, residual channels that kept nodes have written before.
     """
 

@@ -45,7 +45,9 @@ class Part:
         rows: which cases, `[n_cases]`.
         sparsity: reference -> headline measure of each case at the token that predicts the answer, higher is sparser, `[n_cases]`.
         min_wins: fewer known cases in which the prior wins, and headroom is not defined.
-        n_bootstrap, confidence, seed: of the intervals.
+        n_bootstrap: resamples for the intervals.
+        confidence: of the intervals.
+        seed: of the resamples.
     """
 
     outcome: Outcome

@@ -70,7 +70,8 @@ def match(a: Transformer, b: Transformer, rows: Tensor) -> Match:
     """Two models on the same prompts.
 
     Args:
-        a, b: of one vocabulary, on one device.
+        a: a model.
+        b: another of its vocabulary, on its device.
         rows: `[n, length]` int64; the last token is the answer, which is not looked at.
 
     Raises:

@@ -188,7 +188,8 @@ def compared(
         pair: their names.
         null: names of models of one recipe; the two that are judged count not among them.
         bounds: from which size on a difference is one; None: those of the null, and without `FEWEST` models there nothing is judged.
-        n_bootstrap, seed: of the intervals.
+        n_bootstrap: resamples for the intervals.
+        seed: of the resamples.
     """
     numbers = {name: one.numbers() for name, one in read.items()}
     a, b = pair

@@ -156,7 +156,8 @@ def read_questions(paths: Sequence[str], tokenizer: TextTokenizer, d_vocab: int,
     Args:
         paths: as `find_files` takes them.
         tokenizer: of both models.
-        d_vocab, n_ctx: of both models.
+        d_vocab: of both models.
+        n_ctx: of both models.
 
     Raises:
         OSError: a file that was named is missing, or must not be read.

@@ -57,7 +57,8 @@ class Pieces(Generic[T]):
         question: ends every prompt.
         agreeing: the statement with memory's answer, in the same wordings.
         irrelevant: statements about something else.
-        trust, distrust: sentences that ask to believe the prompt, or to answer from memory.
+        trust: sentences that ask to believe the prompt.
+        distrust: sentences that ask to answer from memory.
         filler: neutral sentences, taken in order and again from the first.
     """
 

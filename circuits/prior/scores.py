@@ -166,7 +166,9 @@ def half_point(p_context: ArrayLike, n: ArrayLike, facts: Sequence[str], *, n_bo
         p_context: `[n_cases]`.
         n: exposures of each, `[n_cases]`; the cases of a fact have the same.
         facts: of each case.
-        n_bootstrap, confidence, seed: of the interval, whose ends are those of the tried exposures where a resample does not cross.
+        n_bootstrap: resamples for the interval, whose ends are those of the tried exposures where a resample does not cross.
+        confidence: of the interval.
+        seed: of the resamples.
 
     Raises:
         ValueError: fewer than two exposure counts.

@@ -246,7 +246,8 @@ def chosen(pool: Pool, asked: Asked, choice: ChoiceConfig, name: str, item: int)
     """The prompts of one question in an arm: one, or as many as are drawn.
 
     Args:
-        pool, asked: scores.
+        pool: scores.
+        asked: scores.
         choice: budgets.
         name: of the arm.
         item: number of the question; draws are a function of the seed, the arm's name and it.

@@ -158,7 +158,8 @@ def write_rows(path: Path, examples: Sequence[Example], scores: Scores, n_levels
 
     Args:
         path: of the file.
-        examples, scores: of the pool.
+        examples: of the pool.
+        scores: of the pool.
         n_levels: of difficulty, by rank.
         fields: names of what the user's rows have; `rank level sparsity loss` stand beside them.
     """

@@ -79,9 +79,12 @@ def prepare(
 
     Args:
         tokenizer: of the model.
-        wording, choice: of all arms.
-        pool, of_pool: examples that may be shown, and their scores.
-        asked, of_asked: questions, and their scores.
+        wording: of all arms.
+        choice: of all arms.
+        pool: examples that may be shown.
+        of_pool: their scores.
+        asked: questions.
+        of_asked: their scores.
         n_tokens: budget of a prompt with its answer; None: none.
         on_asked: called with 1 for every question whose prompts are written.
 
@@ -159,7 +162,8 @@ def write_ordering(path: Path, examples: Sequence[Example], scores: Scores, n_le
 
     Args:
         path: of the table.
-        examples, scores: of the pool.
+        examples: of the pool.
+        scores: of the pool.
         n_levels: of difficulty, by rank; fewer where the pool is smaller.
     """
     place, levels = ranks(scores.sparsity), levels_of(scores.sparsity, min(n_levels, len(examples)))

@@ -213,9 +213,14 @@ def curriculum_section(
 
     Args:
         model: that ranks.
-        examples, scores: of the pool.
-        score, choice, wording, n_tokens: how it was read.
-        skipped, n_skipped: rows that were left out.
+        examples: of the pool.
+        scores: of the pool.
+        score: by what.
+        choice: how demonstrations are chosen.
+        wording: of the prompts.
+        n_tokens: that a prompt may have.
+        skipped: rows that were left out, the first ones with reasons.
+        n_skipped: all of them.
         config: of the intervals.
         files: tables beside the report.
 
@@ -318,7 +323,8 @@ def comparison_entry(
         answers: to all prompts.
         prepared: the prompts.
         config: margin and intervals.
-        skipped, n_skipped: rows that are no questions.
+        skipped: rows that are no questions, the first ones with reasons.
+        n_skipped: all of them.
 
     Raises:
         ValueError: fewer than two questions.

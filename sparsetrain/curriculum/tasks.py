@@ -110,7 +110,8 @@ def deal(task: Task, usable: Callable[[Example], bool], *, n_asked: int, n_pool:
     Args:
         task: its examples, each question once.
         usable: whether a tokenizer can write an example.
-        n_asked, n_pool: of each part.
+        n_asked: questions of a task.
+        n_pool: examples that may be shown.
         seed: of what is drawn.
 
     Raises:

@@ -150,7 +150,8 @@ class Mix:
 
         Args:
             source: its name.
-            n_docs, n_tokens: by split.
+            n_docs: by split.
+            n_tokens: by split.
         """
         own = self.documents[self.documents["source"] == self.sources.index(source)]
         n_repeated, n_returns = self.repeated()[source], int(own["returns"].sum())

@@ -24,7 +24,8 @@ def attention_pattern(q: Tensor, k: Tensor, sink: Tensor | None) -> Tensor:
     """Causal attention weights with the sink's as last column.
 
     Args:
-        q, k: `[batch, head, pos, d_head]`.
+        q: `[batch, head, pos, d_head]`.
+        k: `[batch, head, pos, d_head]`.
         sink: `[head]` logits, or None (last column zero).
 
     Returns:
@@ -54,7 +55,9 @@ def sink_attention(q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None) -> Tens
     differentiable once.
 
     Args:
-        q, k, v: `[batch, head, pos, d_head]`, one dtype.
+        q: `[batch, head, pos, d_head]`, one dtype.
+        k: `[batch, head, pos, d_head]`, one dtype.
+        v: `[batch, head, pos, d_head]`, one dtype.
         sink: `[head]` logits, or None for plain causal attention. Scale of the scores: 1/sqrt(d_head).
 
     Returns:

@@ -209,7 +209,8 @@ def measure_splits(
         model: tokens `[batch, pos]` int64 -> logits `[batch, pos, d_vocab]`, with hook points.
         splits: each with at least one window.
         config: what to measure.
-        rank, world_size: with several ranks each takes its share of the windows; all must call, all get all results.
+        rank: with several ranks each takes its share of the windows; all must call, all get all results.
+        world_size: ranks in all.
         on_batch: called with the number of windows after each batch of this rank.
         projections: of hook points that are watched; None: all of them as they are.
 

@@ -288,7 +288,10 @@ def read_resumably(
     """`read_items_of_any_length`, kept batch by batch: what an interruption left is not read again.
 
     Args:
-        model, items, looks, batch_size: as there; what was kept under another batch size is read again.
+        model: as there.
+        items: as there.
+        looks: as there.
+        batch_size: as there; what was kept under another batch size is read again.
         folder: holds batches until all are read, then `readings.npz` alone. Whoever calls sees to it that it is of this model and these items.
         on_items: called with the number of items of each batch, also of those that were kept.
     """

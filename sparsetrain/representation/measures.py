@@ -436,7 +436,8 @@ def active_jaccard(a: Tensor, b: Tensor) -> Tensor:
     """Overlap of two active sets: size of the intersection / size of the union, in [0, 1].
 
     Args:
-        a, b: `[..., width]` bool, or 0/1 floats.
+        a: `[..., width]` bool, or 0/1 floats.
+        b: the same.
 
     Returns:
         `[...]` float32; NaN where both sets are empty.

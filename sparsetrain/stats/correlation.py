@@ -66,10 +66,13 @@ def spearman(
     Given covariates it is partial: the correlation of what the covariates' ranks leave of the ranks of x and y.
 
     Args:
-        x, y: `[n]`, for instance shift level and a measure, one item per window. `[n_rows, m]`: the m items of a row belong together (one
-            text at every level), and rows are resampled.
+        x: `[n]`, for instance a shift's level, one item per window. `[n_rows, m]`: the m items of a row belong together (one text at every
+            level), and rows are resampled.
+        y: likewise, for instance a measure.
         given: covariates, each of the same shape; at least 3 + their number of items. An indicator (0/1) works as one.
-        n_bootstrap, confidence, seed: of the interval.
+        n_bootstrap: resamples for the interval.
+        confidence: of the interval.
+        seed: of the resamples.
 
     Returns:
         Correlation in [-1, 1]; NaN where one side is constant, or determined by the covariates, as no data can then tell.

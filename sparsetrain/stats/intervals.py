@@ -127,7 +127,10 @@ def estimate(what: str, statistic: Statistic, *sizes: int, n_bootstrap: int, con
 
     Args:
         what: named first in `method`.
-        statistic, sizes, n_bootstrap, seed: as for `bootstrap`.
+        statistic: as for `bootstrap`.
+        sizes: as for `bootstrap`.
+        n_bootstrap: as for `bootstrap`.
+        seed: as for `bootstrap`.
         confidence: of the interval.
     """
     items = np.concatenate([np.arange(n) for n in sizes])
@@ -159,7 +162,9 @@ def simultaneous(
 
     Args:
         values: `[n_series, n_items]`, the same items in each; n_items >= 2. A series without spread has an interval of no width.
-        n_bootstrap, confidence, seed: of the intervals.
+        n_bootstrap: resamples for the intervals.
+        confidence: of the intervals.
+        seed: of the resamples.
 
     Source: max-t bands, Romano and Wolf 2005, Exact and approximate stepdown methods for multiple hypothesis testing, section 4.
     """
@@ -193,7 +198,9 @@ def difference(
         shifted: `[n]`, values per window.
         reference: `[m]`; with `paired`, m = n and item i of both belong together (the same text before and after).
         paired: resample pairs.
-        n_bootstrap, confidence, seed: of the interval.
+        n_bootstrap: resamples for the interval.
+        confidence: of the interval.
+        seed: of the resamples.
 
     Returns:
         In the unit of the values; n is the smaller number of items.
@@ -223,7 +230,8 @@ def paired_shares(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Es
     a bootstrap it has a width where no item differs. An item that is right in some of several tries counts as so much.
 
     Args:
-        a, b: `[n]`, each in [0, 1].
+        a: `[n]`, each in [0, 1].
+        b: the same.
         confidence: of the interval.
 
     Source: Agresti and Min 2005, Simple improved confidence intervals for comparing matched proportions, section 2; shares between 0 and 1 are ours.
@@ -267,7 +275,9 @@ def nested(values: ArrayLike, *, n_bootstrap: int = 1000, confidence: float = 0.
 
     Args:
         values: `[n_groups, n_items]`.
-        n_bootstrap, confidence, seed: of the interval.
+        n_bootstrap: resamples for the interval.
+        confidence: of the interval.
+        seed: of the resamples.
 
     Source: Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8.
     """

@@ -25,12 +25,16 @@ def minus_neighbours(
     is left out. Both the rows and the pool are resampled.
 
     Args:
-        x, y: `[n_rows, m]`, for instance loss and sparsity of shifted texts, m levels of each; a row counts with the mean of its items that are left.
-        pool_x, pool_y: `[n_pool]`, the same of natural texts.
+        x: `[n_rows, m]`, for instance loss of shifted texts, m levels of each; a row counts with the mean of its items that are left.
+        y: `[n_rows, m]`, for instance their sparsity.
+        pool_x: `[n_pool]`, the same of natural texts.
+        pool_y: `[n_pool]`, likewise.
         bandwidth: in the unit of x.
         n_neighbours: see above.
         n_min: rows that must be left; with fewer the estimate is not defined.
-        n_bootstrap, confidence, seed: of the interval.
+        n_bootstrap: resamples for the interval.
+        confidence: of the interval.
+        seed: of the resamples.
 
     Returns:
         In the unit of y; n is the number of rows that are left.

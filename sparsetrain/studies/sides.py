@@ -35,7 +35,8 @@ class SideReadings:
     arrays: Mapping[str, Floats]
     """Each `[n_items]`; `by` is topk or temperature, `target` familiar or shifted:
 
-    correct, loss: whether an item is answered untouched, and the mean loss of its answer's tokens.
+    correct: whether an item is answered untouched.
+    loss: mean over its answer's tokens.
     active|point, first|point, spread|point: log2 of the channels that it uses there untouched, mean over the answer's tokens and at the first
     of them; log2 of the participation ratio.
     correct|place|how|k, loss|...: with k channels, the largest or random ones.

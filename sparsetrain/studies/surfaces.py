@@ -57,7 +57,8 @@ def gains_of_own_best(shifted: Floats, reference: Floats, *, n_splits: int, rng:
     """How much better each shifted item is answered at the best level of shifted items than at that of the reference, chosen on other items.
 
     Args:
-        shifted, reference: `[n_levels, n]` per item, more is better, the same levels.
+        shifted: `[n_levels, n]` per item, more is better, the same levels.
+        reference: likewise, of the input that is compared with.
         n_splits: random halvings over which the result is averaged.
 
     Returns:

@@ -344,7 +344,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     for package in ("mkdocs", "material", "mkdocstrings"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[docs]'")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
@@ -357,4 +357,4 @@ def test_the_site_builds_without_a_warning(tmp_path):
 def test_every_page_is_in_the_navigation_and_in_the_readme():
     navigation, readme = (ROOT / "mkdocs.yml").read_text(), (ROOT / "README.md").read_text()
     pages = [page.name for page in PAGES[1:]]
-    assert not [page for page in pages if f": {page}" not in navigation or f"(docs/{page})" not in readme]
+    assert not [page for page in pages if f": {page}" not in navigation or f"[docs/{page}](docs/{page})" not in readme]

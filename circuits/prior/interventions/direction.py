@@ -22,7 +22,8 @@ class Direction:
 
     Args:
         u: unit vector `[width]`.
-        context, prior: mean of u . h on prompts of either intent.
+        context: mean of u . h on prompts of that intent.
+        prior: likewise.
     """
 
     u: NDArray[np.float64]

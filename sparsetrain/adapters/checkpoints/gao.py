@@ -261,7 +261,8 @@ def linears(state: dict[str, Tensor], theirs: str, block: str, *, with_biases: b
 
     Args:
         state: their tensors.
-        theirs, block: the block's name there and here.
+        theirs: the block's name there.
+        block: its name here.
         with_biases: whether they have biases.
         zeros: whether ours has biases where they have none.
     """

@@ -51,7 +51,8 @@ def two_sided(
     """Up to `n_prompts` questions of each side, drawn in random order, behind the same demonstrations.
 
     Args:
-        config, tokenizer: of the builder.
+        config: of the builder.
+        tokenizer: of the builder.
         sides: familiar and shifted questions.
         name: of the set.
         form: of a question, with {}; its answer follows behind a blank.

@@ -132,7 +132,8 @@ def demonstrated(rng: Random, shown: Sequence[str], asked: str, answer: str, for
     Args:
         rng: says which one.
         shown: demonstrations, already in `form`.
-        asked, answer: of the question.
+        asked: of the question.
+        answer: of the question.
         form: demonstration with {} for question and answer.
     """
     head, _, tail = form.partition("{answer}")

@@ -282,8 +282,11 @@ class _Rows:
         """Puts rows in order.
 
         Args:
-            material, controls: rows of all levels.
-            shift, control, levels: as they are called in `Probes`.
+            material: rows of all levels.
+            controls: rows of all levels.
+            shift: as they are called in `Probes`.
+            control: as they are called in `Probes`.
+            levels: as they are called in `Probes`.
             english: levels whose words are counted by their English frequency; None: all.
             packages: that changed the texts.
         """

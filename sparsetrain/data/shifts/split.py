@@ -38,7 +38,8 @@ class Request:
 
     Attributes:
         corpus: gives the tokenizer and the held-out text.
-        n_windows, n_ctx: shape of the split.
+        n_windows: shape of the split.
+        n_ctx: shape of the split.
         seed: of all choices.
         documents: held-out documents of the real sources, in seeded order; the text of split 0.
         origin: where `documents` are from, in words.

@@ -1,6 +1,6 @@
 """A knowledge graph grown under latent rules, and triples in and out of what a model is trained on.
 
-1. Rules: acyclic chains h(x0, xk) <- b1(x0, x1), ..., bk(xk-1, xk), every body relation of a lower index than its head.
+1. Rules: acyclic chains `h(x0, xk) <- b1(x0, x1), ..., bk(xk-1, xk)`, every body relation of a lower index than its head.
 2. Growth: nodes arrive one by one and attach to earlier ones with probability proportional to degree + 1 (a power law) or a power of it, by
    relations drawn at random; every so many nodes the closure under the rules is added. Added triples are `deducible`, the
    others `atomic`.
@@ -71,7 +71,7 @@ class GraphConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ChainRule:
-    """head(x0, xk) <- body[0](x0, x1), ..., body[k-1](xk-1, xk)."""
+    """`head(x0, xk) <- body[0](x0, x1), ..., body[k-1](xk-1, xk)`."""
 
     head: int
     body: tuple[int, ...]
