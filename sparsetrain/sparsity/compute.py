@@ -1,8 +1,9 @@
 """Training at the cost of the nonzeros: which tensors are computed by theirs in a step, and how they are updated.
 
 1. A tensor whose density has come down to its crossover is *compressed*: in the forward pass and for the gradient of its input only its nonzeros are computed with.
-2. Every `refresh_every` steps, and in the last stretch, all its entries get their gradient and the step is that of a dense training: AdamW, projection, a mask that
-   may move. In the steps between gradients are computed at the nonzeros alone, AdamW moves those alone, and a budget that still falls is kept by cutting among them.
+2. While the density falls, every `refresh_every` steps from then on, and in the last stretch, all its entries get their gradient and the step is that of a dense
+   training: AdamW, projection, a mask that may move. In the steps between gradients are computed at the nonzeros alone, AdamW moves those alone, and a budget that
+   still falls (`refresh_falling` above 1) is kept by cutting among them.
 3. The global RMS of the gradient that a step is divided by counts every entry. Between refreshes those of a compressed tensor that are not computed are taken to be as
    large beside the nonzeros as they were at the last refresh.
 4. Adam's moments of entries that are cut stand still between refreshes (`dense`), or are not kept at all and begin at zero at each (`compressed`).
@@ -30,6 +31,7 @@ from torch.optim import AdamW
 from sparsetrain.kernels import Pattern, adamw_
 from sparsetrain.linear import Embedding, Linear, SparseLookup, SparseProduct
 from sparsetrain.optim import PartialGradient
+from sparsetrain.sparsity.schedule import DensitySchedule
 from sparsetrain.typed import Count, Share
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ class ComputeConfig:
 
     refresh_every: Count = 20
     """Steps from one dense gradient to the next. 1: all of them, exactly as a dense training."""
+    refresh_falling: Count = 1
+    """The same while the density still falls, which is when most of a mask is found: docs/performance.md has what 10 and 20 cost."""
     exact_end: float = 0.05
     """Share of the steps, at the end, that all have a dense gradient."""
     moments: Literal["dense", "compressed"] = "dense"
@@ -60,6 +64,10 @@ class ComputeConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.exact_end <= 1:
             raise ValueError(f"exact_end={self.exact_end} must lie in [0, 1]: a share of the steps")
+
+    def every(self, *, falling: bool) -> int:
+        """Steps from one dense gradient to the next, while the density falls or from then on."""
+        return self.refresh_falling if falling else self.refresh_every
 
 
 @dataclass(kw_only=True, eq=False)
@@ -99,13 +107,13 @@ class SparseCompute:
 
     Args:
         config: when, and how.
-        n_steps: optimizer steps of the whole run.
+        schedule: of the density; knows the length of the run.
         measured: take the crossovers from timings on this machine.
     """
 
-    def __init__(self, config: ComputeConfig, n_steps: int, *, measured: bool = False) -> None:
+    def __init__(self, config: ComputeConfig, schedule: DensitySchedule, *, measured: bool = False) -> None:
         self.config = config
-        self.n_steps = n_steps
+        self.schedule = schedule
         self.measured = measured
         self.tensors: list[Compressible] = []
         self._by_name: dict[str, Compressible] = {}
@@ -144,7 +152,10 @@ class SparseCompute:
 
     def is_refresh(self, step: int) -> bool:
         """Whether all entries get their gradient in the step after `step` others."""
-        return step % self.config.refresh_every == 0 or step >= (1 - self.config.exact_end) * self.n_steps
+        every = self.config.every(
+            falling=self.schedule.progress(step) < 1
+        )  # the step that brings the final density is of those
+        return step % every == 0 or step >= (1 - self.config.exact_end) * self.schedule.n_steps
 
     def _begin(self, step: int, density: Callable[[str], float]) -> None:
         """Makes the products of a step."""

@@ -30,7 +30,7 @@ class TopKProjection(AttachedMethod):
     def __init__(self, config: SparsityConfig, n_steps: int, initial: InitialDensity = DENSE) -> None:
         super().__init__(config, n_steps, initial)
         measured = config.compute == "auto"
-        self.compute = None if config.compute == "dense" else SparseCompute(config.computing, n_steps, measured=measured)  # fmt: skip
+        self.compute = None if config.compute == "dense" else SparseCompute(config.computing, self.schedule, measured=measured)  # fmt: skip
         self._thresholds = torch.empty(0)
 
     def prepare(self, model: nn.Module) -> None:

@@ -48,7 +48,11 @@ def of_arm(config: C, arm: Arm, seed: int, *, name: str | None = None) -> C:
     sparsity = replace(sparsity, **{key: value for key, value in given.items() if value is not None})
     if arm.anneal_end is not None:
         sparsity = replace(sparsity, schedule=replace(sparsity.schedule, end=arm.anneal_end))
-    given = {key: value for key in ("refresh_every", "moments") if (value := getattr(arm, key)) is not None}
+    given = {
+        key: value
+        for key in ("refresh_every", "refresh_falling", "moments")
+        if (value := getattr(arm, key)) is not None
+    }
     sparsity = replace(sparsity, computing=replace(sparsity.computing, **given))
     if arm.density == 1:
         sparsity = replace(sparsity, embed_density=None, bias_density=None)

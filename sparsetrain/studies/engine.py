@@ -62,6 +62,8 @@ class Arm:
     """How products with sparse weights are computed."""
     refresh_every: Count | None = None
     """Steps from one dense gradient to the next, where they are computed by their nonzeros."""
+    refresh_falling: Count | None = None
+    """The same while the density falls."""
     moments: Literal["dense", "compressed"] | None = None
     """Adam's, likewise."""
     abs_topk: Share | None = None

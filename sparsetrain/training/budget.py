@@ -3,12 +3,13 @@
 1. A throwaway copy of the model takes a few steps on the run's first batches, its weights cut along a short schedule of the same shape.
 2. The first ones (compilation, caches) are left out. A step costs the lower quartile of the others: what else the machine does at
    the time makes steps slower and none faster. The median stands beside it, so that a busy machine is seen.
-3. Where zeros are left out (`sparsity.compute`) a step gets cheaper as the density falls, and every `refresh_every`-th has a dense gradient. Steps of both
+3. Where zeros are left out (`sparsity.compute`) a step gets cheaper as the density falls, and some have a dense gradient. Steps of both
    kinds are timed at points of the whole schedule, and count by their share of it.
 4. What was chosen stands in `<run>/budget.json`, and the number of steps in every checkpoint: a resumed run keeps it.
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -19,6 +20,7 @@ import torch
 
 from sparsetrain.data.stream import Stream
 from sparsetrain.sparsity.method import STEP_KEY
+from sparsetrain.sparsity.schedule import DensitySchedule
 from sparsetrain.training.fit import LitTransformer, Recipe, set_arithmetic, take_step
 from sparsetrain.training.guard import Guard, GuardConfig
 from sparsetrain.training.objectives import next_token_loss
@@ -129,11 +131,14 @@ def planned(recipe: Recipe) -> Iterator[Planned]:
         n = N_WARMUP + N_TIMED
         yield from (Planned(step=step, of=n, kind=f"quarter {4 * step // n}", share=0.25) for step in range(n))
         return
-    every, last = config.computing.refresh_every, config.computing.exact_end
-    n = 100 * N_POINTS * every
-    points = [every * round((1 - last) * n * (i + 0.5) / N_POINTS / every) for i in range(N_POINTS)]
+    computing, last = config.computing, config.computing.exact_end
+    both = math.lcm(computing.refresh_every, computing.refresh_falling)
+    n = 100 * N_POINTS * both
+    schedule = DensitySchedule(target=config.density, n_steps=n, config=config.schedule)
+    points = [both * round((1 - last) * n * (i + 0.5) / N_POINTS / both) for i in range(N_POINTS)]
     yield from (Planned(step=points[0] + i, of=n) for i in range(N_WARMUP))
     for i, point in enumerate(points):
+        every = computing.every(falling=schedule.progress(point) < 1)
         dense, between = (1 - last) / N_POINTS / every, (1 - last) / N_POINTS * (1 - 1 / every)
         yield Planned(step=point, of=n, kind=f"{i}: dense gradient", share=dense + (last if i == N_POINTS - 1 else 0))
         for step in range(1, min(N_BETWEEN + 1, every)):

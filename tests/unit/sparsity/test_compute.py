@@ -33,7 +33,7 @@ STEPS = 40
 MODEL = ModelConfig(d_vocab=64, n_layer=2, d_model=64, d_head=8, n_ctx=16, abs_topk={}, positions="concat")
 CONFIG = SparsityConfig(
     density=0.05, embed_density=0.1, floor=2, schedule=ScheduleConfig(shape="exponential"),
-    compute="sparse", computing=ComputeConfig(refresh_every=4, exact_end=0.2, crossover=0.25),
+    compute="sparse", computing=ComputeConfig(refresh_every=4, refresh_falling=4, exact_end=0.2, crossover=0.25),
 )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 def test_with_a_refresh_in_every_step_it_is_the_dense_training() -> None:
     dense = Trainee(replace(CONFIG, compute="dense"))
-    sparse = Trainee(replace(CONFIG, computing=replace(CONFIG.computing, refresh_every=1)))
+    sparse = Trainee(replace(CONFIG, computing=replace(CONFIG.computing, refresh_every=1, refresh_falling=1)))
     for _ in range(STEPS):
         assert float(dense.step()) == pytest.approx(float(sparse.step()), abs=1e-4)
     assert any(one.pattern is not None for one in sparse.compute.tensors)
@@ -106,6 +106,22 @@ def test_a_refresh_is_a_dense_step(moments: str) -> None:
         else:
             sparse.step()
     assert compared >= 5
+
+
+def test_while_the_density_falls_every_step_has_a_dense_gradient_by_default() -> None:
+    """A training is the dense one until the density has settled, and its mask moves seldom from then on."""
+    computing = ComputeConfig(refresh_every=7, exact_end=0.2, crossover=0.25)
+    dense, sparse = Trainee(replace(CONFIG, compute="dense")), Trainee(replace(CONFIG, computing=computing))
+    settled = STEPS // 2
+    refreshed = [sparse.compute.is_refresh(step) for step in range(STEPS)]
+    assert refreshed == [step < settled or step % 7 == 0 or step >= 0.8 * STEPS for step in range(STEPS)]
+    for step in range(settled + 1):
+        if step == settled:
+            same(dense.weights(), sparse.weights())
+            assert all(one.pattern is not None for one in sparse.compute.tensors)
+        dense.step()
+        sparse.step()
+    assert not sparse.compute.is_refresh(settled) and sparse.method.partial_gradients()
 
 
 @pytest.mark.parametrize("moments", ["dense", "compressed"])
@@ -307,7 +323,7 @@ def test_resuming_is_exact_wherever_it_stopped(
 ) -> None:
     if form == "torch":
         monkeypatch.setattr(native, "library", lambda: None)
-    computing = ComputeConfig(refresh_every=5, exact_end=0.1, crossover=0.6, moments=moments)  # pyright: ignore[reportArgumentType]
+    computing = ComputeConfig(refresh_every=5, refresh_falling=5, exact_end=0.1, crossover=0.6, moments=moments)  # pyright: ignore[reportArgumentType]
     recipe = replace(RECIPE, sparsity=replace(RECIPE.sparsity, compute="sparse", computing=computing))
     train_small(tmp_path / "straight", recipe=recipe)
     for stop in (7, 12, 16, 21):

@@ -68,16 +68,25 @@ def test_what_is_timed_is_the_step_that_is_trained_with(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("every", [1, 2, 20])
 @pytest.mark.parametrize("exact_end", [0.0, 0.05, 1.0])
 def test_steps_by_the_nonzeros_stand_for_the_whole_schedule(every: int, exact_end: float) -> None:
-    recipe = by_nonzeros(refresh_every=every, exact_end=exact_end)
+    recipe = by_nonzeros(refresh_every=every, refresh_falling=every, exact_end=exact_end)
     counted = {one.kind: one.share for one in list(planned(recipe))[N_WARMUP:]}
     assert sum(counted.values()) == pytest.approx(1)
     dense = sum(share for kind, share in counted.items() if kind.endswith("dense gradient"))
     assert dense == pytest.approx(exact_end + (1 - exact_end) / every)
 
 
+def test_steps_while_the_density_falls_count_with_their_own_share_of_dense_gradients() -> None:
+    recipe = by_nonzeros(refresh_every=20, refresh_falling=1, exact_end=0.0)
+    steps = list(planned(recipe))[N_WARMUP:]
+    assert sum({one.kind: one.share for one in steps}.values()) == pytest.approx(1)
+    dense = sum(one.share for one in steps if one.kind.endswith("dense gradient"))
+    assert recipe.sparsity.schedule.end == 0.8  # five of the six points lie before it
+    assert dense == pytest.approx(5 / 6 + 1 / 6 / 20)
+
+
 def test_steps_by_the_nonzeros_are_timed_at_the_density_of_their_point(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both kinds at each point, and the copy is compressed where the schedule has come down."""
-    recipe = by_nonzeros(refresh_every=4, exact_end=0.1)
+    recipe = by_nonzeros(refresh_every=4, refresh_falling=4, exact_end=0.1)
     seen: list[tuple[float, bool]] = []
 
     def step(module: LitTransformer, optimizer: Any, *batches: Any) -> None:
