@@ -25,7 +25,7 @@ from sparsetrain.run import RunConfig, corpus_of, text_windows
 from sparsetrain.sparsity.dead import UnitCounts, dead_units
 from sparsetrain.stats.crossed import crossed_difference
 from sparsetrain.stats.intervals import Estimate, over_seeds
-from sparsetrain.stats.number import number
+from sparsetrain.stats.number import Number, number
 from sparsetrain.studies.arm import of_arm
 from sparsetrain.studies.engine import StageResult
 from sparsetrain.studies.readings import seeds_number
@@ -119,6 +119,17 @@ class Compared:
         return sorted(set(arm) & set(reference))
 
     @property
+    def mean_edges(self) -> tuple[Number, Number]:
+        """Of the arm's circuits and of the reference's, over tasks and seeds."""
+
+        def mean(sizes: Mapping[str, tuple[CircuitSize, ...]]) -> Number:
+            value = 2 ** float(np.nanmean(table(sizes, self.tasks, "edges"), 1).mean()) if self.tasks else None
+            return number(value, "edges", n=len(self.tasks), note="geometric mean")
+
+        arm, reference = self.circuits
+        return mean(arm), mean(reference)
+
+    @property
     def n_seeds(self) -> int:
         """Of the arm that has fewer, those with a circuit of such a task."""
         return min(len({size.seed for task in self.tasks for size in arm[task]}) for arm in self.circuits)
@@ -149,6 +160,12 @@ def dead_share(member: MethodMember) -> float:
     return member.units.dead_share
 
 
+OVERVIEWS = {
+    "loss": ("Validation loss less the reference's, same data and seed", ("loss",)),
+    "dead": ("Share of dead units less the reference's", ("dead",)),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class MethodsStudy(RunsStudy[C, Compared], Generic[C]):
     """Arms are models; claims are about every method beside its reference, and about its circuits."""
@@ -156,6 +173,7 @@ class MethodsStudy(RunsStudy[C, Compared], Generic[C]):
     question = "At equal tokens and equal kept positions, which way of making weights sparse gives the lowest loss, the fewest dead units and the smallest circuits?"
     hypotheses = ()
     rulings = ()
+    overviews = OVERVIEWS
     result = MethodMember
     in_minutes = False  # methods are compared at equal tokens
 
@@ -344,41 +362,22 @@ class MethodsStudy(RunsStudy[C, Compared], Generic[C]):
         )
 
     def _circuits_table(self, members: Mapping[str, Sequence[MethodMember]]) -> ResultTable:
-        sizes = {arm: by_task(models) for arm, models in members.items()}
-        compared = {arm for arm, reference in self.references.items() if reference == self.settings.reference}
-        compared.add(self.settings.reference)
-        common = sorted(set.intersection(*(set(sizes[arm]) for arm in compared)))
-
-        def mean(arm: str, kind: str) -> TableCell:
-            if not common or not set(common) <= set(sizes[arm]):
-                return None
-            found = table(sizes[arm], common, "nodes" if kind == "nodes" else "edges")
-            return number(float(2 ** np.nanmean(found, 1).mean()), kind, n=len(common))
-
-        rows: list[tuple[TableCell, ...]] = [
-            (
-                arm,
-                len(set.intersection(*(set(one.passed) for one in models))),
-                sum(len(one.passed) for one in models),
-                sum(len(one.circuits) for one in models),
-                mean(arm, "nodes"),
-                mean(arm, "edges"),
-            )
-            for arm, models in members.items()
-        ]
+        rows: list[tuple[TableCell, ...]] = []
+        for arm, models in members.items():
+            reference = self.references.get(arm)
+            both: tuple[TableCell, ...] = (None, None, None)
+            if reference is not None:
+                pair = Compared(arm=models, reference=members[reference], n_compared=len(self.references))
+                both = (len(pair.tasks), *pair.mean_edges)
+            passed = [set(one.passed) for one in models]
+            n_found = sum(len(one.circuits) for one in models)
+            rows.append((arm, len(set.intersection(*passed)), sum(map(len, passed)), n_found, *both))
         return ResultTable(
             title="Circuits",
-            columns=(
-                "arm",
-                "tasks passed in every seed",
-                "passed, of all tasks and seeds",
-                "circuits found",
-                "nodes",
-                "edges",
-            ),
+            columns=("arm", "tasks passed in every seed", "passed, of all tasks and seeds", "circuits found", "tasks that the reference has circuits for, too", "edges there", "the reference's"),
             rows=tuple(rows),
-            note=f"nodes and edges: geometric means over the tasks that {self.settings.reference} and every method compared with it have circuits for: {', '.join(common) or 'none'}",
-        )
+            note="edges: geometric means over the tasks that an arm and its reference have circuits for, and over seeds",
+        )  # fmt: skip
 
     def _seeds_table(self, members: Mapping[str, Sequence[MethodMember]]) -> ResultTable:
         return ResultTable(

@@ -60,7 +60,7 @@ def _matrix(section: StudySection) -> Table:
     """Verdicts by arm, where they are too many for tiles; the more numerous of the two below each other."""
     statements = {verdict.name: verdict.statement for verdict in section.verdicts}
     words = {(verdict.arm, verdict.name): verdict.verdict for verdict in section.verdicts}
-    arms = section.plan.arms
+    arms = [arm for arm in section.plan.arms if any((arm, name) in words for name in statements)]
     if len(statements) > len(arms):
         columns = [Column(label="Verdict"), *(Column(label=arm, form="status", tones=TONES) for arm in arms)]
         rows = [(name, *(words.get((arm, name), MISSING) for arm in arms)) for name in statements]
@@ -129,8 +129,9 @@ def _claims(section: StudySection) -> list[Block]:
             for claim in section.claims
             if claim.arm == arm
         )
-        table = Table(columns=columns, rows=rows)
-        blocks.append(Details(summary=f"Claims: arm {arm}", blocks=(table,), open=not blocks))
+        if rows:  # of some arms nothing is claimed
+            table = Table(columns=columns, rows=rows)
+            blocks.append(Details(summary=f"Claims: arm {arm}", blocks=(table,), open=not blocks))
     return blocks
 
 

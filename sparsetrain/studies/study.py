@@ -228,8 +228,13 @@ class Study(ABC, Generic[R]):
                 Overview(
                     key=key,
                     title=title,
-                    unit=next(hypothesis.unit for hypothesis in self.hypotheses if hypothesis.key == shown[0]),
-                    claims=tuple(f"{subject.key}: {name}" for subject in read for name in shown),
+                    unit=next(h.unit for subject in read for h in self.asked(subject) if h.key == shown[0]),
+                    claims=tuple(
+                        f"{subject.key}: {name}"
+                        for subject in read
+                        for name in shown
+                        if name in {h.key for h in self.asked(subject)}
+                    ),
                 )
                 for key, (title, shown) in self.overviews.items()
             ),
