@@ -28,8 +28,8 @@ from sparsetrain.training.objectives import next_token_loss
 log = logging.getLogger(__name__)
 
 N_WARMUP, N_TIMED = 4, 24  # ours: a tenth of a second on a small model, some seconds on one that trains for minutes
-N_POINTS, N_BETWEEN = 6, 3
-"""Where zeros are left out: points of the schedule, and steps between dense gradients that are timed at each. ours"""
+N_POINTS, N_EACH = 6, 4
+"""Where zeros are left out: points of the schedule, and steps of each kind that are timed there. ours"""
 BUSY = 1.25  # ours: median over quartile from which on the machine is called busy
 BUDGET = "budget.json"
 
@@ -105,7 +105,7 @@ def timed_steps(recipe: Recipe, stream: Stream) -> Iterator[TimedStep]:
             take_step(module, optimizer, *batches)
         if on_gpu:
             torch.cuda.synchronize()
-        if taken >= N_WARMUP:
+        if one.counts:
             yield TimedStep(seconds=time.perf_counter() - started, kind=one.kind, share=one.share)
 
 
@@ -118,28 +118,40 @@ class Planned:
     """Length of the schedule."""
     kind: str = ""
     share: float = 1.0
+    counts: bool = True
 
 
 def planned(recipe: Recipe) -> Iterator[Planned]:
     """The steps that are taken, first those that warm up.
 
-    Densely a short schedule is run through; its quarters count alike, since a method may settle in the last. By the nonzeros each point of the schedule has its dense gradient and some steps after it;
+    Densely a short schedule is run through; its quarters count alike, since a method may settle in the last. By the nonzeros each point of the schedule has steps of both kinds;
     the points stand for equal shares of what comes before the last stretch, in which every gradient is dense.
     """
     config = recipe.sparsity
     if config.compute == "dense":
         n = N_WARMUP + N_TIMED
-        yield from (Planned(step=step, of=n, kind=f"quarter {4 * step // n}", share=0.25) for step in range(n))
+        yield from (
+            Planned(step=step, of=n, kind=f"quarter {4 * step // n}", share=0.25, counts=step >= N_WARMUP)
+            for step in range(n)
+        )
         return
     computing, last = config.computing, config.computing.exact_end
     both = math.lcm(computing.refresh_every, computing.refresh_falling)
     n = 100 * N_POINTS * both
     schedule = DensitySchedule(target=config.density, n_steps=n, config=config.schedule)
     points = [both * round((1 - last) * n * (i + 0.5) / N_POINTS / both) for i in range(N_POINTS)]
-    yield from (Planned(step=points[0] + i, of=n) for i in range(N_WARMUP))
+    yield from (Planned(step=points[0], of=n, counts=False) for _ in range(N_WARMUP))
     for i, point in enumerate(points):
         every = computing.every(falling=schedule.progress(point) < 1)
         dense, between = (1 - last) / N_POINTS / every, (1 - last) / N_POINTS * (1 - 1 / every)
-        yield Planned(step=point, of=n, kind=f"{i}: dense gradient", share=dense + (last if i == N_POINTS - 1 else 0))
-        for step in range(1, min(N_BETWEEN + 1, every)):
-            yield Planned(step=point + step, of=n, kind=f"{i}: by nonzeros", share=between)
+        dense += last if i == N_POINTS - 1 else 0
+        yield Planned(step=point, of=n, counts=False)  # comes down from the point before, as no step of a training does
+        yield from (
+            Planned(step=point + k * every, of=n, kind=f"{i}: dense gradient", share=dense)
+            for k in range(1, N_EACH + 1)
+        )
+        before = point + N_EACH * every
+        yield from (
+            Planned(step=before + k, of=n, kind=f"{i}: by nonzeros", share=between)
+            for k in range(1, min(N_EACH + 1, every))
+        )

@@ -13,7 +13,7 @@ from sparsetrain.sparsity import ComputeConfig
 from sparsetrain.sparsity.method import STEP_KEY
 from sparsetrain.training import budget
 from sparsetrain.training.budget import (
-    N_BETWEEN,
+    N_EACH,
     N_POINTS,
     N_TIMED,
     N_WARMUP,
@@ -69,7 +69,7 @@ def test_what_is_timed_is_the_step_that_is_trained_with(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("exact_end", [0.0, 0.05, 1.0])
 def test_steps_by_the_nonzeros_stand_for_the_whole_schedule(every: int, exact_end: float) -> None:
     recipe = by_nonzeros(refresh_every=every, refresh_falling=every, exact_end=exact_end)
-    counted = {one.kind: one.share for one in list(planned(recipe))[N_WARMUP:]}
+    counted = {one.kind: one.share for one in planned(recipe) if one.counts}
     assert sum(counted.values()) == pytest.approx(1)
     dense = sum(share for kind, share in counted.items() if kind.endswith("dense gradient"))
     assert dense == pytest.approx(exact_end + (1 - exact_end) / every)
@@ -77,9 +77,11 @@ def test_steps_by_the_nonzeros_stand_for_the_whole_schedule(every: int, exact_en
 
 def test_steps_while_the_density_falls_count_with_their_own_share_of_dense_gradients() -> None:
     recipe = by_nonzeros(refresh_every=20, refresh_falling=1, exact_end=0.0)
-    steps = list(planned(recipe))[N_WARMUP:]
+    steps = [one for one in planned(recipe) if one.counts]
     assert sum({one.kind: one.share for one in steps}.values()) == pytest.approx(1)
-    dense = sum(one.share for one in steps if one.kind.endswith("dense gradient"))
+    dense = sum(
+        share for kind, share in {one.kind: one.share for one in steps}.items() if kind.endswith("dense gradient")
+    )
     assert recipe.sparsity.schedule.end == 0.8  # five of the six points lie before it
     assert dense == pytest.approx(5 / 6 + 1 / 6 / 20)
 
@@ -98,12 +100,12 @@ def test_steps_by_the_nonzeros_are_timed_at_the_density_of_their_point(monkeypat
     step_before = budget.take_step
     monkeypatch.setattr(budget, "take_step", step)
     steps = list(timed_steps(recipe, Endless()))
-    assert len(steps) == N_POINTS * (1 + min(N_BETWEEN, 3))
+    assert len(steps) == N_POINTS * (N_EACH + 3)
     of_points = seen[N_WARMUP:]
     densities = [density for density, _ in of_points]
     assert densities == sorted(densities, reverse=True) and densities[0] > 0.3 > densities[-1]
     assert not any(partial for density, partial in of_points if density > recipe.sparsity.computing.crossover)
-    assert [partial for _, partial in of_points[-4:]] == [False, True, True, True]
+    assert [partial for _, partial in of_points[-8:]] == 5 * [False] + 3 * [True]
 
 
 def by_nonzeros(**computing: Any) -> Recipe:
