@@ -7,7 +7,8 @@
 3. The global RMS of the gradient that a step is divided by counts every entry. Between refreshes those of a compressed tensor that are not computed are taken to be as
    large beside the nonzeros as they were at the last refresh.
 4. Adam's moments of entries that are cut stand still between refreshes (`dense`), or are not kept at all and begin at zero at each (`compressed`).
-5. `auto` times both forms of the products on the machine at the start, and takes the density at which they cost the same.
+5. `auto` times both forms of the products on the machine at the start, and takes the density at which they cost the same (or the one that is given). Where a run cannot
+   have products by nonzeros it computes with the zeros and says why; `sparse` refuses such a run.
 
 Weights stay in dense tensors, so that hooks, exports, audits and checkpoints are what they are without it.
 Where the nonzeros stand rides in the checkpoint: a tensor between refreshes may have candidates whose value is zero.
@@ -42,6 +43,8 @@ N_TIMED = 5
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """As AdamW calls them."""
 CPU = torch.device("cpu")
+CROSSOVER = 0.3
+"""Where it is neither given nor measured."""
 MIN_SHARE = 1e-6
 """Of a gradient that is nearly all at entries that are cut."""
 
@@ -58,8 +61,9 @@ class ComputeConfig:
     """Share of the steps, at the end, that all have a dense gradient."""
     moments: Literal["dense", "compressed"] = "dense"
     """Adam's, of compressed tensors: of all entries, or of the nonzeros alone."""
-    crossover: Share = 0.3
-    """Density from which on a tensor is compressed. With compute=auto it is measured instead."""
+    crossover: Share | None = None
+    """Density from which on a tensor is compressed. None: .3 with compute=sparse; with compute=auto that at which both forms cost the same on
+    this machine, which is measured at the start, so that equal seeds give equal weights on one machine at most."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.exact_end <= 1:
@@ -108,13 +112,13 @@ class SparseCompute:
     Args:
         config: when, and how.
         schedule: of the density; knows the length of the run.
-        measured: take the crossovers from timings on this machine.
+        measured: take the crossovers, where none is given, from timings on this machine.
     """
 
     def __init__(self, config: ComputeConfig, schedule: DensitySchedule, *, measured: bool = False) -> None:
         self.config = config
         self.schedule = schedule
-        self.measured = measured
+        self.measured = measured and config.crossover is None
         self.tensors: list[Compressible] = []
         self._by_name: dict[str, Compressible] = {}
         self._has_crossovers = False
@@ -126,7 +130,8 @@ class SparseCompute:
         for name in names:
             module = model.get_submodule(name.rpartition(".")[0])
             if isinstance(module, Linear | Embedding) and name.endswith(".weight"):
-                found.append(Compressible(name=name, module=module, crossover=self.config.crossover))
+                crossover = CROSSOVER if self.config.crossover is None else self.config.crossover
+                found.append(Compressible(name=name, module=module, crossover=crossover))
         for one in found:
             if one.name in self._by_name:  # prepared anew: the same tensors
                 before = self._by_name[one.name]
@@ -343,18 +348,14 @@ def crossover_of(shape: tuple[int, int], n_tokens: int, *, lookup: bool, device:
     return min(1.0, max(0.0, TIMED_DENSITIES[0] + (dense - low) / slope))
 
 
-def check_computing(compute: str, n_ranks: int, precision: str, *, compiled: bool) -> None:
-    """Refuses what products by nonzeros cannot have.
+def obstacle(n_ranks: int, precision: str, *, compiled: bool) -> str:
+    """What keeps a training from products by nonzeros, in words; empty: nothing.
 
     Args:
-        compute: as configured.
         n_ranks: processes of the training.
         precision: of its arithmetic.
         compiled: whether the model is.
-
-    Raises:
-        ValueError: several processes, half precision or a compiled model; says which.
     """
-    given = f"{n_ranks} devices" if n_ranks > 1 else f"trainer.precision={precision}" if precision != "32" else "trainer.compile=true" if compiled else ""  # fmt: skip
-    if compute != "dense" and given:
-        raise ValueError(f"sparsity.compute={compute} is for one device, trainer.precision=32 and trainer.compile=false, this has {given}; use sparsity.compute=dense")  # fmt: skip
+    if n_ranks > 1:
+        return f"{n_ranks} devices"
+    return f"trainer.precision={precision}" if precision != "32" else "trainer.compile=true" if compiled else ""

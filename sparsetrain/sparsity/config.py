@@ -126,8 +126,8 @@ class SparsityConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """Of `topk` and `straight_through`, and of what `l0` aims at; the other methods have none."""
     compute: Literal["dense", "sparse", "auto"] = "dense"
-    """Products with sparse weights: with their zeros; by their nonzeros from a density on; from the density on at which that is faster on
-    this machine, which is measured at the start. ours"""
+    """Products with sparse weights: with their zeros; by their nonzeros from a density on; the same where the run can have it (one device,
+    float32, method=topk, nothing compiled or started anew), from the density on at which it is faster on this machine. ours"""
     computing: ComputeConfig = field(default_factory=ComputeConfig)
     """Of sparse and auto."""
     reinit_dead: ReinitConfig = field(default_factory=ReinitConfig)
@@ -144,17 +144,29 @@ class SparsityConfig:
         every = self.reinit_dead.every
         for given, wanted in (
             (f"sparsity.reinit_dead.every={every}", every is not None),
-            (f"sparsity.compute={self.compute}", self.compute != "dense"),
+            (f"sparsity.compute={self.compute}", self.compute == "sparse"),
         ):
             if wanted and self.method != "topk":
                 raise ValueError(
                     f"{given} is for sparsity.method=topk, this is {self.method}, which chooses its masks itself; leave it out"
                 )
-        if self.compute != "dense" and every is not None:
+        if self.compute == "sparse" and every is not None:
             raise ValueError(
                 f"sparsity.reinit_dead.every={every} moves nonzeros between dense gradients, which sparsity.compute={self.compute} "
                 f"does not expect; use sparsity.compute=dense, or sparsity.reinit_dead.every=null"
             )
+
+    @property
+    def obstacle(self) -> str:
+        """What keeps these settings from products by nonzeros, in words; empty: nothing."""
+        every = self.reinit_dead.every
+        return (
+            f"sparsity.method={self.method}"
+            if self.method != "topk"
+            else ""
+            if every is None
+            else f"sparsity.reinit_dead.every={every}"
+        )
 
     @property
     def is_dense(self) -> bool:

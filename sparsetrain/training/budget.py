@@ -127,7 +127,7 @@ def planned(recipe: Recipe) -> Iterator[Planned]:
     Densely a short schedule is run through; its quarters count alike, since a method may settle in the last. By the nonzeros each point of the schedule has steps of both kinds;
     the points stand for equal shares of what comes before the last stretch, in which every gradient is dense.
     """
-    config = recipe.sparsity
+    config = recipe.computed
     if config.compute == "dense":
         n = N_WARMUP + N_TIMED
         yield from (

@@ -31,7 +31,7 @@ from sparsetrain.kernels.host import keep_freed_memory
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig, PartialGradient, add_beside, build_optimizer, lr_factor, scale_gradients_
 from sparsetrain.sparsity import DENSE, SparsityConfig, SparsityMethod, build_sparsity, require_attached
-from sparsetrain.sparsity.compute import check_computing
+from sparsetrain.sparsity.compute import obstacle
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, ProgressBar, StepScalars, every
 from sparsetrain.training.checkpoints import Checkpoints, CheckpointsConfig, RandomState, VerifiedIO, newest
 from sparsetrain.training.dead import check_reinitialisation, reinitialisation
@@ -84,16 +84,32 @@ class Recipe:
                 f"sparsity.method={method} is for one device without torch.compile, here trainer.devices={trainer.devices} "
                 f"trainer.nodes={trainer.nodes} trainer.compile={trainer.compile}; use sparsity.method=topk"
             )
-        built = build_sparsity(self.sparsity, self.n_steps, DENSE if self.start is None else self.start.density)
+        built = build_sparsity(self.computed, self.n_steps, DENSE if self.start is None else self.start.density)
         if built is not None:
             built.n_tokens = trainer.micro_batch * self.model.n_ctx
         return built
 
+    @property
+    def _obstacle(self) -> str:
+        trainer = self.trainer
+        return obstacle(trainer.n_ranks, trainer.precision, compiled=trainer.compile) or self.sparsity.obstacle
+
+    @property
+    def computed(self) -> SparsityConfig:
+        """The settings of sparsity with what `compute=auto` comes to where it cannot be had."""
+        falls_back = self.sparsity.compute == "auto" and self._obstacle
+        return replace(self.sparsity, compute="dense") if falls_back else self.sparsity
+
     def check(self) -> None:
         """Refuses, before any text is read, an infeasible weight budget (the ValueError names the tensor) and what this training cannot have."""
-        check_computing(
-            self.sparsity.compute, self.trainer.n_ranks, self.trainer.precision, compiled=self.trainer.compile
-        )
+        compute, why = self.sparsity.compute, self._obstacle
+        if compute == "sparse" and why:
+            raise ValueError(
+                f"sparsity.compute=sparse is for one device, trainer.precision=32 and trainer.compile=false, this has {why}; use "
+                "sparsity.compute=dense, or auto, which computes with the zeros where it must"
+            )
+        if compute == "auto" and why and not self.sparsity.is_dense:
+            log.info("sparsity.compute=auto: computed with the zeros, since this run has %s", why)
         check_reinitialisation(self.sparsity, sharded=self.trainer.strategy == "fsdp")
         with torch.device("meta"):
             self.build_sparsity(Transformer(self.model))

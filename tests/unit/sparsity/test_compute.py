@@ -22,9 +22,9 @@ from sparsetrain.sparsity import (
     build_sparsity,
 )
 from sparsetrain.sparsity import compute as computing
-from sparsetrain.sparsity.compute import SparseCompute, check_computing, crossover_of
+from sparsetrain.sparsity.compute import CROSSOVER, SparseCompute, crossover_of
 from sparsetrain.sparsity.method import STEP_KEY
-from sparsetrain.training.fit import LitTransformer, take_step
+from sparsetrain.training.fit import LitTransformer, Recipe, take_step
 from sparsetrain.training.guard import Guard, GuardConfig
 from sparsetrain.training.objectives import next_token_loss
 from tests.fixtures.small_training import N_STEPS, RECIPE, train_small
@@ -149,7 +149,7 @@ def test_a_dense_gradient_may_be_left_out(moments: str) -> None:
 def test_what_a_checkpoint_knows_of_crossovers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured ones are kept, not measured again; before they are measured, and of another setting, nothing is."""
     monkeypatch.setattr(computing, "crossover_of", lambda *_, **__: 0.125)
-    auto = replace(CONFIG, compute="auto")
+    auto = replace(CONFIG, compute="auto", computing=replace(CONFIG.computing, crossover=None))
     early = Trainee(auto).method.state_dict()
     measured = Trainee(auto)
     measured.step()
@@ -367,18 +367,50 @@ def test_a_share_of_the_steps_is_a_share() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "named"),
+    ("trainer", "sparsity", "named"),
     [
-        ({"n_ranks": 2}, "2 devices"),
-        ({"precision": "bf16"}, "trainer.precision=bf16"),
-        ({"compiled": True}, "trainer.compile=true"),
+        ({"devices": 2, "strategy": "ddp"}, {}, "2 devices"),
+        ({"precision": "bf16"}, {}, "trainer.precision=bf16"),
+        ({"compile": True}, {}, "trainer.compile=true"),
+        ({}, {"method": "rigl"}, "sparsity.method=rigl"),
+        ({}, {"reinit_dead": ReinitConfig(every=5)}, "sparsity.reinit_dead.every=5"),
     ],
 )
-def test_what_products_by_nonzeros_cannot_have_is_refused(given: dict[str, Any], named: str) -> None:
-    settings: dict[str, Any] = {"n_ranks": 1, "precision": "32", "compiled": False, **given}
-    check_computing("dense", **settings)
-    with pytest.raises(ValueError, match=f"sparsity.compute=auto is for one device.*this has {named}"):
-        check_computing("auto", **settings)
+def test_where_products_by_nonzeros_cannot_be_had_auto_computes_with_the_zeros_and_sparse_is_refused(
+    trainer: dict[str, Any], sparsity: dict[str, Any], named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def recipe(compute: str) -> Recipe:
+        return replace(
+            RECIPE, trainer=replace(RECIPE.trainer, **trainer), sparsity=replace(RECIPE.sparsity, compute=compute, **sparsity)
+        )  # fmt: skip
+
+    with caplog.at_level(logging.INFO):
+        recipe("auto").check()
+    assert f"sparsity.compute=auto: computed with the zeros, since this run has {named}" in caplog.text
+    built = recipe("auto").build_sparsity(Transformer(RECIPE.model))
+    assert built is not None and getattr(built, "compute", None) is None
+    recipe("dense").check()
+    words = (
+        f"sparsity.compute=sparse is for one device.*this has {named}"
+        if trainer
+        else "sparsity.(compute=sparse is for|reinit_dead.every=5 moves)"
+    )
+    with pytest.raises(ValueError, match=words):
+        recipe("sparse").check()
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, CROSSOVER), (0.2, 0.2)])
+def test_a_crossover_that_is_given_is_not_measured(
+    given: float | None, used: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(computing, "crossover_of", lambda *_, **__: 0.125)
+    for compute in ("auto", "sparse"):
+        config = replace(CONFIG, compute=compute, computing=replace(CONFIG.computing, crossover=given))
+        trainee = Trainee(config)
+        trainee.step()
+        assert {one.crossover for one in trainee.compute.tensors} == {
+            0.125 if compute == "auto" and given is None else used
+        }
 
 
 def test_other_methods_and_fresh_units_compute_densely() -> None:
@@ -387,4 +419,4 @@ def test_other_methods_and_fresh_units_compute_densely() -> None:
     with pytest.raises(ValueError, match=r"reinit_dead\.every=5 is for sparsity\.method=topk, this is set"):
         SparsityConfig(method="set", reinit_dead=ReinitConfig(every=5))
     with pytest.raises(ValueError, match=r"reinit_dead\.every=5 moves nonzeros"):
-        SparsityConfig(compute="auto", reinit_dead=ReinitConfig(every=5))
+        SparsityConfig(compute="sparse", reinit_dead=ReinitConfig(every=5))

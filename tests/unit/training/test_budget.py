@@ -10,6 +10,7 @@ from small_training import RECIPE, Endless
 
 from sparsetrain.optim import OptimConfig
 from sparsetrain.sparsity import ComputeConfig
+from sparsetrain.sparsity.compute import CROSSOVER
 from sparsetrain.sparsity.method import STEP_KEY
 from sparsetrain.training import budget
 from sparsetrain.training.budget import (
@@ -104,7 +105,7 @@ def test_steps_by_the_nonzeros_are_timed_at_the_density_of_their_point(monkeypat
     of_points = seen[N_WARMUP:]
     densities = [density for density, _ in of_points]
     assert densities == sorted(densities, reverse=True) and densities[0] > 0.3 > densities[-1]
-    assert not any(partial for density, partial in of_points if density > recipe.sparsity.computing.crossover)
+    assert not any(partial for density, partial in of_points if density > CROSSOVER)
     assert [partial for _, partial in of_points[-8:]] == 5 * [False] + 3 * [True]
 
 
