@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import log2, nan
 from pathlib import Path
+from statistics import fmean
 from typing import Generic
 
 import numpy as np
@@ -21,6 +22,7 @@ from circuits.comparison import C, Member, Outcome, RunsStudy, table
 from circuits.section import CircuitSize
 from sparsetrain.data import Corpus
 from sparsetrain.export import latest_export, load_model
+from sparsetrain.report.blocks import Curve
 from sparsetrain.run import RunConfig, corpus_of, text_windows
 from sparsetrain.sparsity.dead import UnitCounts, dead_units
 from sparsetrain.stats.crossed import crossed_difference
@@ -29,8 +31,9 @@ from sparsetrain.stats.number import Number, number
 from sparsetrain.studies.arm import of_arm
 from sparsetrain.studies.engine import StageResult
 from sparsetrain.studies.readings import seeds_number
-from sparsetrain.studies.section import ResultTable, TableCell
+from sparsetrain.studies.section import Figure, ResultTable, TableCell
 from sparsetrain.studies.study import Gates, Hypothesis, Ruling, Subject, gate
+from sparsetrain.training.metrics import read_metrics
 from sparsetrain.typed import Above0, Count
 
 CIRCUITS = "circuits"
@@ -88,6 +91,8 @@ class Compared:
     reference: Sequence[MethodMember]
     n_compared: int
     """Arms that are compared: intervals hold for all of them together."""
+    losses: tuple[Curve, ...] = ()
+    """Validation loss of both over training, mean over seeds with its range."""
 
     @property
     def confidence(self) -> float:
@@ -304,8 +309,34 @@ class MethodsStudy(RunsStudy[C, Compared], Generic[C]):
         found: dict[Subject, Sequence[Compared]] = {}
         for subject in self.subjects:
             arm, reference = pairs[subject.arm.removesuffix(f": {CIRCUITS}")]
-            found[subject] = [Compared(arm=members[arm], reference=members[reference], n_compared=len(references))]
+            losses = tuple(self._losses(run_dir, name) for name in (arm, reference))
+            found[subject] = [
+                Compared(arm=members[arm], reference=members[reference], n_compared=len(references), losses=losses)
+            ]
         return found
+
+    def _losses(self, run_dir: Path, arm: str) -> Curve:
+        """Validation loss over training, of all seeds."""
+        found: dict[int, list[float]] = {}
+        for seed in self.seeds:
+            for step, name, value in read_metrics(run_dir / self.folder(arm, seed) / "metrics.csv"):
+                if name == "val_loss":
+                    found.setdefault(step, []).append(value)
+        steps = sorted(found)
+        values = [found[step] for step in steps]
+        return Curve(
+            name=arm,
+            x=tuple(map(float, steps)),
+            y=tuple(map(fmean, values)),
+            lo=tuple(map(min, values)),
+            hi=tuple(map(max, values)),
+        )
+
+    def figures(self, read: Mapping[Subject, Sequence[Compared]]) -> Sequence[Figure]:
+        curves = {curve.name: curve for pairs in read.values() for pair in pairs for curve in pair.losses}
+        if not curves:
+            return ()
+        return [Figure(key="losses", title="Validation loss over training", x_label="optimizer steps", y_label="nats/token", curves=tuple(curves[arm] for arm in self.runs if arm in curves), note=f"mean and range over {len(self.seeds)} seeds")]  # fmt: skip
 
     def tables(
         self, read: Mapping[Subject, Sequence[Compared]], results: Mapping[str, StageResult]

@@ -1,6 +1,8 @@
 """The study of methods: equal positions are a gate, differences within a seed, intervals for all arms together, circuits of tasks that both solve."""
 
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -60,7 +62,14 @@ def judged(study, **members):
     losses = (3.00, 3.02, 3.01)
     seeds = {arm: [member(seed, loss) for seed, loss in enumerate(losses)] for arm in ARMS} | members
     results = {f"models/{arm}-seed_{seed}": one for arm, found in seeds.items() for seed, one in enumerate(found)}
-    return study.conclude(study.plan(), None, results)
+    with TemporaryDirectory() as folder:
+        for stage, one in results.items():
+            path = Path(folder) / stage / "metrics.csv"
+            path.parent.mkdir(parents=True)
+            path.write_text(
+                f"step,name,value\n50,val_loss,{one.val_loss + 1}\n50,lr,0.1\n100,val_loss,{one.val_loss}\n"
+            )
+        return study.conclude(study.plan(), Path(folder), results)
 
 
 def verdicts(section):
@@ -88,6 +97,16 @@ def test_a_worse_method_is_called_worse_and_an_equal_one_is_not():
     )
     assert found["set / topk: circuits", "larger circuits"] == "not supported"
     (claim,) = [claim for claim in section.claims if claim.key == "rigl / topk: loss"]
+    (figure,) = section.figures
+    curve = {one.name: one for one in figure.curves}["rigl"]
+    assert (
+        curve.x == (50, 100)
+        and curve.y[1] == pytest.approx(3.1107, abs=1e-4)
+        and (curve.lo[0], curve.hi[0]) == (4.1, 4.121)
+    )
+    loss, dead = section.overviews
+    assert loss.claims == tuple(f"{pair}: loss" for pair in ("rigl / topk", "set / topk", "two_of_four / half"))
+    assert len(dead.claims) == 3
     expected = over_seeds([0.1, 0.101, 0.101], confidence=1 - 0.05 / 3)
     assert claim.number.value == pytest.approx(expected.value) and claim.number.lo == pytest.approx(expected.lo)
 
@@ -122,7 +141,13 @@ def test_circuits_of_too_few_tasks_are_undecided_and_losses_are_not():
     none = judged(study(), rigl=[replace(one, circuits={}) for one in few])
     assert verdicts(none)["rigl / topk: circuits", "larger circuits"] == "undecided"
     tables = {table.title: table for table in none.tables}
-    assert tables["Circuits"].note.endswith("none") and len(tables["Methods"].rows) == len(ARMS)
+    assert len(tables["Methods"].rows) == len(ARMS)
+    rows = {row[0]: row[4:] for row in tables["Circuits"].rows}
+    assert rows["rigl"][0] == 0 and rows["rigl"][1].value is None and rows["topk"] == (None, None, None)
+    assert (rows["set"][0], rows["set"][1].value, rows["set"][2].value) == (
+        3,
+        *2 * [pytest.approx((20 * 21 * 22) ** (1 / 3))],
+    )
     assert "circuits" not in " ".join(rule.arm for rule in study(searched=False).plan().rules)
 
 
