@@ -6,7 +6,7 @@
    still falls (`refresh_falling` above 1) is kept by cutting among them.
 3. The global RMS of the gradient that a step is divided by counts every entry. Between refreshes those of a compressed tensor that are not computed are taken to be as
    large beside the nonzeros as they were at the last refresh.
-4. Adam's moments of entries that are cut stand still between refreshes (`dense`), or are not kept at all and begin at zero at each (`compressed`).
+4. Adam's moments of entries that are cut stand still between refreshes (`dense`), or are not kept from one refresh to a later one and begin at zero there (`compressed`).
 5. `auto` times both forms of the products on the machine at the start, and takes the density at which they cost the same (or the one that is given). Where a run cannot
    have products by nonzeros it computes with the zeros and says why; `sparse` refuses such a run.
 
@@ -261,7 +261,7 @@ class SparseCompute:
             share = seen.square().sum() / all_entries.square().sum().clamp_min(torch.finfo(seen.dtype).tiny)
             one.share = share.clamp(MIN_SHARE, 1)
             state = optimizer.state.get(one.param, {})
-            if self.config.moments == "compressed" and "exp_avg" in state:
+            if self.config.moments == "compressed" and "exp_avg" in state and not self.is_refresh(step + 1):
                 for key in MOMENTS:
                     state[key] = one.pattern.values_of(state[key])
 
