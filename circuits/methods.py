@@ -92,7 +92,7 @@ class Compared:
     n_compared: int
     """Arms that are compared: intervals hold for all of them together."""
     losses: tuple[Curve, ...] = ()
-    """Validation loss of both over training, mean over seeds with its range."""
+    """Validation loss of every arm over training, mean over seeds with its range."""
 
     @property
     def confidence(self) -> float:
@@ -306,10 +306,10 @@ class MethodsStudy(RunsStudy[C, Compared], Generic[C]):
     def read(self, run_dir: Path, results: Mapping[str, StageResult]) -> Mapping[Subject, Sequence[Compared]]:
         members, references = self.members(results), self.references
         pairs = {f"{arm} / {reference}": (arm, reference) for arm, reference in references.items()}
+        losses = tuple(self._losses(run_dir, name) for name in self.runs)
         found: dict[Subject, Sequence[Compared]] = {}
         for subject in self.subjects:
             arm, reference = pairs[subject.arm.removesuffix(f": {CIRCUITS}")]
-            losses = tuple(self._losses(run_dir, name) for name in (arm, reference))
             found[subject] = [
                 Compared(arm=members[arm], reference=members[reference], n_compared=len(references), losses=losses)
             ]
@@ -319,7 +319,10 @@ class MethodsStudy(RunsStudy[C, Compared], Generic[C]):
         """Validation loss over training, of all seeds."""
         found: dict[int, list[float]] = {}
         for seed in self.seeds:
-            for step, name, value in read_metrics(run_dir / self.folder(arm, seed) / "metrics.csv"):
+            path = run_dir / self.folder(arm, seed) / "metrics.csv"
+            for step, name, value in (
+                read_metrics(path) if path.is_file() else ()
+            ):  # a finished model's may have been cleared away
                 if name == "val_loss":
                     found.setdefault(step, []).append(value)
         steps = sorted(found)
@@ -333,10 +336,10 @@ class MethodsStudy(RunsStudy[C, Compared], Generic[C]):
         )
 
     def figures(self, read: Mapping[Subject, Sequence[Compared]]) -> Sequence[Figure]:
-        curves = {curve.name: curve for pairs in read.values() for pair in pairs for curve in pair.losses}
-        if not curves:
-            return ()
-        return [Figure(key="losses", title="Validation loss over training", x_label="optimizer steps", y_label="nats/token", curves=tuple(curves[arm] for arm in self.runs if arm in curves), note=f"mean and range over {len(self.seeds)} seeds")]  # fmt: skip
+        curves = next((pair.losses for pairs in read.values() for pair in pairs), ())
+        shown = tuple(curve for curve in curves if curve.x)
+        note = f"mean and range over {len(self.seeds)} seeds"
+        return [Figure(key="losses", title="Validation loss over training", x_label="optimizer steps", y_label="nats/token", curves=shown, note=note)] if shown else []  # fmt: skip
 
     def tables(
         self, read: Mapping[Subject, Sequence[Compared]], results: Mapping[str, StageResult]

@@ -1,7 +1,7 @@
 """Training at the cost of the nonzeros: which tensors are computed by theirs in a step, and how they are updated.
 
 1. A tensor whose density has come down to its crossover is *compressed*: in the forward pass and for the gradient of its input only its nonzeros are computed with.
-2. While the density falls, every `refresh_every` steps from then on, and in the last stretch, all its entries get their gradient and the step is that of a dense
+2. While the density falls (weights that are given may be as sparse as they will be), every `refresh_every` steps from then on, and in the last stretch, all its entries get their gradient and the step is that of a dense
    training: AdamW, projection, a mask that may move. In the steps between gradients are computed at the nonzeros alone, AdamW moves those alone, and a budget that
    still falls (`refresh_falling` above 1) is kept by cutting among them.
 3. The global RMS of the gradient that a step is divided by counts every entry. Between refreshes those of a compressed tensor that are not computed are taken to be as
@@ -119,6 +119,8 @@ class SparseCompute:
         self.config = config
         self.schedule = schedule
         self.measured = measured and config.crossover is None
+        self.falls = True
+        """Whether the density of anything falls; weights that are given may be as sparse as they will be."""
         self.tensors: list[Compressible] = []
         self._by_name: dict[str, Compressible] = {}
         self._has_crossovers = False
@@ -157,9 +159,8 @@ class SparseCompute:
 
     def is_refresh(self, step: int) -> bool:
         """Whether all entries get their gradient in the step after `step` others."""
-        every = self.config.every(
-            falling=self.schedule.progress(step) < 1
-        )  # the step that brings the final density is of those
+        falling = self.falls and self.schedule.progress(step) < 1  # the step that brings the final density is of those
+        every = self.config.every(falling=falling)
         return step % every == 0 or step >= (1 - self.config.exact_end) * self.schedule.n_steps
 
     def _begin(self, step: int, density: Callable[[str], float]) -> None:

@@ -37,6 +37,7 @@ class TopKProjection(AttachedMethod):
         super().prepare(model)
         if self.compute is not None:
             self.compute.prepare(model, [tensor.name for tensor in self.tensors])
+            self.compute.falls = any(tensor.initial > tensor.target for tensor in self.tensors)
 
     def attach(self, optimizer: Optimizer) -> None:
         super().attach(optimizer)
@@ -70,7 +71,7 @@ class TopKProjection(AttachedMethod):
         elif any(kept["moments"] == "compressed" and kept["places"] is not None for kept in state.values()):
             raise ValueError(
                 "sparsity.compute=dense: the checkpoint has moments at nonzeros alone (sparsity.computing.moments=compressed); go on with "
-                "sparsity.compute=sparse"
+                "sparsity.compute=sparse or auto, on one device, with trainer.precision=32 and trainer.compile=false"
             )
 
     def after_step(self) -> None:

@@ -222,21 +222,20 @@ class Study(ABC, Generic[R]):
             gate.key: [value(r) for arm, seeds in once_per_arm.items() if gate.arm in (None, arm) for r in seeds]
             for gate, value in self.gates()
         }
+        asked = {subject: {hypothesis.key: hypothesis.unit for hypothesis in self.asked(subject)} for subject in read}
         return replace(
             conclude(plan, self.claims(), gates=gates, effects=effects),
             overviews=tuple(
                 Overview(
                     key=key,
                     title=title,
-                    unit=next(h.unit for subject in read for h in self.asked(subject) if h.key == shown[0]),
+                    unit=units[0],
                     claims=tuple(
-                        f"{subject.key}: {name}"
-                        for subject in read
-                        for name in shown
-                        if name in {h.key for h in self.asked(subject)}
+                        f"{subject.key}: {name}" for subject in read for name in shown if name in asked[subject]
                     ),
                 )
                 for key, (title, shown) in self.overviews.items()
+                if (units := [of[shown[0]] for of in asked.values() if shown[0] in of])
             ),
             figures=tuple(self.figures(read)),
             tables=tuple(self.tables(read, results)),

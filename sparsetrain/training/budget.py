@@ -14,13 +14,15 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
 
 from sparsetrain.data.stream import Stream
+from sparsetrain.model import Transformer
 from sparsetrain.sparsity.method import STEP_KEY
-from sparsetrain.sparsity.schedule import DensitySchedule
+from sparsetrain.sparsity.projection import TopKProjection
 from sparsetrain.training.fit import LitTransformer, Recipe, set_arithmetic, take_step
 from sparsetrain.training.guard import Guard, GuardConfig
 from sparsetrain.training.objectives import next_token_loss
@@ -28,8 +30,9 @@ from sparsetrain.training.objectives import next_token_loss
 log = logging.getLogger(__name__)
 
 N_WARMUP, N_TIMED = 4, 24  # ours: a tenth of a second on a small model, some seconds on one that trains for minutes
-N_POINTS, N_EACH = 6, 4
-"""Where zeros are left out: points of the schedule, and steps of each kind that are timed there. ours"""
+N_PARTS, N_EACH = 6, 4
+"""Where zeros are left out: parts of the schedule, cut once more where the density has fallen and where the last stretch begins, and steps of
+each kind that are timed in the middle of each. ours"""
 BUSY = 1.25  # ours: median over quartile from which on the machine is called busy
 BUDGET = "budget.json"
 
@@ -121,11 +124,18 @@ class Planned:
     counts: bool = True
 
 
+def falls(recipe: Recipe) -> bool:
+    """Whether the density of anything falls at all, by the method's own account."""
+    with torch.device("meta"):
+        method = recipe.build_sparsity(Transformer(recipe.model))
+    return isinstance(method, TopKProjection) and method.compute is not None and method.compute.falls
+
+
 def planned(recipe: Recipe) -> Iterator[Planned]:
     """The steps that are taken, first those that warm up.
 
-    Densely a short schedule is run through; its quarters count alike, since a method may settle in the last. By the nonzeros each point of the schedule has steps of both kinds;
-    the points stand for equal shares of what comes before the last stretch, in which every gradient is dense.
+    Densely a short schedule is run through; its quarters count alike, since a method may settle in the last. By the nonzeros each part of the schedule has
+    steps of both kinds in its middle, in the shares that they have there.
     """
     config = recipe.computed
     if config.compute == "dense":
@@ -137,14 +147,14 @@ def planned(recipe: Recipe) -> Iterator[Planned]:
         return
     computing, last = config.computing, config.computing.exact_end
     both = math.lcm(computing.refresh_every, computing.refresh_falling)
-    n = 100 * N_POINTS * both
-    schedule = DensitySchedule(target=config.density, n_steps=n, config=config.schedule)
-    points = [both * round((1 - last) * n * (i + 0.5) / N_POINTS / both) for i in range(N_POINTS)]
-    yield from (Planned(step=points[0], of=n, counts=False) for _ in range(N_WARMUP))
-    for i, point in enumerate(points):
-        every = computing.every(falling=schedule.progress(point) < 1)
-        dense, between = (1 - last) / N_POINTS / every, (1 - last) / N_POINTS * (1 - 1 / every)
-        dense += last if i == N_POINTS - 1 else 0
+    n = 100 * N_PARTS * both
+    end, stretch = config.schedule.end if falls(recipe) else 0.0, 1 - last
+    cuts = sorted({*(i / N_PARTS for i in range(N_PARTS + 1)), end, stretch})
+    yield from (Planned(step=0, of=n, counts=False) for _ in range(N_WARMUP))
+    for i, (a, b) in enumerate(pairwise(cuts)):
+        point = both * round(n * (a + b) / 2 / both)
+        every = 1 if a >= stretch else computing.every(falling=b <= end)
+        dense, between = (b - a) / every, (b - a) * (1 - 1 / every)
         yield Planned(step=point, of=n, counts=False)  # comes down from the point before, as no step of a training does
         yield from (
             Planned(step=point + k * every, of=n, kind=f"{i}: dense gradient", share=dense)

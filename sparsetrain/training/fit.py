@@ -84,6 +84,11 @@ class Recipe:
                 f"sparsity.method={method} is for one device without torch.compile, here trainer.devices={trainer.devices} "
                 f"trainer.nodes={trainer.nodes} trainer.compile={trainer.compile}; use sparsity.method=topk"
             )
+        if self.sparsity.compute == "sparse" and self._obstacle and not self.sparsity.is_dense:
+            raise ValueError(
+                f"sparsity.compute=sparse is for one device, trainer.precision=32 and trainer.compile=false, this has {self._obstacle}; use "
+                "sparsity.compute=dense, or auto, which computes with the zeros where it must"
+            )
         built = build_sparsity(self.computed, self.n_steps, DENSE if self.start is None else self.start.density)
         if built is not None:
             built.n_tokens = trainer.micro_batch * self.model.n_ctx
@@ -100,16 +105,13 @@ class Recipe:
         falls_back = self.sparsity.compute == "auto" and self._obstacle
         return replace(self.sparsity, compute="dense") if falls_back else self.sparsity
 
+    def say_how_it_computes(self) -> None:
+        """Where that is not what `compute=auto` is hoped to be."""
+        if self.sparsity.compute == "auto" and self._obstacle and not self.sparsity.is_dense:
+            log.info("sparsity.compute=auto: computed with the zeros, since this run has %s", self._obstacle)
+
     def check(self) -> None:
         """Refuses, before any text is read, an infeasible weight budget (the ValueError names the tensor) and what this training cannot have."""
-        compute, why = self.sparsity.compute, self._obstacle
-        if compute == "sparse" and why:
-            raise ValueError(
-                f"sparsity.compute=sparse is for one device, trainer.precision=32 and trainer.compile=false, this has {why}; use "
-                "sparsity.compute=dense, or auto, which computes with the zeros where it must"
-            )
-        if compute == "auto" and why and not self.sparsity.is_dense:
-            log.info("sparsity.compute=auto: computed with the zeros, since this run has %s", why)
         check_reinitialisation(self.sparsity, sharded=self.trainer.strategy == "fsdp")
         with torch.device("meta"):
             self.build_sparsity(Transformer(self.model))
@@ -151,7 +153,7 @@ class Recipe:
             accumulate=self.trainer.accumulate,
             precision=self.trainer.precision,
         )
-        return {"version": sparsetrain.__version__, "recipe": replace(self, trainer=trainer)}
+        return {"version": sparsetrain.__version__, "recipe": replace(self, trainer=trainer, sparsity=self.computed)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,6 +384,7 @@ def train_model(
     """
     left_out: list[int] = []
     trainer = recipe.trainer
+    recipe.say_how_it_computes()
     with companions(trainer.devices, trainer.nodes), held_back() as pending, group_of_ranks():
         while True:
             try:

@@ -77,6 +77,9 @@ def check_settings(
         ValueError: others differ; both values are named.
     """
     found = {key: values for key, values in differences(then, now).items() if key not in ELSEWHERE}
+    computed = [one.get("sparsity", {}).get("compute", "dense") for one in (then, now)]
+    if computed == ["dense", "dense"]:  # how products by nonzeros would have been computed
+        found = {key: values for key, values in found.items() if not covers("sparsity.computing", key)}
     kept = {key for key in found if any(covers(one, key) for one in METHOD)}
     refused = {
         key: values for key, values in found.items() if key in kept or not any(covers(one, key) for one in allow)

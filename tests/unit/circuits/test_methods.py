@@ -111,6 +111,11 @@ def test_a_worse_method_is_called_worse_and_an_equal_one_is_not():
     assert claim.number.value == pytest.approx(expected.value) and claim.number.lo == pytest.approx(expected.lo)
 
 
+def test_nothing_to_compare_is_no_error():
+    section = judged(study({name: ARMS[name] for name in ("dense", "topk", "half", "two_of_four")}, debug=True))
+    assert section.verdicts == () and section.overviews == () and len(section.tables) == 4
+
+
 def test_a_better_method_is_not_called_worse():
     better = [member(seed, loss, dead=0, edges=5) for seed, loss in enumerate((2.9, 2.921, 2.911))]
     found = verdicts(judged(study(), set=better))

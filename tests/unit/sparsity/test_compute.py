@@ -4,7 +4,7 @@ import copy
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -108,9 +108,12 @@ def test_a_refresh_is_a_dense_step(moments: str) -> None:
     assert compared >= 5
 
 
-def test_while_the_density_falls_every_step_has_a_dense_gradient_by_default() -> None:
+@pytest.mark.parametrize("moments", ["dense", "compressed"])
+def test_while_the_density_falls_every_step_has_a_dense_gradient_by_default(
+    moments: Literal["dense", "compressed"],
+) -> None:
     """A training is the dense one until the density has settled, and its mask moves seldom from then on."""
-    computing = ComputeConfig(refresh_every=7, exact_end=0.2, crossover=0.25)
+    computing = ComputeConfig(refresh_every=7, exact_end=0.2, crossover=0.25, moments=moments)
     dense, sparse = Trainee(replace(CONFIG, compute="dense")), Trainee(replace(CONFIG, computing=computing))
     settled = STEPS // 2
     refreshed = [sparse.compute.is_refresh(step) for step in range(STEPS)]
@@ -386,6 +389,8 @@ def test_where_products_by_nonzeros_cannot_be_had_auto_computes_with_the_zeros_a
 
     with caplog.at_level(logging.INFO):
         recipe("auto").check()
+        assert not caplog.text
+        recipe("auto").say_how_it_computes()
     assert f"sparsity.compute=auto: computed with the zeros, since this run has {named}" in caplog.text
     built = recipe("auto").build_sparsity(Transformer(RECIPE.model))
     assert built is not None and getattr(built, "compute", None) is None

@@ -8,14 +8,17 @@ import pytest
 import torch
 from small_training import RECIPE, Endless
 
+from sparsetrain.model import Transformer
 from sparsetrain.optim import OptimConfig
-from sparsetrain.sparsity import ComputeConfig
+from sparsetrain.sparsity import ComputeConfig, build_sparsity
 from sparsetrain.sparsity.compute import CROSSOVER
 from sparsetrain.sparsity.method import STEP_KEY
+from sparsetrain.sparsity.projection import TopKProjection
+from sparsetrain.sparsity.schedule import InitialDensity, ScheduleConfig
 from sparsetrain.training import budget
 from sparsetrain.training.budget import (
     N_EACH,
-    N_POINTS,
+    N_PARTS,
     N_TIMED,
     N_WARMUP,
     TimedStep,
@@ -24,6 +27,7 @@ from sparsetrain.training.budget import (
     timed_steps,
 )
 from sparsetrain.training.fit import LitTransformer, Recipe, TrainerConfig
+from sparsetrain.training.start import Start
 
 
 def timed(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
@@ -76,15 +80,33 @@ def test_steps_by_the_nonzeros_stand_for_the_whole_schedule(every: int, exact_en
     assert dense == pytest.approx(exact_end + (1 - exact_end) / every)
 
 
-def test_steps_while_the_density_falls_count_with_their_own_share_of_dense_gradients() -> None:
-    recipe = by_nonzeros(refresh_every=20, refresh_falling=1, exact_end=0.0)
-    steps = [one for one in planned(recipe) if one.counts]
-    assert sum({one.kind: one.share for one in steps}.values()) == pytest.approx(1)
-    dense = sum(
-        share for kind, share in {one.kind: one.share for one in steps}.items() if kind.endswith("dense gradient")
+@pytest.mark.parametrize(("end", "last"), [(0.8, 0.0), (0.5, 0.05), (0.37, 0.7), (1.0, 0.2), (0.5, 1.0)])
+def test_there_are_as_many_dense_gradients_as_in_a_training_of_that_schedule(end: float, last: float) -> None:
+    recipe = by_nonzeros(refresh_every=20, refresh_falling=4, exact_end=last)
+    recipe = replace(recipe, sparsity=replace(recipe.sparsity, schedule=ScheduleConfig(end=end)))
+    shares, n = dense_and_all(recipe), 100_000
+    method = build_sparsity(recipe.sparsity, n)
+    assert isinstance(method, TopKProjection) and method.compute is not None
+    taken = sum(method.compute.is_refresh(step) for step in range(n)) / n
+    assert shares == (pytest.approx(taken, abs=1e-3), pytest.approx(1))
+
+
+def test_weights_that_are_as_sparse_as_they_will_be_are_computed_as_when_settled() -> None:
+    recipe = by_nonzeros(refresh_every=20, exact_end=0.0)
+    method = build_sparsity(recipe.sparsity, 10)
+    assert method is not None
+    method.prepare(Transformer(recipe.model))
+    densities = InitialDensity(
+        matrices=recipe.sparsity.density, tensors={tensor.name: tensor.target for tensor in method.tensors}
     )
-    assert recipe.sparsity.schedule.end == 0.8  # five of the six points lie before it
-    assert dense == pytest.approx(5 / 6 + 1 / 6 / 20)
+    start = Start(init_from="a run", export="its folder", ancestors=(), density=densities)
+    assert dense_and_all(replace(recipe, start=start)) == (pytest.approx(1 / 20), pytest.approx(1))
+
+
+def dense_and_all(recipe: Recipe) -> tuple[float, float]:
+    """Share of the planned steps that have a dense gradient, and of all of them."""
+    shares = {one.kind: one.share for one in planned(recipe) if one.counts}
+    return sum(share for kind, share in shares.items() if kind.endswith("dense gradient")), sum(shares.values())
 
 
 def test_steps_by_the_nonzeros_are_timed_at_the_density_of_their_point(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,12 +123,16 @@ def test_steps_by_the_nonzeros_are_timed_at_the_density_of_their_point(monkeypat
     step_before = budget.take_step
     monkeypatch.setattr(budget, "take_step", step)
     steps = list(timed_steps(recipe, Endless()))
-    assert len(steps) == N_POINTS * (N_EACH + 3)
+    plan = list(planned(recipe))
+    assert len(steps) == sum(one.counts for one in plan) > N_PARTS * N_EACH and len(seen) == len(plan)
     of_points = seen[N_WARMUP:]
     densities = [density for density, _ in of_points]
     assert densities == sorted(densities, reverse=True) and densities[0] > 0.3 > densities[-1]
     assert not any(partial for density, partial in of_points if density > CROSSOVER)
-    assert [partial for _, partial in of_points[-8:]] == 5 * [False] + 3 * [True]
+    between = [partial for one, (_, partial) in zip(plan, seen, strict=True) if one.kind.endswith("by nonzeros")]
+    assert between[-3:] == 3 * [True] and not any(
+        partial for one, (_, partial) in zip(plan, seen, strict=True) if not one.kind.endswith("by nonzeros")
+    )
 
 
 def by_nonzeros(**computing: Any) -> Recipe:
