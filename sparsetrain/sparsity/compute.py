@@ -6,8 +6,9 @@
    still falls (`refresh_falling` above 1) is kept by cutting among them.
 3. The global RMS of the gradient that a step is divided by counts every entry. Between refreshes those of a compressed tensor that are not computed are taken to be as
    large beside the nonzeros as they were at the last refresh.
-4. Adam's moments of entries that are cut stand still between refreshes (`dense`), or are not kept from one refresh to a later one and begin at zero there (`compressed`).
-5. `auto` times both forms of the products on the machine at the start, and takes the density at which they cost the same (or the one that is given). Where a run cannot
+4. A tensor that keeps more than `exact_above` has its dense gradient in every step.
+5. Adam's moments of entries that are cut stand still between refreshes (`dense`), or are not kept from one refresh to a later one and begin at zero there (`compressed`).
+6. `auto` times both forms of the products on the machine at the start, and takes the density at which they cost the same (or the one that is given). Where a run cannot
    have products by nonzeros it computes with the zeros and says why; `sparse` refuses such a run.
 
 Weights stay in dense tensors, so that hooks, exports, audits and checkpoints are what they are without it.
@@ -59,6 +60,9 @@ class ComputeConfig:
     """The same while the density still falls, which is when most of a mask is found: docs/performance.md has what 10 and 20 cost."""
     exact_end: float = 0.05
     """Share of the steps, at the end, that all have a dense gradient."""
+    exact_above: Share = 0.1
+    """Density above which a tensor has its dense gradient in every step, though its products are by the nonzeros: where a quarter of the
+    entries is kept (the quickstart's embeddings), a mask that moves every 20 or every 5 steps costs 2% of loss, and little is saved."""
     moments: Literal["dense", "compressed"] = "dense"
     """Adam's, of compressed tensors: of all entries, or of the nonzeros alone."""
     crossover: Share | None = None
@@ -83,6 +87,8 @@ class Compressible:
     crossover: float
     pattern: Pattern | None = None
     """None: computed densely."""
+    refresh: bool = True
+    """All entries get their gradient in the step at hand."""
     share: Tensor | None = None
     """|gradient at the nonzeros|^2 / |gradient|^2 at the last refresh."""
     product: SparseProduct | SparseLookup | None = None
@@ -170,16 +176,18 @@ class SparseCompute:
             if one.pattern is not None and one.pattern.places.device != one.param.device:  # as loaded from a checkpoint
                 one.pattern = Pattern.at(one.pattern.places.to(one.param.device), one.param.shape)
                 one.share = None if one.share is None else one.share.to(one.param.device)
-            if one.pattern is None and refresh and density(one.name) <= one.crossover:
+            now = density(one.name)
+            one.refresh = refresh or now > self.config.exact_above or one.pattern is None
+            if one.pattern is None and one.refresh and now <= one.crossover:
                 one.pattern = Pattern.of(one.param)
             one.product = None
             if one.pattern is None:
                 continue
             if isinstance(one.module, Linear):
-                one.product = SparseProduct(one.param, one.pattern, dense_gradient=refresh)
-            elif not refresh:  # the lookup itself costs nothing, and its dense gradient is torch's own
+                one.product = SparseProduct(one.param, one.pattern, dense_gradient=one.refresh)
+            elif not one.refresh:  # the lookup itself costs nothing, and its dense gradient is torch's own
                 one.product = SparseLookup(one.param, one.pattern)
-            if one.product is not None and not refresh:
+            if one.product is not None and not one.refresh:
                 one.product.values.requires_grad_()
 
     @contextmanager
@@ -236,6 +244,10 @@ class SparseCompute:
             if one.values is None or one.values.grad is None or one.pattern is None:
                 continue
             group, state = _group_of(optimizer, one.param), optimizer.state[one.param]
+            if (
+                self.config.moments == "compressed" and state["exp_avg"].shape == one.param.shape
+            ):  # the first step after a dense gradient
+                state |= {key: one.pattern.values_of(state[key]) for key in MOMENTS}
             state["step"] += 1
             adamw_(
                 one.param, state["exp_avg"], state["exp_avg_sq"], one.pattern, one.values.grad,
@@ -247,12 +259,10 @@ class SparseCompute:
         one = self._by_name.get(name)
         return one is not None and one.values is not None and one.pattern is not None and len(one.pattern) <= k
 
-    def end(self, step: int, optimizer: AdamW) -> None:
-        """After the projection of the step that came after `step` others: new patterns where the masks may have moved."""
-        if not self.is_refresh(step):
-            return
+    def end(self) -> None:
+        """After the projection of a step: new patterns where the masks may have moved."""
         for one in self.tensors:
-            if one.pattern is None:
+            if one.pattern is None or not one.refresh:
                 continue
             if one.param.grad is None:  # the step was left out: nothing has moved
                 one.pattern = None if one.share is None else one.pattern
@@ -261,10 +271,6 @@ class SparseCompute:
             seen, all_entries = one.pattern.values_of(one.param.grad), one.param.grad
             share = seen.square().sum() / all_entries.square().sum().clamp_min(torch.finfo(seen.dtype).tiny)
             one.share = share.clamp(MIN_SHARE, 1)
-            state = optimizer.state.get(one.param, {})
-            if self.config.moments == "compressed" and "exp_avg" in state and not self.is_refresh(step + 1):
-                for key in MOMENTS:
-                    state[key] = one.pattern.values_of(state[key])
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs to go on bit-exactly."""

@@ -82,7 +82,7 @@ class TopKProjection(AttachedMethod):
         assert isinstance(self._optimizer, AdamW)
         compute.take_step(self._optimizer)
         self._project_(step, compute)
-        compute.end(step - 1, self._optimizer)
+        compute.end()
 
     def finalize(self) -> None:
         self._project_(self.schedule.n_steps)

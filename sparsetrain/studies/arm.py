@@ -50,7 +50,7 @@ def of_arm(config: C, arm: Arm, seed: int, *, name: str | None = None) -> C:
         sparsity = replace(sparsity, schedule=replace(sparsity.schedule, end=arm.anneal_end))
     given = {
         key: value
-        for key in ("refresh_every", "refresh_falling", "moments")
+        for key in ("refresh_every", "refresh_falling", "exact_above", "moments")
         if (value := getattr(arm, key)) is not None
     }
     sparsity = replace(sparsity, computing=replace(sparsity.computing, **given))

@@ -64,6 +64,8 @@ class Arm:
     """Steps from one dense gradient to the next, where they are computed by their nonzeros."""
     refresh_falling: Count | None = None
     """The same while the density falls."""
+    exact_above: Share | None = None
+    """Density above which they have a dense gradient in every step."""
     moments: Literal["dense", "compressed"] | None = None
     """Adam's, likewise."""
     abs_topk: Share | None = None

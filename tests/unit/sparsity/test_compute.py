@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain.kernels import native
+from sparsetrain.linear import SparseProduct
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig, PartialGradient, grad_rms
 from sparsetrain.sparsity import (
@@ -33,7 +34,7 @@ STEPS = 40
 MODEL = ModelConfig(d_vocab=64, n_layer=2, d_model=64, d_head=8, n_ctx=16, abs_topk={}, positions="concat")
 CONFIG = SparsityConfig(
     density=0.05, embed_density=0.1, floor=2, schedule=ScheduleConfig(shape="exponential"),
-    compute="sparse", computing=ComputeConfig(refresh_every=4, refresh_falling=4, exact_end=0.2, crossover=0.25),
+    compute="sparse", computing=ComputeConfig(refresh_every=4, refresh_falling=4, exact_end=0.2, exact_above=1, crossover=0.25),
 )  # fmt: skip
 
 
@@ -125,6 +126,24 @@ def test_while_the_density_falls_every_step_has_a_dense_gradient_by_default(
         dense.step()
         sparse.step()
     assert not sparse.compute.is_refresh(settled) and sparse.method.partial_gradients()
+
+
+def test_a_tensor_that_keeps_many_entries_has_its_dense_gradient_in_every_step() -> None:
+    computing = ComputeConfig(refresh_every=1000, exact_end=0, exact_above=0.1, crossover=0.25)
+    sparse = Trainee(replace(CONFIG, embed_density=0.2, computing=computing))
+    moved: set[str] = set()
+    for step in range(STEPS):
+        before = {one.name: one.param.detach() != 0 for one in sparse.compute.tensors}
+        sparse.step()
+        if step <= STEPS // 2:
+            continue
+        for one in sparse.compute.tensors:
+            often = one.name.startswith(("embed", "unembed"))
+            assert one.pattern is not None and (one.values is None) == often == one.refresh
+            assert isinstance(one.product, SparseProduct) or one.name.startswith("embed")
+            assert len(one.pattern) == int(one.param.count_nonzero()) or not often
+            moved |= {one.name} if bool(((one.param != 0) & ~before[one.name]).any()) else set()
+    assert "unembed.weight" in moved <= {"embed.weight", "unembed.weight"}
 
 
 @pytest.mark.parametrize("moments", ["dense", "compressed"])
@@ -326,7 +345,9 @@ def test_resuming_is_exact_wherever_it_stopped(
 ) -> None:
     if form == "torch":
         monkeypatch.setattr(native, "library", lambda: None)
-    computing = ComputeConfig(refresh_every=5, refresh_falling=5, exact_end=0.1, crossover=0.6, moments=moments)  # pyright: ignore[reportArgumentType]
+    computing = ComputeConfig(
+        refresh_every=5, refresh_falling=5, exact_end=0.1, exact_above=1, crossover=0.6, moments=moments
+    )  # pyright: ignore[reportArgumentType]
     recipe = replace(RECIPE, sparsity=replace(RECIPE.sparsity, compute="sparse", computing=computing))
     train_small(tmp_path / "straight", recipe=recipe)
     for stop in (7, 12, 16, 21):

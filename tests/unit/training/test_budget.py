@@ -111,7 +111,7 @@ def dense_and_all(recipe: Recipe) -> tuple[float, float]:
 
 def test_steps_by_the_nonzeros_are_timed_at_the_density_of_their_point(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both kinds at each point, and the copy is compressed where the schedule has come down."""
-    recipe = by_nonzeros(refresh_every=4, refresh_falling=4, exact_end=0.1)
+    recipe = by_nonzeros(refresh_every=4, refresh_falling=4, exact_end=0.1, exact_above=1)
     seen: list[tuple[float, bool]] = []
 
     def step(module: LitTransformer, optimizer: Any, *batches: Any) -> None:
