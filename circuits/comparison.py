@@ -16,10 +16,10 @@ Source: Gao et al. 2025, figures 2 and 3 (there edges, on one pretraining loss, 
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import log2, nan
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -29,16 +29,18 @@ from circuits.edges import count_edges, count_slots
 from circuits.masks import NodeSpace
 from circuits.section import ArmEntry, ArmsSection, CircuitSize, Difference, Pair, PairEntry, Sizes, TaskEntry
 from sparsetrain.export import latest_export, load_model, read_meta
-from sparsetrain.run import RunConfig
+from sparsetrain.run import RunConfig, steps_in_turns
 from sparsetrain.sparsity import TensorAudit
 from sparsetrain.stats.crossed import crossed_difference
 from sparsetrain.stats.decisions import Word
 from sparsetrain.stats.intervals import Estimate, Floats
 from sparsetrain.stats.number import Number, number, over_range
+from sparsetrain.store import once
 from sparsetrain.studies.arm import of_arm
 from sparsetrain.studies.engine import StageResult
 from sparsetrain.studies.section import StudySection
 from sparsetrain.studies.study import Gates, Hypothesis, R, Ruling, Subject, TrainedStudy, gate
+from sparsetrain.training.budget import StepBudget
 from sparsetrain.training.checkpoints import newest
 from sparsetrain.training.tracking import LoggerConfig
 from sparsetrain.typed import Above0, Count
@@ -101,6 +103,13 @@ class Member(StageResult):
     """Whether circuits were looked for."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Budgets:
+    """Steps of arms that have equal minutes."""
+
+    arms: Mapping[str, StepBudget]
+
+
 def known(value: float | None) -> float:
     """NaN for what is not available."""
     return nan if value is None else value
@@ -132,6 +141,8 @@ class RunsStudy(TrainedStudy[R], Generic[C, R]):
     config: C
     search: Callable[[C, Path], Outcome]
     """Trains one model in a folder (or goes on with it) and searches it."""
+    budgets: Mapping[str, StepBudget] = field(default_factory=dict[str, StepBudget])
+    """Name of a model -> its steps, where arms have equal minutes; measured before the first stage."""
 
     @property
     @abstractmethod
@@ -142,7 +153,11 @@ class RunsStudy(TrainedStudy[R], Generic[C, R]):
     def budget(self) -> str:
         """What every arm has as much of, in words."""
         minutes = self.config.trainer.minutes
-        return "number of tokens" if minutes is None else f"{minutes:g} minutes of optimizer steps"
+        return (
+            "number of tokens"
+            if minutes is None
+            else f"{minutes:g} minutes of optimizer steps (timed in turns before the first training)"
+        )
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -155,8 +170,19 @@ class RunsStudy(TrainedStudy[R], Generic[C, R]):
     def folder(self, arm: str, seed: int) -> str:
         return f"models/{arm}-seed_{seed}"
 
+    def begun(self, run_dir: Path) -> Self:
+        if self.config.trainer.minutes is None:
+            return self
+        configs = {arm: self.config_of(arm, self.seeds[0]) for arm in self.trained}
+        inputs = {arm: self.inputs(config) for arm, config in configs.items()}
+        timed = once(run_dir / "budgets.json", inputs, lambda: Budgets(arms=steps_in_turns(configs)), Budgets)
+        return replace(self, budgets=timed.arms)
+
     def config_of(self, arm: str, seed: int) -> C:
-        return replace(self.runs[arm], seed=seed, logger=LoggerConfig(kind="none"))
+        run = replace(self.runs[arm], seed=seed, logger=LoggerConfig(kind="none"))
+        if arm not in self.budgets:
+            return run
+        return replace(run, trainer=replace(run.trainer, minutes=None, n_steps=self.budgets[arm].n_steps))
 
     def inputs(self, config: RunConfig) -> Mapping[str, object]:
         how = ("study", "logger", "cache_dir", "ckpt_path", "overwrite")

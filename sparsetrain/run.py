@@ -6,7 +6,7 @@ watchers, exports the model and returns a `TrainedRun`, from which later stages 
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from sparsetrain.representation.tracker import SparsityTracker, TrackerConfig
 from sparsetrain.representation.trends import survey_section
 from sparsetrain.sparsity import SparsityConfig, SparsitySection, dead_units
 from sparsetrain.store import below_home, is_whole, sha256, write_atomic
-from sparsetrain.training.budget import BUDGET, StepBudget, steps_within
+from sparsetrain.training.budget import BUDGET, StepBudget, in_turns, steps_within
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, Validation, every
 from sparsetrain.training.checkpoints import CheckpointsConfig, newest, resume_path
 from sparsetrain.training.dead import DeadWatch, reference_text
@@ -232,6 +232,21 @@ def with_steps(config: RunConfig, recipe: Recipe, run_dir: Path, resume: Path | 
     fits = steps_within(config.trainer.minutes, recipe, stream)
     write_atomic(run_dir / BUDGET, json.dumps(to_dict(fits), indent=1) + "\n")
     return replace(recipe, trainer=replace(recipe.trainer, n_steps=fits.n_steps))
+
+
+def steps_in_turns(configs: Mapping[str, RunConfig]) -> dict[str, StepBudget]:
+    """How many steps of each of several runs fit into their `trainer.minutes`, timed in turns.
+
+    Args:
+        configs: name -> a run; all of the same data and minutes.
+    """
+    recipes: dict[str, tuple[Recipe, TokenStream]] = {}
+    minutes = 0.0
+    for name, config in configs.items():
+        assert config.trainer.minutes is not None
+        minutes, n_ctx, batch = config.trainer.minutes, config.model.n_ctx, config.trainer.micro_batch
+        recipes[name] = config.recipe, TokenStream(corpus_of(config), "train", n_ctx, batch, config.seed)
+    return in_turns(minutes, recipes)
 
 
 def budget_of(run_dir: Path, config: RunConfig) -> StepBudget | None:

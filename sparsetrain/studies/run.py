@@ -65,6 +65,7 @@ def run_study(study: Study, run_dir: Path, kinds: Kinds, command: str) -> Report
         stages.begin(Report(run=run_facts(config, command), sections=known_sections(planned, run_dir, kinds)))
         if line := study.announce(run_dir):
             print(line, flush=True)
+        study = study.begun(run_dir)
         results = run_stages(study.stages(), run_dir, stages.part)
         stages.seconds |= {name: result.seconds for name, result in results.items()}
         with stages(CONCLUSIONS):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from sparsetrain.run import RunConfig
 from sparsetrain.stats.decisions import DecisionRule
@@ -130,6 +130,10 @@ class Study(ABC, Generic[R]):
     @abstractmethod
     def read(self, run_dir: Path, results: Mapping[str, StageResult]) -> Mapping[Subject, Sequence[R]]:
         """What the stages left, of each subject in each seed."""
+
+    def begun(self, run_dir: Path) -> Self:
+        """The study with what has to be measured before its first stage."""
+        return self
 
     def announce(self, run_dir: Path) -> str:
         """A line that is printed before the stages begin: how much there is to do, where that is known; empty: nothing."""

@@ -11,7 +11,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -30,6 +30,8 @@ from sparsetrain.training.objectives import next_token_loss
 log = logging.getLogger(__name__)
 
 N_WARMUP, N_TIMED = 4, 24  # ours: a tenth of a second on a small model, some seconds on one that trains for minutes
+N_TURNS = 3
+"""Of trainings that are compared. ours"""
 N_PARTS, N_EACH = 6, 4
 """Where zeros are left out: parts of the schedule, cut once more where the density has fallen and where the last stretch begins, and steps of
 each kind that are timed in the middle of each. ours"""
@@ -82,6 +84,28 @@ def steps_within(minutes: float, recipe: Recipe, stream: Stream) -> StepBudget:
         log.warning("the machine is busy: steps will take longer than the %.1f ms that the budget counts with", 1e3 * quartile)  # fmt: skip
     n_timed = sum(map(len, kinds.values()))
     return StepBudget(minutes=minutes, n_steps=n_steps, seconds_per_step=quartile, median=median, n_timed=n_timed)
+
+
+def in_turns(minutes: float, recipes: Mapping[str, tuple[Recipe, Stream]]) -> dict[str, StepBudget]:
+    """The steps of several trainings that are compared at equal time, timed in turns, since machines are faster at one time than at another.
+
+    Args:
+        minutes: of optimizer steps, each.
+        recipes: name -> what is to be trained, on which batches.
+    """
+    turns = [
+        {name: steps_within(minutes, recipe, stream) for name, (recipe, stream) in recipes.items()}
+        for _ in range(N_TURNS)
+    ]
+    found: dict[str, StepBudget] = {}
+    for name in recipes:
+        timed = sorted((turn[name] for turn in turns), key=lambda budget: budget.seconds_per_step)
+        found[name] = replace(timed[N_TURNS // 2], n_timed=sum(budget.n_timed for budget in timed))
+    steps = ", ".join(
+        f"{name} {budget.n_steps} of {1e3 * budget.seconds_per_step:.1f} ms" for name, budget in found.items()
+    )
+    log.info("steps in %g minutes, timed in %d turns: %s", minutes, N_TURNS, steps)
+    return found
 
 
 def timed_steps(recipe: Recipe, stream: Stream) -> Iterator[TimedStep]:

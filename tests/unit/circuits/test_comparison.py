@@ -21,6 +21,7 @@ from sparsetrain.sparsity import SparsityConfig
 from sparsetrain.studies.arm import of_arm
 from sparsetrain.studies.engine import Arm, Stage, StageResult, StudyRules, run_stages
 from sparsetrain.studies.section import StudySection
+from sparsetrain.training.budget import StepBudget
 
 ARMS = {"sparse": Arm(), "dense": Arm(density=1), "worse": Arm(density=1)}
 
@@ -286,3 +287,32 @@ def test_a_finished_arm_is_not_run_again_and_one_of_other_settings_is(tmp_path):
     other_start = replace(study(n_seeds=1), config=RunConfig(init_from="runs/a"))
     kept = [whole.stages()[0].kept_under for whole in (other_start, replace(other_start, config=RunConfig()))]
     assert kept[0] != kept[1], "from other weights: from nothing"
+
+
+def test_arms_of_equal_minutes_are_timed_once_before_the_first_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def in_turns(configs: dict[str, RunConfig]) -> dict[str, StepBudget]:
+        asked.append(list(configs))
+        assert all(config.trainer.minutes == 5 for config in configs.values())
+        steps = {name: 100 * (i + 1) for i, name in enumerate(configs)}
+        return {
+            name: StepBudget(minutes=5, n_steps=n, seconds_per_step=300 / n, median=1.0) for name, n in steps.items()
+        }
+
+    monkeypatch.setattr("circuits.comparison.steps_in_turns", in_turns)
+    plain = study()
+    assert plain.begun(tmp_path) is plain and not asked
+    trainer = replace(plain.config.trainer, minutes=5.0)
+    timed = replace(plain, config=replace(plain.config, trainer=trainer))
+    begun = timed.begun(tmp_path)
+    again = timed.begun(tmp_path)
+    assert asked == [["sparse", "dense", "worse"]] and again == begun
+    for seed in begun.seeds:
+        given = [begun.config_of(arm, seed).trainer for arm in ARMS]
+        assert [(one.n_steps, one.minutes) for one in given] == [(100, None), (200, None), (300, None)]
+    assert "5 minutes of optimizer steps" in begun.method()[0] and begun.plan() == timed.plan()
+    wider = replace(timed, rules=replace(timed.rules, arms={**ARMS, "worse": Arm(density=1, d_model=64)}))
+    assert wider.begun(tmp_path).budgets and len(asked) == 2

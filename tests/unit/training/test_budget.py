@@ -20,8 +20,11 @@ from sparsetrain.training.budget import (
     N_EACH,
     N_PARTS,
     N_TIMED,
+    N_TURNS,
     N_WARMUP,
+    StepBudget,
     TimedStep,
+    in_turns,
     planned,
     steps_within,
     timed_steps,
@@ -145,6 +148,23 @@ def test_kinds_of_steps_count_by_their_share(monkeypatch: pytest.MonkeyPatch) ->
     often = [TimedStep(seconds=0.1, kind="sparse", share=0.9)] * 3
     monkeypatch.setattr(budget, "timed_steps", lambda recipe, stream: [*rare, *often])
     assert steps_within(1.0, RECIPE, Endless()).n_steps == int(60 / 0.19)
+
+
+def test_trainings_that_are_compared_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that gets slower between two turns slows all of them."""
+    seconds, order = iter([0.1, 0.2, 0.3, 0.6, 0.2, 0.4]), list[Recipe]()
+
+    def within(minutes: float, recipe: Recipe, stream: Any) -> StepBudget:
+        order.append(recipe)
+        one = next(seconds)
+        return StepBudget(minutes=minutes, n_steps=round(60 * minutes / one), seconds_per_step=one, median=one)
+
+    monkeypatch.setattr(budget, "steps_within", within)
+    other = replace(RECIPE, seed=99)
+    found = in_turns(1.0, {"a": (RECIPE, Endless()), "b": (other, Endless())})
+    assert order == [RECIPE, other] * N_TURNS
+    assert {name: one.n_steps for name, one in found.items()} == {"a": 300, "b": 150}
+    assert found["a"].n_timed == N_TURNS * N_TIMED
 
 
 def test_a_slower_step_gets_fewer_of_them() -> None:
