@@ -57,7 +57,7 @@ class ComputeConfig:
     refresh_every: Count = 20
     """Steps from one dense gradient to the next. 1: all of them, exactly as a dense training."""
     refresh_falling: Count = 1
-    """The same while the density still falls, which is when most of a mask is found: docs/performance.md has what 10 and 20 cost."""
+    """The same while the density still falls. 1: up to there the training is the dense one; that 20 costs loss was not seen (docs/performance.md)."""
     exact_end: float = 0.05
     """Share of the steps, at the end, that all have a dense gradient."""
     exact_above: Share = 0.1
@@ -244,9 +244,8 @@ class SparseCompute:
             if one.values is None or one.values.grad is None or one.pattern is None:
                 continue
             group, state = _group_of(optimizer, one.param), optimizer.state[one.param]
-            if (
-                self.config.moments == "compressed" and state["exp_avg"].shape == one.param.shape
-            ):  # the first step after a dense gradient
+            written_out = state["exp_avg"].shape == one.param.shape  # since the last dense gradient
+            if self.config.moments == "compressed" and written_out:
                 state |= {key: one.pattern.values_of(state[key]) for key in MOMENTS}
             state["step"] += 1
             adamw_(
@@ -353,16 +352,3 @@ def crossover_of(shape: tuple[int, int], n_tokens: int, *, lookup: bool, device:
     if slope <= 0:  # drowned in the noise of the clock
         return 1.0 if max(low, high) < dense else 0.0
     return min(1.0, max(0.0, TIMED_DENSITIES[0] + (dense - low) / slope))
-
-
-def obstacle(n_ranks: int, precision: str, *, compiled: bool) -> str:
-    """What keeps a training from products by nonzeros, in words; empty: nothing.
-
-    Args:
-        n_ranks: processes of the training.
-        precision: of its arithmetic.
-        compiled: whether the model is.
-    """
-    if n_ranks > 1:
-        return f"{n_ranks} devices"
-    return f"trainer.precision={precision}" if precision != "32" else "trainer.compile=true" if compiled else ""

@@ -1,6 +1,6 @@
 """Settings of weight sparsity: which tensors are cut how far, by which method, and each method's own."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sparsetrain.sparsity.compute import ComputeConfig
@@ -167,6 +167,22 @@ class SparsityConfig:
             if every is None
             else f"sparsity.reinit_dead.every={every}"
         )
+
+    def computed(self, obstacle: str) -> "SparsityConfig":
+        """These settings with what `compute` comes to in a training.
+
+        Args:
+            obstacle: what keeps it from products by nonzeros, in words; empty: nothing.
+
+        Raises:
+            ValueError: compute=sparse cannot be had; says why.
+        """
+        if self.compute == "sparse" and obstacle and not self.is_dense:
+            raise ValueError(
+                f"sparsity.compute=sparse is for one device, trainer.precision=32 and trainer.compile=false, this has {obstacle}; use "
+                "sparsity.compute=dense, or auto, which computes with the zeros where it must"
+            )
+        return replace(self, compute="dense") if self.compute == "auto" and obstacle else self
 
     @property
     def is_dense(self) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from statistics import median
 
 import numpy as np
 import torch
@@ -74,20 +75,21 @@ def steps_within(minutes: float, recipe: Recipe, stream: Stream) -> StepBudget:
     kinds: dict[str, list[TimedStep]] = {}
     for step in timed_steps(recipe, stream):
         kinds.setdefault(step.kind, []).append(step)
-    quartile, median = (
+    quartile, middle = (
         sum(of[0].share * float(np.quantile([one.seconds for one in of], share)) for of in kinds.values())
         for share in (0.25, 0.5)
     )
     n_steps = max(1, int(60 * minutes / quartile))
-    log.info("a step takes %.1f ms (median %.1f): %d of them in %g minutes", 1e3 * quartile, 1e3 * median, n_steps, minutes)  # fmt: skip
-    if median > BUSY * quartile:
+    log.info("a step takes %.1f ms (median %.1f): %d of them in %g minutes", 1e3 * quartile, 1e3 * middle, n_steps, minutes)  # fmt: skip
+    if middle > BUSY * quartile:
         log.warning("the machine is busy: steps will take longer than the %.1f ms that the budget counts with", 1e3 * quartile)  # fmt: skip
     n_timed = sum(map(len, kinds.values()))
-    return StepBudget(minutes=minutes, n_steps=n_steps, seconds_per_step=quartile, median=median, n_timed=n_timed)
+    return StepBudget(minutes=minutes, n_steps=n_steps, seconds_per_step=quartile, median=middle, n_timed=n_timed)
 
 
 def in_turns(minutes: float, recipes: Mapping[str, tuple[Recipe, Stream]]) -> dict[str, StepBudget]:
-    """The steps of several trainings that are compared at equal time, timed in turns, since machines are faster at one time than at another.
+    """The steps of several trainings that are compared at equal time. Machines are faster at one time than at another: what counts is the median over
+    turns of a step's time over that of the first training in the same turn.
 
     Args:
         minutes: of optimizer steps, each.
@@ -97,10 +99,19 @@ def in_turns(minutes: float, recipes: Mapping[str, tuple[Recipe, Stream]]) -> di
         {name: steps_within(minutes, recipe, stream) for name, (recipe, stream) in recipes.items()}
         for _ in range(N_TURNS)
     ]
+    first, *_ = recipes
+    seconds = median(turn[first].seconds_per_step for turn in turns)
     found: dict[str, StepBudget] = {}
     for name in recipes:
-        timed = sorted((turn[name] for turn in turns), key=lambda budget: budget.seconds_per_step)
-        found[name] = replace(timed[N_TURNS // 2], n_timed=sum(budget.n_timed for budget in timed))
+        ratio = median(turn[name].seconds_per_step / turn[first].seconds_per_step for turn in turns)
+        step = seconds * ratio
+        found[name] = StepBudget(
+            minutes=minutes,
+            n_steps=max(1, int(60 * minutes / step)),
+            seconds_per_step=step,
+            median=median(turn[name].median for turn in turns),
+            n_timed=sum(turn[name].n_timed for turn in turns),
+        )
     steps = ", ".join(
         f"{name} {budget.n_steps} of {1e3 * budget.seconds_per_step:.1f} ms" for name, budget in found.items()
     )

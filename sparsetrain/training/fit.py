@@ -31,7 +31,6 @@ from sparsetrain.kernels.host import keep_freed_memory
 from sparsetrain.model import ModelConfig, Transformer
 from sparsetrain.optim import OptimConfig, PartialGradient, add_beside, build_optimizer, lr_factor, scale_gradients_
 from sparsetrain.sparsity import DENSE, SparsityConfig, SparsityMethod, build_sparsity, require_attached
-from sparsetrain.sparsity.compute import obstacle
 from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, ProgressBar, StepScalars, every
 from sparsetrain.training.checkpoints import Checkpoints, CheckpointsConfig, RandomState, VerifiedIO, newest
 from sparsetrain.training.dead import check_reinitialisation, reinitialisation
@@ -84,11 +83,6 @@ class Recipe:
                 f"sparsity.method={method} is for one device without torch.compile, here trainer.devices={trainer.devices} "
                 f"trainer.nodes={trainer.nodes} trainer.compile={trainer.compile}; use sparsity.method=topk"
             )
-        if self.sparsity.compute == "sparse" and self._obstacle and not self.sparsity.is_dense:
-            raise ValueError(
-                f"sparsity.compute=sparse is for one device, trainer.precision=32 and trainer.compile=false, this has {self._obstacle}; use "
-                "sparsity.compute=dense, or auto, which computes with the zeros where it must"
-            )
         built = build_sparsity(self.computed, self.n_steps, DENSE if self.start is None else self.start.density)
         if built is not None:
             built.n_tokens = trainer.micro_batch * self.model.n_ctx
@@ -96,14 +90,12 @@ class Recipe:
 
     @property
     def _obstacle(self) -> str:
-        trainer = self.trainer
-        return obstacle(trainer.n_ranks, trainer.precision, compiled=trainer.compile) or self.sparsity.obstacle
+        return self.trainer.obstacle or self.sparsity.obstacle
 
     @property
     def computed(self) -> SparsityConfig:
-        """The settings of sparsity with what `compute=auto` comes to where it cannot be had."""
-        falls_back = self.sparsity.compute == "auto" and self._obstacle
-        return replace(self.sparsity, compute="dense") if falls_back else self.sparsity
+        """The settings of sparsity with what `compute` comes to in this training."""
+        return self.sparsity.computed(self._obstacle)
 
     def say_how_it_computes(self) -> None:
         """Where that is not what `compute=auto` is hoped to be."""

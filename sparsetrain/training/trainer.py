@@ -56,6 +56,19 @@ class TrainerConfig:
             raise ValueError("device=cuda, but torch sees no CUDA device; use trainer.device=cpu or auto")
 
     @property
+    def obstacle(self) -> str:
+        """What keeps a training from products by nonzeros (`sparsity.compute`), in words; empty: nothing."""
+        if self.n_ranks > 1:
+            return f"{self.n_ranks} devices"
+        return (
+            f"trainer.precision={self.precision}"
+            if self.precision != "32"
+            else "trainer.compile=true"
+            if self.compile
+            else ""
+        )
+
+    @property
     def n_ranks(self) -> int:
         """Processes of the training."""
         return self.devices * self.nodes
