@@ -174,7 +174,8 @@ class RunsStudy(TrainedStudy[R], Generic[C, R]):
         if self.config.trainer.minutes is None:
             return self
         configs = {arm: self.config_of(arm, self.seeds[0]) for arm in self.trained}
-        inputs = {arm: self.inputs(config) for arm, config in configs.items()}
+        # Of what was trained under them alone: going on with other searches, threads or bars must not time anew, and so train anew.
+        inputs = {arm: {**self.kept_under(one), "minutes": one.trainer.minutes} for arm, one in configs.items()}
         timed = once(run_dir / "budgets.json", inputs, lambda: Budgets(arms=steps_in_turns(configs)), Budgets)
         return replace(self, budgets=timed.arms)
 

@@ -401,7 +401,7 @@ def circuit_entry(subject: TaskSearch, circuit: Circuit, pruned: Pruned, path: s
         n_nodes=number(circuit.n_nodes, "nodes", seed=seed),
         n_edges=number(circuit.n_edges, "edges", seed=seed) if linked else no_edges("edges"),
         task_loss=subject.loss(answers),
-        val_loss=number(pruned.loss, "nats", n=config.n_val),
+        val_loss=number(pruned.loss, "nats", n=subject.pairs.val.n_distinct),
         accuracy=subject.accuracy(answers),
         agreement=subject.agreement(answers, reference),
         raw=RawNumbers(loss=subject.loss(raw), accuracy=subject.accuracy(raw), agreement=subject.agreement(raw, full)),
@@ -457,7 +457,7 @@ def edge_entry(subject: TaskSearch, circuit: Circuit, val_loss: float, reached: 
         n_edges=number(circuit.n_edges, "edges"),
         reached=reached,
         task_loss=subject.loss(subject.heldout_answers(circuit, "edge")),
-        val_loss=number(val_loss, "nats", n=subject.config.n_val),
+        val_loss=number(val_loss, "nats", n=subject.pairs.val.n_distinct),
     )
 
 

@@ -97,8 +97,17 @@ class Look:
     tasks: Sequence[TaskEntry]
 
     def task(self, name: str) -> TaskEntry:
-        """A task's entry."""
-        return next(task for task in self.tasks if task.task == name)
+        """A task's entry.
+
+        Raises:
+            ValueError: it was not followed when this step was looked at.
+        """
+        found = next((task for task in self.tasks if task.task == name), None)
+        if found is None:
+            raise ValueError(
+                f"formation.tasks has {name}, which was not followed at step {self.step} ({self.folder}); leave it out, or follow it in a new run"
+            )
+        return found
 
     def nodes(self, name: str) -> set[str]:
         """Nodes of a task's best circuit; none where there is no circuit."""

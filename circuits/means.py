@@ -8,7 +8,7 @@ Source: Gao et al. 2025, arXiv 2511.13653, section A.5.
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -37,6 +37,7 @@ class Means:
         n_tokens: positions measured.
         source: what text it was, in words.
         weights_sha256: the model measured.
+        n_windows: token windows that were asked for; None: not known.
     """
 
     space: NodeSpace
@@ -45,6 +46,7 @@ class Means:
     n_tokens: int
     source: str
     weights_sha256: str
+    n_windows: int | None = None
 
     @property
     def sha256(self) -> str:
@@ -59,7 +61,7 @@ class Means:
     def save(self, path: Path) -> None:
         """Writes one safetensors file."""
         meta = {"names": self.space.names, "widths": self.space.widths, "n_tokens": self.n_tokens}
-        meta |= {"source": self.source, "weights_sha256": self.weights_sha256}
+        meta |= {"source": self.source, "weights_sha256": self.weights_sha256, "n_windows": self.n_windows}
         tensors = {"values": self.values.cpu().contiguous(), "active": self.active.cpu().contiguous()}
         write_atomic(path, save(tensors, metadata={"means": json.dumps(meta)}))
 
@@ -145,7 +147,7 @@ def _widths(space: NodeSpace) -> list[tuple[str, int]]:
 
 
 def means_once(
-    model: nn.Module, path: Path, windows: Callable[[], Tensor], *, source: str, weights_sha256: str
+    model: nn.Module, path: Path, windows: Callable[[], Tensor], *, source: str, weights_sha256: str, n: int
 ) -> Means:
     """The means of these weights from a file, or measured and written there.
 
@@ -155,9 +157,18 @@ def means_once(
         windows: gives the windows; called only if the file has no means of these weights.
         source: what text they are, in words.
         weights_sha256: hash of the model's weights.
+        n: windows asked for.
+
+    Raises:
+        ValueError: the file has the means of these weights over another number of windows: circuits rest on them.
     """
     means = Means.load(path) if path.is_file() else None
     if means is None or means.weights_sha256 != weights_sha256:
-        means = measure_means(model, windows(), source=source, weights_sha256=weights_sha256)
+        means = replace(measure_means(model, windows(), source=source, weights_sha256=weights_sha256), n_windows=n)
         means.save(path)
+    if means.n_windows not in (None, n):
+        raise ValueError(
+            f"n_means_windows={n}, but {path} has means over {means.n_windows} windows, and the circuits beside it rest on them; keep "
+            f"{means.n_windows}, or remove that file to search all anew"
+        )
     return means

@@ -1,5 +1,6 @@
 """Circuits that were searched at different times in one section: what is found again as it was keeps what was found out about it."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from circuits.section import CircuitEntry, CircuitsSection
@@ -27,6 +28,29 @@ def merge_tasks(old: CircuitsSection | None, new: CircuitsSection) -> CircuitsSe
         baselines = before.baselines if before is not None and same_circuits else None
         tasks[task.task] = replace(task, circuits=tuple(circuits), baselines=task.baselines or baselines)
     return replace(new, tasks=tuple(tasks.values()))
+
+
+RULES = ("target_loss", "min_raw_accuracy", "min_twin_ratio", "calibration", "gates")
+"""Fields of a section by which every circuit on its page was found and judged."""
+
+
+def under_one_rule(old: CircuitsSection | None, new: CircuitsSection, tasks: Collection[str]) -> CircuitsSection | None:
+    """What a page has of an old section beside tasks that are searched now; None: nothing that may stand beside them.
+
+    Raises:
+        ValueError: circuits of other tasks were found by other rules, and one page can state one only.
+    """
+    if old is None or all(getattr(old, key) == getattr(new, key) for key in RULES):
+        return old
+    others = [task.task for task in old.tasks if task.task not in tasks]
+    if others:
+        differing = [key for key in RULES if getattr(old, key) != getattr(new, key)]
+        named = ", ".join(f"{key}={getattr(old, key)} there, {getattr(new, key)} here" for key in differing)
+        raise ValueError(
+            f"the report has circuits of {', '.join(others)} that were found by other rules: {named}; a page states one. Search them again "
+            f"too (task={','.join(dict.fromkeys([*others, *tasks]))}), or keep their rules (circuits.find.*)"
+        )
+    return None
 
 
 def _found(circuit: CircuitEntry) -> str:

@@ -31,7 +31,7 @@ from circuits.fracture.catalogue import FRACTURE
 from circuits.fracture.images.study import ImageStudyConfig
 from circuits.fracture.study import FractureConfig
 from circuits.means import MEANS, Means, means_once
-from circuits.merged import merge_tasks
+from circuits.merged import merge_tasks, under_one_rule
 from circuits.methods import MethodsConfig, MethodsStudy
 from circuits.recipe.selection import SelectionConfig, real_code, select
 from circuits.search.comparison import ranked_circuits
@@ -255,6 +255,7 @@ def select_run(config: TrainRun, run_dir: Path, done: TrainedRun, report: Report
         model,
         run_dir / "circuits" / MEANS,
         lambda: text_windows(done.corpus, config, "means", config.circuits.n_means_windows),
+        n=config.circuits.n_means_windows,
         source=MEANS_SOURCE,
         weights_sha256=read_meta(done.export)["weights_sha256"],
     )
@@ -314,14 +315,17 @@ def run_circuits(
     """
     model, tokenizer, out_dir = load_model(export), Tokenizer.load(export / "tokenizer.json"), run_dir / "circuits"
     weights_sha256 = read_meta(export)["weights_sha256"]
-    means = means_once(model, out_dir / MEANS, windows, source=windows_source, weights_sha256=weights_sha256)
+    means = means_once(
+        model, out_dir / MEANS, windows, source=windows_source, weights_sha256=weights_sha256, n=config.n_means_windows
+    )
+    behaviours = config.behaviours()
+    known = under_one_rule(known, section_of(means, config.find, ()), list(behaviours))
 
     def section(tasks: Sequence[TaskEntry]) -> CircuitsSection:
         found = section_of(means, config.find, tasks)
         return merge_tasks(known, found)
 
     tasks: list[TaskEntry] = []
-    behaviours = config.behaviours()
     over: Mapping[str, TaskEntry] = {}
     if config.most:
         over = passed_over(model, list(behaviours.values()), tokenizer, means, config.find, config.most)

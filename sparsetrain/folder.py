@@ -25,7 +25,7 @@ MARK = "inputs.sha256"
 """Lies in the folder of every stage of a study."""
 FILES = (
     "config.yaml", "job.json", "trackers.json", "train.log", "error.log", "plan.json", "metrics.csv", "ood_sparsity.csv", "ood_examples.csv", "sparsity.csv",
-    "examples.csv", "ordering.csv", "ordering.jsonl", "answers.csv", "profile.json", "report.json", "report.md", "report.html",
+    "examples.csv", "ordering.csv", "ordering.jsonl", "answers.csv", "profile.json", "budget.json", "budgets.json", "report.json", "report.md", "report.html",
 )  # fmt: skip
 FOLDERS = ("checkpoints", "export", "circuits", "formation", "figures", "wandb", "tensorboard")
 """With `FILES`: what a run leaves in its folder, beside the stages of a study."""

@@ -67,9 +67,10 @@ class ModelConfig:
     """Two implementations of the same function; `reference` writes the attention matrix out."""
 
     def __post_init__(self) -> None:
-        for name in ("d_vocab", "n_layer", "d_model", "n_ctx", "d_head"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name}={getattr(self, name)} must be at least 1")
+        for name in ("d_vocab", "n_layer", "d_model", "n_ctx", "d_head", "n_head", "d_mlp", "d_pos"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"model.{name}={value} must be at least 1")
         if self.n_head is None and self.d_model % self.d_head:
             raise ValueError(
                 f"model.d_head={self.d_head} does not divide model.d_model={self.d_model}; "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from sparsetrain.kernels import is_sharded, local_part, ranks_of
-from sparsetrain.typed import Above0
+from sparsetrain.typed import Above0, NotNegative
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +27,9 @@ class OptimConfig:
 
     lr_peak: Above0 = 1e-2
     betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.1
+    weight_decay: NotNegative = 0.1
     """On weight matrices and embeddings; gains, biases, sinks and the bigram table are left alone (ours)."""
-    eps: float = 0.1
+    eps: Above0 = 0.1
     warmup: float = 0.01
     """Fraction of the steps."""
     decay: Literal["linear", "cosine", "constant"] = "linear"
@@ -42,6 +42,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup={self.warmup} must lie in [0, 1): a fraction of the steps")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas={list(self.betas)} must lie in [0, 1): how slowly AdamW's moments forget")
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:

@@ -47,7 +47,7 @@ from sparsetrain.training.resume import ResumeConfig, check_settings, settings_o
 from sparsetrain.training.section import training_section
 from sparsetrain.training.start import load_weights_, start_of
 from sparsetrain.training.tracking import LoggerConfig, RunKind, Tracker, tracking
-from sparsetrain.typed import Seed, from_json, to_dict
+from sparsetrain.typed import Count, Seed, from_json, to_dict
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class RunConfig:
     overwrite: bool = False
     """Remove the run that the folder holds, which is refused otherwise, and start anew."""
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
-    stop_at_step: int | None = None
+    stop_at_step: Count | None = None
     """Stop after this step as an interruption would, with a checkpoint; schedules keep their length."""
     bigram_init: Literal["counts", "zeros"] = "counts"
     """Where the model's bigram table starts: smoothed log counts of the training tokens (ours), or zeros."""
@@ -295,7 +295,7 @@ def train(
             corpus = corpus_of(config)
         first = 0 if recipe.start is None else recipe.start.first_batch(corpus.content_hash, config.seed)
         stream = TokenStream(corpus, "train", n_ctx, batch, config.seed, first=first)
-        val = val_batches(corpus, n_ctx, batch, config.callbacks.n_val_batches)
+        val = val_batches(corpus, n_ctx, config.callbacks.n_val_batches)
         recipe = with_steps(config, recipe, run_dir, resume, stream)
         n_batches = recipe.n_steps * config.trainer.accumulate
         # The other ranks of a training get the first one's weights, so that any table does for them.

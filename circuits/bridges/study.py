@@ -293,7 +293,9 @@ class BridgeStudy(Study[BridgeReadings]):
             return text_windows(self._corpus, self.config, "means", settings.n_means_windows)
 
         steering = Steering.of(coupled, windows())
-        means = means_once(sparse, folder / MEANS, windows, source=MEANS_SOURCE, weights_sha256=sha256)
+        means = means_once(
+            sparse, folder / MEANS, windows, source=MEANS_SOURCE, weights_sha256=sha256, n=settings.n_means_windows
+        )
         found: dict[str, TaskSteering] = {}
         with progress_bar(self.config.trainer.progress) as bar:
             all_tasks = bar.add_task(f"steering, seed {seed}", total=len(settings.tasks))

@@ -41,7 +41,7 @@ def train_on_text(
     """
     recipe, n_ctx, tokenizer = config.recipe, config.model.n_ctx, corpus.tokenizer
     stream = TokenStream(corpus, "train", n_ctx, config.trainer.micro_batch, config.seed)
-    val = val_batches(corpus, n_ctx, config.trainer.micro_batch, config.callbacks.n_val_batches)
+    val = val_batches(corpus, n_ctx, config.callbacks.n_val_batches)
     lengths = {name: chars_per_token(of, tokenizer.n_chars) for name, of in val.items()}
     validation = Validation(batches=val, weights=dict(corpus.weights), chars_per_token=lengths)
 

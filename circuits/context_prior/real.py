@@ -22,6 +22,7 @@ from circuits.context_prior.shared import AGREEING as AGREES
 from circuits.context_prior.shared import (
     CONFLICT,
     MARGIN,
+    N_FACTS,
     OVERVIEWS,
     SPARSER,
     Part,
@@ -198,7 +199,7 @@ class ContextPriorRealStudy(Study[Part]):
             f"Prompt arms: {', '.join(settings['prompt'])}; interventions: {', '.join(settings['intervention'])}. Each is tried in {n_settings} settings on the same {len(put.dealt.fit)} fitting "
             f"cases of all relations together, by {config.examine.measure}; so are the best prompt and the best intervention chosen. Not tried: "
             f"{'; '.join(f'{name}: {reason}' for name, reason in put.left_out.items()) or 'none'}. {config.examine.n_random} random controls of each intervention.",
-            f"Claims are of the evaluated cases that the model answers rightly where nothing is stated (known), {N_KNOWN} at least over all relations; the others are the end n = 0 of the prior. "
+            f"Claims are of the evaluated cases that the model answers rightly where nothing is stated (known), {N_KNOWN} at least over all relations; the others are the end n = 0 of the prior. No claim is made of fewer than {N_FACTS} facts. "
             f"Headroom and what rests on it is undefined where the prior wins (memory's answer although the opposite is stated once) in fewer than {N_WINS} cases. Over all relations rank "
             "correlations are of ranks within each. Headroom over the cases in which the prior wins is shown, and decides nothing: they are selected on one noisy reading, equally for both sides.",
             f"Sparsity: {HEADLINE} at {FINAL}, at the token that predicts the answer, higher is sparser; the conflicting statement less the agreeing one, case by case; differences below {SPARSER:g} are of no interest.",

@@ -3,7 +3,8 @@
 1. A `Part` is some evaluation cases of an outcome: a relation, an exposure count, or all. Claims are of its cases that the model *knows*: those it
    answers from memory where nothing is stated. The best prompt and the best intervention were chosen on the fitting cases of all parts together.
 2. What counts as independent is a fact: values are means over the cases of each, and intervals are of facts resampled.
-3. Where the prior wins in fewer than `min_wins` cases there is no conflict to speak of: effects of headroom are undefined, and verdicts say undecided.
+3. Of fewer than `N_FACTS` facts no claim is decided: an interval of resampled facts would promise more than it holds.
+4. Where the prior wins in fewer than `min_wins` cases there is no conflict to speak of: effects of headroom are undefined, and verdicts say undecided.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from circuits.prior.prompts import SATURATION
 from circuits.prior.scores import CaseScores, Floats, by_fact
 from circuits.prior.study import ArmScores, Outcome
 from sparsetrain.stats.correlation import mean_ranks, spearman
-from sparsetrain.stats.intervals import Estimate, over_items
+from sparsetrain.stats.intervals import Estimate, over_items, share
 from sparsetrain.studies.readings import RHO_MARGIN
 from sparsetrain.studies.study import Hypothesis, Ruling
 
@@ -28,6 +29,8 @@ MARGIN = 0.05
 """Smallest difference of interest of the measure that arms are compared by. ours"""
 SPARSER = 0.005
 """The same of the headline measure of sparsity. ours"""
+N_FACTS = 20
+"""Of the known cases of a part, at least, for a claim. ours"""
 ABOVE_0 = 0.001
 """The same of what must be above 0 after a margin was added to it. ours"""
 DONOR = "activation patching"
@@ -117,13 +120,19 @@ class Part:
             return undefined(len(v), "fewer than two facts")
         return over_items(v, n_bootstrap=self.n_bootstrap, confidence=self.confidence, seed=self.seed)
 
+    def share(self, right: Floats, rows: NDArray[np.bool_] | None = None) -> Estimate:
+        """The same of answers that are there or not, `[n_cases]` each in [0, 1]: Wilson's interval has a width where all agree."""
+        there = (self.known if rows is None else rows) & np.isfinite(right)
+        v = by_fact(right[there], self._facts(there))
+        return share(v, confidence=self.confidence) if len(v) else undefined(0, "no facts")
+
     def rank(self, x: Floats, y: Floats) -> Estimate:
         """Spearman over the facts of the known cases; of several groups of ranks within each, so that no difference between groups is meant."""
         there = self.known & np.isfinite(x) & np.isfinite(y)
         facts = self._facts(there)
         a, b = by_fact(x[there], facts), by_fact(y[there], facts)
-        if len(a) < 3:
-            return undefined(len(a), "fewer than three facts")
+        if len(a) < N_FACTS:
+            return undefined(len(a), f"{len(a)} facts, and a claim needs {N_FACTS}")
         group_of = {case.fact: case.group for case in self.outcome.cases}
         groups = np.array([group_of[fact] for fact in dict.fromkeys(facts)])
         within = [within_groups(values, groups) for values in (a, b)]
@@ -131,6 +140,10 @@ class Part:
 
     def _facts(self, rows: NDArray[np.bool_]) -> list[str]:
         return [fact for fact, there in zip(self.outcome.facts, rows, strict=True) if there]
+
+    def _of_enough(self, values: Floats) -> Estimate:
+        n = len(set(self._facts(self.known & np.isfinite(values))))
+        return self.mean(values) if n >= N_FACTS else undefined(n, f"{n} facts, and a claim needs {N_FACTS}")
 
     def _where_prior_wins(self, estimate: Callable[[], Estimate]) -> Estimate:
         n = int(self.wins.sum())
@@ -148,11 +161,11 @@ class Part:
 
     def headroom(self, *without: str) -> Estimate:
         """Best intervention less best prompt."""
-        return self._where_prior_wins(lambda: self.mean(self.case_headroom(*without)))
+        return self._where_prior_wins(lambda: self._of_enough(self.case_headroom(*without)))
 
     def beyond_random(self) -> Estimate:
         """Best intervention less its random controls."""
-        return self._where_prior_wins(lambda: self.mean(self.case_beyond_random()))
+        return self._where_prior_wins(lambda: self._of_enough(self.case_beyond_random()))
 
     def grows(self) -> Estimate:
         """Headroom with the model's own confidence: rank correlation."""
@@ -160,12 +173,12 @@ class Part:
 
     def suffices(self) -> Estimate:
         """Best prompt less best intervention, plus the margin: above 0 a prompt is not worse by as much as is of interest."""
-        return self._where_prior_wins(lambda: self.mean(MARGIN - self.case_headroom()))
+        return self._where_prior_wins(lambda: self._of_enough(MARGIN - self.case_headroom()))
 
     def saturates(self) -> Estimate:
         """Said eight times less said four times."""
         four, eight = (self.of(self.outcome.references[name]) for name in SATURATION)
-        return self.mean(eight - four)
+        return self._of_enough(eight - four)
 
     def case_sparser(self) -> Floats:
         """Sparsity under a context that contradicts memory less that under one that agrees, of each case, `[n_cases]`; NaN: not read."""
@@ -175,7 +188,7 @@ class Part:
 
     def sparser(self) -> Estimate:
         """Their mean."""
-        return self.mean(self.case_sparser())
+        return self._of_enough(self.case_sparser())
 
 
 def undefined(n: int, reason: str) -> Estimate:

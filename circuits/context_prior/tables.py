@@ -103,7 +103,7 @@ def shares_table(parts: Mapping[str, Part]) -> ResultTable:
         for strength, there in bins_of(part).items():
             for label, scores in named(part).items():
                 shares = (scores.says_context, scores.says_prior, scores.says_other)
-                cells = [shown(part.mean(values, there), "fraction") for values in shares]
+                cells = [shown(part.share(values, there), "fraction") for values in shares]
                 rows.append((name, strength, label, int(there.sum()), *cells))
     return ResultTable(
         title="Greedy answers by strength of the prior",
@@ -144,15 +144,15 @@ def arms_table(part: Part) -> ResultTable:
             words(chosen.setting),
             number(chosen.fitted, "fraction", n=len(part.outcome.dealt.fit)),
             measured(part, one.scores),
-            *(shown(part.mean(values), "fraction") for values in answers),
+            *(shown(part.share(values), "fraction") for values in answers),
             shown(part.mean(random), "fraction"),
             shown(part.mean(part.of(one.scores) - random), "fraction"),
-            shown(part.mean(restored), "fraction"),
+            shown(part.share(restored), "fraction"),
             damage,
         )
 
     references = [
-        (name, "reference", "-", None, measured(part, scores), *(shown(part.mean(v), "fraction") for v in (scores.says_context, scores.says_prior, scores.says_other)), None, None, None, None)
+        (name, "reference", "-", None, measured(part, scores), *(shown(part.share(v), "fraction") for v in (scores.says_context, scores.says_prior, scores.says_other)), None, None, None, None)
         for name, scores in part.outcome.references.items()
     ]  # fmt: skip
     return ResultTable(

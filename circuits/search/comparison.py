@@ -79,7 +79,7 @@ def ranked_entry(subject: TaskSearch, method: str, circuit: Circuit | None, val_
         n_nodes=number(circuit.n_nodes, "nodes"),
         n_edges=number(circuit.n_edges, "edges") if has_edges(subject.model) else number(None, "edges", note=NO_EDGES),
         task_loss=subject.loss(subject.heldout_answers(circuit)),
-        val_loss=number(val_loss, "nats", n=subject.config.n_val),
+        val_loss=number(val_loss, "nats", n=subject.pairs.val.n_distinct),
     )
 
 
@@ -90,7 +90,8 @@ def folder_of(method: str) -> str:
 def size_ratios(tasks: Sequence[TaskEntry], seed: int, n_boot: int) -> tuple[RankingRatio, ...]:
     """Per baseline: its edges (nodes, without edges) / those of learned pruning, geometric mean over the tasks that both solve.
 
-    A task's learned size is the geometric mean over mask seeds, so that picking the best of them gives no advantage.
+    A task's learned size is the geometric mean over mask seeds, so that picking the best of them gives no advantage; that each of them is the
+    smallest of searches at several prices (`settle`, `trials`) does, where there are several.
 
     Args:
         tasks: those without `baselines` are passed over.

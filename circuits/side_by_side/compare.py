@@ -17,15 +17,28 @@ def compare(a: SideRun, b: SideRun) -> SideBySideSection:
         b=b.entry(),
         settings=settings,
         losses=compare_losses(a, b),
-        tasks=compare_tasks(a, b, same_start(settings) if known else None),
+        tasks=compare_tasks(
+            a, b, same_start(settings, a.settings.read.get("init_from")) if a.settings and known else None
+        ),
         sparsity=compare_sparsity(a, b),
         verdicts=compare_verdicts(a, b),
     )
 
 
-def same_start(settings: SettingsEntry) -> bool:
-    """Whether trainings with these differences begin with the same weights: seed, shape of the model and vocabulary draw them."""
+def same_start(settings: SettingsEntry, init_from: str | None = None) -> bool | None:
+    """Whether trainings with these differences begin with the same weights; None: nobody can say.
+
+    Seed, shape of the model and vocabulary draw them, where `init_from` does not give them.
+
+    Args:
+        settings: how they differ.
+        init_from: where the first one's weights come from; None: they are drawn.
+    """
     keys = [entry.key for entry in settings.differing]
+    if "init_from" in keys:
+        return None
+    if init_from is not None:
+        return True
     return not any(key in ("seed", "data.d_vocab") or key.split(".")[0] == "model" for key in keys)
 
 

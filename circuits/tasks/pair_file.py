@@ -11,7 +11,9 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -98,11 +100,24 @@ class FileTask(Task):
         """Copies the file into a folder of tasks, so that no change of it can reach what was found."""
         write_atomic(folder / self.name / "pairs" / self.path.name, self.content)
 
+    @cached_property
+    def _group_of(self) -> Mapping[str, Sequence[int]]:
+        """Prompt -> numbers of the rows that are tied to it, directly or through others."""
+        return tied_to({i: row.text for i, row in enumerate(self.rows)})
+
     def texts(self, split: PairSplit, rng: Random) -> Iterator[PairText]:
-        """The pairs of a split, each once."""
+        """The pairs of a split, each once; those that share a prompt come together."""
         texts = [row.text for row in self.rows if row.split == split]
         rng.shuffle(texts)
-        yield from texts
+        order: dict[int, list[PairText]] = {}
+        for text in texts:
+            order.setdefault(self._group_of[text.positive.prompt][0], []).append(text)
+        yield from chain.from_iterable(order.values())
+
+    def tied(self, key: tuple[str, str]) -> tuple[str, str]:
+        """Pairs of a file that share a prompt are no independent ones."""
+        first = self.rows[self._group_of[key[0]][0]].text
+        return first.positive.prompt, first.negative.prompt
 
     def examples(self) -> Iterator[PairText]:
         """All pairs."""
@@ -201,13 +216,19 @@ def _pair(row: Mapping[str, Any]) -> PairText | str:
         return str(error)
 
 
-def _dealt(texts: Mapping[int, PairText]) -> dict[int, PairSplit]:
-    """A split for each pair, in the order of a hash of their content; pairs that share a prompt are dealt as one."""
-    group: dict[str, set[int]] = {}  # prompt -> lines that are tied to it
-    for line, text in texts.items():
-        tied = {line}.union(*(group.get(side.prompt, set()) for side in text.sides))
+def tied_to(texts: Mapping[int, PairText]) -> dict[str, Sequence[int]]:
+    """Prompt -> the pairs that are tied to it, in their order: those that have it, those that share a prompt with these, and so on."""
+    group: dict[str, set[int]] = {}
+    for number, text in texts.items():
+        tied = {number}.union(*(group.get(side.prompt, set()) for side in text.sides))
         for prompt in {side.prompt for at in tied for side in texts[at].sides}:
             group[prompt] = tied
+    return {prompt: sorted(tied) for prompt, tied in group.items()}
+
+
+def _dealt(texts: Mapping[int, PairText]) -> dict[int, PairSplit]:
+    """A split for each pair, in the order of a hash of their content; pairs that share a prompt are dealt as one."""
+    group = tied_to(texts)
     digests = {line: sha256(repr(text).encode()).hexdigest() for line, text in texts.items()}
     groups = {min(digests[line] for line in tied): tied for tied in group.values()}
     n_dealt: dict[PairSplit, int] = dict.fromkeys(SHARES, 0)

@@ -187,6 +187,7 @@ class _Draws:
         """n different pairs, and the group of each."""
         pairs: dict[tuple[str, str], TokenPair] = {}
         groups: list[int] = []
+        numbers: dict[tuple[str, str], int] = {}  # what counts as one -> its number
         while len(pairs) < n and (core := self.core()) is not None:
             pair = core if isinstance(core, str) else self.led(core)
             if isinstance(pair, TokenPair) and pair.key in pairs:
@@ -194,7 +195,7 @@ class _Draws:
             elif isinstance(core, TokenPair) and isinstance(pair, TokenPair):
                 pairs[pair.key] = pair
                 self.came[core.key] += 1
-                groups.append(list(self.came).index(core.key))
+                groups.append(numbers.setdefault(self.task.tied(core.key), len(numbers)))
             elif isinstance(pair, str):
                 self.rejected[pair] += 1
             self.check(len(pairs))

@@ -110,6 +110,10 @@ class Task(ABC):
         """What a reader has to know of the pairs that this tokenizer makes."""
         return None
 
+    def tied(self, key: tuple[str, str]) -> tuple[str, str]:
+        """The pair that stands for all that a pair of these prompts (without neutral lines) counts with as one: itself."""
+        return key
+
     def keep(self, folder: Path) -> None:
         """Keeps in a folder of tasks what the pairs are made of, where that is no code."""
         return

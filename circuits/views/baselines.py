@@ -12,7 +12,8 @@ def baseline_blocks(section: CircuitsSection) -> list[Block]:
     text = (
         "Other rankings of the nodes, with the same pairs, target, clean-up and calibration as learned pruning. Ratios are "
         "geometric means of edges over the tasks that both solve, with 95% intervals over tasks; above 1, learned pruning "
-        f"gives fewer edges. The best baseline is {methods[0]}."
+        "gives fewer edges. A ranking is one pass; learned pruning keeps the smallest of its searches at the prices of circuits.find.settle "
+        f"(or of circuits.find.trials) in each seed, which favours it where there are several. The best baseline is {methods[0]}."
     )
     ratios = Table(
         title="Sizes beside learned pruning",

@@ -17,7 +17,10 @@ from torch import Tensor
 
 from sparsetrain.data.corpus import Corpus
 
-VAL_SEED = 0  # one set of validation windows for all runs, so that their losses can be compared
+VAL_SEED, VAL_ROWS = (
+    0,
+    16,
+)  # one set of validation windows for all runs, whatever their batches, so that their losses can be compared
 
 
 class Stream(Protocol):
@@ -204,7 +207,7 @@ def chars_per_token(batches: Iterable[Tensor], n_chars: NDArray[np.int64]) -> fl
     return float(n_chars[predicted].mean())
 
 
-def val_batches(corpus: Corpus, n_ctx: int, batch_size: int, n: int) -> dict[str, list[Tensor]]:
-    """The first n validation batches of each source, `[batch_size, n_ctx + 1]` int64: the same in every run."""
-    streams = {name: TokenStream(corpus, "val", n_ctx, batch_size, VAL_SEED, {name: 1.0}) for name in corpus.sources}
+def val_batches(corpus: Corpus, n_ctx: int, n: int) -> dict[str, list[Tensor]]:
+    """The first n validation batches of each source, `[VAL_ROWS, n_ctx + 1]` int64: the same in every run."""
+    streams = {name: TokenStream(corpus, "val", n_ctx, VAL_ROWS, VAL_SEED, {name: 1.0}) for name in corpus.sources}
     return {source: [torch.from_numpy(s.batch(k)) for k in range(n)] for source, s in streams.items()}

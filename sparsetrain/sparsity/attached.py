@@ -156,6 +156,9 @@ class AttachedMethod(ABC):
     def partial_gradients(self) -> Sequence[PartialGradient]:
         return ()
 
+    def before_step(self) -> None:
+        return  # its state has the shape of the parameters
+
     def drop_gradients(self) -> None:
         return  # they are the parameters' own
 

@@ -102,7 +102,7 @@ class MaskedMethod(AttachedMethod):
     """Whether weights outside of the mask live on in what is stored, until the mask is fixed."""
 
     def __init__(self, config: SparsityConfig, n_steps: int, initial: InitialDensity = DENSE, *, end: float) -> None:
-        if initial.tensors:
+        if initial.matrices < 1:
             raise ValueError(
                 f"sparsity.method={config.method} starts from dense weights, those of init_from have density {initial.matrices:.3g}; use topk"
             )

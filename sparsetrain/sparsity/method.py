@@ -85,6 +85,10 @@ class SparsityMethod(Protocol):
         """Gradients of this step that some entries alone have, beside the parameters' own."""
         ...
 
+    def before_step(self) -> None:
+        """All gradients of a step are there: makes the optimizer's state ready for them."""
+        ...
+
     def drop_gradients(self) -> None:
         """This step is not taken: its gradients beside the parameters' own are forgotten."""
         ...

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 
-from sparsetrain.kernels import project_each_topk_, warm_start_state
+from sparsetrain.kernels import count_short_lines, project_each_topk_, warm_start_state
 from sparsetrain.optim import PartialGradient
-from sparsetrain.sparsity.attached import AttachedMethod
+from sparsetrain.sparsity.attached import AttachedMethod, SparseTensor
 from sparsetrain.sparsity.compute import SparseCompute
 from sparsetrain.sparsity.config import SparsityConfig
 from sparsetrain.sparsity.schedule import DENSE, InitialDensity
@@ -35,18 +35,26 @@ class TopKProjection(AttachedMethod):
 
     def prepare(self, model: nn.Module) -> None:
         super().prepare(model)
+        for tensor in self.tensors:
+            self._refuse_empty_lines(tensor)
         if self.compute is not None:
             self.compute.prepare(model, [tensor.name for tensor in self.tensors])
             self.compute.falls = any(tensor.initial > tensor.target for tensor in self.tensors)
 
-    def attach(self, optimizer: Optimizer) -> None:
-        super().attach(optimizer)
-        if self.compute is not None:
-            optimizer.register_step_pre_hook(self._step_pre_hook)
+    def _refuse_empty_lines(self, tensor: SparseTensor) -> None:
+        """A floor needs nonzeros where given weights may have units that no gradient reaches."""
+        if tensor.initial == 1 or tensor.floor_axis is None or tensor.param.is_meta:
+            return
+        if n := count_short_lines(tensor.param, tensor.floor_axis, 1):
+            raise ValueError(
+                f"sparsity.floor={self.config.floor}: {n} {tensor.floor_axis} of {tensor.name} have no nonzero in the weights of init_from, and "
+                f"where a unit is dead none may ever come; give sparsity.floor=0"
+            )
 
-    def _step_pre_hook(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
-        assert self.compute is not None and isinstance(optimizer, AdamW)
-        self.compute.before_step(optimizer)
+    def before_step(self) -> None:
+        if self.compute is not None:
+            assert isinstance(self._optimizer, AdamW)
+            self.compute.before_step(self._optimizer)
 
     def applied(self, model: nn.Module, *, training: bool = False) -> AbstractContextManager[None]:
         if self.compute is None or not training:

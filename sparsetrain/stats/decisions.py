@@ -41,7 +41,7 @@ class DecisionRule:
 
     Supported: the estimate has the expected sign, its interval excludes 0, it is at least `margin`, and at least
     `n_agreeing` seeds have that sign. Not supported: the interval excludes every effect of `margin` or more in the
-    expected direction, or at least `n_agreeing` seeds have the other sign. Undecided: anything else.
+    expected direction, or at least `n_agreeing` seeds have the other sign and fewer have the expected one. Undecided: anything else.
 
     Where no effect is expected (`none`), supported: the interval lies within +-`margin`. Not supported: the interval lies outside
     of +-`margin`. Undecided: anything else; seeds are not asked for.
@@ -122,7 +122,7 @@ def _judge(rule: DecisionRule, estimate: Estimate, seeds: SignTest | None) -> tu
     if rule.n_agreeing is not None:
         assert seeds is not None
         agree, against = (seeds.n_positive, seeds.n_negative)[::sign]
-        if against >= rule.n_agreeing:
+        if against >= rule.n_agreeing > agree:
             return "not supported", f"{against} of {seeds.n} seeds have the other sign"
         if agree < rule.n_agreeing:
             return "undecided", f"{agree} of {seeds.n} seeds have the expected sign, {rule.n_agreeing} are needed"

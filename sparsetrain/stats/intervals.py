@@ -20,6 +20,8 @@ Statistic = Callable[[Ints], Floats]
 MAX_CHUNK = 2**20  # entries of resampled data held at once
 TAIL = 0.025
 """Share of the resamples beyond each end of a 95% interval."""
+FEW = 30
+"""Fewer items have a Student's t interval for their mean: resamples of few items spread too little. ours"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +147,10 @@ def estimate(what: str, statistic: Statistic, *sizes: int, n_bootstrap: int, con
 
 
 def over_items(values: ArrayLike, *, n_bootstrap: int = 1000, confidence: float = 0.95, seed: int) -> Estimate:
-    """Mean over items, `[n]` with n >= 2, in the unit of the values."""
+    """Mean over items, `[n]` with n >= 2, in the unit of the values; percentile bootstrap, of fewer than `FEW` items Student's t."""
     (v,) = columns(2, values=values)
+    if len(v) < FEW:
+        return _students_t(v, "items", confidence)
     return estimate(
         "mean over items", lambda i: v[i].mean(-1), len(v), n_bootstrap=n_bootstrap, confidence=confidence, seed=seed
     )
@@ -322,10 +326,13 @@ def over_seeds(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
         values: `[n_seeds]`, the effect in each seed; a NaN (undefined in a seed) makes the mean undefined.
         confidence: of the interval; one seed has none (NaN).
     """
-    v = np.asarray(values, dtype=np.float64)
+    return _students_t(np.asarray(values, dtype=np.float64), "seeds", confidence)
+
+
+def _students_t(v: Floats, what: str, confidence: float) -> Estimate:
     mean = float(v.mean()) if len(v) else float("nan")
     half = float("nan")
     if len(v) > 1 and isfinite(mean):
         half = -float(stdtrit(len(v) - 1, (1 - confidence) / 2)) * float(v.std(ddof=1)) / sqrt(len(v))
-    method = f"mean over {len(v)} seeds, {confidence:.0%} Student's t interval"
+    method = f"mean over {len(v)} {what}, {round(100 * confidence, 2):g}% Student's t interval"
     return Estimate(value=mean, lo=mean - half, hi=mean + half, n=len(v), method=method)

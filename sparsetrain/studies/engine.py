@@ -238,7 +238,7 @@ def _judge(gate: Gate, values: Sequence[float]) -> GateEntry:
         key=gate.key,
         words=gate.words,
         criterion=f"{gate.rule} {bound:g} {where}",
-        worst=number((min if least else max)(values), gate.bound.unit, n=len(values)),
+        worst=number(float((v.min if least else v.max)()) if len(v) else None, gate.bound.unit, n=len(v)),
         passed=bool(len(v) and (v >= bound if least else v <= bound).all()),
     )
 

@@ -305,13 +305,16 @@ class FamiliarityRealStudy(FrozenStudy[FamiliarReadings]):
         def n_items(r: FamiliarReadings) -> float:
             if r.probes.matched:
                 return float(r.sparsity().shape[-1])
-            levels = [probe.level for probe in r.probes.probes]
-            return float(min(levels.count(level) for level in range(len(r.probes.levels))))
+            of_level = [
+                {probe.row for probe in r.probes.probes if probe.level == level}
+                for level in range(len(r.probes.levels))
+            ]
+            return float(min(map(len, of_level)))
 
         return [
-            gate(f"{arm}: items", f"{arm}: items of each level", number(least, "items"), n_items, arm=arm)
+            gate(f"{arm}: {unit}", f"{arm}: {unit} of each level", number(least, unit), n_items, arm=arm)
             for arm in self.arms
-            for least in [N_TEXTS if self.put_of(arm).name in self.texts else N_PROMPTS]
+            for unit, least in [("texts", N_TEXTS) if self.put_of(arm).name in self.texts else ("subjects", N_PROMPTS)]
         ]
 
     def inputs(self, put: Put) -> Mapping[str, object]:

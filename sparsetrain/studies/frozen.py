@@ -228,6 +228,14 @@ class FrozenStudy(Study[R]):
             unknown = [name for name in getattr(self.frozen, key) if name not in self.builders]
             if unknown:
                 raise ValueError(f"study.frozen.{key} has {', '.join(unknown)}; there are {', '.join(self.builders)}")
+            given = list(getattr(self.frozen, key))
+            if twice := sorted({name for name in given if given.count(name) > 1}):
+                raise ValueError(f"study.frozen.{key} has {', '.join(twice)} more than once; each is read once")
+            if key == "probes_of" and given and all(name in self.pools for name in given):
+                raise ValueError(
+                    f"study.frozen.{key} has {', '.join(given)} alone, by which others are judged; add one of "
+                    f"{', '.join(name for name in self.builders if name not in self.pools)}"
+                )
             needy = [name for name in getattr(self.frozen, key) if self.frozen.plain_only and name not in self.plain]
             if needy:
                 raise ValueError(

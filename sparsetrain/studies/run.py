@@ -53,7 +53,13 @@ def run_study(study: Study, run_dir: Path, kinds: Kinds, command: str) -> Report
         )
     set_arithmetic(config.trainer)  # of studies that train nothing too
     rules = study.rules
-    if rules.n_agreeing > rules.n_seeds and any(one.rule.n_agreeing is not None for one in study.claims()):
+    asks_seeds = any(one.rule.n_agreeing is not None for one in study.claims())
+    if asks_seeds and 2 * rules.n_agreeing <= rules.n_seeds:
+        raise ValueError(
+            f"study.n_agreeing={rules.n_agreeing} of study.n_seeds={rules.n_seeds} are no majority: seeds could agree on both signs; "
+            f"give study.n_agreeing={rules.n_seeds // 2 + 1} to {rules.n_seeds}"
+        )
+    if asks_seeds and rules.n_agreeing > rules.n_seeds:
         log.warning(
             "study.n_agreeing=%d seeds must agree and study.n_seeds=%d are run: no claim can be supported; give study.n_agreeing=%d or more seeds",
             rules.n_agreeing, rules.n_seeds, rules.n_seeds,

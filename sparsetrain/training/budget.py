@@ -124,14 +124,14 @@ def timed_steps(recipe: Recipe, stream: Stream) -> Iterator[TimedStep]:
     plan = list(planned(recipe))
     trainer = replace(recipe.trainer, n_steps=plan[-1].of)
     short = replace(recipe, trainer=trainer)
-    on_gpu = trainer.device == "cuda" or (trainer.device == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda" if on_gpu else "cpu")
+    device = torch.device("cuda" if trainer.on_gpu else "cpu")
     set_arithmetic(trainer)
     model = short.draw().to(device)
     if trainer.compile:
         model.compile()
     sparsity = short.build_sparsity(model)
     module = LitTransformer(model, next_token_loss, recipe.optim, sparsity, short.n_steps, Guard(GuardConfig()))
+    module.to(device)  # what the method keeps of its own too
     optimizer = module.configure_optimizers()["optimizer"]
     for taken, one in enumerate(plan):
         if sparsity is not None:
@@ -141,7 +141,7 @@ def timed_steps(recipe: Recipe, stream: Stream) -> Iterator[TimedStep]:
         started = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16) if trainer.precision == "bf16" else nullcontext():
             take_step(module, optimizer, *batches)
-        if on_gpu:
+        if trainer.on_gpu:
             torch.cuda.synchronize()
         if one.counts:
             yield TimedStep(seconds=time.perf_counter() - started, kind=one.kind, share=one.share)

@@ -32,7 +32,7 @@ class CallbacksConfig:
     log_every: Count = 10
     val_every: Count = 100
     n_val_batches: Count = 8
-    """Fixed validation batches per source."""
+    """Fixed validation batches per source, of 16 rows each whatever the training's batches: losses of runs can be compared."""
     export_every: Count | None = None
     """None: only the final step."""
     export_packed: bool = False

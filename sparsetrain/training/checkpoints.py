@@ -4,7 +4,8 @@
    SHA-256 of all that. It appears under its name by one rename, after it has been flushed to the disk.
 2. It is written at the end of an optimizer step only: every n steps, at the last one, and when a signal asks to stop. A model with
    values that are not finite, or exploded, is never written.
-3. The last `keep_last` stay, and those of every `keep_every`-th step. Older ones go after a newer one stands.
+3. The last `keep_last` stay, and those of every `keep_every`-th step. Older ones go after a newer one stands. Where a training goes on from
+   an earlier one, those of later steps are another branch: they are moved to `checkpoints/abandoned/`.
 4. `newest` takes the newest whose checksum fits and says which ones it left out.
 
 Loading is `weights_only`: nothing in a file is executed.
@@ -38,7 +39,8 @@ from sparsetrain.typed import Count
 log = logging.getLogger(__name__)
 
 EXPLODED = 1e6
-"""No weight and no moment of an optimizer that still trains is as large. ours"""
+"""No weight and no first moment of an optimizer that still trains is as large, and no second one as its square. ours"""
+ABANDONED = "abandoned"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +186,7 @@ def unhealthy(named: Mapping[str, Tensor], optimizer: Optimizer | None = None) -
     if any(map(is_sharded, tensors.values())):  # all ranks have to say the same; NaN cannot be compared
         torch.distributed.all_reduce(largest := largest.nan_to_num(nan=torch.inf), torch.distributed.ReduceOp.MAX)
     for name, value in zip(parts, largest.tolist(), strict=True):
-        if not value <= EXPLODED:  # NaN too
+        if not value <= (EXPLODED**2 if name.startswith("exp_avg_sq of ") else EXPLODED):  # NaN too
             return f"{name} has values up to {value:.3g}"
     return None
 
@@ -220,7 +222,8 @@ class Checkpoints(L.Callback):
         self.pending.install()  # Lightning has put handlers of its own in their place, which stop between micro-batches
         if trainer.is_global_zero:
             remove_temporary(folder_of(self.folder))
-        if self.at_start and trainer.global_step == 0:
+            _abandon(self.folder, trainer.global_step)
+        if self.at_start and not checkpoint_path(self.folder, trainer.global_step).is_file():
             self.save(trainer, pl_module)
 
     def on_train_batch_end(
@@ -234,6 +237,12 @@ class Checkpoints(L.Callback):
         if signum is not None:
             self.wait()
             raise Interrupted(signum, f"step {step} is saved")
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        try:
+            self.wait()  # whoever catches it may go on from what is being written
+        except OSError as error:
+            log.warning("the checkpoint that was being written is lost: %s", error)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.wait()
@@ -286,6 +295,23 @@ class Checkpoints(L.Callback):
 
 def _step(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
+
+
+def _abandon(folder: Path, step: int) -> None:
+    """Puts checkpoints of later steps aside: what goes on from an earlier one is another branch."""
+    later = [path for path in checkpoints(folder) if _step(path) > step]
+    if not later:
+        return
+    aside = folder_of(folder) / ABANDONED
+    aside.mkdir(exist_ok=True)
+    for path in later:
+        path.replace(aside / path.name)
+    log.warning(
+        "going on from step %d: checkpoints of later steps (%s) are in %s now",
+        step,
+        ", ".join(p.name for p in later),
+        aside,
+    )
 
 
 class RandomState(L.Callback):

@@ -35,7 +35,7 @@ from sparsetrain.training.callbacks import AtSteps, CallbacksConfig, ProgressBar
 from sparsetrain.training.checkpoints import Checkpoints, CheckpointsConfig, RandomState, VerifiedIO, newest
 from sparsetrain.training.dead import check_reinitialisation, reinitialisation
 from sparsetrain.training.devices import companions, environment, group_of_ranks, of_first, strategy
-from sparsetrain.training.guard import Guard, GuardConfig, WrongStep, refuse_unhealthy
+from sparsetrain.training.guard import Guard, GuardConfig, WrongStep, audit, refuse_unhealthy
 from sparsetrain.training.metrics import MetricsCSV, ResumeLogs
 from sparsetrain.training.objectives import LearningObjective, Objective, next_token_loss
 from sparsetrain.training.profiling import Profiling
@@ -259,8 +259,14 @@ class LitTransformer(L.LightningModule):
         penalty = None if self.sparsity is None else self.sparsity.penalty()
         return loss, loss if penalty is None else loss + penalty
 
+    def ready_step(self) -> Tensor:
+        """With all gradients of a step there, makes ready what the optimizer works on; returns their RMS as it was."""
+        if self.sparsity is not None:
+            self.sparsity.before_step()
+        return scale_gradients_(self.model.parameters(), self.optim, self.partial_gradients)
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        rms = scale_gradients_(self.model.parameters(), self.optim, self.partial_gradients)
+        rms = self.ready_step()
         mean = torch.stack([loss for _, loss in self._micro]).mean()
         if self.trainer.world_size > 1:
             mean = self.trainer.strategy.reduce(mean, reduce_op="mean")
@@ -301,7 +307,7 @@ def take_step(module: LitTransformer, optimizer: Optimizer, *batches: Mapping[st
         loss, penalised = module.losses(batch)
         (penalised / len(batches)).backward()
         losses.append(loss.detach() / len(batches))
-    scale_gradients_(module.model.parameters(), module.optim, module.partial_gradients)
+    module.ready_step()
     optimizer.step()
     return torch.stack(losses).sum()
 
@@ -375,6 +381,7 @@ def train_model(
         RuntimeError: another rank has failed.
     """
     left_out: list[int] = []
+    n_wrong = 0
     trainer = recipe.trainer
     recipe.say_how_it_computes()
     with companions(trainer.devices, trainer.nodes), held_back() as pending, group_of_ranks():
@@ -383,14 +390,17 @@ def train_model(
                 trained = _train(
                     recipe, stream, export, pending,
                     objective=objective, start=start, watchers=watchers, callbacks=callbacks, checkpoints=checkpoints,
-                    guard=Guard(guard, n_before=len(left_out)), loggers=loggers, resume=resume, allow=allow,
+                    guard=Guard(guard, n_before=n_wrong), loggers=loggers, resume=resume, allow=allow,
                     stop_at_step=stop_at_step, left_out=left_out,
                 )  # fmt: skip
                 break
             except WrongStep as wrong:
                 resume = of_first(newest(export.folder))
-                assert resume is not None, "the model of step 0 is saved where the policy is to roll back"
+                assert resume is not None, (
+                    "the model that a training starts from is saved where the policy is to roll back"
+                )
                 left_out += wrong.batches
+                n_wrong = wrong.n_wrong
                 log.warning("%s: back to %s, without those batches from now on", wrong, resume.name)
     if trained is None:
         raise SystemExit(0)
@@ -430,7 +440,7 @@ def _train(
     if trainer.compile:
         model.compile()
     engine = L.Trainer(
-        accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[trainer.device],
+        accelerator="gpu" if trainer.on_gpu else "cpu",
         devices=trainer.devices,
         num_nodes=trainer.nodes,
         strategy=strategy(trainer.strategy, trainer.n_ranks),
@@ -481,19 +491,3 @@ def _train(
         scalars=scalars,
         exporter=export,
     )
-
-
-def audit(sparsity: SparsityMethod | None, model: Transformer, step: int) -> None:
-    """Counts the nonzeros of every sparse tensor of a model after so many steps.
-
-    Raises:
-        AssertionError: more than its budget, or a line without its floor.
-    """
-    for tensor in () if sparsity is None else sparsity.audit(step):
-        assert tensor.nonzeros <= tensor.budget, (
-            f"{tensor.name} has {tensor.nonzeros} nonzeros after step {step}, {tensor.budget} allowed"
-        )
-        assert tensor.kept is None or tensor.kept == tensor.budget, (
-            f"{tensor.name} keeps {tensor.kept} positions after step {step}, {tensor.budget} asked for"
-        )
-        assert tensor.floor_kept, f"a line of {tensor.name} has fewer than {tensor.floor} nonzeros after step {step}"

@@ -5,6 +5,8 @@
    trains on that step's batches again.
 3. A jump is a loss that is more than `spike` nats above the largest of the last `window` steps.
 
+4. `audit` counts the nonzeros that the sparsity method has left.
+
 Whatever the policy, weights that are not finite are never written to a checkpoint (`checkpoints.unhealthy`).
 """
 
@@ -15,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sparsetrain.model import Transformer
+from sparsetrain.sparsity import SparsityMethod
 from sparsetrain.typed import Above0, Count
 
 log = logging.getLogger(__name__)
@@ -46,12 +50,14 @@ class WrongStep(Exception):
         step: optimizer steps taken before it.
         batches: numbers of its micro-batches.
         what: what was wrong.
+        n_wrong: steps that were left out in this run, this one among them.
     """
 
-    def __init__(self, step: int, batches: Sequence[int], what: str) -> None:
+    def __init__(self, step: int, batches: Sequence[int], what: str, n_wrong: int) -> None:
         super().__init__(what)
         self.step = step
         self.batches = tuple(batches)
+        self.n_wrong = n_wrong
 
 
 class Guard:
@@ -96,7 +102,7 @@ class Guard:
                 f"{named}; {self.config.limit} steps were left out before (guard.limit), so the settings are at fault. {ADVICE}"
             )
         if self.config.policy == "rollback":
-            raise WrongStep(step, batches, named)
+            raise WrongStep(step, batches, named, self.n_wrong)
         log.warning(
             "%s: the step is taken without a gradient (%d of at most %d)", named, self.n_wrong, self.config.limit
         )
@@ -134,3 +140,19 @@ def refuse_unhealthy(step: int, what: str) -> None:
     raise FloatingPointError(
         f"after step {step} {what}: not finite or exploded, so this state is not saved; earlier checkpoints stay. {ADVICE}"
     )
+
+
+def audit(sparsity: SparsityMethod | None, model: Transformer, step: int) -> None:
+    """Counts the nonzeros of every sparse tensor of a model after so many steps.
+
+    Raises:
+        AssertionError: more than its budget, or a line without its floor.
+    """
+    for tensor in () if sparsity is None else sparsity.audit(step):
+        assert tensor.nonzeros <= tensor.budget, (
+            f"{tensor.name} has {tensor.nonzeros} nonzeros after step {step}, {tensor.budget} allowed"
+        )
+        assert tensor.kept is None or tensor.kept == tensor.budget, (
+            f"{tensor.name} keeps {tensor.kept} positions after step {step}, {tensor.budget} asked for"
+        )
+        assert tensor.floor_kept, f"a line of {tensor.name} has fewer than {tensor.floor} nonzeros after step {step}"

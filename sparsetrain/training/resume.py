@@ -30,6 +30,8 @@ METHOD = tuple(
     for key in ("method", "l0", "rigl", "set", "top_kast", "straight_through", "one_shot", "two_of_four")
 )
 """Of `sparsity` these cannot change all the same: what a method remembers is its own."""
+OF_MASKS = tuple(f"sparsity.{key}" for key in ("density", "embed_density", "bias_density", "floor", "schedule"))
+"""Nor these where the method is not topk: a mask that has been chosen has its size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,9 @@ def check_settings(
     computed = [one.get("sparsity", {}).get("compute", "dense") for one in (then, now)]
     if computed == ["dense", "dense"]:  # how products by nonzeros would have been computed
         found = {key: values for key, values in found.items() if not covers("sparsity.computing", key)}
-    kept = {key for key in found if any(covers(one, key) for one in METHOD)}
+    method = now.get("sparsity", {}).get("method", "topk")
+    own = METHOD if method == "topk" else (*METHOD, *OF_MASKS, *(("trainer.n_steps",) if method == "one_shot" else ()))
+    kept = {key for key in found if any(covers(one, key) for one in own)}
     refused = {
         key: values for key, values in found.items() if key in kept or not any(covers(one, key) for one in allow)
     }

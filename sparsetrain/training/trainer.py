@@ -23,6 +23,7 @@ class TrainerConfig:
     accumulate: Count = 1
     """Micro-batches of one optimizer step."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a CUDA device where there is one, else the CPU (of an Apple machine too: the native kernels are for it)."""
     devices: Count = 1
     """Processes of one machine, each with a device of its own (on the CPU: its share of the threads)."""
     nodes: Count = 1
@@ -54,6 +55,15 @@ class TrainerConfig:
             )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device=cuda, but torch sees no CUDA device; use trainer.device=cpu or auto")
+        if self.on_gpu and self.devices > torch.cuda.device_count():
+            raise ValueError(
+                f"devices={self.devices}, but torch sees {torch.cuda.device_count()} CUDA device(s); lower it, or use trainer.device=cpu"
+            )
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it runs on CUDA devices."""
+        return self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
 
     @property
     def obstacle(self) -> str:

@@ -199,7 +199,10 @@ def test_the_sample_sweep_runs_as_an_agent_starts_it(corpus_cache, tmp_path, mon
     assert run.id == "run7" and run.exit_code == 0
     given = {name: value["value"] for name, value in args.items()}
     assert given.keys() == {"sparsity.density", "optim", "model.bigram", "seed"}
-    assert run.config["sparsity"]["density"] == given["sparsity.density"] and run.config["optim"]["lr_peak"] == given["optim"]["lr_peak"]
+    assert (
+        run.config["sparsity"]["density"] == given["sparsity.density"]
+        and run.config["optim"]["lr_peak"] == given["optim"]["lr_peak"]
+    )
     assert run.config["model"]["bigram"] is given["model.bigram"] and run.config["seed"] == given["seed"]
     assert any("val_loss" in row for row in run.history), "the sweep's metric is logged"
 

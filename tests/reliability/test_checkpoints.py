@@ -138,6 +138,19 @@ def test_the_last_ones_and_every_nth_stay(tmp_path: Path, config: CheckpointsCon
     assert [int(path.stem.removeprefix("step_")) for path in checkpoints(tmp_path)] == kept
 
 
+def test_a_training_that_goes_on_from_an_earlier_one_is_another_branch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own checkpoints stay and are the newest; those of the branch that was left are put aside, not lost."""
+    train_small(tmp_path, checkpoints=CheckpointsConfig(every=4, keep_every=4))
+    kept = checkpoint_path(tmp_path, 24).read_bytes()
+    train_small(tmp_path, every=2, resume=checkpoint_path(tmp_path, 8), stop_at_step=13)
+    assert newest(tmp_path) == checkpoint_path(tmp_path, 13)
+    aside = tmp_path / "checkpoints" / "abandoned"
+    assert sorted(path.name for path in aside.iterdir()) == [f"step_{n}.ckpt" for n in (12, 16, 20, 24)]
+    assert (aside / "step_24.ckpt").read_bytes() == kept and "going on from step 8" in caplog.text
+
+
 def test_written_in_the_background_they_hold_the_same(trained: Path, tmp_path: Path) -> None:
     train_small(tmp_path, checkpoints=CheckpointsConfig(every=2, background=True))
     assert left(tmp_path) == left(trained)

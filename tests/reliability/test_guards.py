@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sparsetrain.model import Transformer
 from sparsetrain.store import is_whole
-from sparsetrain.training.checkpoints import checkpoint_path, checkpoints, newest
+from sparsetrain.training.checkpoints import CheckpointsConfig, checkpoint_path, checkpoints, newest
 from sparsetrain.training.fit import LitTransformer
 from sparsetrain.training.guard import Guard, GuardConfig, WrongStep
 
@@ -118,9 +118,40 @@ def test_a_training_that_cannot_be_helped_ends(tmp_path: Path) -> None:
             return super().__call__(model, batch) * (math.nan if batch["k"] > 10 else 1)
 
     for policy in ("skip", "rollback"):
-        with pytest.raises(FloatingPointError, match=r"3 steps were left out before \(guard.limit\)"):
+        with pytest.raises(FloatingPointError, match=r"3 steps were left out before \(guard.limit\)") as ended:
             train_small(tmp_path / policy, objective=Diverged(), guard=config(policy, limit=3))
         check_finite(tmp_path / policy)
+        # Steps of ACCUMULATE batches: the first wrong one is that of batch 11, and three more are tried.
+        first = 11 // ACCUMULATE * ACCUMULATE + 3 * ACCUMULATE
+        assert f"(batches {first}, {first + 1})" in str(ended.value), policy
+
+
+def test_what_was_left_out_before_a_stop_counts(tmp_path: Path) -> None:
+    """Two rollbacks before a stop and one after it are three, whatever the newest checkpoint knew."""
+
+    class Twice(Noise):
+        def __call__(self, model: Transformer, batch: Mapping[str, Any]) -> Tensor:
+            return super().__call__(model, batch) * (math.nan if batch["k"] in (4, 8, 40) else 1)
+
+    train_small(tmp_path, objective=Twice(), guard=config("rollback", limit=2), stop_at_step=12)
+    with pytest.raises(FloatingPointError, match="2 steps were left out before"):
+        train_small(tmp_path, objective=Twice(), guard=config("rollback", limit=2))
+
+
+def test_rollback_has_somewhere_to_go_at_once(tmp_path: Path) -> None:
+    """From another run's checkpoint, and while the first one is still being written in the background."""
+    train_small(tmp_path / "before", stop_at_step=4)
+    trained = train_small(
+        tmp_path / "other",
+        objective=Faulty(9, "nan"),
+        guard=config("rollback"),
+        every=1000,
+        resume=newest(tmp_path / "before"),
+    )
+    assert trained.step == N_STEPS and checkpoint_path(tmp_path / "other", 4).is_file()
+    slow = CheckpointsConfig(every=1000, background=True)
+    trained = train_small(tmp_path / "slow", checkpoints=slow, objective=Faulty(1, "nan"), guard=config("rollback"))
+    assert trained.step == N_STEPS
 
 
 def test_exploded_weights_are_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

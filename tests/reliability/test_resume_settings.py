@@ -11,7 +11,7 @@ from small_training import N_STEPS, RECIPE, Endless, left, train_small
 from sparsetrain.sparsity.projection import TopKProjection
 from sparsetrain.training.checkpoints import CheckpointsConfig, newest
 from sparsetrain.training.guard import GuardConfig
-from sparsetrain.training.resume import ResumeConfig, differences
+from sparsetrain.training.resume import ResumeConfig, check_settings, differences
 
 pytestmark = pytest.mark.filterwarnings("ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning")
 
@@ -45,6 +45,20 @@ def test_a_changed_setting_is_refused_with_both_values(tmp_path: Path, recipe: A
     with pytest.raises(ValueError, match=named):
         train_small(tmp_path, recipe=recipe)
     assert newest(tmp_path).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "named"),
+    [
+        ("rigl", {"density": 0.125}, "sparsity.density=0.25 there, 0.125 here"),
+        ("set", {"floor": 1}, "sparsity.floor=0 there, 1 here"),
+        ("one_shot", {}, "trainer.n_steps=24 there, 30 here"),
+    ],
+)
+def test_a_mask_that_was_chosen_keeps_its_size(method: str, change: dict[str, Any], named: str) -> None:
+    then, now = ({"sparsity": {"method": method, "density": 0.25, "floor": 0} | more, "trainer": {"n_steps": n}} for more, n in (({}, 24), (change, 24 if change else 30)))  # fmt: skip
+    with pytest.raises(ValueError, match=f"{named}; resume with those of the checkpoint$"):
+        check_settings(then, now, ["sparsity.density", "sparsity.floor", "trainer.n_steps"])
 
 
 @pytest.mark.parametrize(

@@ -106,3 +106,9 @@ def test_frozen_norm_scale_is_used(make_model):
         doubled = model(tokens)
     bigram = model.bigram(tokens) + model.unembed.bias
     torch.testing.assert_close(doubled - bigram, 2 * (model(tokens) - bigram), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("key", ["n_layer", "d_mlp", "d_pos", "n_head"])
+def test_a_size_below_one_is_refused_by_name(key):
+    with pytest.raises(ValueError, match=rf"model\.{key}=0 must be at least 1"):
+        ModelConfig(**{"d_model": 32, "d_head": 8, "positions": "concat", key: 0})

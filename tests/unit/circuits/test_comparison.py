@@ -314,5 +314,10 @@ def test_arms_of_equal_minutes_are_timed_once_before_the_first_training(
         given = [begun.config_of(arm, seed).trainer for arm in ARMS]
         assert [(one.n_steps, one.minutes) for one in given] == [(100, None), (200, None), (300, None)]
     assert "5 minutes of optimizer steps" in begun.method()[0] and begun.plan() == timed.plan()
+    bars = replace(trainer, progress=False, n_threads=1)
+    elsewhere = replace(timed.config, trainer=bars, callbacks=replace(timed.config.callbacks, log_every=7))
+    assert replace(timed, config=elsewhere).begun(tmp_path).budgets == begun.budgets and len(asked) == 1, (
+        "computed and logged in another way: not timed anew, or what is trained would be lost"
+    )
     wider = replace(timed, rules=replace(timed.rules, arms={**ARMS, "worse": Arm(density=1, d_model=64)}))
     assert wider.begun(tmp_path).budgets and len(asked) == 2

@@ -61,6 +61,27 @@ def export(make_model, tmp_path: Path) -> Path:
     return export_model(model, tmp_path / "export" / "step_1", tokenizer.to_json(), {})
 
 
+def test_a_page_has_circuits_of_one_rule(export: Path, tmp_path: Path) -> None:
+    windows = torch.randint(400, (4, 24), generator=torch.Generator().manual_seed(0))
+    config = CircuitsConfig(tasks=("var_if", "with_as"), n_means_windows=4, find=FIND)
+
+    def search(config: CircuitsConfig, known: CircuitsSection | None = None) -> CircuitsSection:
+        return run_circuits(
+            export, tmp_path, config, lambda: windows, windows_source="noise", known=known, progress=False
+        )
+
+    before = search(config)
+    stricter = replace(config, find=replace(FIND, target_loss=0.05))
+    one = replace(stricter, tasks=("with_as",))
+    with pytest.raises(ValueError, match=r"circuits of var_if that were found by other rules: target_loss=0\.15 there, 0\.05 here.*task=var_if,with_as"):  # fmt: skip
+        search(one, before)
+    assert search(replace(one, find=FIND), before).tasks == before.tasks
+    after = search(stricter, before)
+    assert after.target_loss == 0.05 and [task.task for task in after.tasks] == ["var_if", "with_as"]
+    with pytest.raises(ValueError, match=r"n_means_windows=5, but .*means\.safetensors has means over 4 windows"):
+        search(replace(config, n_means_windows=5))
+
+
 def test_cards_are_made_once_and_kept(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     windows = torch.randint(400, (4, 24), generator=torch.Generator().manual_seed(0))
     config = CircuitsConfig(tasks=("var_if", "with_as"), n_means_windows=4, find=FIND)

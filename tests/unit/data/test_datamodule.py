@@ -11,7 +11,7 @@ from torch import nn
 
 from sparsetrain.data import Corpus
 from sparsetrain.data.datamodule import TokenDataModule
-from sparsetrain.data.stream import RowsStream, TokenStream, val_batches
+from sparsetrain.data.stream import VAL_ROWS, RowsStream, TokenStream, val_batches
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # of Lightning, under this version of torch
@@ -145,8 +145,8 @@ def test_rows_are_given_once_in_their_order() -> None:
 
 
 def test_validation_batches_are_fixed(corpus: Corpus) -> None:
-    one, other = val_batches(corpus, 16, 4, 3), val_batches(corpus, 16, 4, 3)
+    one, other = val_batches(corpus, 16, 3), val_batches(corpus, 16, 3)
     assert list(one) == ["code", "idioms"]
     for source in one:
-        assert [tuple(tokens.shape) for tokens in one[source]] == [(4, 17)] * 3
+        assert [tuple(tokens.shape) for tokens in one[source]] == [(VAL_ROWS, 17)] * 3
         assert all(torch.equal(a, b) for a, b in zip(one[source], other[source], strict=True))

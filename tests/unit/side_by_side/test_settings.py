@@ -147,6 +147,13 @@ def test_which_trainings_begin_with_the_same_weights(overrides, same, plain, tmp
     assert same_start(compare_settings(plain, written(tmp_path, *overrides))) is same
 
 
+def test_given_weights_are_the_same_whatever_the_seed(plain, tmp_path):
+    given = written(tmp_path / "a", "init_from=runs/x")
+    again = compare_settings(given, written(tmp_path / "b", "init_from=runs/x", "seed=1"))
+    assert same_start(again, given.read["init_from"]) is True
+    assert same_start(compare_settings(plain, given)) is None, "drawn here, given there: nobody can say"
+
+
 def test_values_are_written_as_a_user_would_type_them():
     typed = {"topk": "topk", "": '""', "1": '"1"', "true": '"true"', None: "null", True: "true", 0.5: "0.5"}
     assert {value: setting_text(value) for value in typed} == typed

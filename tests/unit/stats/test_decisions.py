@@ -49,6 +49,8 @@ def estimate(value, lo, hi):
         (0.3, 0.2, 0.4, [1, 1, 1, 1, -1], "supported"),
         (0.3, 0.2, 0.4, [1, 1, 1, -1, -1], "undecided"),
         (0.3, 0.2, 0.4, [1, -1, -1, -1, -1], "not supported"),
+        (0.3, 0.2, 0.4, [1, 1, 1, 1, 1, 1, -1, -1, -1, -1], "supported"),  # as many more seeds as agree may disagree
+        (0.3, -0.1, 0.6, [1, 1, 1, 1, -1, -1, -1, -1], "undecided"),
     ],
 )
 def test_verdict(value, lo, hi, per_seed, word):

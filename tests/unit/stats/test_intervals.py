@@ -88,6 +88,18 @@ def test_over_items_is_the_mean():
     assert over_seeds([1.0]).number("nats").lo is None
 
 
+def test_the_mean_of_few_items_has_the_interval_that_holds():
+    """Two numbers close together bound nothing; over many small sets the interval has the truth in it as often as it says."""
+    few = over_items([0.02, 0.03], confidence=0.99, seed=0)
+    assert few.lo < 0 < few.hi and "2 items" in few.method and "99%" in few.method
+    held = {n: 0 for n in (3, 8, 29)}
+    for n in held:
+        for seed in range(300):
+            found = over_items(np.random.default_rng(seed).standard_normal(n), n_bootstrap=200, seed=seed)
+            held[n] += found.lo <= 0 <= found.hi
+    assert all(0.91 <= count / 300 <= 0.985 for count in held.values()), held
+
+
 def test_simultaneous_intervals_hold_for_all_series_together_and_single_ones_do_not():
     """Sixty series of nothing, some of which go together: all of them inside in about 95 of 100 data sets."""
     whole = single = 0

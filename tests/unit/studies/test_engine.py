@@ -77,6 +77,7 @@ def test_verdicts_combine_claims(a, b, word):
 def test_one_seed_below_a_gate_stops_every_verdict(value):
     found = conclude(plan(), claim_rules(), gates={"learned": [0.95, value, 1.0]}, effects={"a": YES, "b": YES})
     assert not found.interpretable and not found.gates[0].passed
+    assert found.gates[0].worst.value in (0.89, None), "no number that would have passed"
     assert found.verdicts[0].verdict == "undecided" and "learned" in found.verdicts[0].reason
 
 

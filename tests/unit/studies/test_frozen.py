@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -56,7 +57,8 @@ def test_every_claim_has_an_interval_a_number_of_items_and_its_correction(tmp_pa
     assert len(section.claims) == 2 * len(ShiftsRealStudy.hypotheses)
     for claim in section.claims:
         assert claim.number.n == 8 and claim.number.lo is not None and claim.number.hi is not None, claim.key
-        assert "98% percentile bootstrap" in (claim.number.note or ""), claim.number.note
+        made = ("98% percentile bootstrap", "97.5% Student's t")  # of rank correlations, and of means of few items
+        assert any(words in (claim.number.note or "") for words in made), claim.number.note
     assert not section.interpretable  # eight rows are too few, and the gates say so
     assert {v.verdict for v in section.verdicts} == {"undecided"}
 
@@ -93,6 +95,28 @@ def test_the_batch_size_changes_nothing(tmp_path):
     a, b = (arrays_of(tmp_path / str(n) / "digits/first") for n in (1, 5))
     for name, values in a.items():
         np.testing.assert_allclose(values, b[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [
+        (("natural",), "has natural alone, by which others are judged; add one of"),
+        (("digits", "digits"), "has digits more than once"),
+    ],
+)
+def test_sets_that_judge_nothing_or_come_twice_are_refused(names, named):
+    with pytest.raises(ValueError, match=f"study.frozen.probes_of {named}"):
+        study_of(probes_of=names)
+
+
+def test_seeds_that_could_agree_on_both_signs_are_refused(tmp_path):
+    study = study_of()
+    asked = replace(study.claims()[0].rule, expected="positive", n_agreeing=4)
+    claims = (replace(study.claims()[0], rule=asked),)
+    with patch.object(ShiftsRealStudy, "claims", lambda self: claims):
+        for n_seeds in (8, 20):
+            with pytest.raises(ValueError, match=rf"study.n_agreeing=4 of study.n_seeds={n_seeds} are no majority.*give study.n_agreeing={n_seeds // 2 + 1}"):  # fmt: skip
+                run_study(replace(study, rules=StudyRules(n_seeds=n_seeds)), tmp_path, KINDS, "test")
 
 
 def test_a_second_model_has_arms_of_its_own():

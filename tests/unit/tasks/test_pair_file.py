@@ -9,6 +9,7 @@ from random import Random
 import pytest
 import torch
 
+from circuits.search.task import FindConfig, Pairs
 from circuits.tasks import PAIR_SPLITS, UnsuitableTask, build_pairs, get_task
 from circuits.tasks.pair_file import FileTask
 from circuits.tasks.task import MIN_PAIRS
@@ -160,6 +161,15 @@ def test_pairs_that_share_a_prompt_are_dealt_as_one(tmp_path):
     assert len(splits) == 30 and all(len(own) == 1 for own in splits.values())
     with pytest.raises(ValueError, match="pairs that share a prompt go to one"):
         FileTask.read(write(tmp_path / "q.jsonl", [row(i, prompt_b="The end") for i in range(90)]))
+
+
+def test_pairs_that_share_a_prompt_count_as_one(tmp_path):
+    rows = [row(i, prompt_b=f"The w{i // 3} is big") for i in range(90)]
+    task, config = FileTask.read(write(tmp_path / "p.jsonl", rows)), FindConfig(n_fit=6, n_val=9)
+    pairs = Pairs.build(task, Words(), config)
+    assert len(pairs.heldout) % 3 == 0 and pairs.heldout.n_distinct == len(pairs.heldout) // 3
+    fit, val = ({text.negative.prompt for text in part.texts} for part in (pairs.fit, pairs.val))
+    assert fit and val and not fit & val, "none of a group is where another one is"
 
 
 def test_how_pairs_are_dealt_depends_on_their_content_alone(tmp_path):

@@ -109,6 +109,20 @@ def test_a_floor_that_sparse_weights_cannot_hold_is_refused(make_model):
 # which weights
 
 
+def test_a_floor_where_given_weights_have_empty_lines_is_refused(make_model):
+    """A unit without weights in and out gets no gradient: its floor could not be kept to the end."""
+    model = make_model()
+    with torch.no_grad():
+        model.blocks[0].mlp.W_in.weight[3] = 0
+    given = initial_density(model.named_parameters())
+    with pytest.raises(
+        ValueError,
+        match=r"sparsity\.floor=1: 1 rows of blocks\.0\.mlp\.W_in\.weight have no nonzero.*give sparsity\.floor=0",
+    ):
+        TopKProjection(SparsityConfig(density=0.5, floor=1), 10, given).prepare(model)
+    TopKProjection(SparsityConfig(density=0.5, floor=0), 10, given).prepare(model)
+
+
 def test_a_run_and_its_export_are_the_same_start(parent, make_model):
     export = parent / "export" / "step_12"
     start = read_start(str(parent), make_model().config)
