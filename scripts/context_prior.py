@@ -43,7 +43,7 @@ from circuits.prior.prompts import PROMPT_ARMS
 from circuits.prior.study import ExamineConfig, examine, forms_for, n_asked
 from circuits.run import KINDS
 from sparsetrain.adapters import LanguageModel, Precision, is_of_others, load_language_model
-from sparsetrain.data.reading import Fields, Skip, find_files, listed, read_rows
+from sparsetrain.data.reading import Document, Fields, Skip, Unreadable, find_files, listed, read_rows
 from sparsetrain.entry import entry, require
 from sparsetrain.job import command_line
 from sparsetrain.progress import progress_bar
@@ -72,7 +72,7 @@ class ContextPriorRun:
     wording: WordingConfig = field(default_factory=WordingConfig)
     examine: ExamineConfig = field(default_factory=ExamineConfig)
     batch_size: Count = SIZE
-    """Cases of one forward pass; changes the speed alone."""
+    """Cases of one forward pass; changes the speed, and which cases' donors the control of activation patching exchanges."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "float32"
     """Of an hf: or gguf: model's weights."""
@@ -154,7 +154,15 @@ def neutral_of(config: ContextPriorRun) -> list[str]:
     paths = listed(config.neutral)
     if not paths:
         return []
-    rows = [row for path in find_files(paths, "neutral").files for row in read_rows(path, Fields())]
+    found = find_files(paths, "neutral")
+    rows: list[Document | Skip] = []
+    for path in found.files:
+        try:
+            rows += read_rows(path, Fields())
+        except (OSError, Unreadable) as error:
+            if path in found.named:
+                raise
+            log.warning("left out: %s: %s", path, error)
     texts = [row.text for row in rows if not isinstance(row, Skip) and len(row.text.split()) > 3]
     if not texts:
         raise ValueError(f"no text of four words in neutral={','.join(paths)}; give texts, or leave it out")

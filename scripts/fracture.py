@@ -73,6 +73,15 @@ def main(config: FractureRun, run_dir: Path) -> None:
     if twice := sorted({name for name in config.null if config.null.count(name) > 1}):
         raise ValueError(f"null={config.null} has {', '.join(twice)} more than once; give each run once")
     exports = {name: latest_export(name, key) for key, name in (("a", a), ("b", b), *(("null", n) for n in config.null))}  # fmt: skip
+    weights = {name: read_meta(export)["weights_sha256"] for name, export in exports.items()}
+    if weights[a] == weights[b]:
+        raise ValueError(f"a={a} and b={b} have the same weights; give another one")
+    others = [weights[name] for name in config.null]
+    if twice := [name for name, one in zip(config.null, others, strict=True) if others.count(one) > 1]:
+        raise ValueError(f"null={config.null}: {', '.join(twice)} have the same weights; give each model once")
+    own = [name for name in config.null if name not in (a, b) and weights[name] in (weights[a], weights[b])]
+    if own:
+        raise ValueError(f"null={config.null}: {', '.join(own)} has the weights of a or b, which would be judged by themselves; name it as in a or b, or leave it out")  # fmt: skip
     models = {name: load_model(export) for name, export in exports.items()}
     if len({repr(model.config.shaping) for model in models.values()}) > 1:
         raise ValueError(f"a={a}, b={b} and the null are not of one architecture; perturbations stand at the same places of all models: give models of one")  # fmt: skip
@@ -91,8 +100,8 @@ def main(config: FractureRun, run_dir: Path) -> None:
     section = FractureSection(
         a=a,
         b=b,
-        weights_a=read_meta(exports[a])["weights_sha256"],
-        weights_b=read_meta(exports[b])["weights_sha256"],
+        weights_a=weights[a],
+        weights_b=weights[b],
         inputs="all inputs of a rule language" if of_study else ",".join(listed(config.questions)),
         rules=questions.rules,
         contexts=questions.contexts,
@@ -120,7 +129,7 @@ def main(config: FractureRun, run_dir: Path) -> None:
     said = (
         f"different in {', '.join(different)}"
         if different
-        else "alike"
+        else f"alike in the {len(judged)} of {len(rows)} measures that can be judged"
         if judged
         else "not judged: give null=[...], runs of one recipe"
     )

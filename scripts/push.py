@@ -76,7 +76,7 @@ def main(config: PushRun, run_dir: Path) -> None:
     export = latest_export(run)
     meta = read_meta(export)
     report = report_of(run, meta["weights_sha256"])
-    readme = card(config.name or hub or Path(dst).name, load_model(export), meta, report=report, licence=config.license, more=circuits_words(report))  # fmt: skip
+    readme = card(config.name or hub or Path(dst).name, hub or dst, load_model(export), meta, report=report, licence=config.license, more=circuits_words(report))  # fmt: skip
     if hub is None:
         folder = write_hub_folder(export, dst, readme, overwrite=config.overwrite)
         on = places(folder)

@@ -122,6 +122,11 @@ def load_model(
     difference = sorted(set(state) ^ set(model.state_dict()))
     if difference:
         raise ValueError(f"{folder}/model.safetensors does not fit its config.json; tensors in one only: {difference}")
+    if wrong := [name for name, shape in shapes.items() if state[name].shape != shape]:
+        first = wrong[0]
+        raise ValueError(
+            f"{folder}/model.safetensors does not fit its config.json: {first} is {list(state[first].shape)}, the config says {list(shapes[first])}"
+        )
     model.to(device).load_state_dict(state, strict=True, assign=True)
     model.eval().requires_grad_(False)
     if compute == "sparse":

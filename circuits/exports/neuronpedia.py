@@ -153,7 +153,7 @@ def neuronpedia_graph(
     )
     return AttributionGraph(
         metadata=Metadata(
-            slug=f"{circuit.task}-{pair}-{SIDES[side]}".replace("_", "-"),
+            slug=f"{circuit.task}-{pair}-{SIDES[side]}".replace("_", "-").lower(),
             scan=f"sparsetrain-{weights[:12]}",
             prompt_tokens=tuple(token(number) for number in tokens.tolist()),
             prompt=(text.negative if side else text.positive).prompt,

@@ -107,8 +107,7 @@ def behaviour_circuits(
     """
     n = questions.n_behaviours
     pairs = [behaviour_pairs(questions, behaviour, config.n_pairs, config.seed) for behaviour in range(n)]
-    fewest = min(map(len, pairs))
-    pairs = [of.batch(slice(0, fewest)) for of in pairs]  # runs side by side have equally many
+    n_pairs = np.array([len(of) for of in pairs])
     calibration = model_calibration("none", torch.zeros(1, 2, 2))
     own = [float(calibrated_loss(pair_answers(model, of)[None], calibration)[0][0]) for of in pairs]
     misses = max(own) + LIFT  # of all that miss the target the worst, so that they are searched side by side too
@@ -118,8 +117,10 @@ def behaviour_circuits(
     open_ones = np.arange(n)
     for attempt in range(config.n_tries):
         again: list[int] = []
-        for target in np.unique(targets[open_ones]):  # ... and one target
-            which = open_ones[targets[open_ones] == target]
+        for target, size in sorted(
+            {(targets[i], n_pairs[i]) for i in open_ones}
+        ):  # ... and one target and equally many pairs
+            which = open_ones[(targets[open_ones] == target) & (n_pairs[open_ones] == size)]
             aim = Aim(model=model, means=means.values, max_rows=config.prune.max_rows, target=float(target), config=config.prune)  # fmt: skip
             runs = [
                 MaskRun(seed=config.seed + attempt, train=pairs[i], val=pairs[i], settle=config.settle, calibration=calibration)

@@ -111,7 +111,7 @@ class Subject:
     Args:
         module: tokens `[batch, pos]` -> logits `[batch, pos, d_vocab]`; causal, with hook points.
         weights_sha256: names what is kept of it.
-        batch_size: cases of one forward pass; changes the speed alone.
+        batch_size: cases of one forward pass; changes the speed, and which cases' donors the control of activation patching exchanges.
     """
 
     module: nn.Module

@@ -7,6 +7,7 @@
 3. Cases of one question are of one fact unless `fact` says otherwise. A row that makes no case is named, and the others are kept.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -98,6 +99,11 @@ class Conflict:
     strength: float = float("nan")
     exposures: bool = False
     """Whether the strength is an exposure count."""
+
+    @property
+    def named(self) -> str:
+        """Which fact it is about: rows of one belong together."""
+        return self.fact or self.question.strip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +207,9 @@ def pieces_of(row: Conflict, wording: WordingConfig, irrelevant: str) -> tuple[P
     def state(template: str, context: str) -> str:
         return template.replace(CONTEXT, context)
 
-    agreeing = row.agreeing or (row.context.replace(row.answer, row.prior) if row.answer in row.context else "")
+    agreeing = row.agreeing or (
+        _word(row.answer).sub(lambda _: row.prior, row.context) if _has(row.context, row.answer) else ""
+    )
     paraphrases = [state(wording.statement, text) for text in row.paraphrases]
     paraphrases += [state(template, row.context) for template in wording.rewordings]
     irrelevant = row.irrelevant or irrelevant
@@ -226,7 +234,12 @@ def cases_of(
     def encode(text: str) -> Tokens:
         return tuple(encoder.encode(text))
 
+    first: dict[tuple[str, ...], str] = {}
     for i, row in enumerate(rows):
+        seen = first.setdefault((row.question, row.context, row.answer, row.prior), row.place)
+        if seen != row.place:
+            skipped.append(Skip(row.place, f"the same as {seen}"))
+            continue
         pieces, blank = pieces_of(row, wording, _irrelevant(rows, i))
         answers = [f"{blank}{text}" for text in (row.answer, row.prior, *row.others)]
         made = case_of(
@@ -237,7 +250,7 @@ def cases_of(
             prior=answers[1],
             others=answers[2:],
             place=row.place,
-            fact=row.fact or row.question.strip(),
+            fact=row.named,
             strength=row.strength,
             group=row.relation,
             n_ctx=n_ctx,
@@ -253,12 +266,22 @@ def cases_of(
 
 
 def _irrelevant(rows: Sequence[Conflict], i: int) -> str:
-    """The context of the next row whose context has neither answer of this one; empty: there is none."""
+    """The context of the next row of another fact whose context has neither answer of this one; empty: there is none."""
     row = rows[i]
     for other in (*rows[i + 1 :], *rows[:i]):
-        if row.answer not in other.context and row.prior not in other.context and other.context != row.context:
+        same = other.named == row.named or other.context == row.context
+        if not same and not _has(other.context, row.answer) and not _has(other.context, row.prior):
             return other.context
     return ""
+
+
+def _word(text: str) -> re.Pattern[str]:
+    """Finds a text where it stands as words of its own: no `A` in `According`, no `7` in `1975`."""
+    return re.compile(rf"(?<!\w){re.escape(text)}(?!\w)")
+
+
+def _has(context: str, text: str) -> bool:
+    return _word(text).search(context) is not None
 
 
 def halves(text: str) -> tuple[str, str]:

@@ -154,18 +154,15 @@ class _Numbers:
         if prompt is None or intervention is None:
             return number(None, "fraction", note="it needs a prompt and an intervention")
         rows = rows & self.outcome.known
-        if int(rows.sum()) < self.config.min_cases:
+        facts = [fact for fact, row in zip(self.outcome.facts, rows, strict=True) if row]
+        if (n_facts := len(set(facts))) < self.config.min_facts:
             return number(
-                None,
-                "fraction",
-                n=int(rows.sum()),
-                note=f"fewer than {self.config.min_cases} cases that the model knows",
+                None, "fraction", n=n_facts, note=f"fewer than {self.config.min_facts} facts that the model knows"
             )
         if (wins := int((rows & self.outcome.prior_wins).sum())) < self.min_wins:
             note = f"the prior wins in {wins} cases, and headroom needs {self.min_wins}"
             return number(None, "fraction", n=int(rows.sum()), note=note)
         a, b = (getattr(one.scores, self.config.measure)[rows] for one in (intervention, prompt))
-        facts = [fact for fact, row in zip(self.outcome.facts, rows, strict=True) if row]
         made = headroom(a, b, facts, n_bootstrap=self.config.n_bootstrap, seed=self.config.seed)
         if made is None:
             return number(None, "fraction", n=1, note="one fact")

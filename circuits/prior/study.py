@@ -40,10 +40,10 @@ class ExamineConfig:
     """Random controls of each intervention."""
     n_heads: Index = 16
     """Fitting cases that the map of attention heads is taken over; 0: no map."""
-    min_cases: Count = 30
-    """Fewer cases that the model knows, and no headroom is reported."""
+    min_facts: Count = 30
+    """Fewer facts that the model knows, and no headroom is reported."""
     n_bins: Count = 4
-    """Bins of the strength of the prior, of equally many facts."""
+    """Bins of the strength of the prior, of equally many cases."""
     n_bootstrap: Count = 1000
     seed: Index = 0
     """Of the deal, the controls and the intervals."""

@@ -124,7 +124,7 @@ class Pairs:
 
         n = config.n_fit + config.n_val
         val = pairs("val", n)
-        n_fit = _cut(val, min(max(1, round(len(val) * config.n_fit / n)), len(val) - 1))
+        n_fit = val.border(min(max(1, round(len(val) * config.n_fit / n)), len(val) - 1))
         return cls(
             train=pairs("train", config.n_train),
             fit=val.batch(slice(0, n_fit)),
@@ -138,12 +138,6 @@ class Pairs:
         sets = (self.train, self.fit, self.val, self.heldout)
         parts = [x.cpu().numpy().tobytes() for made in sets for x in (made.tokens, made.last, made.answers)]
         return sha256(b"".join(parts)).hexdigest()
-
-
-def _cut(pairs: PairSet, at: int) -> int:
-    """The place nearest to `at` that parts no group of pairs which stand together (those of a file that share a prompt do)."""
-    changes = (pairs.groups[1:] != pairs.groups[:-1]).nonzero().flatten() + 1
-    return min(changes.tolist(), key=lambda place: abs(place - at), default=at)
 
 
 def judging_pairs(task: Task | str, tokenizer: PairTokenizer, split: PairSplit, config: FindConfig) -> PairSet | None:

@@ -178,7 +178,7 @@ def _rows(path: Path) -> tuple[list[Row], dict[int, str]]:
         elif (same := first.setdefault((made.positive.prompt, made.negative.prompt), line)) != line:
             flaws[line] = f"the prompts of line {same} again"
         else:
-            texts[line], splits[line] = made, row.fields.get("split")
+            texts[line], splits[line] = made, row.fields.get("split") or None  # a table has empty cells
     if set(splits.values()) <= {None}:
         dealt = _dealt(texts)
         return [Row(line=line, split=dealt[line], text=text) for line, text in texts.items()], flaws

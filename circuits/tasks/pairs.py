@@ -72,6 +72,11 @@ class PairSet:
         """Pairs that differ in more than neutral lines."""
         return len(self.groups.unique())
 
+    def border(self, at: int) -> int:
+        """The place nearest to `at` that parts no group of pairs which stand together, as those of a file that share a prompt do."""
+        changes = (self.groups[1:] != self.groups[:-1]).nonzero().flatten() + 1
+        return min(changes.tolist(), key=lambda place: abs(place - at), default=at)
+
     def prompts(self) -> tuple[Tensor, Tensor]:
         """Tokens `[(n side), pos]` without columns that are padding in every row, and last positions `[(n side)]`.
 

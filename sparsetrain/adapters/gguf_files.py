@@ -2,7 +2,7 @@
 
 1. Weights are dequantised to float32 as the file says them, so the model is the quantised one, and says so in nothing but its name: a page
    that shows its numbers should.
-2. The folder is named for the content of the file, and is made whole or not at all; of two processes that make it at once, one is used.
+2. The folder is named for the content of the file and for what converts it, and is made whole or not at all; of two processes that make it at once, one is used.
 3. A weight that the file does not have is an error: nothing of the model is drawn at random.
 """
 
@@ -10,16 +10,19 @@ import glob
 import secrets
 import shutil
 import struct
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
 from safetensors import SafetensorError
 
 from sparsetrain.kernels import native
-from sparsetrain.store import sha256
+from sparsetrain.store import fingerprint, sha256
 from sparsetrain.typed import one_line
 
 MAGIC = b"GGUF"
+CONVERSION = 1
+"""Goes up with every change of what a file is converted to."""
 N_STEM = 60
 """Characters of the file's name that are kept in the folder's."""
 _NEEDED = ("transformers", "gguf", "accelerate")
@@ -32,6 +35,13 @@ def cache_folder() -> Path:
         OSError: there is no place that is this user's own.
     """
     return native.cache_folder() / "gguf"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def converted(file: str, cache: Path | None = None) -> Path:
@@ -54,7 +64,8 @@ def converted(file: str, cache: Path | None = None) -> Path:
         if (begin := start.read(len(MAGIC))) != MAGIC:
             why = f"it does not begin with {MAGIC.decode()}" if begin else "it is empty"
             raise ValueError(f"model=gguf:{file} is no GGUF file: {why}")
-    folder = (cache or cache_folder()) / f"{path.stem[:N_STEM]}-{sha256(path)[:16]}"
+    made_of = fingerprint([sha256(path), CONVERSION, *(_version(name) for name in ("transformers", "gguf"))])
+    folder = (cache or cache_folder()) / f"{path.stem[:N_STEM]}-{made_of[:16]}"
     if folder.is_dir():
         return folder
     part = folder.parent / f".{folder.name}.{secrets.token_hex(6)}"

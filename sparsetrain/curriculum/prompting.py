@@ -63,6 +63,11 @@ def pool_of(examples: Sequence[Example], scores: Scores) -> Pool:
     )
 
 
+def same_question(text: str) -> str:
+    """What a question shares with copies of it that differ in case, blanks or the last mark alone: shown, they would give the answer away."""
+    return " ".join(text.casefold().split()).rstrip(" .?!:;,") or text.strip()
+
+
 def prepare(
     tokenizer: ProbeTokenizer,
     wording: WordingConfig,
@@ -95,9 +100,9 @@ def prepare(
     arms, number = arms_of(known), dict[Item, int]()
     of: dict[str, list[list[int]]] = {name: [] for name in arms}
     n_dropped, n_same = Counter(dict.fromkeys(arms, 0)), 0
-    questions = np.array([example.question.strip() for example in pool], dtype=object)
+    questions = np.array([same_question(example.question) for example in pool], dtype=object)
     for i, question in enumerate(asked):
-        allowed = questions != question.question.strip()
+        allowed = questions != same_question(question.question)
         n_same += int((~allowed).sum())
         seen = Asked(sparsity=float(of_asked.sparsity[i]), similarity=similarity[i], allowed=allowed)
         for name in arms:

@@ -309,6 +309,10 @@ def rule_of(config: IntervalConfig, n_compared: int) -> tuple[DecisionRule, floa
     return rule, 1 - (1 - config.confidence) / n_compared
 
 
+LEAST_RIGHT = 0.1
+"""Share of the questions that the best arm must have right for a word about any. ours"""
+
+
 def comparison_entry(
     answers: Answers,
     prepared: Prepared,
@@ -337,12 +341,18 @@ def comparison_entry(
         return over_items(values, n_bootstrap=config.n_bootstrap, confidence=confidence, seed=config.seed)
 
     entries: list[ArmEntry] = []
+    most = max(float(right.mean()) for right in answers.right.values())
     for name in answers.right:
         arm, gain, fall, word, reason = ARMS[name], None, None, None, ""
         if arm.control:
             found = answers.gain(name, confidence)
             decision = decide(rule, found)
             gain, word, reason = found.number("fraction"), decision.word, decision.reason
+            if most < LEAST_RIGHT:
+                word, reason = (
+                    "undecided",
+                    f"no arm has more than {most:.0%} of the questions right: none can be told from another",
+                )
             fall = over(answers.falls(name)).number("nats/token", seed=config.seed)
         loss = over_items(answers.loss[name], n_bootstrap=config.n_bootstrap, confidence=config.confidence, seed=config.seed)  # fmt: skip
         entries.append(

@@ -199,6 +199,8 @@ def prepare_corpus(config: DataConfig, cache_dir: Path | str, progress: bool = T
     pointer = cache_dir / "prepared" / f"{fingerprint(key)[:32]}.json"
 
     def prepare(draft: Path) -> Manifest:
+        if config.tokenizer is not None:
+            _of_file(config.tokenizer)  # refused before the sources are read
         with progress_bar(progress) as bar:
             made = _prepare(config, draft, bar)
         if _key(config) != key:
@@ -371,7 +373,7 @@ def _mixed(spool: Spool, config: DataConfig, bar: Progress) -> Mix:
 def _tokenizer(spool: Spool, train: Table, config: DataConfig, bar: Progress) -> Tokenizer:
     """The given tokenizer, or that of the train split, or of its first `SAMPLE` characters; unless it was trained already."""
     if config.tokenizer is not None:
-        return Tokenizer.load(below_home(config.tokenizer))
+        return _of_file(config.tokenizer)
     path = spool.folder / "tokenizer.json"
     task = bar.add_task("training the tokenizer", total=None)
 
@@ -405,6 +407,17 @@ def _content_hash(folder: Path, sources: Mapping[str, object]) -> str:
             content.update(name.encode())
             content.update(hashlib.file_digest(file, "blake2b").digest())
     return content.hexdigest()
+
+
+def _of_file(path: str) -> Tokenizer:
+    """The tokenizer of a file that was made elsewhere.
+
+    Raises:
+        ValueError: none, or one that is not spelled in bytes.
+    """
+    return Tokenizer.parse(
+        _given_tokenizer(path), f"data.tokenizer={path}", "data.tokenizer=null, for one of the corpus's own"
+    )
 
 
 def _given_tokenizer(path: str) -> str:

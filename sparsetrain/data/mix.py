@@ -26,6 +26,7 @@ SPLITS = ("train", "val", "heldout", "means")
 means: the mean activations of deleted nodes, and nothing else."""
 PIECES = 200  # aimed at where documents are cut: enough that a split of 2% gets a few  # ours
 MIN_PIECE, MAX_PIECE = 200, 20_000  # characters  # ours
+DOMINANT = 0.5  # share of a source's characters in one document, above which its documents are cut  # ours
 MANY_REPEATED = 0.2  # share of a source's documents from which repetition is said aloud  # ours
 FEW_TOKENS = 1000  # of a split, below which that is said aloud  # ours
 NearDuplicates = Literal["group", "keep"]
@@ -48,7 +49,7 @@ class Mix:
 
     @classmethod
     def of(cls, spool: Spool, near_duplicates: NearDuplicates) -> "Mix":
-        """Groups all documents, and cuts those of sources that have too few.
+        """Groups all documents, and cuts those of sources that have too few, or one with most of the text.
 
         Args:
             spool: open; its folder also takes what is compared.
@@ -58,14 +59,21 @@ class Mix:
         mix = cls._grouped(spool, tables, near_duplicates, {})
         notes: dict[str, tuple[str, ...]] = {}
         for i, (name, table) in enumerate(tables.items()):
-            if mix.n_groups(i) >= len(SPLITS):
+            share = float(table["n_chars"].max() / max(1, table["n_chars"].sum()))
+            few = mix.n_groups(i) < len(SPLITS)
+            if not few and share <= DOMINANT:
                 continue
             size = min(max(int(table["n_chars"].sum()) // PIECES, MIN_PIECE), MAX_PIECE)
             pieces = np.frombuffer(b"".join(_pieces(spool, document, size) for document in table), RECORD)
             if len(pieces) > len(table):
                 tables[name] = pieces
+                why = (
+                    f"{_count(len(table))} {'is' if len(table) == 1 else 'are'} too few for {len(SPLITS)} splits"
+                    if few
+                    else f"one of {_count(len(table))} has {share:.0%} of the text, and whole it would go to one split"
+                )
                 notes[name] = (
-                    f"{_count(len(table))} {'is' if len(table) == 1 else 'are'} too few for {len(SPLITS)} splits, so cut into "
+                    f"{why}, so cut into "
                     f"{len(pieces):,} of {size:,} to {2 * size:,} characters, at blank lines or line ends where there are any; neighbours lie "
                     f"in different splits",
                 )

@@ -251,20 +251,23 @@ class Activations:
         return names
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Rows start to stop of a hook point `[n, width]`, or of `tokens`, `example`, `position` `[n]`.
+        """Rows start to stop of a hook point `[n, width]`, or of `tokens`, `example`, `position` `[n]`; as in a slice, below 0 from the end.
 
         Raises:
             ValueError: a name that was not exported.
         """
         self.check([name])
-        stop = len(self) if stop is None else min(stop, len(self))
+        start, stop, _ = slice(start, stop).indices(len(self))
         parts = []
         for shard, first in zip(self.index.shards, self.starts[:-1], strict=True):
             low, high = max(start - first, 0), min(stop - first, shard.n_tokens)
             if low < high:
                 with safe_open(self.folder / shard.file, framework="pt") as file:
                     parts.append(file.get_slice(name)[int(low) : int(high)])
-        return torch.cat(parts) if parts else torch.empty(0)
+        if parts or not self.index.shards:
+            return torch.cat(parts) if parts else torch.empty(0)
+        with safe_open(self.folder / self.index.shards[0].file, framework="pt") as file:
+            return file.get_slice(name)[0:1][:0]
 
     def batches(self, *names: str, batch_size: int, seed: int | None = 0) -> Iterator[tuple[Tensor, ...]]:
         """Every row once, in batches: in random order over the rows of two shards at a time, or (`seed=None`) as they stand.

@@ -1,5 +1,6 @@
 """The card of a Hub repository (README.md), from an export's config.json and meta.json and, where there is one, the report of its run."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ FACTS = {
 
 def card(
     name: str,
+    place: str,
     model: Transformer,
     meta: Mapping[str, Any],
     *,
@@ -35,7 +37,8 @@ def card(
     """The page, markdown with the hub's header.
 
     Args:
-        name: of the repository, `<owner>/<name>` or a folder's.
+        name: its title.
+        place: what it is loaded from, `<owner>/<name>` or a folder.
         model: its weights.
         meta: meta.json of the export.
         report: of the run that these weights are of; None: nothing is said of losses.
@@ -54,8 +57,8 @@ def card(
         f"{config.mlp_width} neurons a layer, {config.d_vocab:,} tokens, context {config.n_ctx}; RMSNorm, {positions[config.positions]}, "
         f"attention {'with' if config.sink else 'without'} a learned sink, {'a' if config.bigram else 'no'} table of bigrams added to the logits.",
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("{name}", trust_remote_code=True)\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)\n```',
+        f"model = AutoModelForCausalLM.from_pretrained({json.dumps(place)}, trust_remote_code=True)\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(place)}, trust_remote_code=True)\n```",
         "Loading runs `modeling_sparsetrain.py` of this repository. It was made out of sparsetrain's sources and needs torch and transformers alone. Every hook point is a module "
         "(`model.model.blocks[0].attn.hook_q`), so any tool that watches modules sees it.",
         "## AbsTopK",

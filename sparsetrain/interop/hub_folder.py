@@ -95,9 +95,13 @@ def write_hub_folder(export: str | Path, folder: str | Path, readme: str, *, ove
         if eot is not None:
             special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), EOT)
             generation |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), eot)
-        n_tokens = len(tokenizer["model"]["vocab"]) if "vocab" in tokenizer["model"] else config.d_vocab
-        if n_tokens < config.d_vocab:
-            generation["suppress_tokens"] = list(range(n_tokens, config.d_vocab))
+        if "vocab" in tokenizer["model"]:
+            known = {
+                *tokenizer["model"]["vocab"].values(),
+                *(added["id"] for added in tokenizer.get("added_tokens", ())),
+            }
+            if nameless := sorted(set(range(config.d_vocab)) - known):
+                generation["suppress_tokens"] = nameless
         files["tokenizer.json"] = tokenizer
         files["tokenizer_config.json"] = {
             "tokenizer_class": "PreTrainedTokenizerFast",

@@ -36,7 +36,10 @@ def upload(folder: Path, name: str, token: str, *, private: bool, message: str) 
         address = api.create_repo(name, private=private, exist_ok=True)
         is_private = bool(api.model_info(address.repo_id).private)
         if is_private or not private:
-            api.upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message=message)
+            # What lies there of a model before goes with the same commit.
+            api.upload_folder(
+                repo_id=address.repo_id, folder_path=folder, commit_message=message, delete_patterns=["*"]
+            )
     except Exception as error:  # of several libraries, which change from version to version
         raise ValueError(f"dst={PREFIX}{name}: the hub did not take it: {one_line(error)}") from error
     if private and not is_private:

@@ -87,7 +87,8 @@ def is_fusible(q: Tensor) -> bool:
     if q.device.type == "cpu":
         return True
     if q.device.type == "cuda":
-        half = q.dtype in (torch.float16, torch.bfloat16)
+        # The flash kernel, which is called by its name, is for compute capability 8 on.
+        half = q.dtype in (torch.float16, torch.bfloat16) and torch.cuda.get_device_capability(q.device)[0] >= 8
         return (half and d_head % 8 == 0 and d_head <= 256) or (q.dtype == torch.float32 and d_head % 4 == 0)
     return False
 

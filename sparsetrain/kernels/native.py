@@ -30,7 +30,9 @@ from sparsetrain.kernels.magnitude import INFINITY_KEYS, refuse_nan
 from sparsetrain.store import home, is_whole, sealed, sha256, user, write_atomic
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("native.cpp", "sparse.cpp"))
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
+THIS_PROCESSOR = "-mcpu=native" if platform.machine().lower() in ("arm64", "aarch64") else "-march=native"
+"""Clang knows the second one not on every ARM."""
+FLAGS = ("-std=c++17", "-O3", THIS_PROCESSOR, "-fPIC", "-shared")
 BUILD_TIMEOUT_S = 120
 ROW_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

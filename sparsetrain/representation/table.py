@@ -39,7 +39,7 @@ def append_rows(path: Path, step: int, rows: Sequence[SparsityRow]) -> None:
 
 def read_rows(path: Path) -> Iterator[tuple[int, SparsityRow]]:
     """`(step, row)` in the order written; a last line that a killed process left unfinished is left out."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         reader = csv.reader(line for line in file if line.endswith("\n"))
         header = next(reader, COLUMNS)
         if tuple(header) != COLUMNS:

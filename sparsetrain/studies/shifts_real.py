@@ -252,7 +252,8 @@ class ShiftsRealStudy(FrozenStudy[ShiftReadings]):
             return float(r.sparsity().shape[-1])
 
         def answered(r: ShiftReadings) -> float:
-            return float(r["correct"][:, 0].mean())  # level 0 is the same in the control, or has its answer in front
+            everything = replace(r, kept=None)  # of conflict what is kept is what was answered
+            return float(everything["correct"][0, 0].mean())  # the control of level 0 may have its answer in front
 
         found = []
         for arm in self.arms:

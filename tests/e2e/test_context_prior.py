@@ -17,7 +17,7 @@ from gguf_example import write_gguf
 from hub_example import save_answering_model, save_hub_model
 
 SCRIPT = "scripts/context_prior.py"
-SMALL = ("progress=false", "device=cpu", "examine.n_bootstrap=20", "examine.n_random=1", "examine.min_cases=3")
+SMALL = ("progress=false", "device=cpu", "examine.n_bootstrap=20", "examine.n_random=1", "examine.min_facts=3")
 FILES = {"report.json", "report.md", "report.html", "config.yaml", "checkpoints"}
 
 

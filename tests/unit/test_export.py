@@ -55,7 +55,12 @@ def test_damaged_weights_are_refused(make_model, tmp_path, at):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"d_modell": 3}, "unknown keys"), ({"format_version": 9}, "format_version 9"), ({"n_layer": 1}, "does not fit")],
+    [
+        ({"d_modell": 3}, "unknown keys"),
+        ({"format_version": 9}, "format_version 9"),
+        ({"n_layer": 1}, "does not fit"),
+        ({"d_mlp": 8}, r"does not fit its config.json: blocks.0.mlp.W_in\.\w+ is \["),
+    ],
 )
 def test_a_config_that_does_not_fit_is_refused(make_model, tmp_path, change, message):
     folder = export_model(make_model(), tmp_path / "e", None, {})

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from circuits.prior.arm import Arm, Intent, Learned, Setting
@@ -20,8 +22,8 @@ class Patching(Arm):
 
     It reads more of the case than one statement: what it is worth is what it does beyond the donor's own prompt, which is among the prompt arms.
 
-    Opposite: the donor is the prompt without a statement. Control: the donors of the cases are exchanged by lot (of one case: turned round by
-    one place), each scaled to the size of its own difference.
+    Opposite: the donor is the prompt without a statement. Control: every case of a forward pass has another one's donor, place by place, each scaled
+    to the size of its own difference (of one case alone: its own, turned round by one channel). Which case that is hangs on `batch_size`.
 
     Args:
         streams: hook points, see `Subject.streams`.
@@ -63,11 +65,8 @@ class Patching(Arm):
         own = subject.seen(rows, [point])[point][rows.places.to(subject.device)]
         difference = float(setting["strength"] or 0) * (given - own)
         if random is not None:
-            n = len(difference)
-            order = (
-                torch.randperm(n, generator=torch.Generator().manual_seed(random)) if n > 2 else torch.arange(n).roll(1)
-            )
-            other = difference[order.to(difference.device)] if n > 1 else difference.roll(1, -1)
+            order = of_others(asks.place_owner, random)
+            other = difference.roll(1, -1) if order is None else difference[order.to(difference.device)]
             difference = other * (
                 difference.norm(dim=-1, keepdim=True) / other.norm(dim=-1, keepdim=True).clamp_min(1e-12)
             )
@@ -78,3 +77,26 @@ class Patching(Arm):
             return changed
 
         return subject.logits(rows, {point: put})
+
+
+def of_others(owner: NDArray[np.int64], seed: int) -> Tensor | None:
+    """For every place one of another case, `[n_places]`: of the case that stands some drawn number of cases further on, the place of the same number.
+
+    Args:
+        owner: case of each place, `[n_places]`, ascending.
+        seed: of the draw.
+
+    Returns:
+        Numbers of places; None: there is one case alone.
+    """
+    cases = np.unique(owner)
+    n = len(cases)
+    if n < 2:
+        return None
+    step = int(torch.randint(1, n, (), generator=torch.Generator().manual_seed(seed)))
+    places = [np.flatnonzero(owner == case) for case in cases]
+    chosen = np.empty(len(owner), dtype=np.int64)
+    for i, own in enumerate(places):
+        given = places[(i + step) % n]
+        chosen[own] = given[np.arange(len(own)) % len(given)]
+    return torch.from_numpy(chosen)

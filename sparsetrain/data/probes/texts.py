@@ -32,6 +32,7 @@ from sparsetrain.data.reading import Document
 from sparsetrain.data.shifts.headers import header_files
 from sparsetrain.data.shifts.packages import LEFT_OUT, OWN
 from sparsetrain.data.shifts.prose import is_prose, paragraphs_of, words_of
+from sparsetrain.data.shifts.renamed import lines_of
 from sparsetrain.data.sources.document import digest, read_document
 from sparsetrain.data.sources.stdlib import modules
 
@@ -186,7 +187,7 @@ def _python_pieces(text: str, drawn: np.random.Generator, n_chars: int) -> list[
             body = ast.parse(text).body
     except (SyntaxError, ValueError):  # test data of the library
         return []
-    places = [0, *accumulate(map(len, text.splitlines(keepends=True)))]
+    places = [0, *accumulate(map(len, lines_of(text)))]
     starts: list[int] = []
     end = 0
     for statement in body:

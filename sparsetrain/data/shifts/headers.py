@@ -12,12 +12,18 @@ from sparsetrain.data.sources.document import digest, read_document
 
 
 def build(request: Request, level: int) -> tuple[NDArray[np.int64], str]:
-    paths = [path for found in header_files().values() for path in found]
-    if not paths:
+    named = {
+        path: f"{package}/{path.relative_to(_roots()[package]).as_posix()}"
+        for package, found in header_files().items()
+        for path in found
+    }
+    if not named:
         raise Unavailable(
             f"no C headers in {', '.join(map(str, _roots().values()))}; install the interpreter's development files"
         )
-    paths.sort(key=lambda path: digest(f"{request.seed}:{path.name}"))
+    paths = sorted(
+        named, key=lambda path: digest(f"{request.seed}:{named[path]}")
+    )  # equal names are in several folders
     documents = (read_document(path, path.name) for path in paths)
     texts = (document.text for document in documents if isinstance(document, Document) and document.text.strip())
     return request.windows(texts, level), f"C headers of the interpreter and of numpy ({len(paths)} files)"

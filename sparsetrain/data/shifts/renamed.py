@@ -75,7 +75,7 @@ def rename_identifiers(code: str, generator: np.random.Generator) -> str | None:
     for name in sorted(names):
         new_name[name] = fresh = _fresh(name, taken, generator)
         taken.add(fresh)
-    lines = code.splitlines(keepends=True)
+    lines = lines_of(code)
     significant = [token for token in tokens if token.type not in (tokenize.NL, tokenize.COMMENT)]
     for before, token in reversed(list(zip([None, *significant[:-1]], significant, strict=True))):
         if token.type == tokenize.NAME and token.string in new_name and (before is None or before.string != "."):
@@ -83,6 +83,11 @@ def rename_identifiers(code: str, generator: np.random.Generator) -> str | None:
             line = lines[row - 1]
             lines[row - 1] = line[:start] + new_name[token.string] + line[token.end[1] :]
     return "".join(lines)
+
+
+def lines_of(code: str) -> list[str]:
+    """The lines that Python's own parsers count: `str.splitlines` breaks at form feeds and others too."""
+    return [*io.StringIO(code, newline="\n")]
 
 
 def _renamable(tree: ast.Module) -> set[str] | None:

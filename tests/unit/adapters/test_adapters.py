@@ -9,7 +9,7 @@ import torch
 
 from sparsetrain.adapters import LanguageModel, at_initialisation, load_language_model
 from sparsetrain.adapters.hub_files import HubTokenizer
-from sparsetrain.adapters.hugging_face import HookedHubModel
+from sparsetrain.adapters.hugging_face import HookedHubModel, understand_norm
 from sparsetrain.data.tokenizer import train_tokenizer
 from sparsetrain.export import export_model
 from sparsetrain.hooks import hook_points, hooked, node_points, record
@@ -83,6 +83,19 @@ def test_hook_points_of_every_architecture(name):
             torch.testing.assert_close(states[i] + written, after, rtol=1e-4, atol=1e-5)
     assert points["blocks.0.attn.hook_in"].width == width
     assert attached(hub) == before
+
+
+@pytest.mark.parametrize(("kind", "centred"), [("rms", False), ("layer", True)])
+def test_a_norm_of_half_precision_is_the_nearest_form(kind, centred):
+    """Of a wide stream the mean is so small that the other form comes within what bfloat16 rounds."""
+    width = 2048
+    norm = torch.nn.RMSNorm(width, eps=1e-6) if kind == "rms" else torch.nn.LayerNorm(width)
+    torch.nn.init.normal_(norm.weight, 1, 0.1)
+    norm = norm.to(torch.bfloat16)
+    x = torch.randn(1, 8, width, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16) + 0.02
+    with torch.no_grad():
+        found = understand_norm(norm, x, norm(x), 3e-2)
+    assert found is not None and found.centred is centred
 
 
 def test_neurons_are_what_the_last_projection_reads():

@@ -109,6 +109,15 @@ def test_an_effect_is_found_and_none_is_not(better, word):
     assert len(rows) == len(ARMS)
 
 
+def test_where_hardly_anything_is_right_no_word_is_given():
+    """Nobody answers anything: the arms do not differ at all, which says nothing of them."""
+    nothing = planted(1000, 0.0)
+    nothing = replace(nothing, right={name: np.zeros(1000) for name in nothing.right})
+    entry = comparison_entry(nothing, prepared(), CONFIG, skipped={}, n_skipped=0)
+    words = {(arm.word, arm.reason) for arm in entry.arms if arm.control}
+    assert {word for word, _ in words} == {"undecided"} and all("0% of the questions right" in why for _, why in words)
+
+
 @pytest.mark.parametrize("wrong", [{"margin": 0.0}, {"margin": 1.0}, {"confidence": 1.0}, {"n_bootstrap": 0}])
 def test_intervals_that_say_nothing_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

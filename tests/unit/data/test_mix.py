@@ -87,6 +87,16 @@ def test_pieces_grow_with_the_text_and_too_little_text_is_refused(tmp_path):
         prepared(tmp_path, tmp_path / "a.txt")
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_one_file_with_most_of_the_text_is_in_every_split(tmp_path, seed):
+    """Whole it would go to one split, in most seeds not to that of training."""
+    for name, n_chars in (("book", 100_000), ("a", 4_000), ("b", 3_000), ("c", 2_000)):
+        (tmp_path / f"{name}.txt").write_text(code(n_chars, seed=len(name) + n_chars), newline="")
+    found = prepared(tmp_path, tmp_path / "*.txt", seed=seed).manifest.sources["mine"]
+    assert found.n_chars["train"] > 0.7 * sum(found.n_chars.values()) and all(found.n_docs.values())
+    assert found.notes[0].startswith("one of 4 documents has 9") and "so cut into" in found.notes[0]
+
+
 def test_enough_documents_are_left_whole(tmp_path):
     documents = [Document(str(i), code(20_000, seed=i)) for i in range(4)]
     long = Document("long", "".join(random.Random(1).choices("abc \n", k=50_000)))

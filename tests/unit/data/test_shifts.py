@@ -10,7 +10,7 @@ import pytest
 from data_example import small_corpus
 
 from sparsetrain.data import Corpus
-from sparsetrain.data.shifts import KINDS, ShiftsConfig, build_shifts
+from sparsetrain.data.shifts import KINDS, ShiftsConfig, build_shifts, headers
 from sparsetrain.data.shifts.prose import is_prose
 from sparsetrain.data.shifts.renamed import rename_identifiers
 from sparsetrain.typed import from_dict
@@ -170,6 +170,29 @@ def test_a_renamed_program_does_the_same(seed: int) -> None:
         assert kept in renamed, kept
     assert '"""A shape with width."""' in renamed
     assert len(renamed) == len(PROGRAM)
+
+
+def test_lines_are_those_that_python_counts() -> None:
+    """A form feed ends a line for `str.splitlines` alone."""
+    code = "a = 1\n\f\nlonger = a + 1\x0c\nprint(longer, '\u2028', a)\n"
+    renamed = rename_identifiers(code, np.random.default_rng(0))
+    assert renamed is not None and run(renamed) == run(code) and "longer" not in renamed
+
+
+def test_headers_are_drawn_by_their_whole_names(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal names in several folders come in an order that no file system decides."""
+    for folder in ("a", "b", "c"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.h").write_text(f"int {folder}_function(int {folder});\n" * 400)
+    built = []
+    for backwards in (False, True):
+        found = sorted(tmp_path.rglob("*.h"), reverse=backwards)
+        monkeypatch.setattr(headers, "header_files", lambda found=found: {"python": found})
+        monkeypatch.setattr(headers, "_roots", lambda: {"python": tmp_path})
+        built.append(build_shifts(ShiftsConfig(kinds=("heldout", "headers"), n_tokens=2000), corpus, 16, 0)[1].tokens)
+    assert np.array_equal(*built)
 
 
 def test_renaming_is_a_bijection_of_the_syntax_tree(corpus: Corpus) -> None:

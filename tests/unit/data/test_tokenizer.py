@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsetrain.data import IdiomsSource, Tokenizer, train_tokenizer
+from sparsetrain.data import DataConfig, FilesSource, IdiomsSource, Tokenizer, prepare_corpus, train_tokenizer
 from sparsetrain.data.sources import Document
 from sparsetrain.data.tokenizer import EOT
 
@@ -111,3 +111,19 @@ def test_errors_name_the_value(tokenizer: Tokenizer, tmp_path) -> None:
         Tokenizer.load(tmp_path / "absent.json")
     with pytest.raises(ValueError, match="no token with id 400"):
         tokenizer.token(400)
+
+
+def test_a_tokenizer_that_is_not_spelled_in_bytes_is_refused_before_any_text_is_read(tmp_path):
+    """As of models whose added tokens have blanks in them."""
+    import tokenizers
+
+    backend = tokenizers.Tokenizer.from_str(train_tokenizer(TEXTS, 300).to_json())
+    backend.add_tokens(["  "])
+    path = tmp_path / "tokenizer.json"
+    path.write_text(backend.to_str())
+    (tmp_path / "text.txt").write_text("def f(x):\n    return x\n" * 2000)
+    config = DataConfig(
+        sources={"mine": FilesSource(paths=(str(tmp_path / "text.txt"),))}, d_vocab=301, tokenizer=str(path)
+    )
+    with pytest.raises(ValueError, match=r"data\.tokenizer=.* is no byte-level BPE: token \d+ is '  '"):
+        prepare_corpus(config, tmp_path / "cache", progress=False)

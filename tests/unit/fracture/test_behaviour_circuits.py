@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from circuits.calibrate import model_calibration
+from circuits.fracture import behaviour_circuits as search_module
 from circuits.fracture.attributions import question_means
 from circuits.fracture.behaviour_circuits import (
     BehaviourCircuits,
@@ -47,6 +48,28 @@ def trained() -> Transformer:
 @pytest.fixture(scope="module")
 def found(trained) -> BehaviourCircuits:
     return behaviour_circuits(trained, QUESTIONS, question_means(trained, QUESTIONS), CONFIG)
+
+
+def test_a_behaviour_of_few_questions_leaves_the_others_theirs(trained, found, monkeypatch) -> None:
+    """Searched side by side are those of equally many pairs: what one lacks, the others need not."""
+    asked: dict[int, int] = {}
+
+    def pairs(questions, behaviour: int, n: int, seed: int) -> PairSet:
+        made = behaviour_pairs(questions, behaviour, n, seed)
+        return made.batch(slice(0, 4)) if behaviour == 1 else made
+
+    searched = search_module._searched
+
+    def seen(aim, runs):
+        asked.update((len(run.train), asked.get(len(run.train), 0) + 1) for run in runs)
+        return searched(aim, runs)
+
+    monkeypatch.setattr(search_module, "behaviour_pairs", pairs)
+    monkeypatch.setattr(search_module, "_searched", seen)
+    again = behaviour_circuits(trained, QUESTIONS, question_means(trained, QUESTIONS), CONFIG)
+    assert set(asked) == {4, 24}
+    same = [i for i in range(QUESTIONS.n_behaviours) if i != 1 and again.targets[i] == found.targets[i]]
+    assert len(same) >= 4 and all(again.reached[i] == found.reached[i] for i in same)
 
 
 def test_pairs_by_hand() -> None:

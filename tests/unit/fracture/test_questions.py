@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +84,25 @@ def test_a_row_that_makes_no_question_is_named_and_the_others_are_kept(tmp_path,
     questions = read(written(tmp_path, rows(), [row]))
     assert len(questions) == 6 and len(questions.skipped) == 1
     assert reason in questions.skipped[0].reason and questions.skipped[0].name.endswith(":7")
+
+
+def test_empty_cells_of_a_table_are_no_split_and_unreadable_files_of_a_folder_are_named(tmp_path):
+    (tmp_path / "all").mkdir()
+    lines = [
+        "prompt,answer,rule,split",
+        *(f"plain copy {i}:,{i},copy,{'heldout' if i < 2 else 'train' if i < 7 else ''}" for i in range(9)),
+    ]
+    (tmp_path / "all" / "questions.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "all" / "torn.jsonl.gz").write_bytes(b"no gzip")
+    questions = read([str(tmp_path / "all")])
+    assert len(questions) == 9 and [Path(skip.name).name for skip in questions.skipped] == ["torn.jsonl.gz"]
+
+
+def test_a_prompt_of_a_row_that_was_left_out_may_come_again(tmp_path):
+    long = {**rows()[3], "answer": "3", "prompt": "a" * 80}
+    joined = [{**rows(7)[6], "rule": "copy", "answer": ""}, *rows(7)]
+    questions = read(written(tmp_path, [long], joined))
+    assert len(questions) == 7 and len(questions.skipped) == 2
 
 
 def test_a_file_without_a_question_is_refused_with_the_first_reason(tmp_path):

@@ -51,6 +51,10 @@ def test_read_back_equals_recorded(model, source, tmp_path):
     assert activations.read("position").tolist() == position.tolist()
     whole = activations.read(POINTS[0])
     assert torch.equal(activations.read(POINTS[0], 13, 41), whole[13:41])  # over borders of shards
+    assert torch.equal(activations.read(POINTS[0], -10), whole[-10:])
+    assert torch.equal(activations.read("tokens", 0, -1), activations.read("tokens")[:-1])
+    empty = activations.read(POINTS[0], 5, 5)
+    assert empty.shape == (0, whole.shape[1]) and empty.dtype == whole.dtype
     assert activations.damaged() == []
 
 

@@ -43,7 +43,9 @@ def test_transformers_loads_it_with_the_same_logits(export, tmp_path, monkeypatc
 
 def test_card_names_places_and_training(export):
     model = load_model(export)
-    page = card("me/mine", model, {"step": 7, "seed": 3, "weights_sha256": "ab"}, licence="mit", more=["## More"])
+    page = card(
+        "me/mine", "me/mine", model, {"step": 7, "seed": 3, "weights_sha256": "ab"}, licence="mit", more=["## More"]
+    )
     assert page.startswith("---\nlibrary_name: transformers\n") and "\nlicense: mit\n" in page
     assert '"me/mine", trust_remote_code=True' in page and page.endswith("## More\n")
     rows = [line for line in page.splitlines() if line.startswith("| mlp\\_neuron")]
@@ -52,7 +54,11 @@ def test_card_names_places_and_training(export):
 
 
 def test_card_of_a_model_without_abs_topk(make_model):
-    assert "Nowhere: activations are what the weights make them." in card("m", make_model(abs_topk={}), {"step": 1})
+    assert "Nowhere: activations are what the weights make them." in card(
+        "m", "m", make_model(abs_topk={}), {"step": 1}
+    )
+    titled = card('My "sparse" model', "me/mine", make_model(), {"step": 1})
+    assert '# My "sparse" model' in titled and titled.count('from_pretrained("me/mine", ') == 2, "a title is no place"
 
 
 def test_a_folder_that_holds_something_stays_as_it_is(export, tmp_path):
@@ -99,7 +105,8 @@ class Hub:
     def model_info(self, name):
         return self
 
-    def upload_folder(self, repo_id, folder_path, commit_message):
+    def upload_folder(self, repo_id, folder_path, commit_message, delete_patterns):
+        assert delete_patterns == ["*"], "files of a model before would be loaded with this one's weights"
         self.files = sorted(path.name for path in Path(folder_path).iterdir())
 
 

@@ -98,6 +98,27 @@ def test_a_row_becomes_prompts(tmp_path):
     assert "".join(map(chr, first.context)) == " Rome" and "".join(map(chr, first.prior)) == " Paris"
 
 
+def test_what_is_irrelevant_is_about_another_fact(tmp_path):
+    """Not the same question contradicted in another way; and answers count where they are words, not letters of others."""
+    berlin = {**ROW, "context": "In this story the capital of France is Berlin.", "answer": "Berlin"}
+    letters = {
+        "context": "According to the key, the answer is A.",
+        "question": "The answer is",
+        "prior": "B",
+        "answer": "A",
+    }
+    found = read(tmp_path, ROW, berlin, letters, ROW)
+    made, skipped = cases_of(found.rows, Letters(), WordingConfig(), [AGREEING, IRRELEVANT], None)
+    assert [one.reason for one in skipped] == [f"the same as {found.rows[0].place}"]
+    for case in made[:2]:
+        assert text_of(case.prompts[IRRELEVANT]).startswith("According to the key")
+    assert text_of(made[2].prompts[AGREEING]).startswith("According to the key, the answer is B.")
+    assert text_of(made[2].prompts[IRRELEVANT]).startswith("In this story the capital of France is Rome.")
+    years = {"context": "In 1975 it had 7 moons.", "question": "It had", "prior": "5", "answer": "7"}
+    (case,), _ = cases_of(read(tmp_path, years).rows, Letters(), WordingConfig(), [AGREEING], None)
+    assert text_of(case.prompts[AGREEING]).startswith("In 1975 it had 5 moons.")
+
+
 def test_what_a_row_gives_is_taken(tmp_path):
     row = {
         **ROW,

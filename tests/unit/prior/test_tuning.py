@@ -23,7 +23,7 @@ from sparsetrain.report.blocks import Heatmap, Table, Tile, walk
 from sparsetrain.typed import from_dict, plain
 
 NODES = [f"blocks.0.attn.hook_v:{2 * N + i}" for i in range(N)]
-CONFIG = ExamineConfig(n_fit=6, min_cases=5, n_bootstrap=100, n_random=2)
+CONFIG = ExamineConfig(n_fit=6, min_facts=3, n_bootstrap=100, n_random=2)
 
 
 @pytest.fixture(scope="module")
@@ -201,9 +201,10 @@ def test_where_the_prior_seldom_wins_there_is_no_headroom(outcome):
 
 
 def test_few_known_cases_have_no_headroom(outcome):
-    few = replace(outcome, config=replace(CONFIG, min_cases=13))
+    few = replace(outcome, config=replace(CONFIG, min_facts=5))
     section = section_of(few, model="by hand")
-    assert section.headroom.value is None and "fewer than 13 cases" in (section.headroom.note or "")
+    assert section.headroom.value is None and "fewer than 5 facts" in (section.headroom.note or "")
+    assert outcome.known.sum() >= 5, "there are as many cases, of fewer facts"
     KINDS["context_prior"].view(section)
 
 
