@@ -7,6 +7,7 @@ Source: Gao et al. 2025, arXiv 2511.13653, section A.5.
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from sparsetrain.typed import one_line
 
 MEANS = "means.safetensors"
 """In a run's `circuits/`."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +152,7 @@ def _widths(space: NodeSpace) -> list[tuple[str, int]]:
 def means_once(
     model: nn.Module, path: Path, windows: Callable[[], Tensor], *, source: str, weights_sha256: str, n: int
 ) -> Means:
-    """The means of these weights from a file, or measured and written there.
+    """The means of these weights from a file, or measured and written there; where the file has them over another number of windows that is said.
 
     Args:
         model: see `measure_means`, as the following.
@@ -158,17 +161,14 @@ def means_once(
         source: what text they are, in words.
         weights_sha256: hash of the model's weights.
         n: windows asked for.
-
-    Raises:
-        ValueError: the file has the means of these weights over another number of windows: circuits rest on them.
     """
     means = Means.load(path) if path.is_file() else None
     if means is None or means.weights_sha256 != weights_sha256:
         means = replace(measure_means(model, windows(), source=source, weights_sha256=weights_sha256), n_windows=n)
         means.save(path)
     if means.n_windows not in (None, n):
-        raise ValueError(
-            f"n_means_windows={n}, but {path} has means over {means.n_windows} windows, and the circuits beside it rest on them; keep "
-            f"{means.n_windows}, or remove that file to search all anew"
-        )
+        log.warning(
+            "means are those of %s, over %s windows, since circuits rest on them, and not over n_means_windows=%d; remove the file to search all anew",
+            path, means.n_windows, n,
+        )  # fmt: skip
     return means

@@ -120,7 +120,7 @@ def test_a_gguf_model_that_knows_nothing(ask, tmp_path, monkeypatch):
         )
     )
     assert (section["n_cases"], section["n_known"]) == (6, 0) and section["headroom"]["value"] is None
-    assert "fewer than 3 cases that the model knows" in section["headroom"]["note"]
+    assert "fewer than 3 facts that the model knows" in section["headroom"]["note"]
     assert "no nodes of a recall circuit were given" in section["left_out"]["recall circuit"]
     assert "there is no prior to beat" in (tmp_path / "run" / "report.html").read_text()
 

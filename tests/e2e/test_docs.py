@@ -288,6 +288,8 @@ def smaller(command: Command, cache: Path) -> list[str]:
     # a folder holds one study
     words = [word.replace("runs/folder", f"runs/folder_{given.get('+experiment')}") for word in words]
     more = [word for word in SMALL.get(command.script, ()) if word.split("=")[0] not in given]
+    if given.get("run", "").startswith("zoo:"):  # whose circuits were found with gates, and a page states one rule
+        more = [word for word in more if word != "circuits.find.gate=false"]
     if "-m" in words and "+experiment=quickstart" in words:  # several trainings
         more += ["circuits=none", "ood=none"]
     return [*words, *more, *([f"cache_dir={cache}"] if command.script == "train" else [])]
