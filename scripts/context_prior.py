@@ -43,7 +43,16 @@ from circuits.prior.prompts import PROMPT_ARMS
 from circuits.prior.study import ExamineConfig, examine, forms_for, n_asked
 from circuits.run import KINDS
 from sparsetrain.adapters import LanguageModel, Precision, is_of_others, load_language_model
-from sparsetrain.data.reading import Document, Fields, Skip, Unreadable, find_files, listed, read_rows
+from sparsetrain.data.reading import (
+    Document,
+    Fields,
+    LongDocument,
+    Skip,
+    Unreadable,
+    find_files,
+    listed,
+    read_rows,
+)
 from sparsetrain.entry import entry, require
 from sparsetrain.job import command_line
 from sparsetrain.progress import progress_bar
@@ -155,7 +164,7 @@ def neutral_of(config: ContextPriorRun) -> list[str]:
     if not paths:
         return []
     found = find_files(paths, "neutral")
-    rows: list[Document | Skip] = []
+    rows: list[Document | LongDocument | Skip] = []
     for path in found.files:
         try:
             rows += read_rows(path, Fields())

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from circuits.fracture.distil import PADDING
 from circuits.fracture.engine import Asked
-from sparsetrain.data.reading import Document, Fields, Skip, Unreadable, find_files, read_rows
+from sparsetrain.data.reading import Document, Fields, LongDocument, Skip, Unreadable, find_files, read_rows
 from sparsetrain.data.worlds.rules import RulesConfig, RuleWorld, draw_rules
 from sparsetrain.store import write_atomic
 from sparsetrain.typed import from_json, plain
@@ -222,7 +222,7 @@ def read_questions(paths: Sequence[str], tokenizer: TextTokenizer, d_vocab: int,
     return questions
 
 
-def _documents(path: Path, named: bool) -> Iterator[Document | Skip]:
+def _documents(path: Path, named: bool) -> Iterator[Document | LongDocument | Skip]:
     """The rows of a file; one that was only found in a folder may be unreadable."""
     try:
         yield from read_rows(path, Fields(text=TEXTS[0], others=(*TEXTS[1:], *MORE)))
