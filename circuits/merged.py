@@ -46,11 +46,17 @@ def under_one_rule(old: CircuitsSection | None, new: CircuitsSection, tasks: Col
     if others:
         differing = [key for key in RULES if getattr(old, key) != getattr(new, key)]
         named = ", ".join(f"{key}={getattr(old, key)} there, {getattr(new, key)} here" for key in differing)
+        theirs = " ".join(_typed(key, getattr(old, key)) for key in differing)
         raise ValueError(
             f"the report has circuits of {', '.join(others)} that were found by other rules: {named}; a page states one. Search them again "
-            f"too (task={','.join(dict.fromkeys([*others, *tasks]))}), or keep their rules (circuits.find.*)"
+            f"too (task={','.join(dict.fromkeys([*others, *tasks]))}), or keep their rules ({theirs})"
         )
     return None
+
+
+def _typed(rule: str, value: object) -> str:
+    """A rule of a section as the search's config says it."""
+    return f"circuits.find.gate={str(value == 'on').lower()}" if rule == "gates" else f"circuits.find.{rule}={value}"
 
 
 def _found(circuit: CircuitEntry) -> str:
