@@ -43,16 +43,7 @@ from circuits.prior.prompts import PROMPT_ARMS
 from circuits.prior.study import ExamineConfig, examine, forms_for, n_asked
 from circuits.run import KINDS
 from sparsetrain.adapters import LanguageModel, Precision, is_of_others, load_language_model
-from sparsetrain.data.reading import (
-    Document,
-    Fields,
-    LongDocument,
-    Skip,
-    Unreadable,
-    find_files,
-    listed,
-    read_rows,
-)
+from sparsetrain.data.reading import Fields, Skip, find_files, listed, read_found
 from sparsetrain.entry import entry, require
 from sparsetrain.job import command_line
 from sparsetrain.progress import progress_bar
@@ -163,15 +154,8 @@ def neutral_of(config: ContextPriorRun) -> list[str]:
     paths = listed(config.neutral)
     if not paths:
         return []
-    found = find_files(paths, "neutral")
-    rows: list[Document | LongDocument | Skip] = []
-    for path in found.files:
-        try:
-            rows += read_rows(path, Fields())
-        except (OSError, Unreadable) as error:
-            if path in found.named:
-                raise
-            log.warning("left out: %s: %s", path, error)
+    rows = list(read_found(find_files(paths, "neutral"), Fields()))
+    say([row for row in rows if isinstance(row, Skip)])
     texts = [row.text for row in rows if not isinstance(row, Skip) and len(row.text.split()) > 3]
     if not texts:
         raise ValueError(f"no text of four words in neutral={','.join(paths)}; give texts, or leave it out")

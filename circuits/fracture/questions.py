@@ -8,7 +8,7 @@ A rule in a context is a behaviour. Prompts may differ in length: shorter ones a
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from circuits.fracture.distil import PADDING
 from circuits.fracture.engine import Asked
-from sparsetrain.data.reading import Document, Fields, LongDocument, Skip, Unreadable, find_files, read_rows
+from sparsetrain.data.reading import Fields, Skip, find_files, read_found
 from sparsetrain.data.worlds.rules import RulesConfig, RuleWorld, draw_rules
 from sparsetrain.store import write_atomic
 from sparsetrain.typed import from_json, plain
@@ -163,29 +163,29 @@ def read_questions(paths: Sequence[str], tokenizer: TextTokenizer, d_vocab: int,
         OSError: a file that was named is missing, or must not be read.
         ValueError: no question, a behaviour without questions of training, or fewer than two of them; says why the first row was none.
     """
-    found = find_files(paths, "questions")
-    skipped, rows = list(found.notes), []
+    skipped: list[Skip] = []
+    rows: list[Row] = []
     tokens: dict[str, list[int]] = {}
     answers: dict[str, int] = {}
     seen: dict[str, str] = {}
-    for path in found.files:
-        for document in _documents(path, named=path in found.named):
-            made = document.reason if isinstance(document, Skip) else _row(document.name, {TEXTS[0]: document.text, **document.fields})  # fmt: skip
-            if isinstance(made, Row):
-                ids = [tokenizer.eot_id, *tokenizer.encode(made.prompt)]
-                whole = [tokenizer.eot_id, *tokenizer.encode(made.prompt + made.answer)]
-                if made.prompt in seen:
-                    made = f"the prompt of {seen[made.prompt]} again"
-                elif whole[: len(ids)] != ids or len(whole) == len(ids):
-                    made = "this tokenizer joins the end of the prompt with its answer"
-                elif len(ids) > n_ctx:
-                    made = f"a prompt of {len(ids)} tokens, of which the models take {n_ctx}"
-                else:
-                    seen[made.prompt] = made.place
-                    tokens[made.place], answers[made.place] = ids, whole[len(ids)]
-                    rows.append(made)
-            if isinstance(made, str):
-                skipped.append(Skip(document.name, made))
+    fields = Fields(text=TEXTS[0], others=(*TEXTS[1:], *MORE))
+    for document in read_found(find_files(paths, "questions"), fields):
+        made = document.reason if isinstance(document, Skip) else _row(document.name, {TEXTS[0]: document.text, **document.fields})  # fmt: skip
+        if isinstance(made, Row):
+            ids = [tokenizer.eot_id, *tokenizer.encode(made.prompt)]
+            whole = [tokenizer.eot_id, *tokenizer.encode(made.prompt + made.answer)]
+            if made.prompt in seen:
+                made = f"the prompt of {seen[made.prompt]} again"
+            elif whole[: len(ids)] != ids or len(whole) == len(ids):
+                made = "this tokenizer joins the end of the prompt with its answer"
+            elif len(ids) > n_ctx:
+                made = f"a prompt of {len(ids)} tokens, of which the models take {n_ctx}"
+            else:
+                seen[made.prompt] = made.place
+                tokens[made.place], answers[made.place] = ids, whole[len(ids)]
+                rows.append(made)
+        if isinstance(made, str):
+            skipped.append(Skip(document.name, made))
     rows = _whole_behaviours(rows, skipped)
     if not rows:
         first = f"; {skipped[0].name}: {skipped[0].reason}" if skipped else ""
@@ -220,16 +220,6 @@ def read_questions(paths: Sequence[str], tokenizer: TextTokenizer, d_vocab: int,
                 f"answer token, and a circuit is searched on pairs of two; give other answers too"
             )
     return questions
-
-
-def _documents(path: Path, named: bool) -> Iterator[Document | LongDocument | Skip]:
-    """The rows of a file; one that was only found in a folder may be unreadable."""
-    try:
-        yield from read_rows(path, Fields(text=TEXTS[0], others=(*TEXTS[1:], *MORE)))
-    except (OSError, Unreadable) as error:
-        if named:
-            raise
-        yield Skip(str(path), str(error))
 
 
 def _row(place: str, fields: Mapping[str, Any]) -> Row | str:

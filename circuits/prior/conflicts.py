@@ -8,14 +8,13 @@
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from pathlib import Path
 from typing import Any, Protocol
 
 from circuits.prior.cases import Case, Form, Neutral, Pieces, Tokens, case_of, neutral_of
-from sparsetrain.data.reading import Fields, Skip, Unreadable, find_files, read_rows
+from sparsetrain.data.reading import Fields, Skip, find_files, read_found
 
 TEXTS = ("context", "question", "prior", "answer")
 LISTS = ("paraphrases", "others")
@@ -135,31 +134,19 @@ def read_conflicts(paths: Sequence[str]) -> Conflicts:
         OSError: a file that was named is missing, or must not be read.
         ValueError: no file, or no row that is a conflict; says why the first was none.
     """
-    found = find_files(paths, "data")
+    fields = Fields(text=TEXTS[0], others=(*TEXTS[1:], *LISTS, *MORE, *NUMBERS))
     rows: list[Conflict] = []
-    skipped = list(found.notes)
-    for path in found.files:
-        try:
-            for row in _rows(path):
-                (skipped if isinstance(row, Skip) else rows).append(row)  # pyright: ignore[reportArgumentType]
-        except (OSError, Unreadable) as error:
-            if path in found.named:
-                raise
-            skipped.append(Skip(str(path), str(error)))
+    skipped: list[Skip] = []
+    for row in read_found(find_files(paths, "data"), fields):
+        made = row.reason if isinstance(row, Skip) else _conflict(row.name, {TEXTS[0]: row.text, **row.fields})
+        if isinstance(made, Conflict):
+            rows.append(made)
+        else:
+            skipped.append(Skip(row.name, made))
     if not rows:
         first = f": {skipped[0].name}: {skipped[0].reason}" if skipped else ""
         raise ValueError(f"no conflict in data={','.join(paths)}{first}; a row needs {', '.join(TEXTS)}")
     return Conflicts(rows=tuple(rows), skipped=tuple(skipped))
-
-
-def _rows(path: Path) -> Iterator[Conflict | Skip]:
-    fields = Fields(text=TEXTS[0], others=(*TEXTS[1:], *LISTS, *MORE, *NUMBERS))
-    for row in read_rows(path, fields):
-        if isinstance(row, Skip):
-            yield row
-            continue
-        made = _conflict(row.name, {TEXTS[0]: row.text, **row.fields})
-        yield Skip(row.name, made) if isinstance(made, str) else made
 
 
 def _conflict(place: str, row: Mapping[str, Any]) -> Conflict | str:

@@ -19,7 +19,7 @@ from sparsetrain.adapters import TextTokenizer
 from sparsetrain.curriculum.prompts import Example, WordingConfig, Written, write
 from sparsetrain.curriculum.ranking import levels_of, ranks
 from sparsetrain.curriculum.scoring import Scores
-from sparsetrain.data.reading import Fields, Skip, Unreadable, find_files, read_rows
+from sparsetrain.data.reading import Fields, Skip, find_files, read_found
 from sparsetrain.representation.items import Item
 from sparsetrain.store import write_atomic
 
@@ -74,31 +74,27 @@ def read_examples(
         OSError: a file is missing, or must not be read.
         ValueError: no file; a file that is no text; not a single example.
     """
-    found = find_files(paths, key)
-    skipped, known = list(found.notes), dict[tuple[str, str], str]()
+    skipped: list[Skip] = []
+    known: dict[tuple[str, str], str] = {}
     examples: list[Example] = []
     items: list[Item] = []
-    for path in found.files:
-        try:
-            for row in read_rows(path, Fields(text=fields.question, others=(fields.answer, fields.difficulty))):
-                made = row if isinstance(row, Skip) else _example(row.name, row.text, row.fields, fields)
-                if isinstance(made, Skip):
-                    skipped.append(made)
-                    continue
-                same = (made.question.strip(), made.answer.strip())
-                if (first := known.setdefault(same, made.place)) != made.place:
-                    skipped.append(Skip(made.place, f"the same question and answer as {first}"))
-                    continue
-                written = item_of(tokenizer, wording, made, n_tokens)
-                if isinstance(written, str):
-                    skipped.append(Skip(made.place, written))
-                    continue
-                examples.append(made)
-                items.append(written)
-        except (OSError, Unreadable) as error:
-            if path in found.named:
-                raise
-            skipped.append(Skip(str(path), str(error)))
+    for row in read_found(
+        find_files(paths, key), Fields(text=fields.question, others=(fields.answer, fields.difficulty))
+    ):
+        made = row if isinstance(row, Skip) else _example(row.name, row.text, row.fields, fields)
+        if isinstance(made, Skip):
+            skipped.append(made)
+            continue
+        same = (made.question.strip(), made.answer.strip())
+        if (first := known.setdefault(same, made.place)) != made.place:
+            skipped.append(Skip(made.place, f"the same question and answer as {first}"))
+            continue
+        written = item_of(tokenizer, wording, made, n_tokens)
+        if isinstance(written, str):
+            skipped.append(Skip(made.place, written))
+            continue
+        examples.append(made)
+        items.append(written)
     if not examples:
         why = f"all {len(skipped)} rows are left out, the first {skipped[0].name}: {skipped[0].reason}" if skipped else "it has no row"  # fmt: skip
         raise ValueError(

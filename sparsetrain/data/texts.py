@@ -174,9 +174,7 @@ def read_texts(paths: Sequence[str], encoder: Encoder, config: TextsConfig) -> T
                     )
                 examples.setdefault(example.split, []).append(example)
         except (OSError, Unreadable) as error:
-            if path in found.named:
-                raise
-            skipped.append(Skip(str(path), str(error)))
+            skipped.append(found.without(path, error))
     if not examples:
         raise ValueError(
             f"no text in data={','.join(paths)}; of {len(skipped)} files, {skipped[0].name}: {skipped[0].reason}"

@@ -2,7 +2,8 @@
 
 1. `find_files` turns what a user calls files into files: an existing path as it is spelled, a folder, or a pattern.
 2. `read_rows` yields the documents of a file, each with its place `<file>:<line or row>`, and a `Skip` for every row that is none.
-   What kind of file it is says its ending, small or capital, behind which `.gz` may stand.
+   What kind of file it is says its ending, small or capital, behind which `.gz` may stand. `read_found` does so for all files found: one
+   that was named has to be readable, one that lies in a folder or matches a pattern is left out and named.
 3. Text is what the file says: UTF-8 without its byte order mark, line ends as given. What is not UTF-8, or binary, is refused by name.
 """
 
@@ -31,6 +32,7 @@ __all__ = [
     "flaw",
     "listed",
     "prompt_text",
+    "read_found",
     "read_rows",
     "read_text",
 ]
@@ -55,6 +57,24 @@ def read_rows(path: Path, fields: Fields) -> Iterator[Document | LongDocument | 
         yield from FORMATS.get(suffix, prose)(path, fields)
     except Unreadable as error:
         raise Unreadable(f"{error}; {READ}" if "binary" in str(error) else str(error)) from error
+
+
+def read_found(found: Found, fields: Fields) -> Iterator[Document | LongDocument | Skip]:
+    """What was noted in finding the files, then the documents of each.
+
+    Args:
+        found: the files.
+        fields: which fields of a row are wanted.
+
+    Raises:
+        OSError, Unreadable: a file that was named is missing, or cannot be read.
+    """
+    yield from found.notes
+    for path in found.files:
+        try:
+            yield from read_rows(path, fields)
+        except (OSError, Unreadable) as error:
+            yield found.without(path, error)
 
 
 def prompt_text(prompt: str) -> str:

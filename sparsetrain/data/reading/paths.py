@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sparsetrain.data.reading.document import Skip
 from sparsetrain.data.reading.formats import ending
+from sparsetrain.data.reading.opening import Unreadable
 from sparsetrain.store import sha256
 
 
@@ -32,6 +33,17 @@ class Found:
     def content(self) -> list[list[str]]:
         """Resolved path and hash of every file, and the notes: changes when anything else would be read."""
         return [*map(content_of, self.files), *([note.name, note.reason] for note in self.notes)]
+
+    def without(self, path: Path, error: OSError | Unreadable) -> Skip:
+        """What is said of a file that cannot be read.
+
+        Raises:
+            OSError, Unreadable: this error, for a file that was named.
+        """
+        if path in self.named:
+            raise error
+        reason = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{path} is ")
+        return Skip(str(path), reason or "unreadable")
 
 
 def content_of(path: Path) -> list[str]:

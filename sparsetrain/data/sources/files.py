@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sparsetrain.data.reading import Document, Fields, Found, LongDocument, Skip, Unreadable, find_files, read_rows
+from sparsetrain.data.reading import Document, Fields, Found, LongDocument, Skip, find_files, read_found
 from sparsetrain.data.sources.document import up_to
 from sparsetrain.typed import Count, Weight
 
@@ -38,9 +38,7 @@ class FilesSource:
             OSError: a file that is named is not there, or must not be read.
             ValueError: no file matches; a file that is named is no text.
         """
-        found = self._found()
-        yield from found.notes
-        yield from up_to(self._documents(found), self.max_chars)
+        yield from up_to(read_found(self._found(), Fields(text=self.text_field)), self.max_chars)
 
     def fingerprint(self) -> Any:
         return [self.kind, self.text_field, self.max_chars, self._found().content()]
@@ -48,13 +46,3 @@ class FilesSource:
     def _found(self) -> Found:
         found = find_files(self.paths, "paths")
         return Found(files=tuple(sorted(found.files)), named=found.named, notes=found.notes)
-
-    def _documents(self, found: Found) -> Iterator[Document | LongDocument | Skip]:
-        for path in found.files:
-            try:
-                yield from read_rows(path, Fields(text=self.text_field))
-            except (OSError, Unreadable) as error:
-                if path in found.named:
-                    raise
-                reason = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{path} is ")
-                yield Skip(str(path), reason or "unreadable")

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from sparsetrain.data.reading import content_of, distinct_names, expand_home, find_files, listed
+from sparsetrain.data.reading import (
+    Fields,
+    Skip,
+    Unreadable,
+    content_of,
+    distinct_names,
+    expand_home,
+    find_files,
+    listed,
+    read_found,
+)
 
 ODD = ["my [draft] data=v2 (copy)", "single[1]", "a,b", "*", "x?y", "~", "${x}", "new\nline", "blank "]
 
@@ -132,3 +142,16 @@ def test_content_is_the_bytes(tmp_path):
     assert content_of(a) == before and content_of(tmp_path / "x") == folder
     same = touch(tmp_path / "y" / "a.txt", "one")
     assert content_of(same) != before and content_of(same)[1:] == before[1:]
+
+
+def test_a_file_that_cannot_be_read_is_left_out_unless_it_was_named(tmp_path):
+    touch(tmp_path / "a.txt", "one"), touch(tmp_path / "c.txt", "two")
+    broken = tmp_path / "b.txt"
+    broken.write_bytes(b"\xff\xfe\x00binary\x00")
+    rows = list(read_found(find_files([str(tmp_path)], "data"), Fields()))
+    assert [row.name if isinstance(row, Skip) else row.text for row in rows] == ["one", str(broken), "two"]
+    assert isinstance(rows[1], Skip) and str(broken) not in rows[1].reason
+    with pytest.raises(Unreadable, match=r"b\.txt"):
+        list(read_found(find_files([str(broken)], "data"), Fields()))
+    with pytest.raises(Unreadable, match=r"b\.txt"):
+        list(read_found(find_files([str(tmp_path), str(broken)], "data"), Fields()))
