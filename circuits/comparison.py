@@ -9,7 +9,8 @@
    weights leave slots empty, so a ratio of edges exceeds one even between the same nodes: the ratio of slots decides, edges stand beside.
 4. Intervals are over tasks and model seeds (`stats.crossed`). Gates: validation losses (mean over seeds) within `max_gap`, `min_tasks`
    such tasks, `min_seeds` seeds.
-5. Frontier: bits per character against nonzeros and against the size of circuits of the tasks that every arm solves.
+5. Frontier: bits per character against nonzeros and against the size of circuits of the tasks that every arm solves. Where nothing is to be
+   judged (`about=[]`) it is all there is: `FrontierStudy`.
 
 Source: Gao et al. 2025, figures 2 and 3 (there edges, on one pretraining loss, at 16x; grids of L0 and width). Slots are ours.
 """
@@ -385,6 +386,7 @@ class ComparisonStudy(RunsStudy[C, PairEntry], Generic[C]):
                 searched=any(isinstance(result, Member) and result.searched for result in results.values()),
                 common_tasks=tuple(sorted(set.intersection(*(set(model.circuits) for model in models)))),
                 models=models,
+                judged=bool(self.comparison.about),
                 pairs=tuple(
                     replace(pair, verdict=verdicts[subject.arm])
                     for subject, (pair,) in self.read(run_dir, results).items()
@@ -392,6 +394,28 @@ class ComparisonStudy(RunsStudy[C, PairEntry], Generic[C]):
                 ),
             )
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontierStudy(ComparisonStudy[C], Generic[C]):
+    """Arms are models, about which no claim is made: the numbers of each stand side by side."""
+
+    question = "What losses do these models have, which tasks do they do, and how large are their circuits?"
+    hypotheses = ()
+    rulings = ()
+    searched: bool
+    """Whether circuits are looked for."""
+
+    def method(self) -> tuple[str, ...]:
+        read = (
+            ", and is searched for circuits of the same tasks with the same settings and number of trials"
+            if self.searched
+            else ""
+        )
+        return (
+            f"Every arm has the same data, the same {self.budget} and the whole schedule, its own learning rate{read}.",
+            "No claim is judged: the numbers stand side by side, with their range over seeds.",
+        )
 
 
 def table(circuits: Mapping[str, Sequence[CircuitSize]], tasks: Sequence[str], kind: Kind) -> Floats:

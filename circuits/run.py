@@ -18,7 +18,7 @@ from circuits.bridges.catalogue import BRIDGES
 from circuits.bridges.study import BridgeStudyConfig
 from circuits.brief import describe_task
 from circuits.circuit import Circuit
-from circuits.comparison import ComparisonConfig, ComparisonStudy, Outcome
+from circuits.comparison import ComparisonConfig, ComparisonStudy, FrontierStudy, Outcome
 from circuits.context_prior.catalogue import CONTEXT_PRIOR
 from circuits.context_prior.facts import ConflictsConfig
 from circuits.context_prior.trained import ConflictStudyConfig
@@ -180,6 +180,11 @@ def studies(command: str) -> Catalogue:
             raise ValueError(
                 f"circuits.most={config.circuits.most} and circuits.tasks={list(config.circuits.tasks)}: a comparison searches the same "
                 f"tasks in every arm; give circuits.most=0 and some tasks, or study.comparison.about=[] for losses alone"
+            )
+        if not study.comparison.about:
+            searched = bool(config.circuits.tasks)
+            return FrontierStudy(
+                config=config, rules=study, comparison=study.comparison, search=read, searched=searched
             )
         return ComparisonStudy(config=config, rules=study, comparison=study.comparison, search=read)
 

@@ -396,7 +396,7 @@ def run_facts(config: RunConfig, command: str) -> RunFacts:
     """The facts of the run that is under way in this process."""
     trainer = config.trainer
     name = redacted(config.name)
-    return RunFacts.now(name=name, seed=config.seed, command=command, device=trainer.device, debug=config.debug)
+    return RunFacts.now(name=name, seed=config.seed, command=command, device=trainer.torch_device, debug=config.debug)
 
 
 def describe_representation(

@@ -55,7 +55,6 @@ from sparsetrain.studies.frozen import (
     FAMILY,
     FrozenConfig,
     ReadResult,
-    device_of,
     label_of,
     loaded,
     require_model,
@@ -147,7 +146,7 @@ class ContextPriorRealStudy(Study[Part]):
 
     @property
     def model(self) -> LanguageModel:
-        return loaded(self.frozen.model, device_of(self.config.trainer.device), self.frozen.trust_remote_code)
+        return loaded(self.frozen.model, self.config.trainer.torch_device, self.frozen.trust_remote_code)
 
     @cached_property
     def put(self) -> Put:

@@ -159,3 +159,5 @@ class ArmsSection:
     pairs: tuple[PairEntry, ...]
     searched: bool = True
     """Whether circuits were looked for."""
+    judged: bool = True
+    """Whether pairs of arms were to be judged."""

@@ -1,6 +1,7 @@
 """Several models side by side: loss against size, and arms that differ in a sparsity at equal loss."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 
 from circuits.section import ArmEntry, ArmsSection, PairEntry
 from sparsetrain.report.blocks import (
@@ -33,6 +34,8 @@ ABOUT: Mapping[str, str] = {
     "d_model": "width",
 }
 SIZE = "Circuit size, denser / sparser"
+FEW = 6
+"""Arms that a picture names. ours"""
 N_TRAINING = 7
 """Columns of the table of models that say nothing of circuits, its first."""
 
@@ -40,7 +43,7 @@ N_TRAINING = 7
 def arms(section: ArmsSection) -> list[Block]:
     """What the models are, how large their circuits, and by how much those of denser ones are larger at equal loss; losses alone if none was searched."""
     if not section.searched:
-        return [_models(section.models, N_TRAINING), *_frontier(section.models)]
+        return [_fewest_bits(section.models), _models(section.models, N_TRAINING), *_frontier(section.models)]
     gap = format_number(section.max_gap, "fraction")
     common = ", ".join(section.common_tasks) or "none"
     tiles = [
@@ -58,9 +61,10 @@ def arms(section: ArmsSection) -> list[Block]:
     none = f"no arms that differ in a sparsity have validation losses within {gap} of each other"
     text = (
         f"Circuits are node circuits at the target loss. Their sizes: nodes; edges, the nonzero weights between them; slots, all weights "
-        f"between them, zero or not. Edges fill the slots of a dense model, so the ratio of slots decides, and those of edges and nodes "
-        f"stand beside it. Sizes of an arm are geometric means over the tasks that every arm solves ({common})."
+        f"between them, zero or not. Edges fill all slots of a dense model: arms of several densities are compared by slots. Sizes of an arm are geometric means over the tasks that every arm solves ({common})."
     )
+    if not section.judged:
+        tiles = [_fewest_bits(section.models)]
     return [
         *(tiles or [Tile(label=SIZE, value=MISSING, tone="warn", note=none)]),
         *ratios(section.pairs),
@@ -70,6 +74,19 @@ def arms(section: ArmsSection) -> list[Block]:
         *_pairs(section.pairs, gap),
         _sizes(section.models),
     ]
+
+
+def _fewest_bits(models: Sequence[ArmEntry]) -> Tile:
+    """The arm that predicts best, with the range of the next one beside it."""
+    best, *others = sorted(models, key=lambda model: model.bits_per_char.value or inf)
+    spread = format_interval(best.bits_per_char)
+    own = f"{best.name}, {spread} over seeds" if spread else best.name
+    beside = f"; next {others[0].name}, {_range(others[0].bits_per_char)}" if others else ""
+    return Tile(label="Fewest bits per character", value=best.bits_per_char, tone="none", note=own + beside)
+
+
+def _range(number: Number) -> str:
+    return format_interval(number) or format_number(number.value, number.unit)
 
 
 def _abs_topk(model: ArmEntry) -> str:
@@ -117,7 +134,7 @@ def _filled(model: ArmEntry) -> str:
 
 
 def _frontier(models: Sequence[ArmEntry]) -> list[Block]:
-    """Loss against size of the model and of its circuits, one line per family: dense or sparse, with AbsTopK or without."""
+    """Loss against size of the model and of its circuits: few arms by their names, many as one line per family (dense or sparse, with AbsTopK or without)."""
     pictures: Sequence[tuple[str, str, Callable[[ArmEntry], Number]]] = (
         ("nonzeros", "nonzero parameters", lambda model: model.n_nonzero),
         ("edges of circuits", "edges, geometric mean", lambda model: model.common.edges),
@@ -129,8 +146,9 @@ def _frontier(models: Sequence[ArmEntry]) -> list[Block]:
         for model in models:
             loss, size = model.bits_per_char.value, size_of(model).value
             if loss is not None and size is not None:
-                name = "dense" if model.method == "none" else "sparse"
-                families.setdefault(f"{name}, AbsTopK {_abs_topk(model)}", []).append((loss, size))
+                kind = "dense" if model.method == "none" else "sparse"
+                name = model.name if len(models) <= FEW else f"{kind}, AbsTopK {_abs_topk(model)}"
+                families.setdefault(name, []).append((loss, size))
         curves = tuple(
             Curve(name=name, x=tuple(x for x, _ in sorted(points)), y=tuple(y for _, y in sorted(points)))
             for name, points in families.items()

@@ -31,7 +31,7 @@ from sparsetrain.stats.decisions import DecisionRule, decide
 from sparsetrain.stats.intervals import Estimate, Floats, Ints, difference
 from sparsetrain.stats.number import Number, number
 from sparsetrain.studies.engine import StageResult
-from sparsetrain.studies.frozen import FAMILY, NEURON, FrozenStudy, Put, device_of, item_of, loaded, mean_of
+from sparsetrain.studies.frozen import FAMILY, NEURON, FrozenStudy, Put, item_of, loaded, mean_of
 from sparsetrain.studies.readings import FINAL, RHO_MARGIN, both_gains, correlation, gaussian, sparsity
 from sparsetrain.studies.section import Figure, ResultTable, TableCell
 from sparsetrain.studies.shifts_real import (
@@ -324,7 +324,7 @@ class FamiliarityRealStudy(FrozenStudy[FamiliarReadings]):
         """Reads all items of a set, and again with the untrained model."""
         result = super().work(put, folder)
         items = [item_of(probe) for probe in self.probes[put.arm].probes]
-        device, trusted = device_of(self.config.trainer.device), self.frozen.trust_remote_code
+        device, trusted = self.config.trainer.torch_device, self.frozen.trust_remote_code
         module = initial(put.model, device, self.config.seed, trusted)
         with progress_bar(self.config.trainer.progress) as bar:
             task = bar.add_task(f"{put.arm}, untrained", total=len(items))

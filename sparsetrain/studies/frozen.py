@@ -282,7 +282,7 @@ class FrozenStudy(Study[R]):
 
     def model_of(self, put: Put) -> LanguageModel:
         """The model that reads a set."""
-        return loaded(put.model, device_of(self.config.trainer.device), self.frozen.trust_remote_code)
+        return loaded(put.model, self.config.trainer.torch_device, self.frozen.trust_remote_code)
 
     @cached_property
     def probes(self) -> Mapping[str, Probes]:
@@ -305,7 +305,7 @@ class FrozenStudy(Study[R]):
         of_models = "; ".join(
             f"{label_of(name)}: {model.architecture}, {model.n_params:,} parameters, weights sha256 {model.weights_sha256[:12]}"
             for name in models
-            for model in [loaded(name, device_of(self.config.trainer.device), self.frozen.trust_remote_code)]
+            for model in [loaded(name, self.config.trainer.torch_device, self.frozen.trust_remote_code)]
         )
         sources = {package: version for probes in self.probes.values() for package, version in probes.sources.items()}
         n_tokens = sum(probes.n_tokens for probes in self.probes.values())
@@ -415,11 +415,6 @@ def n_of(probes: Probes) -> str:
         return f"{len(probes.probes)} items"
     n_sides, n_levels, n_rows = probes.shape
     return f"{n_rows} rows, {n_levels} levels, {n_sides} sides" if n_sides > 1 else f"{n_rows} rows, {n_levels} levels"
-
-
-def device_of(device: str) -> str:
-    """cpu or cuda for a device as a run's config names it."""
-    return "cuda" if device in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
 
 
 def levels_table(read: Mapping[Subject, Sequence[ProbeReadings]]) -> ResultTable:

@@ -49,7 +49,9 @@ def study(section: StudySection) -> list[Block]:
             for v in section.verdicts
         ]
     blocks += overviews(section).values()
-    blocks += [_verdicts(section), _gates(section), *_claims(section)]
+    blocks += [_verdicts(section)] if section.verdicts else []
+    blocks += [_gates(section)] if section.gates else []
+    blocks += _claims(section)
     figures = tuple(figure.lines() for figure in section.figures)
     blocks += [Heading(text="Curves"), Grid(blocks=figures)] if figures else []
     blocks += [Details(summary=table.title, blocks=(_table(table),)) for table in section.tables]
@@ -155,7 +157,7 @@ def _rules(section: StudySection) -> Block:
     )
     words = f"Rules, written before the run (plan.json, sha256 {section.plan_sha256[:12]})"
     seeds = Text(text=f"Seeds {', '.join(map(str, plan.seeds))}; arms {', '.join(plan.arms)}.")
-    return Details(summary=words, blocks=(seeds, claims))
+    return Details(summary=words, blocks=(seeds, *([claims] if plan.claims else [])))
 
 
 KINDS: Kinds = {"study": SectionKind(schema=StudySection, view=study), **RUN_KINDS}

@@ -124,7 +124,7 @@ def timed_steps(recipe: Recipe, stream: Stream) -> Iterator[TimedStep]:
     plan = list(planned(recipe))
     trainer = replace(recipe.trainer, n_steps=plan[-1].of)
     short = replace(recipe, trainer=trainer)
-    device = torch.device("cuda" if trainer.on_gpu else "cpu")
+    device = torch.device(trainer.torch_device)
     set_arithmetic(trainer)
     model = short.draw().to(device)
     if trainer.compile:

@@ -63,7 +63,12 @@ class TrainerConfig:
     @property
     def on_gpu(self) -> bool:
         """Whether it runs on CUDA devices."""
-        return self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+        return self.torch_device == "cuda"
+
+    @property
+    def torch_device(self) -> Literal["cpu", "cuda"]:
+        """What `device` comes to on this machine."""
+        return "cpu" if self.device == "cpu" or not torch.cuda.is_available() else "cuda"
 
     @property
     def obstacle(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from circuits.comparison import ComparisonConfig, ComparisonStudy, Member, table
+from circuits.comparison import ComparisonConfig, ComparisonStudy, FrontierStudy, Member, table
 from circuits.edges import count_edges, count_slots
 from circuits.masks import NodeSpace
 from circuits.run import CircuitsConfig, TrainRun, TrainStudy, studies
@@ -20,6 +20,7 @@ from sparsetrain.run import RunConfig
 from sparsetrain.sparsity import SparsityConfig
 from sparsetrain.studies.arm import of_arm
 from sparsetrain.studies.engine import Arm, Stage, StageResult, StudyRules, run_stages
+from sparsetrain.studies.page import study as of_study
 from sparsetrain.studies.section import StudySection
 from sparsetrain.training.budget import StepBudget
 
@@ -35,6 +36,14 @@ def study(arms: dict[str, Arm] = ARMS, n_seeds: int = 3, **settings: int) -> Com
         rules=StudyRules(n_seeds=n_seeds, arms=arms),
         comparison=ComparisonConfig(**{"min_tasks": 3, **settings}),
         search=unread,
+    )
+
+
+def unjudged(arms: dict[str, Arm], searched: bool) -> FrontierStudy[RunConfig]:
+    base = study(arms)
+    comparison = replace(base.comparison, about=())
+    return FrontierStudy(
+        config=base.config, rules=base.rules, comparison=comparison, search=base.search, searched=searched
     )
 
 
@@ -185,21 +194,30 @@ def test_arms_that_differ_in_a_sparsity_are_paired_and_what_else_differs_is_said
         "dense / dense_topk": ("abs_topk", "d_model"),
     }
     assert list(study(CELLS).pairs) == [name for name, pair in both.pairs.items() if pair.about == "weights"]
-    frontier = replace(both, comparison=replace(both.comparison, about=()))
+    frontier = unjudged(CELLS, searched=True)
     assert not frontier.pairs
     members = {name: [member(seed, 3.0, SLOTS) for seed in range(3)] for name in CELLS}
+    members["dense"] = [replace(one, bits_per_char=1.1 + seed / 10) for seed, one in enumerate(members["dense"])]
     section, arms = judged(members, frontier, tmp_path)
-    assert section.interpretable and not section.verdicts and not arms.pairs
+    assert section.interpretable and not section.verdicts and not arms.pairs and not arms.judged
+    assert "losses" in section.plan.question and not any("pairs" in words for words in section.plan.method)
+    titles = {block.title for block in of_study(section) if isinstance(block, Table)}
+    assert titles.isdisjoint({"Verdicts", "Gates"}), "no table without a row"
     blocks = view(arms)
     (tile,) = [block for block in blocks if isinstance(block, Tile)]
-    assert tile.tone == "warn" and "no arms that differ in a sparsity" in tile.note
+    assert tile.label == "Fewest bits per character" and tile.note == (
+        "dense, 1.100 to 1.300 over seeds; next sparse_topk, 1.500 to 1.500"
+    )
     pictures = [block for block in blocks if isinstance(block, Lines)]
     assert [picture.title.rpartition("against ")[2] for picture in pictures] == [
         "nonzeros",
         "edges of circuits",
         "slots of circuits",
     ]
-    assert [curve.name for curve in pictures[0].curves] == ["sparse, AbsTopK 0.25", "sparse, AbsTopK none", "dense, AbsTopK 0.25", "dense, AbsTopK none"]  # fmt: skip
+    assert [curve.name for curve in pictures[0].curves] == list(CELLS), "few arms have their names"
+    families = ["sparse, AbsTopK 0.25", "sparse, AbsTopK none", "dense, AbsTopK 0.25", "dense, AbsTopK none"]
+    many = replace(arms, models=arms.models * 2)
+    assert [curve.name for curve in next(b for b in view(many) if isinstance(b, Lines)).curves] == families
 
 
 def test_the_view_says_what_was_compared_and_what_was_not(tmp_path):
@@ -238,15 +256,14 @@ def test_arms_differ_from_their_run_in_what_they_say():
 
 
 def test_losses_alone_make_no_claim_about_circuits(tmp_path):
-    losses = study(CELLS)
-    losses = replace(losses, comparison=replace(losses.comparison, about=()))
+    losses = unjudged(CELLS, searched=False)
     members = {name: [replace(member(seed, 3.0, {}), searched=False) for seed in range(3)] for name in CELLS}
     _, arms = judged(members, losses, tmp_path)
     assert not arms.searched
     blocks = view(arms)
     models = next(block for block in blocks if isinstance(block, Table))
     assert models.columns[-1].label == "Bits/char" and all(len(row) == len(models.columns) for row in models.rows)
-    assert not [block for block in blocks if isinstance(block, Tile)]
+    assert [block.label for block in blocks if isinstance(block, Tile)] == ["Fewest bits per character"]
     assert [block.title for block in blocks if isinstance(block, Lines)] == ["Validation loss against nonzeros"]
 
 
@@ -256,7 +273,8 @@ def test_arms_are_searched_for_the_same_tasks(circuits):
         studies("")["comparison"](TrainRun(circuits=circuits), TrainStudy(arms=ARMS))
     assert studies("")["comparison"](TrainRun(circuits=replace(circuits, tasks=("with_as",), most=0)), TrainStudy())
     alone = TrainStudy(comparison=ComparisonConfig(about=()))
-    assert studies("")["comparison"](TrainRun(circuits=CircuitsConfig()), alone), "losses need no circuits"
+    losses = studies("")["comparison"](TrainRun(circuits=CircuitsConfig()), alone)
+    assert isinstance(losses, FrontierStudy) and not losses.searched, "losses need no circuits"
 
 
 def test_a_finished_arm_is_not_run_again_and_one_of_other_settings_is(tmp_path):
