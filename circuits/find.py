@@ -26,6 +26,7 @@ from circuits.evidence.thresholds import CardConfig
 from circuits.explain.graph import drawing
 from circuits.explain.words import head_of
 from circuits.means import Means
+from circuits.merged import rules_of
 from circuits.search.learn import Progress, silent
 from circuits.search.search import Pruned
 from circuits.search.task import (
@@ -97,11 +98,7 @@ def section_of(means: Means, config: FindConfig, tasks: Sequence[TaskEntry], *, 
             means=MeansFacts(n_tokens=means.n_tokens, source=means.source),
             random=RANDOM_NOTE if linked else RANDOM_NODES_NOTE,
         ),
-        target_loss=config.target_loss,
-        min_raw_accuracy=config.min_raw_accuracy,
-        min_twin_ratio=config.min_twin_ratio,
-        calibration=config.calibration,
-        gates="on" if config.gate else "off",
+        **rules_of(config),
         tasks=tuple(tasks),
     )
 

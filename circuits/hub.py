@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from circuits.find import find_once, section_of
 from circuits.masks import NodeSpace
 from circuits.means import Means, measure_means
-from circuits.merged import merge_tasks
+from circuits.merged import merge_tasks, under_one_rule
 from circuits.run import with_bars
 from circuits.search.comparison import ranked_circuits
 from circuits.search.task import FindConfig, Pairs, TaskSearch
@@ -156,7 +156,7 @@ def hub_circuits(
         progress: draw a progress bar on stderr.
     """
     out_dir, module, tokenizer = run_dir / "circuits", searched.model.module, searched.tokenizer
-    section = known
+    section = under_one_rule(known, find, list(tasks), out_dir)
     for name, report in with_bars("circuits", list(tasks), progress):
         means = searched.means_of(tasks[name], find)
         task = find_once(module, tasks[name], tokenizer, means, find, out_dir, report)

@@ -2,7 +2,11 @@
 
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
+from typing import Literal, TypedDict
 
+from circuits.calibrate import CalibrationMode
+from circuits.search.task import FindConfig
 from circuits.section import CircuitEntry, CircuitsSection
 from sparsetrain.store import fingerprint
 from sparsetrain.typed import plain
@@ -30,26 +34,53 @@ def merge_tasks(old: CircuitsSection | None, new: CircuitsSection) -> CircuitsSe
     return replace(new, tasks=tuple(tasks.values()))
 
 
-RULES = ("target_loss", "min_raw_accuracy", "min_twin_ratio", "calibration", "gates")
-"""Fields of a section by which every circuit on its page was found and judged."""
+class Rules(TypedDict):
+    """Fields of a section by which every circuit on its page was found and judged."""
+
+    target_loss: float
+    min_raw_accuracy: float
+    min_twin_ratio: float
+    calibration: CalibrationMode
+    gates: Literal["on", "off"]
 
 
-def under_one_rule(old: CircuitsSection | None, new: CircuitsSection, tasks: Collection[str]) -> CircuitsSection | None:
+def rules_of(find: FindConfig) -> Rules:
+    """Those of a search."""
+    return Rules(
+        target_loss=find.target_loss,
+        min_raw_accuracy=find.min_raw_accuracy,
+        min_twin_ratio=find.min_twin_ratio,
+        calibration=find.calibration,
+        gates="on" if find.gate else "off",
+    )
+
+
+def under_one_rule(
+    old: CircuitsSection | None, find: FindConfig, tasks: Collection[str], folder: Path
+) -> CircuitsSection | None:
     """What a page has of an old section beside tasks that are searched now; None: nothing that may stand beside them.
+
+    Args:
+        old: the section, if there is one.
+        find: how tasks are searched now.
+        tasks: their names.
+        folder: of circuits, with the files of pairs that tasks rest on.
 
     Raises:
         ValueError: circuits of other tasks were found by other rules, and one page can state one only.
     """
-    if old is None or all(getattr(old, key) == getattr(new, key) for key in RULES):
+    rules = rules_of(find)
+    differing = {} if old is None else {key: getattr(old, key) for key in rules if getattr(old, key) != rules[key]}
+    if old is None or not differing:
         return old
     others = [task.task for task in old.tasks if task.task not in tasks]
     if others:
-        differing = [key for key in RULES if getattr(old, key) != getattr(new, key)]
-        named = ", ".join(f"{key}={getattr(old, key)} there, {getattr(new, key)} here" for key in differing)
-        theirs = " ".join(_typed(key, getattr(old, key)) for key in differing)
+        named = ", ".join(f"{key}={there} there, {rules[key]} here" for key, there in differing.items())
+        theirs = " ".join(_typed(key, there) for key, there in differing.items())
+        again = ",".join(dict.fromkeys(_named(name, folder) for name in (*others, *tasks)))
         raise ValueError(
-            f"the report has circuits of {', '.join(others)} that were found by other rules: {named}; a page states one. Search them again "
-            f"too (task={','.join(dict.fromkeys([*others, *tasks]))}), or keep their rules ({theirs})"
+            f"the report has circuits of {', '.join(others)} that were found by other rules: {named}; a page states one. Keep their rules "
+            f"({theirs}), or search them again too (task={again}; in train.py circuits.tasks=[{again}])"
         )
     return None
 
@@ -57,6 +88,11 @@ def under_one_rule(old: CircuitsSection | None, new: CircuitsSection, tasks: Col
 def _typed(rule: str, value: object) -> str:
     """A rule of a section as the search's config says it."""
     return f"circuits.find.gate={str(value == 'on').lower()}" if rule == "gates" else f"circuits.find.{rule}={value}"
+
+
+def _named(task: str, folder: Path) -> str:
+    """A task as a command names it: one of a file of pairs by the copy that was kept."""
+    return next((f"file:{path}" for path in (folder / task / "pairs").glob("*")), task)
 
 
 def _found(circuit: CircuitEntry) -> str:

@@ -319,12 +319,11 @@ def run_circuits(
         progress: draw a progress bar on stderr.
     """
     model, tokenizer, out_dir = load_model(export), Tokenizer.load(export / "tokenizer.json"), run_dir / "circuits"
-    weights_sha256 = read_meta(export)["weights_sha256"]
+    weights_sha256, behaviours = read_meta(export)["weights_sha256"], config.behaviours()
+    known = under_one_rule(known, config.find, list(behaviours), out_dir)
     means = means_once(
         model, out_dir / MEANS, windows, source=windows_source, weights_sha256=weights_sha256, n=config.n_means_windows
     )
-    behaviours = config.behaviours()
-    known = under_one_rule(known, section_of(means, config.find, ()), list(behaviours))
 
     def section(tasks: Sequence[TaskEntry]) -> CircuitsSection:
         found = section_of(means, config.find, tasks)

@@ -20,7 +20,7 @@ from sparsetrain.progress import progress_bar
 from sparsetrain.report import RunFacts
 from sparsetrain.stats.coverage import Interval, World, coverage
 from sparsetrain.stats.crossed import crossed_difference
-from sparsetrain.stats.intervals import Floats, over_items, over_seeds
+from sparsetrain.stats.intervals import Estimate, Floats, estimate, over_seeds
 from sparsetrain.store import write_atomic
 from sparsetrain.typed import Count, Seed, to_dict
 
@@ -47,10 +47,17 @@ def over_tasks(a: Floats, b: Floats) -> Floats:
     return np.nanmean(b, 1) - np.nanmean(a, 1)
 
 
+def resampled(values: Floats) -> Estimate:
+    """The bootstrap of a mean, of however few values."""
+    return estimate(
+        "mean over tasks", lambda i: values[i].mean(-1), len(values), n_bootstrap=200, confidence=0.95, seed=0
+    )
+
+
 INTERVALS: Mapping[str, Interval] = {
     "tasks and seeds": crossed_difference,
     "Student's t over tasks": lambda a, b: over_seeds(over_tasks(a, b)),
-    "bootstrap over tasks": lambda a, b: over_items(over_tasks(a, b), n_bootstrap=200, seed=0),
+    "bootstrap over tasks": lambda a, b: resampled(over_tasks(a, b)),
 }
 
 

@@ -262,9 +262,23 @@ def _irrelevant(rows: Sequence[Conflict], i: int) -> str:
     return ""
 
 
+UNSPACED = (
+    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Scripts that put no blank between words, or none between a word and what is joined to it: Thai, Lao, Burmese, Khmer, Kana, Han, Hangul."""
+
+
 def _word(text: str) -> re.Pattern[str]:
-    """Finds a text where it stands as words of its own: no `A` in `According`, no `7` in `1975`."""
-    return re.compile(rf"(?<!\w){re.escape(text)}(?!\w)")
+    """Finds a text where it stands as words of its own: no `A` in `According`, no `7` in `1975`, but `7` in `7kg`, and any text between signs
+    of a script without blanks."""
+
+    def joined(edge: str) -> str:
+        """Signs that would go on with the word that has `edge` at an end; `(?!)` is none."""
+        if re.match(f"[{UNSPACED}]", edge):
+            return "(?!)"
+        return r"\d" if edge.isdecimal() else rf"[^\W{UNSPACED}]"
+
+    return re.compile(f"(?<!{joined(text[:1])}){re.escape(text)}(?!{joined(text[-1:])})")
 
 
 def _has(context: str, text: str) -> bool:

@@ -73,9 +73,11 @@ class PairSet:
         return len(self.groups.unique())
 
     def border(self, at: int) -> int:
-        """The place nearest to `at` that parts no group of pairs which stand together, as those of a file that share a prompt do."""
+        """The place nearest to `at` that parts no group of pairs which stand together, as those of a file that share a prompt do; `at`, where
+        none lies within a quarter of the pairs, since a side of few pairs judges nothing."""
         changes = (self.groups[1:] != self.groups[:-1]).nonzero().flatten() + 1
-        return min(changes.tolist(), key=lambda place: abs(place - at), default=at)
+        near = [place for place in changes.tolist() if abs(place - at) <= len(self) / 4]
+        return min(near, key=lambda place: abs(place - at), default=at)
 
     def prompts(self) -> tuple[Tensor, Tensor]:
         """Tokens `[(n side), pos]` without columns that are padding in every row, and last positions `[(n side)]`.

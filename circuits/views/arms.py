@@ -36,7 +36,7 @@ ABOUT: Mapping[str, str] = {
 SIZE = "Circuit size, denser / sparser"
 FEW = 6
 """Arms that a picture names. ours"""
-N_TRAINING = 7
+N_TRAINING = 6
 """Columns of the table of models that say nothing of circuits, its first."""
 
 
@@ -97,8 +97,7 @@ def _abs_topk(model: ArmEntry) -> str:
 def _models(models: Sequence[ArmEntry], n_columns: int | None = None) -> Table:
     columns = (
         Column(label="Arm"),
-        Column(label="Density", form="number", help="nonzeros / entries of weight matrices"),
-        Column(label="AbsTopK", form="number", help="share of the width that is kept"),
+        Column(label="Density", form="number", help="nonzeros / entries of weight matrices; below: share of the width that AbsTopK keeps"),
         Column(label="Rate", form="number", help="peak of the learning rate, the arm's own; below: AdamW's eps and the number of optimizer steps"),
         Column(label="Nonzeros", form="number", help="of all parameters but the bigram table; below: between nodes"),
         Column(label="Validation loss", form="number", help="mean over seeds"),
@@ -111,8 +110,7 @@ def _models(models: Sequence[ArmEntry], n_columns: int | None = None) -> Table:
     rows = tuple(
         (
             Cell(value=model.name, sub=f"width {model.d_model}"),
-            model.density.value,
-            _abs_topk(model),
+            Cell(value=model.density.value, sub=f"AbsTopK {_abs_topk(model)}"),
             Cell(value=model.lr_peak, sub=f"eps {model.eps:g}; {format_number(model.n_steps.value)} steps"),
             Cell(value=model.n_nonzero.value, sub=f"{format_number(model.n_edges.value)} between nodes"),
             model.val_loss,

@@ -28,6 +28,10 @@ from sparsetrain.typed import from_json
 
 ARCHITECTURE = "SparsetrainForCausalLM"
 MODULE = FILE_NAME.removesuffix(".py")
+WEIGHTS, CARD = "model.safetensors", "README.md"
+JSONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "meta.json")
+FILES = (WEIGHTS, FILE_NAME, CARD, *JSONS)
+"""All that such a folder may hold."""
 
 
 def hub_config(config: ModelConfig) -> dict[str, Any]:
@@ -118,11 +122,11 @@ def write_hub_folder(export: str | Path, folder: str | Path, readme: str, *, ove
     part.mkdir()
     try:
         state = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
-        write_atomic(part / "model.safetensors", save(state, metadata={"format": "pt"}))
+        write_atomic(part / WEIGHTS, save(state, metadata={"format": "pt"}))
         for name, content in files.items():
             (part / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (part / FILE_NAME).write_text(modeling_file(), encoding="utf-8")
-        (part / "README.md").write_text(readme, encoding="utf-8")
+        (part / CARD).write_text(readme, encoding="utf-8")
         if folder.is_dir():
             shutil.rmtree(folder)
         part.rename(folder)

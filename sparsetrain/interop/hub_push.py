@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from sparsetrain.interop.hub_folder import FILES
+from sparsetrain.interop.one_file import FILE_NAME
 from sparsetrain.typed import one_line
 
 PREFIX = "hf:"
@@ -27,21 +29,27 @@ def upload(folder: Path, name: str, token: str, *, private: bool, message: str) 
     """Uploads a folder, making the repository if it is not there; returns its address.
 
     Raises:
-        ValueError: the hub refuses or cannot be reached; the repository is public and `private` was asked for.
+        ValueError: the hub refuses or cannot be reached; the repository is public and `private` was asked for, or holds another kind of model.
     """
     import huggingface_hub
 
     api = huggingface_hub.HfApi(token=token)
+    is_others = False
     try:
         address = api.create_repo(name, private=private, exist_ok=True)
         is_private = bool(api.model_info(address.repo_id).private)
         if is_private or not private:
-            # What lies there of a model before goes with the same commit.
-            api.upload_folder(
-                repo_id=address.repo_id, folder_path=folder, commit_message=message, delete_patterns=["*"]
-            )
+            there = set(api.list_repo_files(address.repo_id))
+            is_others = "config.json" in there and FILE_NAME not in there
+            if not is_others:
+                # What an earlier push wrote and this one does not goes with the same commit; files of other names stay.
+                api.upload_folder(
+                    repo_id=address.repo_id, folder_path=folder, commit_message=message, delete_patterns=list(FILES)
+                )
     except Exception as error:  # of several libraries, which change from version to version
         raise ValueError(f"dst={PREFIX}{name}: the hub did not take it: {one_line(error)}") from error
     if private and not is_private:
         raise ValueError(f"dst={PREFIX}{name} is there already and public; nothing was uploaded: give private=false, or another name")  # fmt: skip
+    if is_others:
+        raise ValueError(f"dst={PREFIX}{name} holds a model that is none of ours (no {FILE_NAME}); nothing was uploaded: give another name")  # fmt: skip
     return str(address)

@@ -73,6 +73,7 @@ class SparseTensor:
             exact=(nonzeros if kept is None else kept) == budget,
             floor_kept=short == 0,
             kept=kept,
+            from_sparse=self.initial < 1,
         )
 
 

@@ -42,6 +42,8 @@ class TensorAudit:
     """Every line has its floor."""
     kept: int | None = None
     """Positions of the method's mask; one that has just grown holds 0, as does one whose gradient always was. None: the method has no mask."""
+    from_sparse: bool = False
+    """The training began with weights that were sparse already: of them a line that no gradient reaches may be shorter than the floor."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
 
-from sparsetrain.stats.intervals import Estimate, Floats
+from sparsetrain.stats.intervals import Estimate, Floats, percent
 
 NOTICED = 1.5
 """Runs count as different where their mean square is so many times that of the rest; counting any excess makes intervals too wide
@@ -108,7 +108,7 @@ def crossed_difference(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) 
     df = variance**2 / spread if spread else float(n - 1)
     half = -float(stdtrit(df, (1 - confidence) / 2)) * sqrt(variance)
     method = (
-        f"mean over {n} items, {x.shape[1]} and {y.shape[1]} runs; {confidence:.0%} Student's t interval over items and runs, "
+        f"mean over {n} items, {x.shape[1]} and {y.shape[1]} runs; {percent(confidence)} Student's t interval over items and runs, "
         f"{df:.1f} degrees of freedom"
     )
     return Estimate(value=value, lo=value - half, hi=value + half, n=n, method=method)

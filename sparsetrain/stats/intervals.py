@@ -142,7 +142,7 @@ def estimate(what: str, statistic: Statistic, *sizes: int, n_bootstrap: int, con
         lo=lo,
         hi=hi,
         n=min(sizes),
-        method=f"{what}, {confidence:.0%} percentile bootstrap ({n_bootstrap} resamples, seed {seed})",
+        method=f"{what}, {percent(confidence)} percentile bootstrap ({n_bootstrap} resamples, seed {seed})",
     )
 
 
@@ -180,7 +180,7 @@ def simultaneous(
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_bootstrap)
     apart = np.abs(v[spread] @ counts.T / n - mean[spread, None]) / error[spread, None]
     factor = float(np.quantile(apart.max(0), confidence)) if spread.any() and n_bootstrap else 0.0
-    method = f"mean over items, {confidence:.0%} simultaneous over {len(v)} series (max-t, {n_bootstrap} resamples, seed {seed})"
+    method = f"mean over items, {percent(confidence)} simultaneous over {len(v)} series (max-t, {n_bootstrap} resamples, seed {seed})"
     return tuple(
         Estimate(value=float(m), lo=float(m - factor * e), hi=float(m + factor * e), n=n, method=method)
         for m, e in zip(mean, error, strict=True)
@@ -245,7 +245,7 @@ def paired_shares(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Es
     centre = float(d.sum()) / (n + 2)
     error = sqrt((float((d * d).sum()) + 1) / (n + 2) - centre**2) / sqrt(n + 2)
     half = -float(ndtri((1 - confidence) / 2)) * error
-    method = f"difference of paired shares, {confidence:.2%} interval with half an item added to each cell"
+    method = f"difference of paired shares, {percent(confidence)} interval with half an item added to each cell"
     # Thirds of a try that cancel leave a rest that would be shown as a number.
     value = round(float(d.mean()), 12)
     return Estimate(value=value, lo=centre - half, hi=centre + half, n=n, method=method)
@@ -268,7 +268,7 @@ def share(right: ArrayLike, *, confidence: float = 0.95) -> Estimate:
         (p + z * z / (2 * n)) / (1 + z * z / n),
         z * sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2) / (1 + z * z / n),
     )
-    method = f"share of items, {confidence:.2%} Wilson interval"
+    method = f"share of items, {percent(confidence)} Wilson interval"
     return Estimate(value=p, lo=max(0.0, centre - half), hi=min(1.0, centre + half), n=n, method=method)
 
 
@@ -293,7 +293,7 @@ def nested(values: ArrayLike, *, n_bootstrap: int = 1000, confidence: float = 0.
     drawn = rng.integers(n_groups, size=(n_bootstrap, n_groups))
     means = (counts * v[drawn]).sum(-1) / n_items
     lo, hi = percentiles(means.mean(1), (1 - confidence) / 2)
-    method = f"mean over {n_groups} groups of {n_items} items, {confidence:.0%} percentile bootstrap of groups and items ({n_bootstrap} resamples, seed {seed})"
+    method = f"mean over {n_groups} groups of {n_items} items, {percent(confidence)} percentile bootstrap of groups and items ({n_bootstrap} resamples, seed {seed})"
     return Estimate(value=float(v.mean()), lo=float(lo), hi=float(hi), n=v.size, method=method)
 
 
@@ -329,10 +329,15 @@ def over_seeds(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
     return _students_t(np.asarray(values, dtype=np.float64), "seeds", confidence)
 
 
+def percent(confidence: float) -> str:
+    """95%, and 99.55% where 11 intervals are to hold together."""
+    return f"{round(100 * confidence, 2):g}%"
+
+
 def _students_t(v: Floats, what: str, confidence: float) -> Estimate:
     mean = float(v.mean()) if len(v) else float("nan")
     half = float("nan")
     if len(v) > 1 and isfinite(mean):
         half = -float(stdtrit(len(v) - 1, (1 - confidence) / 2)) * float(v.std(ddof=1)) / sqrt(len(v))
-    method = f"mean over {len(v)} {what}, {round(100 * confidence, 2):g}% Student's t interval"
+    method = f"mean over {len(v)} {what}, {percent(confidence)} Student's t interval"
     return Estimate(value=mean, lo=mean - half, hi=mean + half, n=len(v), method=method)

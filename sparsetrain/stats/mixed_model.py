@@ -10,7 +10,7 @@ from scipy.optimize import (  # pyright: ignore[reportMissingTypeStubs]
 )
 from scipy.special import ndtri  # pyright: ignore[reportMissingTypeStubs]
 
-from sparsetrain.stats.intervals import Estimate, Floats, columns
+from sparsetrain.stats.intervals import Estimate, Floats, columns, percent
 
 
 def mixed_model(
@@ -61,7 +61,7 @@ def mixed_model(
     best = cast(Any, minimize_scalar(minus_log_likelihood, bounds=(-12.0, 12.0), method="bounded"))
     _, beta, covariance = fit(float(best.x))
     half = -float(ndtri((1 - confidence) / 2)) * np.sqrt(np.diag(covariance))
-    method = f"mixed model, intercepts of {len(labels)} groups, REML, {confidence:.0%} Wald interval"
+    method = f"mixed model, intercepts of {len(labels)} groups, REML, {percent(confidence)} Wald interval"
     return {
         name: Estimate(value=float(b), lo=float(b - h), hi=float(b + h), n=len(target), method=method)
         for name, b, h in zip(effects, beta[1:], half[1:], strict=True)

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sparsetrain.stats.intervals import MAX_CHUNK, Estimate, Floats, columns, percentiles
+from sparsetrain.stats.intervals import MAX_CHUNK, Estimate, Floats, columns, percent, percentiles
 
 
 def minus_neighbours(
@@ -51,7 +51,7 @@ def minus_neighbours(
     kept, n = alike.any(1), int(alike.any(1).sum())
     method = (
         f"mean difference to items of a pool of {len(pool_x)} alike in x (Gaussian weights, bandwidth {bandwidth:g}; {int((~alike).sum())} of "
-        f"{alike.size} items have none), {confidence:.4g} percentile bootstrap over rows and pool ({n_bootstrap} resamples, seed {seed})"
+        f"{alike.size} items have none), {percent(confidence)} percentile bootstrap over rows and pool ({n_bootstrap} resamples, seed {seed})"
     )
     if n < n_min:
         return Estimate(value=float("nan"), lo=float("nan"), hi=float("nan"), n=n, method=method)

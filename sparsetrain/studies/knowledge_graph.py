@@ -6,6 +6,7 @@ compared with triples that are deducible and left out: `medium` (three training 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 
 import numpy as np
@@ -115,10 +116,13 @@ class TripleReadings(Readings):
 
         The peak is the highest checkpoint after the start and within the first quarter of the steps. It is chosen on every other triple and
         read on the rest, and the other way round: a maximum read where it was chosen would lie above everything by chance alone.
+        NaN without such a checkpoint, or with one triple.
         """
         early = [i for i, step in enumerate(self.steps) if 0 < step <= EARLY * self.steps[-1]]
         values = self.series("none")[:, self.groups["id deducible"]]
         halves = values[:, ::2].mean(1), values[:, 1::2].mean(1)
+        if not early or values.shape[1] < 2:
+            return nan
         differences = [read[early[chosen[early].argmax()]] - read[when] for chosen, read in (halves, halves[::-1])]
         return float(np.mean(differences))
 

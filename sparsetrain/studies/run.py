@@ -43,6 +43,7 @@ def run_study(study: Study, run_dir: Path, kinds: Kinds, command: str) -> Report
         raise ValueError(
             f"init_from={config.init_from} is for single trainings: every arm of a study starts from weights of its own"
         )
+    config.trainer.check()
     if config.trainer.n_ranks > 1:
         raise ValueError(
             f"trainer.devices={config.trainer.devices}: a study trains on one device; sweep over seeds instead"

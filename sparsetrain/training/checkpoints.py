@@ -5,7 +5,7 @@
 2. It is written at the end of an optimizer step only: every n steps, at the last one, and when a signal asks to stop. A model with
    values that are not finite, or exploded, is never written.
 3. The last `keep_last` stay, and those of every `keep_every`-th step. Older ones go after a newer one stands. Where a training goes on from
-   an earlier one, those of later steps are another branch: they are moved to `checkpoints/abandoned/`.
+   an earlier one, those of later steps are another branch: they are moved to `checkpoints/abandoned/<n>/`, each branch to a folder of its own.
 4. `newest` takes the newest whose checksum fits and says which ones it left out.
 
 Loading is `weights_only`: nothing in a file is executed.
@@ -302,8 +302,10 @@ def _abandon(folder: Path, step: int) -> None:
     later = [path for path in checkpoints(folder) if _step(path) > step]
     if not later:
         return
-    aside = folder_of(folder) / ABANDONED
-    aside.mkdir(exist_ok=True)
+    branches = folder_of(folder) / ABANDONED
+    taken = [int(path.name) for path in branches.glob("*") if path.name.isdecimal()]
+    aside = branches / str(max(taken, default=0) + 1)
+    aside.mkdir(parents=True)
     for path in later:
         path.replace(aside / path.name)
     log.warning(

@@ -103,7 +103,8 @@ class Recipe:
             log.info("sparsity.compute=auto: computed with the zeros, since this run has %s", self._obstacle)
 
     def check(self) -> None:
-        """Refuses, before any text is read, an infeasible weight budget (the ValueError names the tensor) and what this training cannot have."""
+        """Refuses, before any text is read, an infeasible weight budget (the ValueError names the tensor) and what this training or machine cannot have."""
+        self.trainer.check()
         check_reinitialisation(self.sparsity, sharded=self.trainer.strategy == "fsdp")
         with torch.device("meta"):
             self.build_sparsity(Transformer(self.model))

@@ -53,11 +53,18 @@ class TrainerConfig:
             raise ValueError(
                 f"strategy={self.strategy} is for several devices; give devices=2 or more, or strategy=auto"
             )
+
+    def check(self) -> None:
+        """Refuses a training that this machine has not the devices for; a run that was trained elsewhere can be read all the same.
+
+        Raises:
+            ValueError: no CUDA device, or too few.
+        """
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device=cuda, but torch sees no CUDA device; use trainer.device=cpu or auto")
+            raise ValueError("trainer.device=cuda, but torch sees no CUDA device; use trainer.device=cpu or auto")
         if self.on_gpu and self.devices > torch.cuda.device_count():
             raise ValueError(
-                f"devices={self.devices}, but torch sees {torch.cuda.device_count()} CUDA device(s); lower it, or use trainer.device=cpu"
+                f"trainer.devices={self.devices}, but torch sees {torch.cuda.device_count()} CUDA device(s); lower it, or use trainer.device=cpu"
             )
 
     @property
@@ -68,7 +75,8 @@ class TrainerConfig:
     @property
     def torch_device(self) -> Literal["cpu", "cuda"]:
         """What `device` comes to on this machine."""
-        return "cpu" if self.device == "cpu" or not torch.cuda.is_available() else "cuda"
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        return found if self.device == "auto" else self.device
 
     @property
     def obstacle(self) -> str:

@@ -146,9 +146,13 @@ def test_a_training_that_goes_on_from_an_earlier_one_is_another_branch(
     kept = checkpoint_path(tmp_path, 24).read_bytes()
     train_small(tmp_path, every=2, resume=checkpoint_path(tmp_path, 8), stop_at_step=13)
     assert newest(tmp_path) == checkpoint_path(tmp_path, 13)
-    aside = tmp_path / "checkpoints" / "abandoned"
+    aside = tmp_path / "checkpoints" / "abandoned" / "1"
     assert sorted(path.name for path in aside.iterdir()) == [f"step_{n}.ckpt" for n in (12, 16, 20, 24)]
     assert (aside / "step_24.ckpt").read_bytes() == kept and "going on from step 8" in caplog.text
+    train_small(tmp_path, every=2, resume=checkpoint_path(tmp_path, 12), stop_at_step=13)
+    assert [path.name for path in (aside.parent / "2").iterdir()] == ["step_13.ckpt"] and len(
+        list(aside.iterdir())
+    ) == 4
 
 
 def test_written_in_the_background_they_hold_the_same(trained: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from circuits.find import find_task, section_of
 from circuits.hub import PAIRS_SOURCE, HubSearch
 from circuits.masks import NodeMasks, NodeSpace
 from circuits.means import measure_means
+from circuits.merged import under_one_rule
 from circuits.search.comparison import ranked_circuits, size_ratios
 from circuits.search.learn import PruneConfig, attribution
 from circuits.search.task import FindConfig, Pairs, TaskSearch
@@ -224,6 +225,18 @@ def test_the_page_shows_nodes_and_says_why_there_are_no_edges(found):
     assert NO_EDGES in shown and PAIRS_SOURCE in shown
     assert "MLP neuron" in shown or "head's channel" in shown
     assert "circuit-graph" not in shown and "as edge circuit" not in shown
+
+
+def test_other_rules_have_a_page_of_their_own(found, tmp_path):
+    subject, task, _ = found
+    before = section_of(subject.means, CONFIG, [task], linked=False)
+    (tmp_path / task.task / "pairs").mkdir(parents=True)
+    (tmp_path / task.task / "pairs" / "key.jsonl").touch()
+    stricter = replace(CONFIG, target_loss=0.05)
+    with pytest.raises(ValueError, match=r"circuits of key .*task=file:.*/key/pairs/key\.jsonl,with_as;"):
+        under_one_rule(before, stricter, ["with_as"], tmp_path)
+    assert under_one_rule(before, stricter, ["key"], tmp_path) is None
+    assert under_one_rule(before, CONFIG, ["with_as"], tmp_path) == before
 
 
 def test_rankings_end_in_circuits_too(found, tmp_path):

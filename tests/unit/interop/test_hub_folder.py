@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from commands import in_process
 from sparsetrain.export import export_model, latest_export, load_model
 from sparsetrain.interop import hub_push
 from sparsetrain.interop.card import card
-from sparsetrain.interop.hub_folder import places, write_hub_folder
+from sparsetrain.interop.hub_folder import FILES, places, write_hub_folder
 
 
 @pytest.fixture
@@ -22,6 +24,7 @@ def export(make_model, tmp_path) -> Path:
 
 def test_config_says_which_places_have_abs_topk(export, tmp_path):
     folder = write_hub_folder(export, tmp_path / "hub", "# m\n")
+    assert {path.name for path in folder.iterdir()} <= set(FILES)
     assert places(folder) == {"attn_in": 0.25, "mlp_neuron": 0.5}
     config = json.loads((folder / "config.json").read_text())
     assert config["n_head"] == 4 and config["d_mlp"] == 128
@@ -89,8 +92,8 @@ def test_tokenizer_puts_the_separator_in_front(tmp_path):
 class Hub:
     """A hub that keeps what it is given."""
 
-    def __init__(self, token: str, public: bool = False, down: bool = False) -> None:
-        self.token, self.public, self.down, self.files = token, public, down, None
+    def __init__(self, token: str, public: bool = False, down: bool = False, there: Sequence[str] = ()) -> None:
+        self.token, self.public, self.down, self.there, self.files = token, public, down, there, None
 
     def create_repo(self, name, private, exist_ok):
         if self.down:
@@ -105,8 +108,12 @@ class Hub:
     def model_info(self, name):
         return self
 
+    def list_repo_files(self, name):
+        return self.there
+
     def upload_folder(self, repo_id, folder_path, commit_message, delete_patterns):
-        assert delete_patterns == ["*"], "files of a model before would be loaded with this one's weights"
+        assert "tokenizer.json" in delete_patterns, "files of a model before would be loaded with this one's weights"
+        assert not any(fnmatch(name, pattern) for name in ("LICENSE", "notes/a.md") for pattern in delete_patterns)
         self.files = sorted(path.name for path in Path(folder_path).iterdir())
 
 
@@ -127,6 +134,7 @@ def test_push_uploads_what_a_folder_would_hold(export, monkeypatch, capsys):
         ("a/b/c", "t", Hub("t"), "names no repository"),
         ("me/mine", "t", Hub("t", public=True), "give private=false"),
         ("me/mine", "t", Hub("t", down=True), "did not take it: no route"),
+        ("me/mine", "t", Hub("t", there=["config.json", "model.safetensors"]), "a model that is none of ours"),
     ],
 )
 def test_push_refuses_in_one_line(export, monkeypatch, capsys, name, token, hub, says):

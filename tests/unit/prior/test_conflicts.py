@@ -119,6 +119,23 @@ def test_what_is_irrelevant_is_about_another_fact(tmp_path):
     assert text_of(case.prompts[AGREEING]).startswith("In 1975 it had 5 moons.")
 
 
+@pytest.mark.parametrize(
+    ("context", "prior", "answer", "agreeing"),
+    [
+        ("日本的首都是大阪。", "东京", "大阪", "日本的首都是东京。"),  # a script without blanks
+        ("서울은 수도다.", "부산", "서울", "부산은 수도다."),
+        ("It weighs 5kg of 15kg.", "7", "5", "It weighs 7kg of 15kg."),
+        ("Рим не римский: Рим.", "Париж", "Рим", "Париж не римский: Париж."),
+    ],
+)
+def test_answers_are_found_in_every_script(tmp_path, context, prior, answer, agreeing):
+    row = {"context": context, "question": "Q:", "prior": prior, "answer": answer}
+    other = {"context": f"{answer}, {prior}", "question": "R:", "prior": "x", "answer": "y"}
+    made, _ = cases_of(read(tmp_path, row, other).rows, Letters(), WordingConfig(), [AGREEING, IRRELEVANT], None)
+    assert text_of(made[0].prompts[AGREEING]).startswith(agreeing)
+    assert IRRELEVANT not in made[0].prompts, "it holds both answers"
+
+
 def test_what_a_row_gives_is_taken(tmp_path):
     row = {
         **ROW,

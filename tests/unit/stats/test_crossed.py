@@ -9,7 +9,7 @@ from scipy import stats
 
 from sparsetrain.stats.coverage import World, coverage, draw
 from sparsetrain.stats.crossed import NOTICED, crossed_difference
-from sparsetrain.stats.intervals import Estimate, over_items, over_seeds
+from sparsetrain.stats.intervals import Estimate, estimate, over_seeds
 
 PLAUSIBLE = World(n_items=6, n_runs=3, items=1.0, runs=(0.4, 0.4), rest=(0.4, 0.4))
 
@@ -82,6 +82,10 @@ def resampled(a, b, n_boot=200):
     return Estimate(value=float((b - a).mean()), lo=float(lo), hi=float(hi), n=n, method="")
 
 
+def resampled_items(y):
+    return estimate("mean", lambda i: y[i].mean(-1), len(y), n_bootstrap=200, confidence=0.95, seed=0)
+
+
 @pytest.mark.parametrize("missing", [0.0, 0.2])
 @pytest.mark.parametrize("runs", [0.1, 0.4])
 def test_the_interval_covers(runs, missing):
@@ -93,7 +97,7 @@ def test_the_interval_covers(runs, missing):
 def test_intervals_that_forget_that_items_share_the_runs_do_not_cover():
     forgetful = {
         "resampled cells": resampled,
-        "resampled items": lambda a, b: over_items(b.mean(1) - a.mean(1), n_bootstrap=200, seed=0),
+        "resampled items": lambda a, b: resampled_items(b.mean(1) - a.mean(1)),
         "Student's t": lambda a, b: over_seeds(b.mean(1) - a.mean(1)),
     }
     covered = {name: coverage(interval, PLAUSIBLE, n_sets=300, seed=1).covered for name, interval in forgetful.items()}

@@ -57,7 +57,7 @@ def test_every_claim_has_an_interval_a_number_of_items_and_its_correction(tmp_pa
     assert len(section.claims) == 2 * len(ShiftsRealStudy.hypotheses)
     for claim in section.claims:
         assert claim.number.n == 8 and claim.number.lo is not None and claim.number.hi is not None, claim.key
-        made = ("98% percentile bootstrap", "97.5% Student's t")  # of rank correlations, and of means of few items
+        made = ("97.5% percentile bootstrap", "97.5% Student's t")  # of rank correlations, and of means of few items
         assert any(words in (claim.number.note or "") for words in made), claim.number.note
     assert not section.interpretable  # eight rows are too few, and the gates say so
     assert {v.verdict for v in section.verdicts} == {"undecided"}

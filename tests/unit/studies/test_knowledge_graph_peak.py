@@ -1,5 +1,8 @@
 """Whether sparsity rises early and comes back, on curves that do and curves that do not."""
 
+from dataclasses import replace
+from math import isnan
+
 import numpy as np
 import pytest
 
@@ -34,6 +37,11 @@ def readings(curve: list[float], noise: float = 0.0, seed: int = 0) -> TripleRea
 def test_the_early_peak_is_of_the_first_quarter_without_the_start(curve, over_start, over_end):
     found = readings(curve)
     assert found.peak_over(0) == pytest.approx(over_start) and found.peak_over(-1) == pytest.approx(over_end)
+
+
+def test_without_an_early_checkpoint_there_is_no_peak():
+    late = replace(readings([0.5] * len(STEPS)), steps=(0, *range(120, 128)))
+    assert isnan(late.peak_over(0)) and isnan(late.peak_over(-1))
 
 
 def test_a_flat_curve_of_noise_has_no_peak_on_average():

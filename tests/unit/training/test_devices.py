@@ -106,3 +106,17 @@ def test_a_state_of_whole_tensors_is_left_as_it_is():
     for i, of in state["state"].items():
         assert all(torch.equal(again["state"][i][key], value) for key, value in of.items())
     assert model.whole() is model
+
+
+def test_a_run_of_devices_that_are_not_here_is_read_but_not_trained(monkeypatch):
+    there = TrainerConfig(device="cuda", devices=4)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"sees no CUDA device; use trainer\.device=cpu or auto"):
+        there.check()
+    assert TrainerConfig().torch_device == "cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"trainer\.devices=4, but torch sees 1 CUDA device"):
+        there.check()
+    assert TrainerConfig().torch_device == "cuda" and TrainerConfig(device="cpu").torch_device == "cpu"
+    TrainerConfig(device="cpu", devices=4).check()

@@ -21,6 +21,7 @@ from sparsetrain.sparsity import (
     TopKProjection,
     initial_density,
 )
+from sparsetrain.training.guard import audit
 from sparsetrain.training.start import Start, lineage, load_weights_, read_start
 
 META = {"step": 12, "seed": 3, "name": "parent", "n_tokens": 3072, "corpus_hash": "c", "next_batch": 24}
@@ -121,6 +122,23 @@ def test_a_floor_where_given_weights_have_empty_lines_is_refused(make_model):
     ):
         TopKProjection(SparsityConfig(density=0.5, floor=1), 10, given).prepare(model)
     TopKProjection(SparsityConfig(density=0.5, floor=0), 10, given).prepare(model)
+
+
+def test_a_short_line_of_given_weights_is_said_and_ends_nothing(make_model, caplog):
+    """A dead unit that had one nonzero keeps one; from dense weights a line without its floor is a fault."""
+    model = sparse_(make_model(), 1 / 4)
+    with torch.no_grad():
+        model.blocks[0].mlp.W_in.weight[3] = torch.eye(1, model.config.d_model)
+    given = initial_density(model.named_parameters())
+    for initial in (given, InitialDensity()):
+        method = TopKProjection(SparsityConfig(density=0.25, floor=2), 10, initial)
+        method.prepare(model)
+        if initial is given:
+            audit(method, model, 10)
+            assert "fewer than 2 nonzeros after step 10: it had as few in the weights of init_from" in caplog.text
+        else:
+            with pytest.raises(AssertionError, match="fewer than 2 nonzeros"):
+                audit(method, model, 10)
 
 
 def test_a_run_and_its_export_are_the_same_start(parent, make_model):
