@@ -345,10 +345,6 @@ class ComparisonStudy(RunsStudy[C, PairEntry], Generic[C]):
             for task, size in member.circuits.items():
                 circuits[task] = (*circuits.get(task, ()), size)
 
-        def mean_of(kind: Kind) -> Number:
-            mean = 2 ** np.nanmean(table(circuits, sorted(common), kind), 1).mean() if common else None
-            return number(mean, kind, "measured", n=len(common), note="geometric mean")
-
         return ArmEntry(
             name=name,
             d_model=run.model.d_model,
@@ -364,7 +360,7 @@ class ComparisonStudy(RunsStudy[C, PairEntry], Generic[C]):
             bits_per_char=over_range([member.bits_per_char for member in members], "bits/char"),
             passed=tuple(sorted(set.intersection(*(set(member.passed) for member in members)))),
             circuits=dict(sorted(circuits.items())),
-            common=Sizes(nodes=mean_of("nodes"), edges=mean_of("edges"), slots=mean_of("slots")),
+            common=Sizes(**{kind: mean_size(circuits, sorted(common), kind) for kind in KINDS}),
         )
 
     def read(self, run_dir: Path, results: Mapping[str, StageResult]) -> Mapping[Subject, Sequence[PairEntry]]:
@@ -426,6 +422,12 @@ def table(circuits: Mapping[str, Sequence[CircuitSize]], tasks: Sequence[str], k
         for size in circuits[task]:
             found[i, seeds.index(size.seed)] = log2(max(1, getattr(size, f"n_{kind}")))
     return found
+
+
+def mean_size(circuits: Mapping[str, Sequence[CircuitSize]], tasks: Sequence[str], kind: Kind) -> Number:
+    """Geometric mean of a size of circuits over seeds and tasks; without a task not available."""
+    mean = 2 ** float(np.nanmean(table(circuits, tasks, kind), 1).mean()) if tasks else None
+    return number(mean, kind, "measured", n=len(tasks), note="geometric mean")
 
 
 def compared(pair: Pair, sparser: ArmEntry, denser: ArmEntry) -> PairEntry:

@@ -16,9 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Generic
 
-import numpy as np
-
-from circuits.comparison import C, Member, Outcome, RunsStudy, table
+from circuits.comparison import C, Member, Outcome, RunsStudy, mean_size, table
 from circuits.section import CircuitSize
 from sparsetrain.data import Corpus
 from sparsetrain.export import latest_export, load_model
@@ -126,13 +124,8 @@ class Compared:
     @property
     def mean_edges(self) -> tuple[Number, Number]:
         """Of the arm's circuits and of the reference's, over tasks and seeds."""
-
-        def mean(sizes: Mapping[str, tuple[CircuitSize, ...]]) -> Number:
-            value = 2 ** float(np.nanmean(table(sizes, self.tasks, "edges"), 1).mean()) if self.tasks else None
-            return number(value, "edges", n=len(self.tasks), note="geometric mean")
-
         arm, reference = self.circuits
-        return mean(arm), mean(reference)
+        return mean_size(arm, self.tasks, "edges"), mean_size(reference, self.tasks, "edges")
 
     @property
     def n_seeds(self) -> int:
