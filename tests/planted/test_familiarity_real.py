@@ -25,6 +25,7 @@ from sparsetrain.studies.page import KINDS
 from sparsetrain.studies.readings import FINAL
 from sparsetrain.studies.run import run_study
 from sparsetrain.studies.section import StudySection
+from sparsetrain.studies.shifts_real import N_PROMPTS, N_TEXTS
 from sparsetrain.training.fit import TrainerConfig
 from sparsetrain.training.tracking import LoggerConfig
 
@@ -148,6 +149,14 @@ class Worded(FamiliarityRealStudy):
         return ()
 
 
+def passed(r: FamiliarReadings) -> bool:
+    """Whether there are enough of them."""
+    arm = "licences" if r.probes.matched else "countries"
+    asked = Worded(config=RunConfig(), rules=StudyRules(), frozen=FrozenConfig(model="hf:planted", probes_of=(arm,)))
+    (gate,) = conclude(asked.plan(), asked.claims(), gates={key.key: [value(r)] for key, value in asked.gates()}, effects={}).gates  # fmt: skip
+    return gate.passed
+
+
 def verdicts(r: FamiliarReadings) -> dict[str, str]:
     """Words of claims and verdicts, by the study's own rules."""
     arm = "licences" if r.probes.matched else "countries"
@@ -236,6 +245,12 @@ def test_subjects_count_once_however_often_they_are_asked() -> None:
     r = prompts(seen=0.01)
     assert r.sparsity().shape == r["loss|all"].shape == (N_SUBJECTS,)
     assert r.change().n == N_SUBJECTS // 3 and r.dose().n == N_SUBJECTS
+
+
+def test_a_gate_counts_subjects_not_prompts() -> None:
+    """Three levels of too few subjects are too few, however many templates ask them."""
+    assert passed(prompts(3 * N_PROMPTS)) and not passed(prompts(3 * (N_PROMPTS - 1)))
+    assert passed(texts(N_TEXTS)) and not passed(texts(N_TEXTS - 1))
 
 
 @pytest.fixture
