@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 
 import numpy as np
@@ -149,24 +150,23 @@ class Worded(FamiliarityRealStudy):
         return ()
 
 
-def passed(r: FamiliarReadings) -> bool:
-    """Whether there are enough of them."""
-    arm = "licences" if r.probes.matched else "countries"
-    asked = Worded(config=RunConfig(), rules=StudyRules(), frozen=FrozenConfig(model="hf:planted", probes_of=(arm,)))
-    (gate,) = conclude(asked.plan(), asked.claims(), gates={key.key: [value(r)] for key, value in asked.gates()}, effects={}).gates  # fmt: skip
-    return gate.passed
-
-
-def verdicts(r: FamiliarReadings) -> dict[str, str]:
-    """Words of claims and verdicts, by the study's own rules."""
+def judged(r: FamiliarReadings, *, blindly: bool = False) -> StudySection:
+    """By the study's own rules; blindly: gates alone, no effect is read."""
     arm = "licences" if r.probes.matched else "countries"
     asked = Worded(config=RunConfig(), rules=StudyRules(), frozen=FrozenConfig(model="hf:planted", probes_of=(arm,)))
     (subject,) = asked.subjects
-    effects = {f"{arm}: {key}": [value] for key, value in asked.effects(r, subject).items()}
-    gates = {key.key: [value(r)] for key, value in asked.gates()}
-    section = conclude(asked.plan(), asked.claims(), gates=gates, effects=effects)
+    read = {} if blindly else asked.effects(r, subject)
+    effects = {rule.key: [read.get(rule.key.removeprefix(f"{arm}: "), nan)] for rule in asked.claims()}
+    return conclude(
+        asked.plan(), asked.claims(), gates={key.key: [value(r)] for key, value in asked.gates()}, effects=effects
+    )
+
+
+def verdicts(r: FamiliarReadings) -> dict[str, str]:
+    """Words of claims and verdicts."""
+    section = judged(r)
     assert all(gate.passed for gate in section.gates)
-    words = {claim.key.removeprefix(f"{arm}: "): claim.verdict for claim in section.claims}
+    words = {claim.key.partition(": ")[2]: claim.verdict for claim in section.claims}
     return words | {verdict.name: verdict.verdict for verdict in section.verdicts}
 
 
@@ -249,8 +249,16 @@ def test_subjects_count_once_however_often_they_are_asked() -> None:
 
 def test_a_gate_counts_subjects_not_prompts() -> None:
     """Three levels of too few subjects are too few, however many templates ask them."""
-    assert passed(prompts(3 * N_PROMPTS)) and not passed(prompts(3 * (N_PROMPTS - 1)))
-    assert passed(texts(N_TEXTS)) and not passed(texts(N_TEXTS - 1))
+    enough = {
+        readings: [gate.passed for gate in judged(made, blindly=True).gates]
+        for readings, made in {
+            "subjects": prompts(3 * N_PROMPTS),
+            "too few subjects": prompts(3 * (N_PROMPTS - 1)),
+            "texts": texts(N_TEXTS),
+            "too few texts": texts(N_TEXTS - 1),
+        }.items()
+    }
+    assert enough == {"subjects": [True], "too few subjects": [False], "texts": [True], "too few texts": [False]}
 
 
 @pytest.fixture
