@@ -63,6 +63,8 @@ def parse_nodes(space: NodeSpace, names: Sequence[str]) -> Tensor:
             chosen[space.slice(point)] = True
             continue
         first, dash, last = name.rpartition("-")
+        if dash and first.endswith(":"):  # a channel below 0
+            first, dash = name, ""
         start = space.number(first if dash else name)
         stop = space.number(NodeId.parse(first).point + ":" + last) if dash else start
         if stop < start:

@@ -37,6 +37,7 @@ from circuits.search.task import (
     TaskSearch,
     aim,
     disjoint_place,
+    forget,
     place,
     save,
     searched,
@@ -126,9 +127,10 @@ def find_once(
     task.keep(out_dir)
 
     def make() -> TaskEntry:
-        for stale in [*(out_dir / task.name).rglob("circuit.*")]:
-            stale.unlink()  # of a search with other settings or weights
-        return unsuitable(task, subject) if isinstance(subject, str) else find_task(subject, out_dir)
+        entry = unsuitable(task, subject) if isinstance(subject, str) else find_task(subject, out_dir)
+        if not entry.circuits:
+            forget(out_dir / task.name)
+        return entry
 
     key = {"config": to_dict(config), "weights_sha256": means.weights_sha256, "means": means.sha256}
     key["pairs"] = subject if isinstance(subject, str) else subject.pairs.sha256
@@ -181,9 +183,9 @@ def find_task(subject: TaskSearch, out_dir: Path | None = None) -> TaskEntry:
     entry = examined(subject)
     if entry.status != "bigram" and (entry.gate.passed or not subject.config.gate):
         found = searched(subject, aim(subject, entry.gate.passed))
-        if out_dir is not None:
-            save(subject, found, out_dir)
         entry = judged(subject, entry, found)
+        if out_dir is not None:  # an interruption until here leaves the circuits of an earlier search
+            save(subject, found, out_dir)
     return replace(entry, seconds=number(time.perf_counter() - start, "s", "measured"))
 
 

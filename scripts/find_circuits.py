@@ -6,7 +6,8 @@
     python scripts/find_circuits.py run=... task=all baselines=true     # how large circuits by other rankings are
     python scripts/find_circuits.py model=hf:<folder or hub name> task=file:<pairs.jsonl>     # nodes alone; docs/circuits.md
 
-A task that this run's folder already holds, with the same settings, is not searched again.
+Circuits are searched as the run searched its own (circuits.find), but for what the command line says. A task that this run's folder
+already holds, with the same settings, is not searched again.
 """
 
 import time
@@ -74,7 +75,7 @@ class FindCircuitsRun:
     progress: bool = True
 
 
-@entry(FindCircuitsRun, "find_circuits", folder="hub", shares=("circuits/python_tasks", "in_run"), run="changed", literal=("run", "task", "model", "data"))  # fmt: skip
+@entry(FindCircuitsRun, "find_circuits", folder="hub", shares=("circuits/python_tasks", "in_run"), run="changed", literal=("run", "task", "model", "data"), as_run=("circuits.find", "circuits.n_means_windows"))  # fmt: skip
 def main(config: FindCircuitsRun, run_dir: Path) -> None:
     """Searches, updates report.json, renders it anew."""
     circuits = replace(config.circuits, tasks=tuple(config.task.split(","))) if config.task else config.circuits

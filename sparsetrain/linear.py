@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -60,7 +61,11 @@ class SparseProduct(_OfWeight):
         self.dense_gradient = dense_gradient
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not self.holds(weight) or x.dtype != weight.dtype:
+        # Nobody has asked for gradients of the nonzeros: one of the weight itself needs the dense product.
+        plain = (
+            weight.requires_grad and torch.is_grad_enabled() and not (self.dense_gradient or self.values.requires_grad)
+        )
+        if plain or not self.holds(weight) or x.dtype != weight.dtype:
             return F.linear(x, weight, bias)
         return multiply(x, self.values, self.pattern, bias, weight=weight if self.dense_gradient else None)
 
@@ -75,7 +80,8 @@ class SparseLookup(_OfWeight):
 
 
 def multiply_by_nonzeros_(model: nn.Module, crossover: float = 0.3) -> list[str]:
-    """Lets every linear layer whose weight is sparse enough compute by its nonzeros from now on, for as long as nobody changes the weight.
+    """Lets every linear layer whose weight is sparse enough compute by its nonzeros from now on, for as long as nobody changes the weight or
+    asks for its gradient.
 
     Args:
         model: of float32 weights.

@@ -47,7 +47,7 @@ from sparsetrain.training.resume import ResumeConfig, check_settings, settings_o
 from sparsetrain.training.section import training_section
 from sparsetrain.training.start import load_weights_, start_of
 from sparsetrain.training.tracking import LoggerConfig, RunKind, Tracker, tracking
-from sparsetrain.typed import Count, Seed, from_json, to_dict
+from sparsetrain.typed import Count, Filled, Seed, from_json, to_dict
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +73,12 @@ class OodConfig:
 class RunConfig:
     """One training run."""
 
-    name: str = "train"
+    name: Filled = "train"
     """Name of the experiment: its runs go to runs/<name>/<stamp>/."""
     seed: Seed = 0
     debug: bool = False
     """A smoke run: accuracy and loss gates are off, and the report says so."""
-    ckpt_path: str | None = None
+    ckpt_path: Filled | None = None
     """Resume: `last` (this run folder's newest whole checkpoint, or from the beginning where there is none) or a path."""
     overwrite: bool = False
     """Remove the run that the folder holds, which is refused otherwise, and start anew."""
@@ -87,10 +87,10 @@ class RunConfig:
     """Stop after this step as an interruption would, with a checkpoint; schedules keep their length."""
     bigram_init: Literal["counts", "zeros"] = "counts"
     """Where the model's bigram table starts: smoothed log counts of the training tokens (ours), or zeros."""
-    init_from: str | None = None
+    init_from: Filled | None = None
     """Start from the weights of a run (its latest export) or of an export, under a schedule of its own: a new run, not the resumption of one.
     Settings that do not shape weights may differ; see `sparsetrain/training/start.py`."""
-    cache_dir: str = "~/.cache/sparsetrain"
+    cache_dir: Filled = "~/.cache/sparsetrain"
     """Tokenised corpora, named by content hash."""
     model: ModelConfig = field(default_factory=ModelConfig)
     sparsity: SparsityConfig = field(default_factory=SparsityConfig)

@@ -10,6 +10,7 @@ Configs and the sections of a report are frozen dataclasses; this module alone t
 import dataclasses
 import json
 import math
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -17,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypeAliasType
 
@@ -34,6 +35,8 @@ Several = Annotated[int, Ge(2)]
 Index = Annotated[int, Ge(0)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 """What every generator of random numbers takes."""
+Filled = Annotated[str, MinLen(1)]
+"""A text that is not empty."""
 NotNegative = Annotated[float, Ge(0)]
 Above0 = Annotated[float, Gt(0)]
 Weight = Annotated[float, Gt(0), Lt(math.inf)]
@@ -134,9 +137,12 @@ def unknown_key(path: str, known: list[str]) -> str:
     """One line that names an unknown key and what was probably meant, or else what its section allows."""
     parent, _, leaf = path.rpartition(".")
     siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
-    near = [f"{parent}.{key}" if parent else key for key in get_close_matches(leaf, siblings, n=3, cutoff=0.6)]
     # The right key may stand in another section.
-    near = near or [k for k in known if k.rpartition(".")[2] == leaf]
+    near = [k for k in known if k.rpartition(".")[2] == leaf]
+    near = near or [f"{parent}.{key}" if parent else key for key in get_close_matches(leaf, siblings, n=3, cutoff=0.6)]
+    if not near:
+        leaves = {k.rpartition(".")[2]: k for k in reversed(known)}
+        near = [leaves[name] for name in get_close_matches(leaf, leaves, n=3, cutoff=0.75)]
     if near:
         return f"unknown config key {path!r}; did you mean {' or '.join(near)}?"
     where = f"under {parent!r}" if parent else "at the top"
@@ -160,11 +166,18 @@ def _one_line(error: Any, known: list[str]) -> str:
         return unknown_key(path, known)
     if error["type"] == "value_error":
         message = error["msg"].removeprefix("Value error, ")
-        # A check in `__post_init__` begins with the field's own name; the path to its section is put in front of it.
-        return message if not path or path.split(".")[0] in message else f"{path}.{message}"
+        if not path or path.split(".")[0] in message:
+            return message
+        # A check in `__post_init__` begins with the field's own name: the path to its section is put in front of it.
+        first = re.match(r"\w*", message)
+        own = first is not None and f"{path}.{first[0]}" in known
+        return f"{path}.{message}" if own or re.match(r"[\w.]+(\[.*?\])?=", message) else f"{path}: {message}"
     if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{path} is missing"
-    return f"{path}{'=' if path else ''}{error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    hint = ""
+    if isinstance(error["input"], str) and (parts := re.fullmatch(r"\s*(\d+)\s*/\s*([1-9]\d*)\s*", error["input"])):
+        hint = f"; write {int(parts[1]) / int(parts[2]):g}"
+    return f"{path}{'=' if path else ''}{error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{hint}"
 
 
 def _not_finite(tree: Any, path: str) -> Iterator[tuple[str, float]]:

@@ -478,8 +478,9 @@ def circuit_of(subject: TaskSearch, seed: int, pruned: Pruned) -> Circuit:
 
 
 def save(subject: TaskSearch, found: Found, out_dir: Path) -> None:
-    """Writes what was found under `out_dir/<task>/`: the places that `judged` names."""
+    """Writes what was found under `out_dir/<task>/`: the places that `judged` names. What an earlier search left there goes."""
     folder = out_dir / subject.task
+    forget(folder)
     for i, (circuit, _) in enumerate(found.circuits):
         circuit.save(folder.joinpath(*place(i, circuit)))
     if found.edges is not None:
@@ -488,6 +489,12 @@ def save(subject: TaskSearch, found: Found, out_dir: Path) -> None:
         circuit.save(folder / disjoint_place(i))
     if found.twin is not None and found.twin.reached:
         circuit_of(subject, subject.config.seeds[0], found.twin).save(folder / TWIN)
+
+
+def forget(folder: Path) -> None:
+    """Removes the circuits of a task that a search with other settings or weights has left."""
+    for stale in [*folder.rglob("circuit.*")]:
+        stale.unlink()
 
 
 def place(i: int, circuit: Circuit) -> tuple[str, ...]:

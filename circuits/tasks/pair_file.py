@@ -20,7 +20,7 @@ from typing import Any
 
 from circuits.tasks.task import MIN_PAIRS, PAIR_SPLITS, PairSplit, PairText, PairTokenizer, Side, Task
 from circuits.tasks.tokenise import tokenise
-from sparsetrain.data.reading import Fields, Skip, expand_home, read_rows
+from sparsetrain.data.reading import FORMATS, Fields, Skip, ending, expand_home, read_rows
 from sparsetrain.store import write_atomic
 
 PREFIX = "file:"
@@ -167,6 +167,10 @@ def _rows(path: Path) -> tuple[list[Row], dict[int, str]]:
     splits: dict[int, Any] = {}
     flaws: dict[int, str] = {}
     first: dict[tuple[str, str], int] = {}
+    if ending(path) not in FORMATS:
+        raise ValueError(
+            f"{path} holds no rows; give pairs as {', '.join(FORMATS)}, with the fields {', '.join(FIELDS)}"
+        )
     for row in read_rows(path, Fields(text=FIELDS[0], others=(*FIELDS[1:], "split"))):
         line = int(row.name.rpartition(":")[2])
         if isinstance(row, Skip):

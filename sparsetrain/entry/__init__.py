@@ -36,7 +36,7 @@ from omegaconf import OmegaConf
 from sparsetrain.entry.agent import translated
 from sparsetrain.entry.arguments import drop_defaults_, read_literally, replacing
 from sparsetrain.entry.failures import RECORD, JobError, ending, lasting_streams
-from sparsetrain.entry.saved import load_run, load_settings, read_config
+from sparsetrain.entry.saved import load_run, load_settings, read_config, take_from_run_
 from sparsetrain.entry.sweeps import Jobs, go_on_, in_sweep, job_of, searches, unfinished
 from sparsetrain.entry.targets import guarded
 from sparsetrain.entry.tune import register
@@ -57,6 +57,7 @@ __all__ = [
     "replacing",
     "require",
     "stamp",
+    "take_from_run_",
 ]
 
 T = TypeVar("T")
@@ -116,6 +117,7 @@ def entry(
     run: Literal["untouched", "read", "changed"] = "untouched",
     named: Sequence[str] = (),
     literal: Sequence[str] = (),
+    as_run: Sequence[str] = (),
     check: Callable[[T, Path], object] = lambda config, run_dir: None,
     searched: Callable[[Path], object] = lambda sweep: None,
 ) -> Callable[[Callable[[T, Path], Any]], Callable[[], None]]:
@@ -134,6 +136,7 @@ def entry(
         named: mappings in which whoever names entries replaces the default ones, in a file as on the command line;
             `+<mapping>.<name>=...` adds one, `<mapping>.<name>.<key>=...` changes a default one.
         literal: keys whose values on the command line are text as they stand: prompts, paths, names.
+        as_run: keys whose values are those of the run of the key `run`, where it has them and the command line gives no other.
         check: called once the folder is owned and before anything in it is touched; raises where the run cannot work.
         searched: called with the folder of a sweep whose values Optuna has chosen, when it ends or is interrupted.
     """
@@ -192,7 +195,17 @@ def entry(
                     quieten()
                     held.enter_context(raising())
                 try:
-                    drop_defaults_(cfg, OmegaConf.create(base), named, HydraConfig.get().overrides.task)
+                    if new_run and not in_sweep() and not HydraConfig.get().run.dir:
+                        raise ValueError("hydra.run.dir= is empty; give a folder, or leave it out")
+                    overrides = HydraConfig.get().overrides.task
+                    drop_defaults_(cfg, OmegaConf.create(base), named, overrides)
+                    if as_run and cfg.run:
+                        take_from_run_(
+                            cfg,
+                            as_run,
+                            Path(working_copy(cfg.run, "run") if is_shipped(cfg.run) else cfg.run),
+                            overrides,
+                        )
                     if new_run:
                         go_on_(cfg)
                     config = with_copies(from_dict(schema, OmegaConf.to_container(cfg, resolve=True)))

@@ -8,6 +8,7 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TextIO
 
@@ -27,6 +28,10 @@ class JobError(Exception):
     """A job failed, and its line has been recorded: what one process tells another."""
 
 
+NO_FILE = re.compile(
+    r"Could not find '([^']*)/([^'/]*)'\s+Available options in '[^']*':\s(.*?)\s+Config search path", re.DOTALL
+)
+"""What Hydra says of a file that a group has not: group, file, those that it has."""
 USER_ERRORS = (
     ValueError,
     OSError,
@@ -46,6 +51,8 @@ NO_MEMORY = ("can't allocate memory", "Storage size calculation overflowed")
 def explain(error: BaseException, known: Sequence[str]) -> str:
     """One line for a user's mistake; `known` are the config's keys."""
     text = str(error)
+    if isinstance(error, OverrideParseException) and re.fullmatch(r"[\w./-]+", error.override):
+        return f"cannot read {error.override!r}: keys are set by key=value, files chosen by group=name, as +experiment=quickstart"
     if isinstance(error, OverrideParseException):
         said = text.splitlines()[0].rstrip(".")
         return (
@@ -56,6 +63,13 @@ def explain(error: BaseException, known: Sequence[str]) -> str:
             "a process of the sweep was killed, usually for want of memory, and the jobs that ran or waited went with it; the same "
             "command with hydra.sweep.dir=<its folder> ckpt_path=last goes on with all of them, hydra.launcher.n_jobs=<fewer> needs less"
         )
+    if group := NO_FILE.search(text):
+        folder, name, names = group[1], group[2], group[3].split()
+        near = get_close_matches(name, names, n=3)
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        return f"no file {name!r} in group {folder!r}; {meant}allowed: {', '.join(names)}"
+    if isinstance(error, FileExistsError):
+        return f"{error.filename} is a file, where a folder is to be made; give another name"
     for part in re.findall(r"Could not override '([^']+)'", text):
         if "No match in the defaults list" not in text:
             return unknown_key(part.lstrip("+~"), list(known))

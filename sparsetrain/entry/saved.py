@@ -1,10 +1,11 @@
 """Configs of finished runs: what a run's `config.yaml` says, read back as it was written or as this version understands it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -69,6 +70,39 @@ def load_settings(run_dir: Path, schemas: Mapping[str, type]) -> tuple[dict[str,
     found = _resolved(written, literal)
     schema = next((schema for key, schema in schemas.items() if key in found), None)
     return written, found if schema is None else with_defaults(schema, found)  # pyright: ignore[reportReturnType]
+
+
+def take_from_run_(config: DictConfig, keys: Sequence[str], run_dir: Path, overrides: Sequence[str]) -> None:
+    """Sets keys of a command's config to what a run has there, but for what its command line says.
+
+    Args:
+        config: as composed.
+        keys: dotted ones; those that the run has not stay, and so do keys below them that only another version of it knew.
+        run_dir: the run's folder; one without config.yaml has nothing to give.
+        overrides: the command line.
+
+    Raises:
+        ValueError: a file that is no config.
+    """
+    if not (run_dir / "config.yaml").is_file():
+        return
+    written = OmegaConf.to_container(read_config(run_dir), resolve=False)
+    literal = OmegaConf.create(_without_environment(written))
+    for key in keys:
+        found = OmegaConf.select(literal, key)
+        if found is not None:
+            plain = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+            OmegaConf.update(config, key, _alike(OmegaConf.select(config, key), plain))
+    for typed in OverridesParser.create().parse_overrides(list(overrides)):
+        if any(typed.key_or_group == key or typed.key_or_group.startswith(f"{key}.") for key in keys):
+            OmegaConf.update(config, typed.key_or_group, typed.value(), merge=True)
+
+
+def _alike(here: Any, there: Any) -> Any:
+    """`there` without keys that `here` has not, completed by those that it alone has."""
+    if not isinstance(here, Mapping | DictConfig) or not isinstance(there, Mapping):
+        return there
+    return {key: _alike(here[key], there[key]) if key in there else here[key] for key in here}
 
 
 def _without_environment(written: Any) -> Any:

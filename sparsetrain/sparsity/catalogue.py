@@ -1,6 +1,7 @@
 """The methods by name."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
 from sparsetrain.sparsity.attached import AttachedMethod
 from sparsetrain.sparsity.config import Method, SparsityConfig
@@ -13,6 +14,7 @@ from sparsetrain.sparsity.set import SparseEvolution
 from sparsetrain.sparsity.straight_through import StraightThrough
 from sparsetrain.sparsity.top_kast import TopKast
 from sparsetrain.sparsity.two_of_four import TwoOfFour
+from sparsetrain.typed import from_dict
 
 METHODS: Mapping[Method, Callable[[SparsityConfig, int, InitialDensity], AttachedMethod]] = {
     "topk": TopKProjection,
@@ -32,4 +34,7 @@ def build_sparsity(config: SparsityConfig, n_steps: int, initial: InitialDensity
     Raises:
         ValueError: settings that cannot hold.
     """
+    config = from_dict(SparsityConfig, asdict(config))
+    if n_steps < 1:
+        raise ValueError(f"n_steps={n_steps} must be at least 1")
     return None if config.is_dense else METHODS[config.method](config, n_steps, initial)

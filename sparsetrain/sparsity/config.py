@@ -120,8 +120,8 @@ class SparsityConfig:
     """Embedding and unembedding. None: as `density` (paper; the authors' script: 1/16)."""
     bias_density: Share | None = None
     """Biases. None: as `density` (paper); 1: never cut (the authors' script)."""
-    floor: Index | Literal["auto"] = 4
-    """Nonzeros that every neuron and attention channel keeps at least. auto: 4 on tensors whose density is at least 8 /
+    floor: Index | Literal["auto"] = "auto"
+    """Nonzeros that every neuron and attention channel keeps at least (paper: 4). auto: 4 on tensors whose density is at least 8 /
     (length of a line), so that the floor leaves a choice, none on the others (ours)."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """Of `topk` and `straight_through`, and of what `l0` aims at; the other methods have none."""

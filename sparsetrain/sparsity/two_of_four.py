@@ -10,6 +10,8 @@ Source: Zhou et al. 2021, Learning N:M fine-grained structured sparse neural net
 deep neural networks (the form).
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -35,17 +37,16 @@ class TwoOfFour(ConstantDensity):
     """
 
     def __init__(self, config: SparsityConfig, n_steps: int, initial: InitialDensity = DENSE) -> None:
-        for name in ("density", "embed_density", "bias_density"):
-            density = getattr(config, name)
-            if density not in (None, KEPT / OF, 1):
-                raise ValueError(
-                    f"sparsity.{name}={density:g} with sparsity.method=two_of_four; allowed: 0.5, or 1 for what is never cut"
-                )
-        if config.floor != 0:
+        densities = {name: getattr(config, name) for name in ("density", "embed_density", "bias_density")}
+        if other := [f"sparsity.{name}={d:g}" for name, d in densities.items() if d not in (None, KEPT / OF, 1)]:
+            raise ValueError(
+                f"{' and '.join(other)} with sparsity.method=two_of_four; allowed: 0.5, or 1 for what is never cut"
+            )
+        if config.floor not in (0, "auto"):
             raise ValueError(
                 f"sparsity.floor={config.floor}: two_of_four chooses within rows and cannot keep a floor on columns; give sparsity.floor=0"
             )
-        super().__init__(config, n_steps, initial, end=config.two_of_four.end)
+        super().__init__(replace(config, floor=0), n_steps, initial, end=config.two_of_four.end)
 
     def check(self, tensor: SparseTensor) -> None:
         super().check(tensor)

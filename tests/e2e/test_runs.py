@@ -296,6 +296,23 @@ def test_circuits_of_a_finished_run_join_its_report_and_go_to_wandb(smoke, pytho
     ("arguments", "message"),
     [
         (["train.py", *SMOKE, "sparsity.densty=0.1"], "unknown config key 'sparsity.densty'; did you mean"),
+        (["train.py", "quickstart"], "cannot read 'quickstart': keys are set by key=value, files chosen by group=name"),
+        (
+            ["train.py", "+experiment=quickstrt"],
+            "no file 'quickstrt' in group 'experiment'; did you mean quickstart? allowed: ",
+        ),
+        (["train.py", *SMOKE, "sparsity.density=1/8"], "unable to parse string as a number; write 0.125"),
+        (["train.py", *SMOKE, "n_stps=3"], "unknown config key 'n_stps'; did you mean trainer.n_steps"),
+        (["train.py", *SMOKE, "init_from="], "init_from='': string should have at least 1 character"),
+        (["train.py", *SMOKE, "circuits.tasks=[with_sa]"], "circuits: unknown task 'with_sa': did you mean with_as"),
+        (
+            ["train.py", *SMOKE, "sparsity.method=two_of_four", "sparsity.embed_density=0.25"],
+            "sparsity.density=0.0078125 and sparsity.embed_density=0.25 with sparsity.method=two_of_four; allowed: 0.5",
+        ),
+        (
+            ["scripts/find_circuits.py", "run=zoo:python-hour", f"task=file:{ROOT / 'README.md'}"],
+            "README.md holds no rows; give pairs as .jsonl",
+        ),
         (["train.py", *SMOKE, "sparsity.density=0"], "sparsity.density=0: input should be greater than 0"),
         (["train.py", *SMOKE, "sparsity.density=0.01", "sparsity.floor=4"], "smallest feasible density 0.05;"),
         (["train.py", *SMOKE, "model.n_head=7"], "does not divide"),
@@ -392,6 +409,23 @@ def test_mistakes_end_in_one_line(arguments, message, corpus_cache, tmp_path, mo
     assert stop.value.code == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error, error
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("", "hydra.run.dir= is empty; give a folder, or leave it out"),
+        ("notes.txt", "notes.txt is a file, where a folder is to be made"),
+    ],
+)
+def test_a_run_needs_a_folder(folder, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("kept")
+    with pytest.raises(SystemExit):
+        in_process("train.py", *SMOKE, f"hydra.run.dir={folder}")
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.slow

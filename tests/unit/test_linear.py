@@ -72,6 +72,14 @@ def test_a_weight_that_is_changed_exchanged_or_copied_is_multiplied_as_it_is(exp
     torch.testing.assert_close(double(TOKENS), load_model(exported).double()(TOKENS))
 
 
+def test_who_asks_for_gradients_of_the_weights_gets_them(exported: Path) -> None:
+    dense, sparse = (load_model(exported, compute=how).requires_grad_(True) for how in ("dense", "sparse"))
+    for model in (dense, sparse):
+        model(TOKENS).square().mean().backward()
+    for (name, one), other in zip(dense.named_parameters(), sparse.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, msg=name)
+
+
 def test_gradients_go_to_the_values() -> None:
     weight = torch.nn.Parameter(torch.eye(16))
     product, lookup = SparseProduct(weight), SparseLookup(weight)

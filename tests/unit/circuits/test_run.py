@@ -82,6 +82,34 @@ def test_a_page_has_circuits_of_one_rule(export: Path, tmp_path: Path, caplog: p
     assert "over 4 windows, since circuits rest on them, and not over n_means_windows=5" in caplog.text
 
 
+def test_circuits_stay_until_those_of_a_new_search_stand(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = torch.randint(400, (4, 24), generator=torch.Generator().manual_seed(0))
+    config = CircuitsConfig(tasks=("var_if",), n_means_windows=4, find=FIND)
+
+    def search(config: CircuitsConfig) -> None:
+        run_circuits(export, tmp_path, config, lambda: windows, windows_source="noise", progress=False)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    search(config)
+    path = tmp_path / "circuits" / "var_if" / "circuit.json"
+    before = path.read_bytes()
+    other = replace(config, find=replace(FIND, pair_seed=1))
+    for place in ("circuits.find.searched", "circuits.find.judged"):
+        with monkeypatch.context() as broken:
+            broken.setattr(place, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                search(other)
+        assert path.read_bytes() == before
+    search(other)
+    assert path.read_bytes() != before
+    search(replace(other, find=replace(other.find, gate=True)))
+    assert not path.exists(), "the model does not pass the gate: a circuit would be of another search"
+
+
 def test_cards_are_made_once_and_kept(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     windows = torch.randint(400, (4, 24), generator=torch.Generator().manual_seed(0))
     config = CircuitsConfig(tasks=("var_if", "with_as"), n_means_windows=4, find=FIND)
