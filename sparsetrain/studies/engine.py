@@ -233,12 +233,14 @@ def _judge(gate: Gate, values: Sequence[float]) -> GateEntry:
     """Whether a gate holds for all seeds (a NaN fails it)."""
     v, bound, least = np.asarray(values, dtype=np.float64), gate.bound.value, gate.rule == "at least"
     assert bound is not None
+    worst = float((v.min if least else v.max)()) if len(v) else None
+    worst = int(worst) if worst is not None and worst.is_integer() else worst  # a count
     where = "in every seed and arm" if gate.arm is None else f"in every seed of arm {gate.arm}"
     return GateEntry(
         key=gate.key,
         words=gate.words,
         criterion=f"{gate.rule} {bound:g} {where}",
-        worst=number(float((v.min if least else v.max)()) if len(v) else None, gate.bound.unit, n=len(v)),
+        worst=number(worst, gate.bound.unit, n=len(v)),
         passed=bool(len(v) and (v >= bound if least else v <= bound).all()),
     )
 
