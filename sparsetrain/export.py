@@ -83,7 +83,7 @@ def load_model(
     """Loads an export folder: strict, without Lightning and without pickle; the model is in eval mode.
 
     Args:
-        folder: of an export, or `zoo:<name>` for a model that ships with the package.
+        folder: of an export, or of a run (its latest export), or `zoo:<name>` for a model that ships with the package.
         device: where its weights go.
         compute: `sparse`: layers whose weights have few nonzeros compute by these alone, which is faster and equal but for rounding.
 
@@ -93,7 +93,9 @@ def load_model(
     """
     if compute not in ("dense", "sparse"):
         raise ValueError(f"compute={compute!r} must be dense or sparse")
-    folder = latest_export(folder, "model") if is_shipped(folder) else Path(folder)
+    if is_shipped(folder) or (Path(folder) / "export").is_dir():
+        folder = latest_export(folder, "model")
+    folder = Path(folder)
     for name in ("config.json", "model.safetensors", "meta.json"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} is not an export folder: it has no {name}")

@@ -174,6 +174,11 @@ def _one_line(error: Any, known: list[str]) -> str:
         return f"{path}.{message}" if own or re.match(r"[\w.]+(\[.*?\])?=", message) else f"{path}: {message}"
     if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{path} is missing"
+    if error["type"] == "union_tag_invalid":
+        kind, given, allowed = (str(error["ctx"][key]).strip("'") for key in ("discriminator", "tag", "expected_tags"))
+        return f"{path}.{kind}={given}: allowed: '{allowed}'"
+    if error["type"] == "union_tag_not_found":
+        return f"{path}.{str(error['ctx']['discriminator']).strip(chr(39))} is missing"
     hint = ""
     if isinstance(error["input"], str) and (parts := re.fullmatch(r"\s*(\d+)\s*/\s*([1-9]\d*)\s*", error["input"])):
         hint = f"; write {int(parts[1]) / int(parts[2]):g}"

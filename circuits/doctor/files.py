@@ -157,7 +157,8 @@ def _report(run: Path, kinds: Kinds) -> tuple[list[Finding], Report | None]:
         return [problem(path.name, one_line(error), "going on with the run writes it again")], None
     if report.missing:
         names = "; ".join(f"{missing.stage}: {missing.reason}" for missing in report.missing)
-        return [warning(path.name, f"can be read; stages are missing ({names})")], report
+        again = f"the run's command with ckpt_path=last makes them; circuits alone: python scripts/find_circuits.py run={shlex.quote(str(run))} task=<name>"
+        return [warning(path.name, f"can be read; stages are missing ({names})", again)], report
     pages = [name for name in ("report.html", "report.md") if not (run / name).is_file()]
     if pages:
         fix = f"python scripts/report.py run={shlex.quote(str(run))}"

@@ -147,6 +147,8 @@ def file_task(name: str) -> FileTask:
     Raises:
         ValueError: no such file, not readable, or too few pairs.
     """
+    if name == PREFIX:
+        raise ValueError(f"task {name!r} names no file; give file:<pairs.jsonl>")
     path = expand_home(name.removeprefix(PREFIX))
     try:
         return FileTask.read(path)

@@ -29,8 +29,8 @@ def test_round_trip_is_exact(make_model, tmp_path):
 
 def test_latest_export_is_the_highest_step(make_model, tmp_path):
     for step in (9, 10):
-        export_model(make_model(), tmp_path / "export" / f"step_{step}", None, {})
-    assert latest_export(tmp_path).name == "step_10"
+        export_model(make_model(d_model=8 * step), tmp_path / "export" / f"step_{step}", None, {})
+    assert latest_export(tmp_path).name == "step_10" and load_model(tmp_path).config.d_model == 80
     assert latest_export(tmp_path / "export" / "step_9").name == "step_9"
 
 
