@@ -127,10 +127,10 @@ def find_once(
     task.keep(out_dir)
 
     def make() -> TaskEntry:
-        entry = unsuitable(task, subject) if isinstance(subject, str) else find_task(subject, out_dir)
-        if not entry.circuits:
+        if isinstance(subject, str):
             forget(out_dir / task.name)
-        return entry
+            return unsuitable(task, subject)
+        return find_task(subject, out_dir)
 
     key = {"config": to_dict(config), "weights_sha256": means.weights_sha256, "means": means.sha256}
     key["pairs"] = subject if isinstance(subject, str) else subject.pairs.sha256
@@ -186,6 +186,8 @@ def find_task(subject: TaskSearch, out_dir: Path | None = None) -> TaskEntry:
         entry = judged(subject, entry, found)
         if out_dir is not None:  # an interruption until here leaves the circuits of an earlier search
             save(subject, found, out_dir)
+    elif out_dir is not None:
+        forget(out_dir / subject.task)
     return replace(entry, seconds=number(time.perf_counter() - start, "s", "measured"))
 
 

@@ -156,7 +156,7 @@ def hub_circuits(
         progress: draw a progress bar on stderr.
     """
     out_dir, module, tokenizer = run_dir / "circuits", searched.model.module, searched.tokenizer
-    section = under_one_rule(known, find, list(tasks), out_dir)
+    section = under_one_rule(known, find, tasks, out_dir)
     for name, report in with_bars("circuits", list(tasks), progress):
         means = searched.means_of(tasks[name], find)
         task = find_once(module, tasks[name], tokenizer, means, find, out_dir, report)

@@ -1,13 +1,16 @@
 """Circuits that were searched at different times in one section: what is found again as it was keeps what was found out about it."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Literal, TypedDict
 
 from circuits.calibrate import CalibrationMode
 from circuits.search.task import FindConfig
 from circuits.section import CircuitEntry, CircuitsSection
+from circuits.tasks import Task
+from circuits.tasks.pair_file import PREFIX, FileTask
 from sparsetrain.store import fingerprint
 from sparsetrain.typed import plain
 
@@ -56,14 +59,14 @@ def rules_of(find: FindConfig) -> Rules:
 
 
 def under_one_rule(
-    old: CircuitsSection | None, find: FindConfig, tasks: Collection[str], folder: Path
+    old: CircuitsSection | None, find: FindConfig, tasks: Mapping[str, Task], folder: Path
 ) -> CircuitsSection | None:
     """What a page has of an old section beside tasks that are searched now; None: nothing that may stand beside them.
 
     Args:
         old: the section, if there is one.
         find: how tasks are searched now.
-        tasks: their names.
+        tasks: those, by name.
         folder: of circuits, with the files of pairs that tasks rest on.
 
     Raises:
@@ -77,10 +80,10 @@ def under_one_rule(
     if others:
         named = ", ".join(f"{key}={there} there, {rules[key]} here" for key, there in differing.items())
         theirs = " ".join(_typed(key, there) for key, there in differing.items())
-        again = ",".join(dict.fromkeys(_named(name, folder) for name in (*others, *tasks)))
+        again = ",".join(dict.fromkeys(_named(name, tasks.get(name), folder) for name in (*others, *tasks)))
         raise ValueError(
             f"the report has circuits of {', '.join(others)} that were found by other rules: {named}; a page states one. Keep their rules "
-            f"({theirs}), or search them again too (task={again}; in train.py circuits.tasks=[{again}])"
+            f"({theirs}), or search them again too ({quote(f'task={again}')}; in train.py {quote(f'circuits.tasks=[{again}]')})"
         )
     return None
 
@@ -90,9 +93,11 @@ def _typed(rule: str, value: object) -> str:
     return f"circuits.find.gate={str(value == 'on').lower()}" if rule == "gates" else f"circuits.find.{rule}={value}"
 
 
-def _named(task: str, folder: Path) -> str:
-    """A task as a command names it: one of a file of pairs by the copy that was kept."""
-    return next((f"file:{path}" for path in (folder / task / "pairs").glob("*")), task)
+def _named(name: str, task: Task | None, folder: Path) -> str:
+    """A task as a command names it: one of a file of pairs by the file, or by the copy of it that was kept."""
+    if isinstance(task, FileTask):
+        return f"{PREFIX}{task.path}"
+    return next((f"{PREFIX}{path}" for path in (folder / name / "pairs").glob("*")), name)
 
 
 def _found(circuit: CircuitEntry) -> str:

@@ -320,7 +320,7 @@ def run_circuits(
     """
     model, tokenizer, out_dir = load_model(export), Tokenizer.load(export / "tokenizer.json"), run_dir / "circuits"
     weights_sha256, behaviours = read_meta(export)["weights_sha256"], config.behaviours()
-    known = under_one_rule(known, config.find, list(behaviours), out_dir)
+    known = under_one_rule(known, config.find, behaviours, out_dir)
     means = means_once(
         model, out_dir / MEANS, windows, source=windows_source, weights_sha256=weights_sha256, n=config.n_means_windows
     )

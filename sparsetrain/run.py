@@ -73,7 +73,7 @@ class OodConfig:
 class RunConfig:
     """One training run."""
 
-    name: Filled = "train"
+    name: str = "train"
     """Name of the experiment: its runs go to runs/<name>/<stamp>/."""
     seed: Seed = 0
     debug: bool = False
@@ -201,11 +201,15 @@ def check(config: RunConfig, run_dir: Path) -> tuple[Recipe, Path | None]:
 
 
 def check_resume(config: RunConfig, run_dir: Path) -> None:
-    """Refuses what would harm or misread what the run's folder holds, before anything in it is touched.
+    """Refuses what cannot run here, and what would harm or misread what the run's folder holds, before anything in it is touched.
 
     Raises:
-        ValueError: a checkpoint of other settings, which are named; weights to start from that `overwrite` would remove.
+        ValueError: devices that are not here; a run without a name; a checkpoint of other settings, which are named; weights to start from
+            that `overwrite` would remove.
     """
+    config.trainer.check()
+    if not config.name:
+        raise ValueError("name= is empty; runs of an experiment lie in runs/<name>: give one, or leave it out")
     removed = config.overwrite and config.init_from is not None
     if removed and Path(str(config.init_from)).resolve().is_relative_to(run_dir.resolve()):
         raise ValueError(

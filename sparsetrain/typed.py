@@ -24,6 +24,7 @@ from typing_extensions import TypeAliasType
 
 T = TypeVar("T")
 MAX_PROBLEMS = 5
+MAX_NEAR = 3  # keys that are meant, perhaps
 """That one message names; it counts the others."""
 Json = TypeAliasType("Json", bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None)
 """Plain data whose shape nothing depends on."""
@@ -137,12 +138,13 @@ def unknown_key(path: str, known: list[str]) -> str:
     """One line that names an unknown key and what was probably meant, or else what its section allows."""
     parent, _, leaf = path.rpartition(".")
     siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
-    # The right key may stand in another section.
-    near = [k for k in known if k.rpartition(".")[2] == leaf]
-    near = near or [f"{parent}.{key}" if parent else key for key in get_close_matches(leaf, siblings, n=3, cutoff=0.6)]
-    if not near:
-        leaves = {k.rpartition(".")[2]: k for k in reversed(known)}
-        near = [leaves[name] for name in get_close_matches(leaf, leaves, n=3, cutoff=0.75)]
+    near = [f"{parent}.{key}" if parent else key for key in get_close_matches(leaf, siblings, n=MAX_NEAR, cutoff=0.6)]
+    if not get_close_matches(leaf, siblings, cutoff=0.7):
+        # The right key may stand in another section, likelier in one near the top.
+        shallow = sorted(known, key=lambda key: key.count("."))
+        leaves = {k.rpartition(".")[2]: k for k in reversed(shallow)}
+        alike = [leaves[name] for name in get_close_matches(leaf, leaves, n=MAX_NEAR, cutoff=0.75)]
+        near = [k for k in shallow if k.rpartition(".")[2] == leaf][:MAX_NEAR] or near or alike
     if near:
         return f"unknown config key {path!r}; did you mean {' or '.join(near)}?"
     where = f"under {parent!r}" if parent else "at the top"
@@ -180,8 +182,9 @@ def _one_line(error: Any, known: list[str]) -> str:
     if error["type"] == "union_tag_not_found":
         return f"{path}.{str(error['ctx']['discriminator']).strip(chr(39))} is missing"
     hint = ""
-    if isinstance(error["input"], str) and (parts := re.fullmatch(r"\s*(\d+)\s*/\s*([1-9]\d*)\s*", error["input"])):
-        hint = f"; write {int(parts[1]) / int(parts[2]):g}"
+    parts = re.fullmatch(r"\s*(\d+)\s*/\s*([1-9]\d*)\s*", str(error["input"]))
+    if error["type"] == "float_parsing" and parts:
+        hint = f"; write {int(parts[1]) / int(parts[2])!r}"
     return f"{path}{'=' if path else ''}{error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{hint}"
 
 

@@ -272,13 +272,10 @@ def _word(text: str) -> re.Pattern[str]:
     """Finds a text where it stands as words of its own: no `A` in `According`, no `7` in `1975`, but `7` in `7kg`, and any text between signs
     of a script without blanks."""
 
-    def joined(edge: str) -> str:
-        """Signs that would go on with the word that has `edge` at an end; `(?!)` is none."""
-        if re.match(f"[{UNSPACED}]", edge):
-            return "(?!)"
-        return r"\d" if edge.isdecimal() else rf"[^\W{UNSPACED}]"
-
-    return re.compile(f"(?<!{joined(text[:1])}){re.escape(text)}(?!{joined(text[-1:])})")
+    letter, unspaced = rf"[^\W{UNSPACED}]", re.compile(f"[{UNSPACED}]")
+    before = "" if unspaced.match(text) else f"(?<!{letter})"
+    behind = "" if unspaced.match(text[-1:]) else r"(?!\d)" if text[-1:].isdecimal() else f"(?!{letter})"
+    return re.compile(f"{before}{re.escape(text)}{behind}")
 
 
 def _has(context: str, text: str) -> bool:

@@ -1,7 +1,8 @@
 """One task in one model: its pairs, its search for circuits, and where they are saved.
 
 1. Pairs: train (pruning), fit (the full model's calibration; which seed's circuit is shown first), val (bisection, clean-up),
-   heldout (everything reported, and nothing chosen). Disjoint; names differ between train, val and held-out.
+   heldout (everything reported, and nothing chosen). Disjoint; names differ between train, val and held-out. Fit and val share a prompt
+   where a file has hardly any other.
 2. `TaskSearch` is what search and evidence are functions of; `full` and `empty` are computed once.
 3. `searched`: all seeds of the task and of its nonsense twin in one batch (`circuits.search.search`), towards a stricter loss on
    val, and no worse on train, whose names differ from val's. The twin gets what the task gets: seeds, prices, trials, candidates,
@@ -492,7 +493,8 @@ def save(subject: TaskSearch, found: Found, out_dir: Path) -> None:
 
 
 def forget(folder: Path) -> None:
-    """Removes the circuits of a task that a search with other settings or weights has left."""
+    """Removes what a search of a task with other settings or weights has left: its entry, then its circuits."""
+    (folder / "result.json").unlink(missing_ok=True)
     for stale in [*folder.rglob("circuit.*")]:
         stale.unlink()
 

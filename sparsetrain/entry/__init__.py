@@ -199,16 +199,18 @@ def entry(
                         raise ValueError("hydra.run.dir= is empty; give a folder, or leave it out")
                     overrides = HydraConfig.get().overrides.task
                     drop_defaults_(cfg, OmegaConf.create(base), named, overrides)
+                    of_run = None
                     if as_run and cfg.run:
-                        take_from_run_(
-                            cfg,
-                            as_run,
-                            Path(working_copy(cfg.run, "run") if is_shipped(cfg.run) else cfg.run),
-                            overrides,
-                        )
+                        of_run = Path(working_copy(cfg.run, "run") if is_shipped(cfg.run) else cfg.run)
+                        take_from_run_(cfg, as_run, of_run, overrides)
                     if new_run:
                         go_on_(cfg)
-                    config = with_copies(from_dict(schema, OmegaConf.to_container(cfg, resolve=True)))
+                    try:
+                        config = with_copies(from_dict(schema, OmegaConf.to_container(cfg, resolve=True)))
+                    except ValueError as error:
+                        if of_run is None or not any(key in str(error) for key in as_run):
+                            raise
+                        raise ValueError(f"{error}; what was not typed is of {of_run / 'config.yaml'}: give the key another value") from None  # fmt: skip
                     is_own = claim(held, config, run_dir)
                     if is_own:
                         composed = redact(OmegaConf.to_container(cfg, resolve=False))

@@ -68,7 +68,7 @@ def explain(error: BaseException, known: Sequence[str]) -> str:
         near = get_close_matches(name, names, n=3)
         meant = f"did you mean {' or '.join(near)}? " if near else ""
         return f"no file {name!r} in group {folder!r}; {meant}allowed: {', '.join(names)}"
-    if isinstance(error, FileExistsError):
+    if isinstance(error, FileExistsError) and error.filename and os.path.isfile(error.filename):
         return f"{error.filename} is a file, where a folder is to be made; give another name"
     for part in re.findall(r"Could not override '([^']+)'", text):
         if "No match in the defaults list" not in text:

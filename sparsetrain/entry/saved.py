@@ -94,12 +94,18 @@ def take_from_run_(config: DictConfig, keys: Sequence[str], run_dir: Path, overr
             plain = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
             OmegaConf.update(config, key, _alike(OmegaConf.select(config, key), plain))
     for typed in OverridesParser.create().parse_overrides(list(overrides)):
-        if any(typed.key_or_group == key or typed.key_or_group.startswith(f"{key}.") for key in keys):
-            OmegaConf.update(config, typed.key_or_group, typed.value(), merge=True)
+        name = typed.key_or_group
+        for key in () if typed.is_delete() else keys:
+            if f"{name}.".startswith(f"{key}."):
+                OmegaConf.update(config, name, typed.value(), merge=True)
+            elif key.startswith(f"{name}."):  # given in a mapping
+                part = OmegaConf.select(OmegaConf.create(typed.value()), key.removeprefix(f"{name}."))
+                if part is not None:
+                    OmegaConf.update(config, key, part, merge=True)
 
 
 def _alike(here: Any, there: Any) -> Any:
-    """`there` without keys that `here` has not, completed by those that it alone has."""
+    """`there` without keys that `here` has not, completed by keys that `here` alone has."""
     if not isinstance(here, Mapping | DictConfig) or not isinstance(there, Mapping):
         return there
     return {key: _alike(here[key], there[key]) if key in there else here[key] for key in here}

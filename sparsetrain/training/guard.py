@@ -158,4 +158,6 @@ def audit(sparsity: SparsityMethod | None, model: Transformer, step: int) -> Non
         if not tensor.floor_kept:
             short = f"a line of {tensor.name} has fewer than {tensor.floor} nonzeros after step {step}"
             assert tensor.from_sparse, short
-            log.warning("%s: it had as few in the weights of init_from, and no gradient has reached it", short)
+            log.warning(
+                "%s: it may have had as few in the weights of init_from, where no gradient reaches a dead unit", short
+            )

@@ -418,6 +418,23 @@ def test_mistakes_end_in_one_line(arguments, message, corpus_cache, tmp_path, mo
 
 
 @pytest.mark.parametrize(
+    ("argument", "message"),
+    [("trainer.device=cuda", "trainer.device=cuda, but torch sees no CUDA device"), ("name=", "name= is empty")],
+)
+def test_what_cannot_run_here_costs_no_run(argument, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "config.yaml").write_text("name: quickstart\n")
+    (tmp_path / "report.json").write_text("{}")
+    for more in (["overwrite=true"], []):
+        with pytest.raises(SystemExit):
+            in_process("train.py", *SMOKE, argument, f"hydra.run.dir={tmp_path}", *more)
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and message in error
+        assert (tmp_path / "report.json").read_text() == "{}"
+        assert (tmp_path / "config.yaml").read_text() == "name: quickstart\n"
+
+
+@pytest.mark.parametrize(
     ("folder", "message"),
     [
         ("", "hydra.run.dir= is empty; give a folder, or leave it out"),

@@ -19,7 +19,7 @@ from circuits.search.comparison import ranked_circuits, size_ratios
 from circuits.search.learn import PruneConfig, attribution
 from circuits.search.task import FindConfig, Pairs, TaskSearch
 from circuits.section import TaskEntry
-from circuits.tasks import get_task
+from circuits.tasks import get_task, get_tasks
 from circuits.tasks.pairs import PairSet
 from circuits.tasks.task import PairText, Side
 from circuits.views import KINDS as KINDS_OF_PAGE
@@ -233,10 +233,13 @@ def test_other_rules_have_a_page_of_their_own(found, tmp_path):
     (tmp_path / task.task / "pairs").mkdir(parents=True)
     (tmp_path / task.task / "pairs" / "key.jsonl").touch()
     stricter = replace(CONFIG, target_loss=0.05)
-    with pytest.raises(ValueError, match=r"circuits of key .*task=file:.*/key/pairs/key\.jsonl,with_as;"):
-        under_one_rule(before, stricter, ["with_as"], tmp_path)
-    assert under_one_rule(before, stricter, ["key"], tmp_path) is None
-    assert under_one_rule(before, CONFIG, ["with_as"], tmp_path) == before
+    now = get_tasks(["with_as", f"file:{ROOT / 'docs' / 'pairs.jsonl'}"])
+    with pytest.raises(
+        ValueError, match=r"circuits of key .*task=file:.*/key/pairs/key\.jsonl,with_as,file:.*docs/pairs\.jsonl; in"
+    ):
+        under_one_rule(before, stricter, now, tmp_path)
+    assert under_one_rule(before, stricter, {"key": get_task("with_as")}, tmp_path) is None
+    assert under_one_rule(before, CONFIG, now, tmp_path) == before
 
 
 def test_rankings_end_in_circuits_too(found, tmp_path):

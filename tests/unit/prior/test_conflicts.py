@@ -125,6 +125,7 @@ def test_what_is_irrelevant_is_about_another_fact(tmp_path):
         ("日本的首都是大阪。", "东京", "大阪", "日本的首都是东京。"),  # a script without blanks
         ("서울은 수도다.", "부산", "서울", "부산은 수도다."),
         ("It weighs 5kg of 15kg.", "7", "5", "It weighs 7kg of 15kg."),
+        ("B7 and v7b, CO7: 7!", "5", "7", "B7 and v7b, CO7: 5!"),
         ("Рим не римский: Рим.", "Париж", "Рим", "Париж не римский: Париж."),
     ],
 )

@@ -135,7 +135,9 @@ def test_a_short_line_of_given_weights_is_said_and_ends_nothing(make_model, capl
         method.prepare(model)
         if initial is given:
             audit(method, model, 10)
-            assert "fewer than 2 nonzeros after step 10: it had as few in the weights of init_from" in caplog.text
+            assert (
+                "fewer than 2 nonzeros after step 10: it may have had as few in the weights of init_from" in caplog.text
+            )
         else:
             with pytest.raises(AssertionError, match="fewer than 2 nonzeros"):
                 audit(method, model, 10)
