@@ -94,12 +94,12 @@ def take_from_run_(config: DictConfig, keys: Sequence[str], run_dir: Path, overr
             plain = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
             OmegaConf.update(config, key, _alike(OmegaConf.select(config, key), plain))
     for typed in OverridesParser.create().parse_overrides(list(overrides)):
-        name = typed.key_or_group
+        name, value = typed.key_or_group, typed.value()
         for key in () if typed.is_delete() else keys:
             if f"{name}.".startswith(f"{key}."):
-                OmegaConf.update(config, name, typed.value(), merge=True)
-            elif key.startswith(f"{name}."):  # given in a mapping
-                part = OmegaConf.select(OmegaConf.create(typed.value()), key.removeprefix(f"{name}."))
+                OmegaConf.update(config, name, value, merge=True)
+            elif key.startswith(f"{name}.") and isinstance(value, dict):  # given in a mapping
+                part = OmegaConf.select(OmegaConf.create(value), key.removeprefix(f"{name}."))
                 if part is not None:
                     OmegaConf.update(config, key, part, merge=True)
 
