@@ -26,7 +26,6 @@ from circuits.evidence.thresholds import CardConfig
 from circuits.explain.graph import drawing
 from circuits.explain.words import head_of
 from circuits.means import Means
-from circuits.merged import rules_of
 from circuits.search.learn import Progress, silent
 from circuits.search.search import Pruned
 from circuits.search.task import (
@@ -39,6 +38,7 @@ from circuits.search.task import (
     disjoint_place,
     forget,
     place,
+    rules_of,
     save,
     searched,
 )

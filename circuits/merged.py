@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from typing import Literal, TypedDict
 
-from circuits.calibrate import CalibrationMode
-from circuits.search.task import FindConfig
+from circuits.search.task import FindConfig, rules_of
 from circuits.section import CircuitEntry, CircuitsSection
 from circuits.tasks import Task
 from circuits.tasks.pair_file import PREFIX, FileTask
@@ -35,27 +33,6 @@ def merge_tasks(old: CircuitsSection | None, new: CircuitsSection) -> CircuitsSe
         baselines = before.baselines if before is not None and same_circuits else None
         tasks[task.task] = replace(task, circuits=tuple(circuits), baselines=task.baselines or baselines)
     return replace(new, tasks=tuple(tasks.values()))
-
-
-class Rules(TypedDict):
-    """Fields of a section by which every circuit on its page was found and judged."""
-
-    target_loss: float
-    min_raw_accuracy: float
-    min_twin_ratio: float
-    calibration: CalibrationMode
-    gates: Literal["on", "off"]
-
-
-def rules_of(find: FindConfig) -> Rules:
-    """Those of a search."""
-    return Rules(
-        target_loss=find.target_loss,
-        min_raw_accuracy=find.min_raw_accuracy,
-        min_twin_ratio=find.min_twin_ratio,
-        calibration=find.calibration,
-        gates="on" if find.gate else "off",
-    )
 
 
 def under_one_rule(

@@ -47,7 +47,7 @@ from sparsetrain.training.resume import ResumeConfig, check_settings, settings_o
 from sparsetrain.training.section import training_section
 from sparsetrain.training.start import load_weights_, start_of
 from sparsetrain.training.tracking import LoggerConfig, RunKind, Tracker, tracking
-from sparsetrain.typed import Count, Filled, Seed, from_json, to_dict
+from sparsetrain.typed import Count, Seed, from_json, to_dict
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class RunConfig:
     seed: Seed = 0
     debug: bool = False
     """A smoke run: accuracy and loss gates are off, and the report says so."""
-    ckpt_path: Filled | None = None
+    ckpt_path: str | None = None
     """Resume: `last` (this run folder's newest whole checkpoint, or from the beginning where there is none) or a path."""
     overwrite: bool = False
     """Remove the run that the folder holds, which is refused otherwise, and start anew."""
@@ -87,10 +87,10 @@ class RunConfig:
     """Stop after this step as an interruption would, with a checkpoint; schedules keep their length."""
     bigram_init: Literal["counts", "zeros"] = "counts"
     """Where the model's bigram table starts: smoothed log counts of the training tokens (ours), or zeros."""
-    init_from: Filled | None = None
+    init_from: str | None = None
     """Start from the weights of a run (its latest export) or of an export, under a schedule of its own: a new run, not the resumption of one.
     Settings that do not shape weights may differ; see `sparsetrain/training/start.py`."""
-    cache_dir: Filled = "~/.cache/sparsetrain"
+    cache_dir: str = "~/.cache/sparsetrain"
     """Tokenised corpora, named by content hash."""
     model: ModelConfig = field(default_factory=ModelConfig)
     sparsity: SparsityConfig = field(default_factory=SparsityConfig)
@@ -204,12 +204,13 @@ def check_resume(config: RunConfig, run_dir: Path) -> None:
     """Refuses what cannot run here, and what would harm or misread what the run's folder holds, before anything in it is touched.
 
     Raises:
-        ValueError: devices that are not here; a run without a name; a checkpoint of other settings, which are named; weights to start from
+        ValueError: devices that are not here; a name or path that is empty; a checkpoint of other settings, which are named; weights to start from
             that `overwrite` would remove.
     """
     config.trainer.check()
-    if not config.name:
-        raise ValueError("name= is empty; runs of an experiment lie in runs/<name>: give one, or leave it out")
+    for key in ("name", "init_from", "ckpt_path", "cache_dir"):
+        if getattr(config, key) == "":
+            raise ValueError(f"{key}= is empty; give a value, or leave it out")
     removed = config.overwrite and config.init_from is not None
     if removed and Path(str(config.init_from)).resolve().is_relative_to(run_dir.resolve()):
         raise ValueError(

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypeAliasType
 
@@ -36,8 +36,6 @@ Several = Annotated[int, Ge(2)]
 Index = Annotated[int, Ge(0)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 """What every generator of random numbers takes."""
-Filled = Annotated[str, MinLen(1)]
-"""A text that is not empty."""
 NotNegative = Annotated[float, Ge(0)]
 Above0 = Annotated[float, Gt(0)]
 Weight = Annotated[float, Gt(0), Lt(math.inf)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +99,27 @@ class FindConfig:
             raise ValueError("settle=[] must be at least one number in (0, 1]")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds={list(self.seeds)} must be at least one seed, each once")
+
+
+class Rules(TypedDict):
+    """Fields of a section by which every circuit on its page was found and judged."""
+
+    target_loss: float
+    min_raw_accuracy: float
+    min_twin_ratio: float
+    calibration: CalibrationMode
+    gates: Literal["on", "off"]
+
+
+def rules_of(find: FindConfig) -> Rules:
+    """Those of a search."""
+    return Rules(
+        target_loss=find.target_loss,
+        min_raw_accuracy=find.min_raw_accuracy,
+        min_twin_ratio=find.min_twin_ratio,
+        calibration=find.calibration,
+        gates="on" if find.gate else "off",
+    )
 
 
 class NamingTokenizer(PairTokenizer, Protocol):

@@ -169,7 +169,7 @@ def _rows(path: Path) -> tuple[list[Row], dict[int, str]]:
     splits: dict[int, Any] = {}
     flaws: dict[int, str] = {}
     first: dict[tuple[str, str], int] = {}
-    if ending(path) not in FORMATS:
+    if path.is_file() and ending(path) not in FORMATS:
         raise ValueError(
             f"{path} holds no rows; give pairs as {', '.join(FORMATS)}, with the fields {', '.join(FIELDS)}"
         )

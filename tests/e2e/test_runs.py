@@ -309,7 +309,7 @@ def test_circuits_of_a_finished_run_join_its_report_and_go_to_wandb(smoke, pytho
         (["train.py", *SMOKE, "data.sources={mine: {paths: [a]}}"], "error: data.sources.mine.kind is missing"),
         (["scripts/find_circuits.py", "run=zoo:python-hour", "task=file:"], "task 'file:' names no file"),
         (["train.py", *SMOKE, "n_stps=3"], "unknown config key 'n_stps'; did you mean trainer.n_steps"),
-        (["train.py", *SMOKE, "init_from="], "init_from='': string should have at least 1 character"),
+        (["train.py", *SMOKE, "init_from="], "init_from= is empty; give a value, or leave it out"),
         (["train.py", *SMOKE, "circuits.tasks=[with_sa]"], "circuits: unknown task 'with_sa': did you mean with_as"),
         (
             ["train.py", *SMOKE, "sparsity.method=two_of_four", "sparsity.embed_density=0.25"],

@@ -119,7 +119,7 @@ CIRCUITS = {
     "recipe": THING | {"section", "search", "find", "views"},
     "doctor": {"circuit", "means"},
     "brief": {"section"},
-    "merged": {"section"},
+    "merged": {"section", "search", "tasks"},
     "zoo": {"section", "views", "run", "verify"},
     "run": THING | {"section", "brief", "merged", "search", "evidence", "explain", "views", "find", "formation", "comparison", "methods", "bridges", "context_prior", "fracture", "recipe"},
 }  # fmt: skip

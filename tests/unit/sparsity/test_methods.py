@@ -196,7 +196,7 @@ def test_swapped_tensors_are_used_by_the_one_forward_pass(make_model):
     ("settings", "message"),
     [
         ({"method": "two_of_four", "density": 0.25, "floor": 0}, r"sparsity\.density=0\.25.*allowed: 0\.5"),
-        ({"method": "two_of_four", "density": 0.5}, r"sparsity\.floor=4: two_of_four.*give sparsity\.floor=0"),
+        ({"method": "two_of_four", "density": 0.5, "floor": 4}, r"sparsity\.floor=4: two_of_four.*give sparsity\.floor=0"),
         ({"method": "straight_through", "schedule": {"end": 0.95}}, r"straight_through\.end=0\.9 comes before sparsity\.schedule\.end=0\.95"),
         ({"method": "l0", "schedule": {"end": 0.8}}, r"l0\.end=0\.75 comes before"),
         ({"method": "magnitude"}, "method"),
