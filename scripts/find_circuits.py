@@ -23,6 +23,7 @@ from circuits.brief import describe_task
 from circuits.edges import NO_EDGES
 from circuits.evidence.thresholds import PRESETS
 from circuits.hub import HubSearch, hub_circuits
+from circuits.merged import under_one_rule
 from circuits.run import (
     KINDS,
     N_TEXT_WINDOWS,
@@ -89,6 +90,7 @@ def main(config: FindCircuitsRun, run_dir: Path) -> None:
     export = latest_export(run)
     report = load_report(run / "report.json", KINDS)
     trained = load_run(RunConfig, run)
+    under_one_rule(known_circuits(report), circuits.find, circuits.behaviours(), run / "circuits")
     started, of_tasks = time.perf_counter(), "circuits"
     if config.task not in ("", "all"):
         of_tasks += f" of {config.task}"
@@ -171,6 +173,8 @@ def of_hub_model(config: FindCircuitsRun, circuits: CircuitsConfig) -> None:
             raise ValueError(
                 f"run={folder} holds a report of other weights than model={config.model}; choose another folder"
             )
+        if before is not None:
+            under_one_rule(known_circuits(before), circuits.find, behaviours, folder / "circuits")
         stages = Stages(folder, KINDS, ("circuits",))
         ungated = None if circuits.find.gate else True
         facts = RunFacts.now(
