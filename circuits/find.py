@@ -27,6 +27,7 @@ from circuits.explain.graph import drawing
 from circuits.explain.words import head_of
 from circuits.means import Means
 from circuits.search.learn import Progress, silent
+from circuits.search.places import disjoint_place, forget, place, save
 from circuits.search.search import Pruned
 from circuits.search.task import (
     TWIN,
@@ -35,11 +36,7 @@ from circuits.search.task import (
     NamingTokenizer,
     TaskSearch,
     aim,
-    disjoint_place,
-    forget,
-    place,
     rules_of,
-    save,
     searched,
 )
 from circuits.section import (

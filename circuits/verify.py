@@ -29,8 +29,9 @@ from circuits.means import Means
 from circuits.run import TEXT_WINDOWS
 from circuits.search.comparison import METHODS, folder_of, ranked_entry, size_ratios
 from circuits.search.learn import MaskRun
+from circuits.search.places import disjoint_place
 from circuits.search.search import Pruned, Search
-from circuits.search.task import TWIN, FindConfig, Found, Pairs, TaskSearch, aim, circuit_of, disjoint_place, ranked
+from circuits.search.task import TWIN, FindConfig, Found, Pairs, TaskSearch, aim, circuit_of, ranked
 from circuits.section import TaskEntry
 from circuits.tasks import get_task
 from sparsetrain.data.tokenizer import Tokenizer

@@ -1,4 +1,4 @@
-"""One task in one model: its pairs, its search for circuits, and where they are saved.
+"""One task in one model: its pairs, and its search for circuits. Where they are saved: `places.py`.
 
 1. Pairs: train (pruning), fit (the full model's calibration; which seed's circuit is shown first), val (bisection, clean-up),
    heldout (everything reported, and nothing chosen). Disjoint; names differ between train, val and held-out. Fit and val share a prompt
@@ -6,7 +6,7 @@
 2. `TaskSearch` is what search and evidence are functions of; `full` and `empty` are computed once.
 3. `searched`: all seeds of the task and of its nonsense twin in one batch (`circuits.search.search`), towards a stricter loss on
    val, and no worse on train, whose names differ from val's. The twin gets what the task gets: seeds, prices, trials, candidates,
-   and the calibration that the full model has on its answers. `save` writes what was found.
+   and the calibration that the full model has on its answers.
 """
 
 from collections.abc import Callable, Sequence
@@ -497,34 +497,3 @@ def circuit_of(subject: TaskSearch, seed: int, pruned: Pruned) -> Circuit:
             means_n_tokens=means.n_tokens,
         ),
     )
-
-
-def save(subject: TaskSearch, found: Found, out_dir: Path) -> None:
-    """Writes what was found under `out_dir/<task>/`: the places that `judged` names. What an earlier search left there goes."""
-    folder = out_dir / subject.task
-    forget(folder)
-    for i, (circuit, _) in enumerate(found.circuits):
-        circuit.save(folder.joinpath(*place(i, circuit)))
-    if found.edges is not None:
-        found.edges[0].save(folder / "edges")
-    for i, circuit in enumerate(found.disjoint or ()):
-        circuit.save(folder / disjoint_place(i))
-    if found.twin is not None and found.twin.reached:
-        circuit_of(subject, subject.config.seeds[0], found.twin).save(folder / TWIN)
-
-
-def forget(folder: Path) -> None:
-    """Removes what a search of a task with other settings or weights has left: its entry, then its circuits."""
-    (folder / "result.json").unlink(missing_ok=True)
-    for stale in [*folder.rglob("circuit.*")]:
-        stale.unlink()
-
-
-def place(i: int, circuit: Circuit) -> tuple[str, ...]:
-    """Folder of the i-th circuit below its task's: the best lies in that itself."""
-    return () if i == 0 else (f"seed_{circuit.provenance.seed}",)
-
-
-def disjoint_place(i: int) -> str:
-    """Folder of the i-th further circuit below its task's."""
-    return f"disjoint_{i + 1}"

@@ -6,9 +6,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import torch
 
 from circuits.search.task import FindConfig, Pairs
-from circuits.tasks import get_task
+from circuits.tasks import PairSet, PairText, get_task
+from circuits.tasks.task import Side
 from sparsetrain.data.sources.idioms import write_module
 from sparsetrain.data.tokenizer import Tokenizer, train_tokenizer
 
@@ -60,3 +62,19 @@ def test_a_hash_knows_pairs_by_their_tokens(tokenizer, tmp_path):
         Pairs.build(pairs_of(61, tmp_path / "p.jsonl"), tokenizer, find),
     ]
     assert len({first, *(pairs.sha256 for pairs in others)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("first_group", "border"),
+    [(9, 9), (15, 8), (1, 8)],
+    ids=["the group stays whole", "one pair would judge nothing", "one pair would fit nothing"],
+)
+def test_a_border_parts_no_group_where_one_lies_near(first_group: int, border: int) -> None:
+    one, other = (Side(prompt=prompt, answer="b", continuation="") for prompt in "ac")
+    text = PairText(positive=one, negative=other)
+    pairs = PairSet(
+        task="", split="val", seed=0, twin=None, tokens=torch.zeros(16, 2, 3, dtype=torch.int64),
+        last=torch.zeros(16, 2, dtype=torch.int64), answers=torch.zeros(16, 2, dtype=torch.int64), texts=(text,) * 16,
+        groups=(torch.arange(16) >= first_group).long(),
+    )  # fmt: skip
+    assert pairs.border(8) == border
